@@ -1,0 +1,1 @@
+"""Ray-distributed ablations of adversarial training."""

@@ -1,0 +1,1 @@
+"""Fourier and similarity analyses: pure functions of tensors."""

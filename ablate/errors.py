@@ -1,0 +1,43 @@
+"""Errors a user can cause: one clear message each, exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used; the message says what was expected and what came."""
+
+
+class SpecError(UserError):
+    """A setting, space file or preset that is refused."""
+
+
+class DataError(UserError):
+    """A data set that is missing, empty or corrupt."""
+
+
+class StorageError(UserError):
+    """Storage that cannot be read or written."""
+
+
+class TrackingError(UserError):
+    """An MLflow store that does not answer or cannot be used."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The sentence that points a mistyped name to the valid ones.
+
+    Args:
+        name: What was given.
+        valid: The names that would have been accepted.
+
+    Returns:
+        `did you mean 'x'?` where one is close, else the list of valid names.
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "valid: " + ", ".join(names)

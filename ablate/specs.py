@@ -1,0 +1,195 @@
+"""What a trial is: frozen pydantic models whose defaults are the paper's settings.
+
+A trial is data, a network, a training, its measurements and a seed. What identifies a training or a measurement is
+computed from these models in `ablate.identity`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+COLUMNS = ("natural", "gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20")
+"""The seven columns of the paper's tables."""
+
+PAPER_EPOCHS = 120
+PAPER_MILESTONES = ((60, 0.1), (90, 0.1), (110, 0.5))
+PAPER_BATCH_SIZE = 512
+
+
+class Spec(BaseModel):
+    """The base of all specs: frozen, strict about types, refusing unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+
+
+class DataSpec(Spec):
+    """Which images are trained on and measured with."""
+
+    name: Literal["cifar10", "imagefolder", "digits"] = Field("cifar10", description="Which data set.")
+    root: str | None = Field(None, description="imagefolder: the folder with train/ and test/. Not part of any key.")
+    image_size: int = Field(32, ge=8, le=256, multiple_of=2, description="Height and width in pixels.")
+    validation: float = Field(
+        0.0, ge=0.0, le=0.5, description="Share of the training images held out to choose `best`; 0 keeps all."
+    )
+    label: str | None = Field(None, description="How reports name the data. Not part of any key.")
+
+
+class QuantizationSpec(Spec):
+    """How weights and activations are quantized (Section 3.3.2; FAT: arXiv 2102.07444)."""
+
+    bits: int = Field(32, ge=2, le=32, description="Bit width of weights and activations; 32 is full precision.")
+    activation_bits: int | None = Field(None, ge=2, le=32, description="Other bit width of activations; none: bits.")
+    weights: Literal["standardized", "max_abs"] = Field("standardized", description="How weights are scaled.")
+    fat: bool = Field(False, description="Learn a mask on the spectrum of the weights (FAT).")
+    standardize_only: bool = Field(False, description="32 bits: standardize the weights and do nothing else.")
+    fat_learning_rate: float | None = Field(None, gt=0, description="FAT's own learning rate; none: the network's.")
+    fat_weight_decay: float | None = Field(None, ge=0, description="FAT's own weight decay; none: the network's.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.standardize_only and (self.bits != 32 or self.fat):
+            raise ValueError("expected bits: 32 and fat: false with standardize_only: true, which is their control")
+        return self
+
+
+class ModelSpec(Spec):
+    """Which network."""
+
+    arch: str = Field("resnet20", min_length=1, description="Name of a registered network.")
+    activation: Literal["relu", "hardtanh"] = Field("relu", description="The non-linearity everywhere.")
+    width: float = Field(1.0, gt=0, le=4, description="Multiplies the channels of every layer.")
+    depth: int | None = Field(None, ge=4, description="Other number of layers, where the network has a choice.")
+    quantization: QuantizationSpec = QuantizationSpec()
+
+
+class TrainingAttackSpec(Spec):
+    """The attack that makes the examples trained on; `none` is natural training."""
+
+    name: Literal["pgd", "none"] = Field("pgd", description="pgd: adversarial training; none: natural training.")
+    steps: int = Field(7, ge=1, le=1000, description="Iterations.")
+    eps_255: float = Field(8.0, ge=0, le=255, description="Radius of the l-infinity ball, in 1/255.")
+    step_255: float = Field(2.0, ge=0, le=255, description="Step size alpha, in 1/255.")
+    random_start: bool = Field(True, description="Start from a uniform point of the ball.")
+    network_mode: Literal["eval", "train"] = Field("eval", description="The network's mode while attacked.")
+
+
+class AugmentationSpec(Spec):
+    """Mix-up, cutout or cutmix, on clean or on adversarial examples (Section 3.2)."""
+
+    name: str = Field("none", min_length=1, description="none, mixup, cutout, cutmix or a registered one.")
+    order: Literal["clean", "adversarial"] = Field("adversarial", description="clean: C-, before the attack; else A-.")
+    beta: float = Field(1.0, gt=0, description="Both parameters of the beta distribution of proportions.")
+    bce_reduction: Literal["mean", "sum"] = Field("mean", description="Over classes, of the binary cross-entropy.")
+
+
+class Milestone(Spec):
+    """From the end of this epoch on, the learning rate is multiplied by the factor."""
+
+    epoch: int = Field(ge=1)
+    factor: float = Field(gt=0)
+
+
+class TrainingSpec(Spec):
+    """How the network is trained (Section 3)."""
+
+    epochs: int = Field(PAPER_EPOCHS, ge=1, le=100_000, description="Passes over the training images.")
+    batch_size: int = Field(PAPER_BATCH_SIZE, ge=2, description="Images per optimizer step.")
+    learning_rate: float = Field(0.1, gt=0, description="Of SGD, at the start.")
+    learning_rate_scaling: Literal["none", "linear"] = Field(
+        "none", description="linear: multiplied by batch_size / 512 (arXiv 1706.02677)."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0, description="Of every parameter.")
+    milestones: Annotated[tuple[Milestone, ...], Field(strict=False)] | None = Field(
+        None, description="Learning-rate steps; none: the paper's 60, 90, 110 of 120, scaled to `epochs`."
+    )
+    crop_padding: int = Field(4, ge=0, le=64, description="Random crop after padding by so many pixels; 0: none.")
+    flip: bool = Field(True, description="Random horizontal flip.")
+    attack: TrainingAttackSpec = TrainingAttackSpec()
+    augmentation: AugmentationSpec = AugmentationSpec()
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Of training; measuring is float32.")
+    compile: bool = Field(False, description="Train through torch.compile.")
+
+    @model_validator(mode="after")
+    def _milestones_in_range(self) -> Self:
+        for milestone in self.milestones or ():
+            if milestone.epoch >= self.epochs:
+                raise ValueError(
+                    f"expected milestones before the last epoch ({self.epochs}), got one at epoch {milestone.epoch}"
+                )
+        return self
+
+    def schedule(self) -> tuple[Milestone, ...]:
+        """The milestones in force: the given ones, or the paper's scaled to `epochs`.
+
+        Returns:
+            In the order of their epochs. Scaled ones are rounded half up and dropped where nothing would follow.
+        """
+        if self.milestones is not None:
+            return tuple(sorted(self.milestones, key=lambda milestone: milestone.epoch))
+        scaled = [(int(epoch * self.epochs / PAPER_EPOCHS + 0.5), factor) for epoch, factor in PAPER_MILESTONES]
+        return tuple(Milestone(epoch=epoch, factor=factor) for epoch, factor in scaled if 1 <= epoch < self.epochs)
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The learning rate during an epoch.
+
+        Args:
+            epoch: From 1 to `epochs`.
+
+        Returns:
+            learning_rate * (batch_size / 512 when scaled linearly) * the factors of the milestones passed.
+        """
+        rate = self.learning_rate
+        if self.learning_rate_scaling == "linear":
+            rate *= self.batch_size / PAPER_BATCH_SIZE
+        for milestone in self.schedule():
+            if epoch > milestone.epoch:
+                rate *= milestone.factor
+        return rate
+
+
+class MeasurementSpec(Spec):
+    """What is measured on the trained network, on the test split."""
+
+    attacks: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
+        (*COLUMNS, "cw20_exact"), description="Columns of the table, each a registered attack."
+    )
+    eps_255: float = Field(8.0, ge=0, le=255, description="Radius of the l-infinity ball, in 1/255.")
+    step_255: float = Field(2.0, ge=0, le=255, description="Step size alpha, in 1/255.")
+    noise_std: float = Field(0.1, ge=0, description="Standard deviation of Gaussian noise (gn), pixels in [0, 1].")
+    cw_c: float = Field(1.0, ge=0, description="CW: weight of the margin.")
+    cw_kappa: float = Field(0.0, ge=0, description="CW: confidence.")
+    cw_learning_rate: float = Field(0.01, gt=0, description="CW: Adam's learning rate.")
+    batch_size: int = Field(500, ge=1, description="Images attacked at once; only cw20's early stop depends on it.")
+    lowpass_degree: int | None = Field(None, ge=2, description="Keep the central d x d of the spectrum; none: all.")
+    lowpass_adaptive: bool = Field(True, description="With a degree: also attack through the filter.")
+    analyses: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="Registered analyses to run.")
+
+    @model_validator(mode="after")
+    def _no_column_twice(self) -> Self:
+        for names in (self.attacks, self.analyses):
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ValueError(f"expected each name once, got {sorted(twice)[0]!r} twice")
+        return self
+
+
+class TrialSpec(Spec):
+    """One row of a table with one seed: everything that makes its numbers."""
+
+    data: DataSpec = DataSpec()
+    model: ModelSpec = ModelSpec()
+    training: TrainingSpec = TrainingSpec()
+    measurement: MeasurementSpec = MeasurementSpec()
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _degree_fits(self) -> Self:
+        degree = self.measurement.lowpass_degree
+        if degree is not None and degree > self.data.image_size:
+            raise ValueError(
+                f"expected measurement.lowpass_degree of at most data.image_size ({self.data.image_size}), got {degree}"
+            )
+        return self
