@@ -1,0 +1,155 @@
+"""Who trains what: claims on training keys, so that launches that overlap train nothing twice.
+
+    <storage>/claims/<training_key>/<number>.json    created exclusively; the highest number is in force
+    <storage>/claims/owners/<launch>.json            the launch's heartbeat counter
+
+A claim names its launch. A launch whose counter an observer has not seen change for `EXPIRY_S` of the observer's own
+clock is dead: clocks of different machines are never compared. Taking over creates the next number, which only one of
+many can do.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from ablate.errors import StorageError
+from ablate.files import Files
+
+HEARTBEAT_S = 3.0
+EXPIRY_S = 20.0
+
+
+class Claims:
+    """The claims one launch holds, and its view of others'.
+
+    Args:
+        files: The storage's files.
+        clock: Seconds, monotonic; a test brings its own.
+        heartbeat_s: Between two beats.
+        expiry_s: How long an owner's counter may stand still.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        clock: Callable[[], float] = time.monotonic,
+        heartbeat_s: float = HEARTBEAT_S,
+        expiry_s: float = EXPIRY_S,
+    ) -> None:
+        self._files = files
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self._expiry_s = expiry_s
+        self.owner = uuid.uuid4().hex
+        self._count = 0
+        self._held: dict[str, int] = {}
+        self._seen: dict[str, tuple[str, float]] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Claims:
+        self.beat()
+        self._thread = threading.Thread(target=self._beat_on, name="claims-heartbeat", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        for key in list(self._held):
+            self.release(key)
+        self._files.delete(self._owner_path(self.owner))
+
+    def beat(self) -> None:
+        """Raise this launch's counter."""
+        self._count += 1
+        self._files.write(self._owner_path(self.owner), json.dumps({"count": self._count}).encode())
+
+    def _beat_on(self) -> None:
+        while not self._stop.wait(self._heartbeat_s):
+            try:
+                self.beat()
+            except StorageError:
+                continue  # storage may come back; if it stays away, others rightly take over
+
+    def acquire(self, key: str) -> bool:
+        """Claim a training for this launch.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            False while another live launch holds it.
+
+        Raises:
+            StorageError: Storage cannot be written, or cannot create exclusively.
+        """
+        if key in self._held:
+            return True
+        number = self._highest(key)
+        if number and not self._free(key, number):
+            return False
+        mine = number + 1
+        if not self._files.create(self._path(key, mine), json.dumps({"owner": self.owner}).encode()):
+            return False
+        if self._highest(key) != mine:
+            return False
+        self._held[key] = mine
+        return True
+
+    def release(self, key: str) -> None:
+        """Give a claim back.
+
+        Args:
+            key: The training's key.
+        """
+        number = self._held.pop(key, None)
+        if number is not None:
+            self._files.write(self._path(key, number), json.dumps({"owner": None}).encode())
+
+    def held_elsewhere(self, key: str) -> bool:
+        """Whether another live launch holds a training.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            False too once its owner's counter stood still long enough.
+        """
+        if key in self._held:
+            return False
+        number = self._highest(key)
+        return bool(number) and not self._free(key, number)
+
+    def _highest(self, key: str) -> int:
+        return max((int(name.split(".")[0]) for name in self._files.list(f"claims/{key}")), default=0)
+
+    def _free(self, key: str, number: int) -> bool:
+        content = self._files.read(self._path(key, number))
+        try:
+            owner = json.loads(content or b"")["owner"]
+        except (ValueError, KeyError, TypeError):
+            return True  # a claim that cannot be read has no owner that could be asked
+        if owner is None or owner == self.owner:
+            return True
+        count = (self._files.read(self._owner_path(owner)) or b"gone").decode(errors="replace")
+        if count == "gone":
+            return True  # its launch ended in order
+        seen, since = self._seen.get(owner, (None, 0.0))
+        if seen != count:
+            self._seen[owner] = (count, self._clock())
+            return False
+        return self._clock() - since > self._expiry_s
+
+    @staticmethod
+    def _path(key: str, number: int) -> str:
+        return f"claims/{key}/{number:06d}.json"
+
+    @staticmethod
+    def _owner_path(owner: str) -> str:
+        return f"claims/owners/{owner}.json"

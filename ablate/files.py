@@ -1,0 +1,242 @@
+"""Files in a folder or a bucket: the few operations storage needs, each all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from ablate.errors import StorageError
+
+
+class Files(Protocol):
+    """A tree of small files; a reader never sees half of one."""
+
+    location: str
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a file; None where there is none."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write or replace a file, all or nothing. Raises StorageError where it cannot."""
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file only if there is none; False where there is one. Exactly one of many at once succeeds."""
+
+    def list(self, path: str) -> list[str]:
+        """Names in a folder, sorted; none where there is no folder."""
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file, if there is one."""
+
+
+def open_files(location: str) -> Files:
+    """The files at a location.
+
+    Args:
+        location: A folder's path, or a URI of `pyarrow.fs` (`s3://bucket/prefix`, `gs://...`).
+
+    Returns:
+        Local files, or a bucket's.
+
+    Raises:
+        StorageError: The location cannot be used.
+    """
+    if "://" in location and not location.startswith("file://"):
+        return BucketFiles(location)
+    return LocalFiles(Path(location.removeprefix("file://")).expanduser().absolute())
+
+
+class LocalFiles:
+    """Files in a folder, local or on a network drive.
+
+    Args:
+        root: The folder; made by the first write.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.location = str(root)
+
+    def read(self, path: str) -> bytes | None:
+        """See `Files`."""
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._error("readable", path, error) from error
+
+    def write(self, path: str, content: bytes) -> None:
+        """See `Files`; written beside, flushed to the disk, then renamed over."""
+        target = self.root / path
+        beside = self._write_beside(target, content)
+        try:
+            beside.replace(target)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise self._error("writable", path, error) from error
+
+    def create(self, path: str, content: bytes) -> bool:
+        """See `Files`; a hard link, which is exclusive on network drives too, and never half written."""
+        target = self.root / path
+        beside = self._write_beside(target, content)
+        try:
+            os.link(beside, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+                raise self._error("writable", path, error) from error
+            try:  # a file system without hard links
+                with target.open("xb") as stream:
+                    stream.write(content)
+            except FileExistsError:
+                return False
+        finally:
+            beside.unlink(missing_ok=True)
+        return True
+
+    def list(self, path: str) -> list[str]:
+        """See `Files`."""
+        try:
+            return sorted(name for name in os.listdir(self.root / path) if not name.startswith(".tmp-"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._error("readable", path, error) from error
+
+    def size(self, path: str) -> int | None:
+        """See `Files`."""
+        try:
+            return (self.root / path).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def delete(self, path: str) -> None:
+        """See `Files`."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / path).unlink()
+
+    def _write_beside(self, target: Path, content: bytes) -> Path:
+        beside = target.parent / f".tmp-{uuid.uuid4().hex}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise self._error(f"writable, with room for {len(content):,} bytes", target.name, error) from error
+        return beside
+
+    def _error(self, expected: str, path: str, error: OSError) -> StorageError:
+        return StorageError(f"--storage {self.root}: expected {path} to be {expected}, got {error.strerror or error}")
+
+
+class BucketFiles:
+    """Files in a bucket, through `pyarrow.fs`; exclusive creation through S3's conditional PUT.
+
+    Args:
+        uri: What `pyarrow.fs.FileSystem.from_uri` takes.
+
+    Raises:
+        StorageError: The URI is refused.
+    """
+
+    def __init__(self, uri: str) -> None:
+        from pyarrow import fs  # only a bucket needs it; a GPU machine with a local folder may lack it
+
+        self._fs = fs
+        self.location = uri
+        try:
+            self._system, prefix = fs.FileSystem.from_uri(uri)
+        except (ValueError, OSError) as error:
+            raise StorageError(f"--storage {uri}: expected a folder or a URI of pyarrow.fs, got {error}") from error
+        self._prefix = PurePosixPath(prefix)
+
+    def _path(self, path: str) -> str:
+        return str(self._prefix / path)
+
+    def read(self, path: str) -> bytes | None:
+        """See `Files`."""
+        try:
+            with self._system.open_input_stream(self._path(path)) as stream:
+                content: bytes = stream.read()
+                return content
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._error("readable", path, error) from error
+
+    def write(self, path: str, content: bytes) -> None:
+        """See `Files`; an object appears when its upload is whole."""
+        try:
+            with self._system.open_output_stream(self._path(path)) as stream:
+                stream.write(content)
+        except OSError as error:
+            raise self._error("writable", path, error) from error
+
+    def create(self, path: str, content: bytes) -> bool:
+        """See `Files`; refused where the bucket has no conditional write."""
+        if not self.location.startswith("s3://"):
+            raise StorageError(
+                f"--storage {self.location}: expected a folder or an s3:// bucket where launches may overlap, got a "
+                "bucket without conditional writes; add --no-overlap-check if no other launch uses it"
+            )
+        try:
+            import boto3
+            from botocore.exceptions import BotoCoreError, ClientError
+        except ImportError as error:
+            raise StorageError(
+                f"--storage {self.location}: expected boto3 beside s3:// storage, got none; pip install boto3"
+            ) from error
+        bucket, _, key = self._path(path).partition("/")
+        try:
+            client: Any = boto3.client("s3", endpoint_url=self._endpoint())
+            client.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+                return False
+            raise self._error("writable", path, error) from error
+        except BotoCoreError as error:
+            raise self._error("writable", path, error) from error
+        return True
+
+    def _endpoint(self) -> str | None:
+        from urllib.parse import parse_qs, urlparse
+
+        override = parse_qs(urlparse(self.location).query).get("endpoint_override", [None])[0]
+        if override is None or "://" in override:
+            return override
+        scheme = parse_qs(urlparse(self.location).query).get("scheme", ["https"])[0]
+        return f"{scheme}://{override}"
+
+    def list(self, path: str) -> list[str]:
+        """See `Files`."""
+        selector = self._fs.FileSelector(self._path(path), allow_not_found=True)
+        try:
+            return sorted(info.base_name for info in self._system.get_file_info(selector))
+        except OSError as error:
+            raise self._error("readable", path, error) from error
+
+    def size(self, path: str) -> int | None:
+        """See `Files`."""
+        info = self._system.get_file_info(self._path(path))
+        return int(info.size) if info.type == self._fs.FileType.File else None
+
+    def delete(self, path: str) -> None:
+        """See `Files`."""
+        with contextlib.suppress(FileNotFoundError):
+            self._system.delete_file(self._path(path))
+
+    def _error(self, expected: str, path: str, error: Exception) -> StorageError:
+        return StorageError(f"--storage {self.location}: expected {path} to be {expected}, got {error}")

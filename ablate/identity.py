@@ -1,0 +1,171 @@
+"""Keys: what makes two trainings, or two measurements, one and the same.
+
+A key is the hash of the canonical JSON of everything that changes the numbers, and of nothing else. Keys live long:
+a field added later is left out at the value that keeps the old behaviour (`LATER`), settings that have no effect
+beside others are left out (natural training has no attack steps), and a mended recipe raises its version here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ablate.specs import AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
+
+TRAINING_RECIPE = 1
+"""Raise it when the same spec trains to other numbers; every old training is then another one."""
+
+MEASUREMENT_RECIPES: dict[str, int] = {}
+"""Attack, filter or analysis -> version (1 where absent); raise one to recompute only its numbers."""
+
+LATER: dict[str, Any] = {}
+"""Dotted path -> the value that keeps the old behaviour, for each field added after version 0.1."""
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, no spaces, and whole floats as integers (8.0 and 8 are one setting).
+
+    Args:
+        value: Plain data.
+
+    Returns:
+        The text that is hashed.
+    """
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {str(key): plain(inner) for key, inner in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [plain(inner) for inner in item]
+        if isinstance(item, float) and item.is_integer():
+            return int(item)
+        return item
+
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """The first 20 hexadecimal digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:20]
+
+
+def _without_later(group: str, settings: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        path = f"{group}.{name}"
+        if path in LATER and value == LATER[path]:
+            continue
+        kept[name] = _without_later(path, value) if isinstance(value, dict) else value
+    return kept
+
+
+def _model(model: ModelSpec) -> dict[str, Any]:
+    settings = model.model_dump()
+    quantization = settings.pop("quantization")
+    bits, other_bits = quantization["bits"], quantization.pop("activation_bits")
+    if other_bits is not None and other_bits != bits:
+        quantization["activation_bits"] = other_bits
+    if not quantization["fat"]:
+        del quantization["fat_learning_rate"], quantization["fat_weight_decay"]
+    if (
+        bits == 32
+        and quantization.get("activation_bits", 32) == 32
+        and not (quantization["fat"] or quantization["standardize_only"])
+    ):
+        return settings  # a plain network, however it would have been quantized
+    return {**settings, "quantization": quantization}
+
+
+def _training(training: TrainingSpec) -> dict[str, Any]:
+    settings = training.model_dump()
+    settings["milestones"] = [[milestone.epoch, milestone.factor] for milestone in training.schedule()]
+    if training.attack.name == "none":
+        settings["attack"] = {"name": "none"}
+        settings["augmentation"]["order"] = "clean"  # without an attack there is one order
+    if settings["augmentation"]["name"] == "none":
+        settings["augmentation"] = AugmentationSpec(name="none").model_dump(include={"name"})
+    elif settings["augmentation"]["name"] == "cutout":
+        del settings["augmentation"]["bce_reduction"]  # hard labels, cross-entropy
+    return settings
+
+
+def training_identity(spec: TrialSpec, train_digest: str, user_code: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that makes a training's numbers, as plain data.
+
+    Args:
+        spec: The trial; its measurement plays no part.
+        train_digest: Of the training images, at the size trained on.
+        user_code: Registered name -> digest of its source, for names the user's own modules registered.
+
+    Returns:
+        What `training_key` hashes, and what storage keeps beside the checkpoints.
+    """
+    identity: dict[str, Any] = {
+        "recipe": TRAINING_RECIPE,
+        "data": {"digest": train_digest, "image_size": spec.data.image_size, "validation": spec.data.validation},
+        "model": _without_later("model", _model(spec.model)),
+        "training": _without_later("training", _training(spec.training)),
+        "seed": spec.seed,
+    }
+    if user_code:
+        identity["user_code"] = dict(user_code)
+    return identity
+
+
+def training_key(spec: TrialSpec, train_digest: str, user_code: Mapping[str, str] | None = None) -> str:
+    """The name of the training a trial needs.
+
+    Args:
+        spec: The trial.
+        train_digest: Of the training images.
+        user_code: Digests of the user's own modules that it uses.
+
+    Returns:
+        20 hexadecimal digits.
+    """
+    return digest(training_identity(spec, train_digest, user_code or {}))
+
+
+def measurement_key(
+    training: str,
+    *,
+    what: str,
+    settings: str,
+    network: str,
+    test_digest: str,
+    degree: int | None = None,
+    adaptive: bool = False,
+    batch_size: int | None = None,
+    source: str | None = None,
+) -> str:
+    """The name of one attack, or one analysis, on one network of a training.
+
+    Args:
+        training: The training's key.
+        what: Name of the attack or analysis.
+        settings: All its hyperparameters, e.g. the attack's `repr`.
+        network: `last` or `best`.
+        test_digest: Of the test images.
+        degree: Of the low-pass filter before the network; None without one.
+        adaptive: Whether the attack sees the filter.
+        batch_size: Only for what depends on the evaluation batch.
+        source: Digest of the user's module that registered it.
+
+    Returns:
+        20 hexadecimal digits.
+    """
+    identity: dict[str, Any] = {
+        "training": training,
+        "what": what,
+        "settings": settings,
+        "network": network,
+        "test": test_digest,
+        "recipe": MEASUREMENT_RECIPES.get(what, 1),
+    }
+    optional = {"degree": degree, "adaptive": adaptive or None, "batch_size": batch_size, "source": source}
+    identity |= {name: value for name, value in optional.items() if value is not None}
+    if degree is not None:
+        identity["filter_recipe"] = MEASUREMENT_RECIPES.get("lowpass", 1)
+    return digest(identity)

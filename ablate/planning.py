@@ -1,0 +1,279 @@
+"""Trials -> distinct trainings and measurements; the one place that decides reuse, continue, train, wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ablate import identity
+from ablate.analysis.registry import analysis_source, get_analysis
+from ablate.attacks import attack_source, build_attack
+from ablate.errors import SpecError
+from ablate.learning import data
+from ablate.learning.augmentation import augmentation_source, get_augmentation
+from ablate.learning.models import network_source
+from ablate.spaces import SpaceFile, Trial
+from ablate.specs import DataSpec, MeasurementSpec, TrialSpec
+from ablate.storage import Storage, TrainingView
+
+Action = Literal["reuse", "continue", "train", "wait", "failed"]
+
+
+@dataclass(frozen=True)
+class PlannedMeasurement:
+    """One attack or analysis on one network of a training.
+
+    Args:
+        key: Its measurement key.
+        kind: Whether `name` is an attack or an analysis.
+        name: As registered.
+        network: `last` or `best`.
+        degree: Of the low-pass filter; None without one.
+        adaptive: Whether the attack sees the filter.
+        settings: Where the attack's hyperparameters come from.
+    """
+
+    key: str
+    kind: Literal["attack", "analysis"]
+    name: str
+    network: Literal["last", "best"]
+    degree: int | None
+    adaptive: bool
+    settings: MeasurementSpec
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One row with one seed, and where its numbers come from.
+
+    Args:
+        trial: What was asked for.
+        training: The training's key.
+        columns: Metric (`accuracy/pgd20`) -> measurement key.
+        analyses: Analysis -> measurement key.
+        data: What the data turned out to be.
+    """
+
+    trial: Trial
+    training: str
+    columns: Mapping[str, str]
+    analyses: Mapping[str, str]
+    data: data.DataSummary
+
+
+@dataclass
+class PlannedTraining:
+    """One distinct training with everything that is measured on it.
+
+    Args:
+        key: Its training key.
+        identity: What the key stands for.
+        spec: Of the first trial that needs it; others differ in their measurements only.
+        rows: `space/row` of every trial that shares it.
+        measurements: By key.
+        action: What this launch does about it.
+        epoch: Of its furthest checkpoint; -1 without one.
+        missing: Measurement keys without a record.
+        failure: Why it failed, where it did.
+    """
+
+    key: str
+    identity: dict[str, object]
+    spec: TrialSpec
+    rows: list[str] = field(default_factory=list)
+    measurements: dict[str, PlannedMeasurement] = field(default_factory=dict)
+    action: Action = "train"
+    epoch: int = -1
+    missing: frozenset[str] = frozenset()
+    failure: str | None = None
+    view: TrainingView | None = None
+
+
+@dataclass
+class Plan:
+    """What one launch decided.
+
+    Args:
+        id: The same for the same trials, whoever launches them and wherever.
+        spaces: The spaces asked for.
+        preset: Name of the preset.
+        overrides: `--set` arguments as given.
+        seeds: In their order.
+        trials: In their order.
+        trainings: By key, in the order of their first trial.
+    """
+
+    id: str
+    spaces: list[SpaceFile]
+    preset: str
+    overrides: list[str]
+    seeds: list[int]
+    trials: list[PlannedTrial]
+    trainings: dict[str, PlannedTraining]
+
+    def counts(self) -> dict[Action, int]:
+        """How many trainings there are of each action."""
+        counts: dict[Action, int] = {}
+        for training in self.trainings.values():
+            counts[training.action] = counts.get(training.action, 0) + 1
+        return counts
+
+
+def make_plan(
+    spaces: Sequence[SpaceFile],
+    trials: Sequence[Trial],
+    *,
+    preset: str,
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    data_root: Path,
+) -> Plan:
+    """The distinct trainings and measurements that trials need, before storage is asked.
+
+    Args:
+        spaces: Where the trials came from.
+        trials: In the order of their tables.
+        preset: Name of the preset.
+        overrides: `--set` arguments as given.
+        seeds: In their order.
+        data_root: Where data sets are kept.
+
+    Returns:
+        The plan; `decide` fills in the actions.
+
+    Raises:
+        SpecError: A name nobody registered, or a batch larger than the data.
+        DataError: Data that is missing or corrupt.
+    """
+    summaries: dict[tuple[str, str | None, int], data.DataSummary] = {}
+
+    def summary_of(spec: DataSpec) -> data.DataSummary:
+        what = (spec.name, spec.root, spec.image_size)
+        if what not in summaries:
+            summaries[what] = data.describe(spec, data_root)
+        return summaries[what]
+
+    trainings: dict[str, PlannedTraining] = {}
+    planned = []
+    for trial in trials:
+        summary = summary_of(trial.spec.data)
+        _check_batch(trial, summary)
+        user_code = _user_code(trial.spec)
+        key = identity.training_key(trial.spec, summary.train_digest, user_code)
+        training = trainings.get(key)
+        if training is None:
+            content = identity.training_identity(trial.spec, summary.train_digest, user_code)
+            training = trainings[key] = PlannedTraining(key, content, trial.spec)
+        training.rows.append(f"{trial.space}/{trial.label}")
+        columns, analyses = {}, {}
+        for metric, measurement in _measurements(trial.spec, key, summary):
+            training.measurements[measurement.key] = measurement
+            (columns if measurement.kind == "attack" else analyses)[metric] = measurement.key
+        planned.append(PlannedTrial(trial, key, columns, analyses, summary))
+    content = [
+        [t.trial.space, t.trial.label, t.trial.seed, t.training, dict(t.columns), dict(t.analyses)] for t in planned
+    ]
+    plan_id = identity.digest({"preset": preset, "trials": content})[:10]
+    return Plan(plan_id, list(spaces), preset, list(overrides), list(seeds), planned, trainings)
+
+
+def decide(
+    plan: Plan,
+    storage: Storage,
+    *,
+    retry_failed: bool = False,
+    held_elsewhere: Callable[[str], bool] = lambda key: False,
+    only: Iterable[str] | None = None,
+) -> None:
+    """Set each training's action from what storage holds.
+
+    Args:
+        plan: Changed in place.
+        storage: The truth.
+        retry_failed: Try failed trainings again.
+        held_elsewhere: Whether another live launch trains a key.
+        only: Decide anew about these keys alone.
+    """
+    for key in list(only) if only is not None else list(plan.trainings):
+        training = plan.trainings[key]
+        view = storage.view(key)
+        training.view = view
+        training.epoch = view.epoch
+        training.missing = frozenset(training.measurements) - view.records.keys()
+        training.failure = view.failure["reason"] if view.failure else None
+        if view.finished and not training.missing:
+            training.action = "reuse"
+        elif held_elsewhere(key):
+            training.action = "wait"
+        elif view.failure and not retry_failed:
+            training.action = "failed"
+        elif view.has_checkpoint:
+            training.action = "continue"
+        else:
+            training.action = "train"
+
+
+def _check_batch(trial: Trial, summary: data.DataSummary) -> None:
+    left = summary.train_count - round(summary.train_count * trial.spec.data.validation)
+    if trial.spec.training.batch_size > left:
+        path = "training.batch_size"
+        raise SpecError(
+            f"{trial.where(path)}: {path}: expected at most the {left} training images of {summary.label}, "
+            f"got {trial.spec.training.batch_size}"
+        )
+
+
+def _user_code(spec: TrialSpec) -> dict[str, str]:
+    get_augmentation(spec.training.augmentation.name)
+    sources = {
+        f"network:{spec.model.arch}": network_source(spec.model.arch),
+        f"augmentation:{spec.training.augmentation.name}": augmentation_source(spec.training.augmentation.name),
+    }
+    return {name: source for name, source in sources.items() if source is not None}
+
+
+def _measurements(
+    spec: TrialSpec, training: str, summary: data.DataSummary
+) -> Iterable[tuple[str, PlannedMeasurement]]:
+    settings = spec.measurement
+    asked = settings.lowpass_degree
+    degree = None if asked == spec.data.image_size else asked  # keeping everything is no filter
+    networks: tuple[Literal["last", "best"], ...] = ("last", "best") if spec.data.validation > 0 else ("last",)
+    for network in networks:
+        suffix = "" if network == "last" else "_best"
+        for name in settings.attacks:
+            attack = build_attack(name, settings)
+
+            def planned(adaptive: bool, name: str = name, network: Literal["last", "best"] = network) -> (
+                PlannedMeasurement
+            ):
+                attack = build_attack(name, settings)
+                key = identity.measurement_key(
+                    training,
+                    what=name,
+                    settings=repr(attack),
+                    network=network,
+                    test_digest=summary.test_digest,
+                    degree=degree,
+                    adaptive=adaptive,
+                    batch_size=settings.batch_size if attack.batch_dependent else None,
+                    source=attack_source(name),
+                )
+                return PlannedMeasurement(key, "attack", name, network, degree, adaptive, settings)
+
+            yield f"accuracy{suffix}/{name}", planned(False)
+            if asked is not None and settings.lowpass_adaptive and attack.uses_network:
+                yield f"accuracy_adaptive{suffix}/{name}", planned(degree is not None)
+        for name in settings.analyses:
+            get_analysis(name)
+            key = identity.measurement_key(
+                training,
+                what=name,
+                settings=repr(build_attack("pgd20", settings)),
+                network=network,
+                test_digest=summary.test_digest,
+                source=analysis_source(name),
+            )
+            yield f"{name}{suffix}", PlannedMeasurement(key, "analysis", name, network, None, False, settings)

@@ -1,0 +1,341 @@
+"""A space file -> rows -> trials: what is asked for, before anything is planned."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from ablate.claims import Claim
+from ablate.errors import SpecError, nearest
+from ablate.specs import Spec, TrialSpec
+from ablate.yamlfile import YamlFile, explain, fields_at, flatten, models_in
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+"""What a space's name may be: it becomes an experiment's name and part of paths."""
+
+
+class Row(Spec):
+    """One line of a table: its label, what makes it, and what was published."""
+
+    label: str = Field(min_length=1, max_length=80)
+    set: dict[str, Any] = {}
+    published: dict[str, float] = {}
+    note: str | None = None
+
+
+class RowChange(Spec):
+    """What a preset changes in one row."""
+
+    set: dict[str, Any] = {}
+    note: str | None = None
+
+
+class PresetPart(Spec):
+    """What a space changes under a preset, where its rows would otherwise say nothing."""
+
+    set: dict[str, Any] = {}
+    rows: dict[str, RowChange] = {}
+
+
+class Space(Spec):
+    """One ablation: the content of a file in `search_spaces/`."""
+
+    title: str = Field(min_length=1)
+    description: str = ""
+    table: int | None = None
+    base: dict[str, Any] = {}
+    rows: list[Row] = Field(min_length=1)
+    claims: list[Claim] = []
+    figures: list[str] = []
+    smoke: PresetPart = PresetPart()
+
+    @model_validator(mode="after")
+    def _labels_once(self) -> Self:
+        labels = [row.label for row in self.rows]
+        for number, label in enumerate(labels):
+            if label in labels[:number]:
+                raise ValueError(f"expected each row's label once, got {label!r} twice")
+        for label in self.smoke.rows:
+            if label not in labels:
+                raise ValueError(f"expected a row's label in smoke.rows, got {label!r}; {nearest(label, labels)}")
+        return self
+
+
+class Preset(Spec):
+    """A named set of settings that stands between a space and the command line."""
+
+    description: str = ""
+    set: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One dotted path with its value and where it was written."""
+
+    path: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """A loaded space with the file it came from."""
+
+    name: str
+    space: Space
+    file: YamlFile
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row with one seed, as asked for."""
+
+    space: str
+    label: str
+    spec: TrialSpec
+    published: Mapping[str, float]
+    note: str | None
+    settings: tuple[Setting, ...]
+    origin: str
+
+    def where(self, path: str) -> str:
+        """Where a setting of this trial was written: the last place that set it, or the row."""
+        places = [setting.origin for setting in self.settings if setting.path == path]
+        return places[-1] if places else self.origin
+
+    @property
+    def seed(self) -> int:
+        """The trial's seed."""
+        return self.spec.seed
+
+
+def folder() -> Path:
+    """Where the shipped space files lie: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "search_spaces", package.parent / "search_spaces"):
+        if candidate.is_dir():
+            return candidate
+    raise SpecError(f"expected the folder search_spaces inside or beside {package}, got neither; install ablate again")
+
+
+def space_names() -> list[str]:
+    """Names of the shipped spaces."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(path.stem for path in (folder() / "presets").glob("*.yaml"))
+
+
+def load_space(name_or_path: str) -> SpaceFile:
+    """A space by its name or by its file's path.
+
+    Args:
+        name_or_path: `batch_size`, or the path of a `.yaml` file of the user's own.
+
+    Returns:
+        The validated space.
+
+    Raises:
+        SpecError: No such space, or a file that is refused, with file, line and the nearest valid name.
+    """
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise SpecError(f"--space: expected a space's name or the path of its file, got no file {name_or_path!r}")
+    else:
+        path = folder() / f"{name_or_path}.yaml"
+        if not path.is_file():
+            hint = nearest(name_or_path, [*space_names(), "all"])
+            raise SpecError(f"--space: expected a space's name or a path, got {name_or_path!r}; {hint}")
+    if not NAME.fullmatch(path.stem):
+        raise SpecError(
+            f"{path}: expected a file name of small letters, digits and _ (it names the experiment), got {path.stem!r}"
+        )
+    file = YamlFile(path)
+    loaded = SpaceFile(path.stem, file.validate(Space), file)
+    _check_claims(loaded)
+    for row in loaded.space.rows:  # a mistake in any row shows now, not when that row is launched
+        build_spec(_settings_of(loaded, row, None), 0, f"row {row.label!r}")
+    return loaded
+
+
+def _check_claims(loaded: SpaceFile) -> None:
+    labels = [row.label for row in loaded.space.rows]
+    for number, claim in enumerate(loaded.space.claims):
+        for problem in claim.problems(labels):
+            raise SpecError(f"{loaded.file.where(('claims', number))}: claims.{number}: {problem}")
+
+
+def load_preset(name: str) -> tuple[Preset, YamlFile]:
+    """A preset by its name.
+
+    Args:
+        name: `paper` or `smoke`.
+
+    Returns:
+        The preset and its file.
+
+    Raises:
+        SpecError: No such preset, or a file that is refused.
+    """
+    path = folder() / "presets" / f"{name}.yaml"
+    if name not in preset_names():
+        raise SpecError(f"--preset: expected a preset's name, got {name!r}; {nearest(name, preset_names())}")
+    file = YamlFile(path)
+    return file.validate(Preset), file
+
+
+def parse_overrides(texts: Iterable[str]) -> list[Setting]:
+    """`--set path=value` arguments as settings.
+
+    Args:
+        texts: Each `dotted.path=value`; the value is read as YAML.
+
+    Returns:
+        The settings in their order.
+
+    Raises:
+        SpecError: No `=`, or a value that is no YAML.
+    """
+    settings = []
+    for text in texts:
+        path, equals, value = text.partition("=")
+        origin = f"--set {text}"
+        if not equals or not path.strip():
+            raise SpecError(f"{origin}: expected path=value, got {text!r}")
+        try:
+            parsed = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise SpecError(f"{origin}: expected a value in YAML, got {value!r}") from error
+        settings += [Setting(leaf, inner, origin) for leaf, inner in flatten({path.strip(): parsed})]
+    return settings
+
+
+def _from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple[str | int, ...]) -> list[Setting]:
+    found = []
+    for key, value in settings.items():
+        origin = file.where((*place, key))
+        found += [Setting(leaf, inner, origin) for leaf, inner in flatten({key: value})]
+    return found
+
+
+def _settings_of(loaded: SpaceFile, row: Row, preset: str | None) -> list[Setting]:
+    space, file = loaded.space, loaded.file
+    number = space.rows.index(row)
+    settings = _from_file(space.base, file, ("base",)) + _from_file(row.set, file, ("rows", number, "set"))
+    if preset is not None:
+        content, preset_file = load_preset(preset)
+        settings += _from_file(content.set, preset_file, ("set",))
+        if preset == "smoke":
+            settings += _from_file(space.smoke.set, file, ("smoke", "set"))
+            change = space.smoke.rows.get(row.label, RowChange())
+            settings += _from_file(change.set, file, ("smoke", "rows", row.label, "set"))
+    return settings
+
+
+def _nearest_path(path: str) -> str:
+    """The nearest valid setting, searched among all the dotted paths a trial has."""
+    paths = setting_paths()
+    close = difflib.get_close_matches(path, paths, n=1, cutoff=0.6)
+    if not close:
+        tail = path.rsplit(".", 1)[-1]
+        close = [p for p in paths if p.rsplit(".", 1)[-1] == tail][:1]
+    if close:
+        return f"did you mean {close[0]!r}?"
+    parent = path.rsplit(".", 1)[0] if "." in path else ""
+    return nearest(path, fields_at(TrialSpec, parent.split(".")) or list(TrialSpec.model_fields))
+
+
+@functools.cache
+def setting_paths(model: type[BaseModel] = TrialSpec, prefix: str = "") -> tuple[str, ...]:
+    """Every dotted path of `TrialSpec` that can be set, groups included."""
+    paths: list[str] = []
+    for name, field in model.model_fields.items():
+        paths.append(f"{prefix}{name}")
+        if "tuple" not in str(field.annotation):  # a list is set as a whole
+            for inner in models_in(field.annotation):
+                paths += setting_paths(inner, f"{prefix}{name}.")
+    return tuple(paths)
+
+
+def build_spec(settings: Sequence[Setting], seed: int, what: str) -> TrialSpec:
+    """Settings applied in order (the later wins) to the paper's defaults.
+
+    Args:
+        settings: From the space, the preset and the command line, in this order.
+        seed: The trial's seed.
+        what: Names the trial in an error that no single setting caused.
+
+    Returns:
+        The validated spec.
+
+    Raises:
+        SpecError: With the origin and dotted path of what is wrong.
+    """
+    nested: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    valid = set(setting_paths())
+    for setting in settings:
+        if setting.path not in valid or setting.path == "seed":
+            hint = "use --seeds" if setting.path == "seed" else _nearest_path(setting.path)
+            raise SpecError(f"{setting.origin}: {setting.path}: expected a known setting, got {setting.path!r}; {hint}")
+        *parents, leaf = setting.path.split(".")
+        inner = nested
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise SpecError(f"{setting.origin}: {setting.path}: expected a mapping at {parent!r}, got {inner!r}")
+        inner[leaf] = setting.value if not isinstance(setting.value, Mapping) else dict(setting.value)
+        origins[setting.path] = setting.origin
+
+    def where(place: tuple[str | int, ...]) -> str:
+        steps = [str(step) for step in place]
+        for length in range(len(steps), 0, -1):
+            path = ".".join(steps[:length])
+            for known in reversed(origins):
+                if known == path or known.startswith(path + "."):
+                    return origins[known]
+        return what
+
+    try:
+        return TrialSpec.model_validate({**nested, "seed": seed})
+    except ValidationError as error:
+        raise SpecError(explain(error, TrialSpec, where)) from error
+
+
+def expand(loaded: SpaceFile, preset: str, overrides: Sequence[Setting], seeds: Sequence[int]) -> list[Trial]:
+    """All trials of a space: every row with every seed.
+
+    Args:
+        loaded: The space.
+        preset: Name of the preset.
+        overrides: From `parse_overrides`.
+        seeds: Distinct whole numbers.
+
+    Returns:
+        Row by row, seed by seed.
+
+    Raises:
+        SpecError: With the origin and dotted path of what is wrong.
+    """
+    trials = []
+    for number, row in enumerate(loaded.space.rows):
+        settings = [*_settings_of(loaded, row, preset), *overrides]
+        change = loaded.space.smoke.rows.get(row.label, RowChange()) if preset == "smoke" else RowChange()
+        origin = loaded.file.where(("rows", number))
+        for seed in seeds:
+            spec = build_spec(settings, seed, f"{origin}: row {row.label!r}")
+            trials.append(
+                Trial(loaded.name, row.label, spec, row.published, change.note or row.note, tuple(settings), origin)
+            )
+    return trials

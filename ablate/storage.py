@@ -1,0 +1,395 @@
+"""Checkpoints and records in a folder or a bucket: the truth of what has been trained and measured.
+
+    <storage>/<training_key>/training.json           what the key stands for
+    <storage>/<training_key>/attempts/<attempt>/     belongs to one attempt alone
+        checkpoint-000007-<sum>.pt, history-000007-<sum>.json, record-<measurement_key>-<sum>.npz, log.txt
+        manifest-000012.json                         names the files above with their checksums; written last
+    <storage>/claims/...                             see `ablate.claiming`
+
+A file counts once a manifest names it, and a manifest once its own checksum holds; readers take the newest valid one.
+So nothing half written is ever read, and a worker that outlived its node writes into a folder nobody waits for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ablate.errors import StorageError
+from ablate.files import Files, open_files
+
+LAYOUT = 1
+"""Of manifests, checkpoints and records; a newer one than this is refused by name."""
+
+KEPT_CHECKPOINTS = 2
+_KEY = re.compile(r"[0-9a-f]{20}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement: its numbers, per-image correctness and arrays.
+
+    Args:
+        key: The measurement's key.
+        scalars: Metric -> value.
+        arrays: Name -> array; per-image correctness is the boolean array `correct`.
+        meta: What was measured, how, where, and how long it took.
+    """
+
+    key: str
+    scalars: dict[str, float]
+    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def correct(self) -> np.ndarray[Any, Any] | None:
+        """[N] bool, which test images were classified correctly."""
+        return self.arrays.get("correct")
+
+    def to_bytes(self) -> bytes:
+        """The record as one `.npz` file."""
+        head = json.dumps({"layout": LAYOUT, "key": self.key, "scalars": self.scalars, "meta": self.meta})
+        stream = io.BytesIO()
+        packed = {f"array/{name}": value for name, value in self.arrays.items()}
+        np.savez_compressed(stream, head=np.frombuffer(head.encode(), np.uint8), **packed)  # type: ignore[arg-type]
+        return stream.getvalue()
+
+    @staticmethod
+    def from_bytes(content: bytes) -> Record:
+        """The record in an `.npz` file; nothing in it is unpickled."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            head = json.loads(file["head"].tobytes())
+            arrays = {name.removeprefix("array/"): file[name] for name in file.files if name != "head"}
+        return Record(head["key"], head["scalars"], arrays, head["meta"])
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """What storage holds of one training.
+
+    Args:
+        key: The training's key.
+        epoch: Of the furthest checkpoint; -1 without one.
+        finished: Whether the training itself is done (measurements may lack).
+        records: Measurement key -> (path, checksum) of its record.
+        failure: Reason of the latest attempt's failure, or None.
+        attempts: How many there have been.
+    """
+
+    key: str
+    epoch: int = -1
+    finished: bool = False
+    has_checkpoint: bool = False
+    records: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    failure: dict[str, Any] | None = None
+    attempts: int = 0
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class Storage:
+    """All trainings at one location.
+
+    Args:
+        location: A folder's path, or a URI of `pyarrow.fs`.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.files: Files = open_files(location)
+
+    @property
+    def location(self) -> str:
+        """The folder's absolute path, or the URI."""
+        return self.files.location
+
+    def check(self) -> None:
+        """Prove that storage can be written.
+
+        Raises:
+            StorageError: It cannot.
+        """
+        probe = f"probe-{uuid.uuid4().hex}"
+        self.files.write(probe, b"ablate")
+        self.files.delete(probe)
+
+    def keys(self) -> list[str]:
+        """Keys of all trainings that storage knows."""
+        return [name for name in self.files.list("") if _KEY.fullmatch(name)]
+
+    def describe(self, key: str, identity: Mapping[str, Any]) -> None:
+        """Write what a key stands for, once.
+
+        Args:
+            key: The training's key.
+            identity: From `ablate.identity.training_identity`.
+        """
+        path = f"{key}/training.json"
+        if self.files.size(path) is None:
+            self.files.write(path, json.dumps(identity, indent=1, sort_keys=True).encode())
+
+    def view(self, key: str) -> TrainingView:
+        """What there is of a training, from its valid manifests alone.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            Its state; an empty one for an unknown key.
+        """
+        epoch, finished, has_checkpoint = -1, False, False
+        records: dict[str, tuple[str, str]] = {}
+        failure = None
+        attempts = self._attempts(key)
+        for attempt in attempts:
+            manifest = self._manifest(key, attempt)
+            if manifest is None:
+                continue
+            base = f"{key}/attempts/{attempt}"
+            finished = finished or bool(manifest["finished"])
+            epoch = max(epoch, int(manifest["epoch"]))
+            has_checkpoint = has_checkpoint or bool(manifest["checkpoints"])
+            records |= {name: (f"{base}/{entry[0]}", entry[1]) for name, entry in manifest["records"].items()}
+            failure = manifest["failure"]
+        return TrainingView(key, epoch, finished, has_checkpoint, records, failure, len(attempts))
+
+    def history(self, key: str) -> list[dict[str, Any]]:
+        """Every epoch's metrics with their original times, of the furthest attempt.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            Entries `{"epoch", "timestamp_ms", "metrics"}`.
+        """
+        best: list[dict[str, Any]] = []
+        for attempt in self._attempts(key):
+            manifest = self._manifest(key, attempt)
+            for name, checksum in reversed(manifest["histories"] if manifest else []):
+                content = self._verified(f"{key}/attempts/{attempt}/{name}", checksum)
+                if content is not None:
+                    entries = json.loads(content)
+                    if len(entries) > len(best):
+                        best = entries
+                    break
+        return best
+
+    def record(self, view: TrainingView, measurement: str) -> Record | None:
+        """A measurement's record.
+
+        Args:
+            view: Of its training.
+            measurement: Its key.
+
+        Returns:
+            The record; None where there is none, or its checksum does not hold.
+        """
+        if measurement not in view.records:
+            return None
+        content = self._verified(*view.records[measurement])
+        return None if content is None else Record.from_bytes(content)
+
+    def checkpoint(self, key: str) -> tuple[bytes, list[str]] | None:
+        """The furthest whole checkpoint.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            Its bytes, and a message for each further one that was cut short or corrupted; None without any.
+
+        Raises:
+            StorageError: It was written by a newer version.
+        """
+        candidates: list[tuple[int, str, str]] = []
+        for attempt in self._attempts(key):
+            manifest = self._manifest(key, attempt)
+            if manifest:
+                base = f"{key}/attempts/{attempt}"
+                candidates += [(epoch, f"{base}/{name}", total) for epoch, name, total in manifest["checkpoints"]]
+        messages: list[str] = []
+        for epoch, path, checksum in sorted(candidates, reverse=True):
+            content = self._verified(path, checksum)
+            if content is not None:
+                return content, messages
+            messages.append(f"expected the whole checkpoint of epoch {epoch}, got a damaged {path}; it is passed over")
+        return None
+
+    def attempt(self, key: str) -> Attempt:
+        """A new attempt at a training; nobody else writes into its folder.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            Its writer.
+        """
+        earlier = self._attempts(key)
+        number = 1 + max((int(name.split("-")[0]) for name in earlier), default=0)
+        return Attempt(self.files, key, f"{number:04d}-{uuid.uuid4().hex[:8]}")
+
+    def prune(self, key: str) -> int:
+        """Drop the checkpoints of a training, keep its records and history.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            Bytes freed.
+        """
+        freed = 0
+        for attempt in self._attempts(key):
+            manifest = self._manifest(key, attempt)
+            if manifest is None or not manifest["checkpoints"]:
+                continue
+            base = f"{key}/attempts/{attempt}"
+            writer = Attempt(self.files, key, attempt, manifest)
+            paths = [f"{base}/{name}" for _, name, _ in manifest["checkpoints"]]
+            writer.forget_checkpoints()
+            for path in paths:
+                freed += self.files.size(path) or 0
+                self.files.delete(path)
+        return freed
+
+    def _attempts(self, key: str) -> list[str]:
+        return [name for name in self.files.list(f"{key}/attempts") if re.fullmatch(r"\d{4,}-[0-9a-f]{8}", name)]
+
+    def _manifest(self, key: str, attempt: str) -> dict[str, Any] | None:
+        base = f"{key}/attempts/{attempt}"
+        names = [name for name in self.files.list(base) if name.startswith("manifest-")]
+        for name in sorted(names, reverse=True):
+            content = self.files.read(f"{base}/{name}")
+            manifest = _parse_manifest(content, f"{self.location}/{base}/{name}")
+            if manifest is not None:
+                return manifest
+        return None
+
+    def _verified(self, path: str, checksum: str) -> bytes | None:
+        content = self.files.read(path)
+        return content if content is not None and _sum(content) == checksum else None
+
+
+def _parse_manifest(content: bytes | None, path: str) -> dict[str, Any] | None:
+    try:
+        outer = json.loads(content or b"")
+        body = outer["body"]
+        if _sum(body.encode()) != outer["sha256"]:
+            return None
+        manifest: dict[str, Any] = json.loads(body)
+        layout = manifest["layout"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if layout != LAYOUT:
+        raise StorageError(f"{path}: expected storage layout {LAYOUT}, got {layout}; use the version that wrote it")
+    return manifest
+
+
+class Attempt:
+    """The writer of one attempt: files first, the manifest that names them last.
+
+    Args:
+        files: Where.
+        key: The training's key.
+        name: The attempt's own folder.
+        manifest: What an existing attempt already holds.
+    """
+
+    def __init__(self, files: Files, key: str, name: str, manifest: dict[str, Any] | None = None) -> None:
+        self._files = files
+        self._base = f"{key}/attempts/{name}"
+        self.name = name
+        self._manifest: dict[str, Any] = manifest or {
+            "layout": LAYOUT,
+            "sequence": 0,
+            "epoch": -1,
+            "finished": False,
+            "checkpoints": [],
+            "histories": [],
+            "records": {},
+            "failure": None,
+        }
+
+    def save_checkpoint(
+        self, epoch: int, content: bytes, history: list[dict[str, Any]], *, finished: bool = False
+    ) -> None:
+        """Store a checkpoint with the history up to it; older ones than the last two go.
+
+        Args:
+            epoch: How many epochs it has trained.
+            content: The checkpoint.
+            history: Entries of every epoch so far.
+            finished: Whether it is the last one.
+
+        Raises:
+            StorageError: No room, or no right to write; what was there before stays valid.
+        """
+        name = self._put(f"checkpoint-{epoch:06d}", "pt", content)
+        story = self._put(f"history-{epoch:06d}", "json", json.dumps(history).encode())
+        checkpoints, histories = self._manifest["checkpoints"], self._manifest["histories"]
+        gone = checkpoints[: 1 - KEPT_CHECKPOINTS] if len(checkpoints) >= KEPT_CHECKPOINTS else []
+        gone_stories = histories[: 1 - KEPT_CHECKPOINTS] if len(histories) >= KEPT_CHECKPOINTS else []
+        self._commit(
+            epoch=epoch,
+            finished=finished,
+            checkpoints=[*checkpoints[len(gone) :], (epoch, name, _sum(content))],
+            histories=[*histories[len(gone_stories) :], (story, _sum(json.dumps(history).encode()))],
+        )
+        for _, old, _ in gone:
+            self._files.delete(f"{self._base}/{old}")
+        for old, _ in gone_stories:
+            self._files.delete(f"{self._base}/{old}")
+
+    def save_record(self, record: Record) -> None:
+        """Store a measurement.
+
+        Args:
+            record: The measurement.
+
+        Raises:
+            StorageError: No room, or no right to write.
+        """
+        content = record.to_bytes()
+        name = self._put(f"record-{record.key}", "npz", content)
+        self._commit(records={**self._manifest["records"], record.key: (name, _sum(content))})
+
+    def save_failure(self, reason: str, details: str, timestamp_ms: int) -> None:
+        """Store why the attempt failed.
+
+        Args:
+            reason: One line for tables and MLflow.
+            details: The traceback.
+            timestamp_ms: When, milliseconds since 1970.
+        """
+        self._commit(failure={"reason": reason, "details": details, "timestamp_ms": timestamp_ms})
+
+    def save_log(self, text: str) -> None:
+        """Replace the attempt's log file."""
+        self._files.write(f"{self._base}/log.txt", text.encode())
+
+    def forget_checkpoints(self) -> None:
+        """Name no checkpoint any more, before they are deleted."""
+        self._commit(checkpoints=[])
+
+    def _put(self, stem: str, suffix: str, content: bytes) -> str:
+        name = f"{stem}-{_sum(content)[:12]}.{suffix}"
+        self._files.write(f"{self._base}/{name}", content)
+        return name
+
+    def _commit(self, **changes: Any) -> None:
+        sequence = self._manifest["sequence"] + 1
+        manifest = {**self._manifest, **changes, "sequence": sequence}
+        body = json.dumps(manifest)
+        content = json.dumps({"sha256": _sum(body.encode()), "body": body}).encode()
+        self._files.write(f"{self._base}/manifest-{sequence:06d}.json", content)
+        self._manifest = json.loads(body)
+        if sequence > 2:  # the one before stays, in case this one is damaged later
+            self._files.delete(f"{self._base}/manifest-{sequence - 2:06d}.json")

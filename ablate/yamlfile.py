@@ -1,0 +1,252 @@
+"""YAML files whose every key remembers its line, and pydantic's errors in the user's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ablate.errors import SpecError, nearest
+
+Place = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice (YAML's own reader silently takes the last)."""
+
+
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"expected text as a key, got {key!r} (quote it)", key_node.start_mark
+            )
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"expected each key once, got {key!r} again (first on line {seen[key]})",
+                key_node.start_mark,
+            )
+        seen[key] = line
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)  # type: ignore[no-untyped-call]
+        for key, value in node.value
+    }
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+class YamlFile:
+    """A parsed file: `data`, and the line of every key and item in it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        SpecError: It cannot be read, is not YAML, or does not hold a mapping.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path}: expected a readable UTF-8 file, got {_reason(error)}") from error
+        try:
+            node = yaml.compose(text, Loader=_Loader)
+            data = yaml.load(text, Loader=_Loader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = f":{mark.line + 1}" if mark else ""
+            raise SpecError(f"{path}{line}: {_problem(error.problem)}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise SpecError(f"{path}: expected YAML, got {_reason(error)}") from error
+        if not isinstance(data, dict):
+            raise SpecError(f"{path}:1: expected a mapping of keys to values, got {describe(data)}")
+        self.data: dict[str, Any] = data
+        self._lines: dict[Place, int] = {}
+        if node is not None:
+            self._mark(node, ())
+
+    def _mark(self, node: yaml.Node, place: Place) -> None:
+        self._lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = (*place, str(key.value))
+                self._lines[inner] = key.start_mark.line + 1
+                self._mark(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                self._mark(value, (*place, number))
+
+    def where(self, place: Place) -> str:
+        """The file and line of a place, or of the nearest one around it.
+
+        Args:
+            place: Keys and item numbers from the top.
+
+        Returns:
+            `path:line`.
+        """
+        for length in range(len(place), -1, -1):
+            line = self._lines.get(place[:length])
+            if line is not None:
+                return f"{self.path}:{line}"
+        return str(self.path)
+
+    def validate(self, model: type[Model]) -> Model:
+        """The file as a pydantic model.
+
+        Args:
+            model: What it should be.
+
+        Returns:
+            The validated model.
+
+        Raises:
+            SpecError: With the file, line and path of each thing that is wrong.
+        """
+        try:
+            return model.model_validate(self.data)
+        except ValidationError as error:
+            raise SpecError(explain(error, model, self.where)) from error
+
+
+def _problem(problem: str | None) -> str:
+    text = problem or "a syntax error"
+    return text if text.startswith("expected") else f"expected YAML, got a problem: {text}"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def describe(value: object) -> str:
+    """A value as an error message shows it: short, with its kind where that is the point."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def fields_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """The valid keys at a place inside a model, for pointing out the nearest one.
+
+    Args:
+        model: Where the path starts.
+        place: Keys and item numbers that lead to the place.
+
+    Returns:
+        Field names; empty where the place is no model.
+    """
+    current: Any = model
+    for step in place:
+        if isinstance(step, int):
+            continue
+        candidates = [c for c in models_in(current) if step in c.model_fields]
+        if not candidates:
+            # pydantic names the variant of a union in its error's place; it is no key of the file.
+            named = [c for c in models_in(current) if c.__name__ == step]
+            if named:
+                current = named[0]
+            continue
+        current = candidates[0].model_fields[step].annotation
+    return sorted({name for candidate in models_in(current) for name in candidate.model_fields})
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models an annotation may hold, through unions, tuples and dicts."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in models_in(part)]
+
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text (quote it)",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "missing": "a value",
+}
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: Any, most: int = 5) -> str:
+    """A pydantic error as lines of "place: path: expected X, got Y".
+
+    Args:
+        error: From validating `model`.
+        model: What was expected.
+        where: Maps a place (tuple of keys) to its file and line, or origin.
+        most: How many problems to spell out.
+
+    Returns:
+        One line for each problem.
+    """
+    lines: list[str] = []
+    problems = error.errors(include_url=False)
+    for problem in problems[:most]:
+        place: Place = tuple(problem["loc"])
+        path = ".".join(str(step) for step in place) or "the whole"
+        kind = problem["type"]
+        if kind == "extra_forbidden":
+            valid = fields_at(model, place[:-1])
+            text = f"{path}: expected a known key, got {place[-1]!r}; {nearest(str(place[-1]), valid)}"
+        elif kind == "missing":
+            text = f"{path}: expected a value, got nothing"
+        elif kind in ("value_error", "assertion_error"):
+            text = f"{path}: {str(problem['ctx']['error']) if 'ctx' in problem else problem['msg']}"
+        else:
+            expected = _KINDS.get(kind) or _lower(problem["msg"])
+            text = f"{path}: expected {expected}, got {describe(problem['input'])}"
+            if kind == "literal_error" and isinstance(problem["input"], str):
+                names = [part.strip("' ") for part in str(problem["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+                text += f"; {nearest(problem['input'], names)}"
+        lines.append(f"{where(place)}: {text}")
+    if len(problems) > most:
+        lines.append(f"(and {len(problems) - most} more)")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _lower(message: str) -> str:
+    text = message.removeprefix("Input should be ").removeprefix("Value should ")
+    return text[:1].lower() + text[1:]
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested settings as (dotted path, leaf value) pairs.
+
+    Args:
+        settings: Dotted paths or nested mappings, mixed as a space file allows.
+        prefix: Put before every path.
+
+    Yields:
+        Pairs; an empty mapping is a leaf of its own, so that it is not lost.
+    """
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{path}.")
+        else:
+            yield path, value
