@@ -13,7 +13,7 @@ from ablate.attacks import attack_source, build_attack
 from ablate.errors import SpecError
 from ablate.learning import data
 from ablate.learning.augmentation import augmentation_source, get_augmentation
-from ablate.learning.models import network_source
+from ablate.learning.models import check_model, source_digest
 from ablate.spaces import SpaceFile, Trial
 from ablate.specs import DataSpec, MeasurementSpec, TrialSpec
 from ablate.storage import Storage, TrainingView
@@ -160,22 +160,26 @@ def make_plan(
     for trial in trials:
         summary = summary_of(trial.spec.data)
         _check_batch(trial, summary)
-        user_code = _user_code(trial.spec)
-        key = identity.training_key(trial.spec, summary.train_digest, user_code)
+        try:
+            user_code = _user_code(trial.spec)
+            key = identity.training_key(trial.spec, summary.train_digest, user_code)
+            measurements = list(_measurements(trial.spec, key, summary))
+        except SpecError as error:  # a name nobody registered: say where it was written
+            raise SpecError(f"{_place_of(trial, str(error))}: {error}") from error
         training = trainings.get(key)
         if training is None:
             content = identity.training_identity(trial.spec, summary.train_digest, user_code)
             training = trainings[key] = PlannedTraining(key, content, trial.spec)
         training.rows.append(f"{trial.space}/{trial.label}")
         columns, analyses = {}, {}
-        for metric, measurement in _measurements(trial.spec, key, summary):
+        for metric, measurement in measurements:
             training.measurements[measurement.key] = measurement
             (columns if measurement.kind == "attack" else analyses)[metric] = measurement.key
         planned.append(PlannedTrial(trial, key, columns, analyses, summary))
-    content = [
+    listing = [
         [t.trial.space, t.trial.label, t.trial.seed, t.training, dict(t.columns), dict(t.analyses)] for t in planned
     ]
-    plan_id = identity.digest({"preset": preset, "trials": content})[:10]
+    plan_id = identity.digest({"preset": preset, "trials": listing})[:10]
     return Plan(plan_id, list(spaces), preset, list(overrides), list(seeds), planned, trainings)
 
 
@@ -225,10 +229,16 @@ def _check_batch(trial: Trial, summary: data.DataSummary) -> None:
         )
 
 
+def _place_of(trial: Trial, message: str) -> str:
+    named = [setting for setting in trial.settings if setting.path in message]
+    return named[-1].origin if named else trial.origin
+
+
 def _user_code(spec: TrialSpec) -> dict[str, str]:
+    check_model(spec.model)
     get_augmentation(spec.training.augmentation.name)
     sources = {
-        f"network:{spec.model.arch}": network_source(spec.model.arch),
+        f"network:{spec.model.arch}": source_digest(spec.model.arch),
         f"augmentation:{spec.training.augmentation.name}": augmentation_source(spec.training.augmentation.name),
     }
     return {name: source for name, source in sources.items() if source is not None}
@@ -246,9 +256,9 @@ def _measurements(
         for name in settings.attacks:
             attack = build_attack(name, settings)
 
-            def planned(adaptive: bool, name: str = name, network: Literal["last", "best"] = network) -> (
-                PlannedMeasurement
-            ):
+            def planned(
+                adaptive: bool, name: str = name, network: Literal["last", "best"] = network
+            ) -> PlannedMeasurement:
                 attack = build_attack(name, settings)
                 key = identity.measurement_key(
                     training,

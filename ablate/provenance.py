@@ -1,0 +1,52 @@
+"""Where numbers come from: commit, versions, machine, command."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("ablate", "torch", "torchvision", "ray", "mlflow", "numpy")
+
+
+def provenance(command: Sequence[str] = ()) -> dict[str, str]:
+    """Commit, versions, machine and command, as text for tags.
+
+    Args:
+        command: The arguments as started.
+
+    Returns:
+        Name -> text; what cannot be found is left out.
+    """
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = _commit()
+    if commit:
+        found["git_commit"] = commit
+    if command:
+        found["command"] = "python -m ablate.launch " + shlex.join(command[1:])
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, with a + when files differ from it."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

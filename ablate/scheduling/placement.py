@@ -1,0 +1,179 @@
+"""Ray Tune places trainings: one Tune trial each, on whatever CPUs and GPUs the cluster has.
+
+Tune schedules and retries lost processes; it decides nothing else. What to train was planned before, checkpoints and
+records go to our own storage, and its own experiment folder is scratch: a retried trial, or one on another node, finds
+its checkpoint in storage like any other launch would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ablate.errors import UserError
+from ablate.events import Event, Listener
+from ablate.learning.data import Dataset
+from ablate.worker import Outcome, Task, run
+
+# Before Ray is imported: it reads these once. Its own progress tables and signal handler would fight with ours.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray import tune
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one training gets.
+
+    Args:
+        cpus: CPU cores, and threads, of a training.
+        gpus: GPUs of a training; fractions share one.
+        max_concurrent: Trainings at once; 0 for as many as fit.
+        max_failures: How often a lost process is started again.
+    """
+
+    cpus: int
+    gpus: float
+    max_concurrent: int = 0
+    max_failures: int = 2
+
+
+@contextlib.contextmanager
+def cluster(num_cpus: int | None = None) -> Iterator[None]:
+    """A connection to Ray: the cluster that `RAY_ADDRESS` names, or one started here for this launch.
+
+    Args:
+        num_cpus: Of a cluster started here; None for all cores.
+
+    Raises:
+        UserError: The cluster does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for name in ("ray", "ray.tune", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+    try:
+        ray.init(logging_level="ERROR", log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise UserError(f"expected a Ray cluster at {address or 'this machine'}, got no answer: {line}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def available() -> tuple[int, float]:
+    """CPU cores and GPUs of the connected cluster."""
+    resources = ray.cluster_resources()
+    return int(resources.get("CPU", 1)), float(resources.get("GPU", 0))
+
+
+def place(
+    tasks: Sequence[Task],
+    datasets: Mapping[str, Dataset],
+    dataset_of: Mapping[str, str],
+    resources: Resources,
+    listen: Listener,
+    imports: Sequence[str] = (),
+) -> dict[str, Outcome]:
+    """Run tasks on the connected cluster.
+
+    Args:
+        tasks: What to run, in the order to start them.
+        datasets: By name; put into the object store once.
+        dataset_of: Training key -> name of its data set.
+        resources: What each training gets.
+        listen: Called in this process with every event of every training.
+        imports: The user's own modules, imported by every worker.
+
+    Returns:
+        Training key -> how it ended. What the cluster could not keep alive has failed with that reason.
+    """
+    references = {name: ray.put(dataset) for name, dataset in datasets.items()}
+    payload = {
+        task.key: {"task": task, "dataset": references[dataset_of[task.key]], "imports": list(imports)}
+        for task in tasks
+    }
+    relay = _Relay(listen)
+    scratch = tempfile.mkdtemp(prefix="ablate-tune-")
+    trainable = tune.with_resources(
+        tune.with_parameters(_trainable, payload=payload), {"cpu": resources.cpus, "gpu": resources.gpus}
+    )
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"key": tune.grid_search([task.key for task in tasks])},
+        tune_config=tune.TuneConfig(max_concurrent_trials=resources.max_concurrent or None, reuse_actors=True),
+        run_config=tune.RunConfig(
+            storage_path=scratch,
+            name="ablate",
+            verbose=0,
+            callbacks=[relay],
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for task in tasks:
+        if task.key not in relay.outcomes:
+            reason = relay.errors.get(task.key, f"its process was lost {resources.max_failures + 1} times")
+            relay.outcomes[task.key] = Outcome(task.key, "failed", reason)
+    return relay.outcomes
+
+
+def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
+    entry = payload[config["key"]]
+    for module in entry["imports"]:
+        if str(os.environ.get("TUNE_ORIG_WORKING_DIR", "")) not in sys.path:
+            sys.path.insert(0, os.environ.get("TUNE_ORIG_WORKING_DIR", ""))
+        importlib.import_module(module)
+    dataset = entry["dataset"]
+    if isinstance(dataset, ray.ObjectRef):
+        dataset = ray.get(dataset)
+    outcome = run(entry["task"], dataset, lambda event: tune.report({"event": asdict(event)}))
+    tune.report({"outcome": asdict(outcome)})
+
+
+class _Relay(tune.Callback):  # type: ignore[misc]
+    """Hands what workers report to the launch's listener."""
+
+    def __init__(self, listen: Listener) -> None:
+        self.listen = listen
+        self.outcomes: dict[str, Outcome] = {}
+        self.errors: dict[str, str] = {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        if "event" in result:
+            self.listen(Event(**result["event"]))
+        if "outcome" in result:
+            outcome = Outcome(**result["outcome"])
+            self.outcomes[outcome.key] = outcome
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        key = trial.config["key"]
+        lines = str(trial.get_error() or "its process was lost").strip().splitlines()
+        self.errors[key] = f"lost: {lines[-1] if lines else 'its process died'}"
+        self.listen(Event(key, "failed", text=self.errors[key]))
+
+    # Tune's snapshots pickle its callbacks; ours holds a terminal and threads, and is never restored.
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,309 @@
+"""One training in one process: train, then measure; knows neither Ray nor MLflow."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import platform
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ablate.analysis.registry import AnalysisContext, get_analysis
+from ablate.attacks import CleanLogits, build_attack, evaluate
+from ablate.errors import StorageError
+from ablate.events import Event, Kind, Listener
+from ablate.learning.data import Dataset
+from ablate.learning.models import build_network
+from ablate.learning.training import TrainingError, TrainingState, train
+from ablate.planning import PlannedMeasurement
+from ablate.specs import TrialSpec
+from ablate.storage import Attempt, Record, Storage
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is asked to do.
+
+    Args:
+        key: The training's key.
+        spec: The trial that trains it.
+        measurements: All that hang on it; those with a record are left alone.
+        storage: The storage's location.
+        threads: CPU threads of this worker; sums depend on it in their last bits.
+        device: `cpu`, `cuda` or `cuda:0`.
+    """
+
+    key: str
+    spec: TrialSpec
+    measurements: tuple[PlannedMeasurement, ...]
+    storage: str
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended: finished, or failed with one line of why."""
+
+    key: str
+    state: Literal["finished", "failed"]
+    reason: str = ""
+
+
+def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
+    """Train and measure; whatever goes wrong becomes a stored failure, never an exception.
+
+    Args:
+        task: What to do.
+        dataset: The images.
+        listen: Called at every step.
+
+    Returns:
+        How it ended. `KeyboardInterrupt` alone passes through.
+    """
+    return _Run(task, dataset, listen).run()
+
+
+class _Run:
+    def __init__(self, task: Task, dataset: Dataset, listen: Listener) -> None:
+        self.task = task
+        self.dataset = dataset
+        self.storage = Storage(task.storage)
+        self.listen = listen
+        self.device = torch.device(task.device)
+        self.log = _Log()
+        self.attempt: Attempt | None = None
+
+    def run(self) -> Outcome:
+        reason = ""
+        try:
+            torch.set_num_threads(self.task.threads)
+            # Reduced-precision convolutions are a setting of training (training.precision), never a default.
+            torch.backends.cudnn.allow_tf32 = False
+            self.attempt = self.storage.attempt(self.task.key)
+            self._train_and_measure(self.attempt)
+        except TrainingError as error:
+            reason = self._failed(str(error), "")
+        except torch.OutOfMemoryError as error:
+            reason = self._failed(f"out of memory: {str(error).splitlines()[0]}", traceback.format_exc())
+        except Exception as error:
+            line = (str(error).splitlines() or [""])[0]
+            reason = self._failed(f"{type(error).__name__}: {line}", traceback.format_exc())
+        if reason:
+            self._tell("failed", text=reason)
+            return Outcome(self.task.key, "failed", reason)
+        self._tell("finished")
+        return Outcome(self.task.key, "finished")
+
+    def _failed(self, reason: str, details: str) -> str:
+        self.log.error(f"{reason}\n{details}".rstrip())
+        try:
+            if self.attempt is not None:
+                self.attempt.save_failure(reason, details, _now_ms())
+                self.attempt.save_log(self.log.text())
+        except StorageError as error:
+            return f"{reason} (and the failure could not be stored: {error})"
+        return reason
+
+    def _tell(self, kind: Kind, done: int = 0, total: int = 0, text: str = "", **metrics: float) -> None:
+        self.listen(Event(self.task.key, kind, done, total, metrics, text, _now_ms()))
+
+    def _train_and_measure(self, attempt: Attempt) -> None:
+        task = self.task
+        self.log.info(f"training {task.key} on {task.device}, {task.threads} threads, torch {torch.__version__}")
+        state = self._train(attempt)
+        view = self.storage.view(task.key)
+        missing = [m for m in task.measurements if m.key not in view.records]
+        if missing:
+            self._measure(attempt, state, missing)
+        self.log.info("finished")
+        attempt.save_log(self.log.text())
+
+    def _train(self, attempt: Attempt) -> TrainingState:
+        epochs = self.task.spec.training.epochs
+        state = None
+        found = self.storage.checkpoint(self.task.key)
+        if found is not None:
+            content, warnings = found
+            for warning in warnings:
+                self.log.warning(warning)
+                self._tell("started", text=warning)
+            state = load_state(content)
+            self.log.info(f"continuing from epoch {state.epoch}")
+        self._tell("started", done=state.epoch if state else 0, total=epochs)
+
+        def on_epoch(now: TrainingState) -> None:
+            attempt.save_checkpoint(now.epoch, save_state(now), now.history, finished=now.epoch == epochs)
+            metrics = now.history[-1]["metrics"]
+            self.log.info(f"epoch {now.epoch}/{epochs} " + " ".join(f"{k}={v:.6g}" for k, v in metrics.items()))
+            attempt.save_log(self.log.text())
+            self._tell("epoch", done=now.epoch, total=epochs, **metrics)
+
+        if state is not None and state.epoch == epochs:
+            return state
+        return train(self.task.spec, self.dataset, device=self.device, state=state, on_epoch=on_epoch)
+
+    def _measure(self, attempt: Attempt, state: TrainingState, missing: list[PlannedMeasurement]) -> None:
+        spec = self.task.spec
+        images = torch.from_numpy(self.dataset.test_images).to(self.device)
+        labels = torch.from_numpy(self.dataset.test_labels).to(self.device)
+        network = build_network(spec.model, len(self.dataset.classes), spec.data.image_size, spec.seed)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        total, done = len(missing), 0
+        for which in ("last", "best"):
+            group = [m for m in missing if m.network == which]
+            if not group:
+                continue
+            weights = state.network if which == "last" else (state.best or {})["network"]
+            network.load_state_dict(weights)
+            network.eval()
+            clean = CleanLogits(network, images, spec.measurement.batch_size)  # of these weights
+            for same in _by_attack(group):
+                first = same[0]
+                self._tell("measuring", done=done, total=total, text=first.name)
+                start = time.perf_counter()
+                if first.kind == "analysis":
+                    records = [self._analyse(network, first, images, labels)]
+                else:
+                    records = self._attack(network, same, images, labels, clean)
+                seconds = (time.perf_counter() - start) / len(same)
+                for record in records:
+                    record.meta.update(self._provenance(), seconds=seconds, network=which, epoch=state.epoch)
+                    attempt.save_record(record)
+                done += len(same)
+                self.log.info(f"measured {first.name} of {which} in {seconds * len(same):.3g} s")
+                attempt.save_log(self.log.text())
+                self._tell("measured", done=done, total=total, text=first.name)
+
+    def _attack(
+        self, network: nn.Module, same: list[PlannedMeasurement], images: Tensor, labels: Tensor, clean: CleanLogits
+    ) -> list[Record]:
+        first = same[0]
+        attack = build_attack(first.name, first.settings)
+        correct = evaluate(
+            network,
+            attack,
+            images,
+            labels,
+            seed=self.task.spec.seed,
+            batch_size=first.settings.batch_size,
+            degrees=[m.degree for m in same],
+            adaptive=first.adaptive,
+            clean=clean,
+        )
+        records = []
+        for measurement in same:
+            right = correct[measurement.degree].cpu().numpy().astype(np.bool_)
+            accuracy = 100.0 * float(right.mean())
+            meta: dict[str, Any] = {
+                "what": measurement.name,
+                "settings": repr(attack),
+                "degree": measurement.degree,
+                "adaptive": measurement.adaptive,
+                "images": len(right),
+            }
+            records.append(Record(measurement.key, {"accuracy": accuracy}, {"correct": right}, meta))
+        return records
+
+    def _analyse(self, network: nn.Module, measurement: PlannedMeasurement, images: Tensor, labels: Tensor) -> Record:
+        attack = build_attack("pgd20", measurement.settings)
+        seed = self.task.spec.seed
+
+        def adversarial(places: Tensor) -> Tensor:
+            chosen = images[places].float() / 255.0
+            return attack.perturb(network, chosen, labels[places], index=places, seed=seed)
+
+        context = AnalysisContext(network, images, labels, adversarial, seed, measurement.settings.batch_size)
+        result = get_analysis(measurement.name)(context)
+        bad = [name for name, value in result.scalars.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingError(f"analysis {measurement.name}: expected finite numbers, got none for {bad[0]}")
+        return Record(measurement.key, dict(result.scalars), dict(result.arrays), {"what": measurement.name})
+
+    def _provenance(self) -> dict[str, Any]:
+        device = "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        return {
+            "device": device,
+            "threads": self.task.threads,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "timestamp_ms": _now_ms(),
+        }
+
+
+def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurement]]:
+    """Measurements that one run of an attack serves: the same attack, unaware of the filters behind it."""
+    together: dict[tuple[object, ...], list[PlannedMeasurement]] = {}
+    for measurement in group:
+        what: tuple[object, ...] = (measurement.key,)
+        if measurement.kind == "attack" and not measurement.adaptive:
+            attack = build_attack(measurement.name, measurement.settings)
+            what = (measurement.name, repr(attack), measurement.settings.batch_size)
+        together.setdefault(what, []).append(measurement)
+    return list(together.values())
+
+
+CHECKPOINT_LAYOUT = 1
+
+
+def save_state(state: TrainingState) -> bytes:
+    """A training's state as the bytes of a checkpoint."""
+    stream = io.BytesIO()
+    content = {
+        "layout": CHECKPOINT_LAYOUT,
+        "epoch": state.epoch,
+        "network": state.network,
+        "optimizer": state.optimizer,
+        "history": state.history,
+        "best": state.best,
+    }
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def load_state(content: bytes) -> TrainingState:
+    """The state in a checkpoint; tensors and plain data only, nothing is unpickled.
+
+    Args:
+        content: From `save_state`.
+
+    Returns:
+        The state, on the CPU.
+
+    Raises:
+        StorageError: Its layout is another version's.
+    """
+    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if loaded.get("layout") != CHECKPOINT_LAYOUT:
+        raise StorageError(
+            f"expected a checkpoint of layout {CHECKPOINT_LAYOUT}, got {loaded.get('layout')}; "
+            "use the version of ablate that wrote it"
+        )
+    return TrainingState(loaded["epoch"], loaded["network"], loaded["optimizer"], loaded["history"], loaded["best"])
+
+
+class _Log:
+    """The training's log: kept in memory, stored with every checkpoint."""
+
+    def __init__(self) -> None:
+        self._stream = io.StringIO()
+        handler = logging.StreamHandler(self._stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._logger = logging.Logger("ablate.worker")
+        self._logger.addHandler(handler)
+        self.info, self.warning, self.error = self._logger.info, self._logger.warning, self._logger.error
+
+    def text(self) -> str:
+        return self._stream.getvalue()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
