@@ -1,0 +1,300 @@
+"""Claims: the sentences a paper draws from a table, as data that can be checked.
+
+A claim is its own words (`says`) and exactly one statement, told by its key: `above`, `below`, `pairwise`, `best`,
+`ordering`, `difference`, `gain`, `value` or `trend`. A statement names rows by their labels and metrics by their names:
+a column (`pgd20`), a column under the adaptive attack (`adaptive/pgd20`) or a scalar (`energy/ratio`). Nothing in a
+claim is evaluated; `ablate.reporting.claims` judges it from results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from ablate.errors import nearest
+from ablate.specs import Spec
+
+ADAPTIVE = "adaptive/"
+"""What a column's name begins with when the attack went through the filter."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1, max_length=100)]
+Pair = Annotated[tuple[Name, Name], Field(strict=False)]
+Pairs = Annotated[tuple[Pair, ...], Field(strict=False, min_length=1, max_length=100)]
+NamedRow: TypeAlias = tuple[str, str]
+"""Where in the statement a row is named, and its label."""
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is a share of test images in percent, so that it carries test-set error.
+
+    Args:
+        metric: A name as claims use it.
+
+    Returns:
+        True for columns, also adaptive ones; False for scalars, whose names have a slash.
+    """
+    return "/" not in metric.removeprefix(ADAPTIVE)
+
+
+class Statement(Spec):
+    """What all statements share: the metrics each of which it is about."""
+
+    metrics: Names = Field(description="Columns (pgd20), adaptive columns (adaptive/pgd20) or scalars (energy/ratio).")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        _refuse_repeats("metric", self.metrics)
+        return self
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        raise TypeError(f"expected a statement with rows, got {type(self).__name__}")
+
+
+class _OneAndOthers(Statement):
+    row: Name = Field(description="The row the statement is about.")
+    rows: Names = Field(description="The rows it is compared with, each.")
+
+    @model_validator(mode="after")
+    def _others(self) -> Self:
+        _refuse_repeats("row", (self.row, *self.rows))
+        return self
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        yield "row", self.row
+        yield from _numbered("rows", self.rows)
+
+
+class Above(_OneAndOthers):
+    """`row` is above each of `rows` on each metric."""
+
+
+class Below(_OneAndOthers):
+    """`row` is below each of `rows` on each metric."""
+
+
+class Pairwise(Statement):
+    """In each pair the first row is above the second on each metric."""
+
+    pairs: Pairs = Field(description="Pairs of rows [higher, lower].")
+
+    @model_validator(mode="after")
+    def _two_rows(self) -> Self:
+        for pair in self.pairs:
+            _refuse_repeats("row of a pair", pair)
+        return self
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        for index, pair in enumerate(self.pairs):
+            yield from _numbered(f"pairs[{index}]", pair)
+
+
+class Best(Statement):
+    """`row` is above every other row of `among` on each metric."""
+
+    row: Name = Field(description="The best row.")
+    among: Names | None = Field(None, description="Among these rows; none: all rows of the space.")
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        yield "row", self.row
+        yield from _numbered("among", self.among or ())
+
+
+class Ordering(Statement):
+    """Each metric moves one way along `rows`: every step from one row to the next does."""
+
+    rows: Annotated[tuple[Name, ...], Field(strict=False, min_length=2, max_length=100)] = Field(
+        description="In this order."
+    )
+    direction: Literal["increases", "decreases"] = Field("increases", description="Along the rows as they are listed.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        _refuse_repeats("row", self.rows)
+        return self
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        yield from _numbered("rows", self.rows)
+
+
+class Difference(Statement):
+    """`row` minus `minus`, in the metric's own unit: at least, at most, or within a bound either way."""
+
+    row: Name = Field(description="The row.")
+    minus: Name = Field(description="The row that is subtracted.")
+    at_least: float | None = Field(None, description="The difference is at least this.")
+    at_most: float | None = Field(None, description="The difference is at most this.")
+    within: float | None = Field(None, gt=0, description="The two are equivalent: the difference lies in +-this.")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        _refuse_repeats("row", (self.row, self.minus))
+        _exactly_one(at_least=self.at_least, at_most=self.at_most, within=self.within)
+        return self
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        yield "row", self.row
+        yield "minus", self.minus
+
+
+class Gain(Statement):
+    """What each of `rows` gains over `over` is larger on each metric than on the metric `than`."""
+
+    rows: Names = Field(description="The rows that gain.")
+    over: Name = Field(description="The row they gain over.")
+    than: Name = Field(description="The metric on which the gain is smaller.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        _refuse_repeats("row", (self.over, *self.rows))
+        _refuse_repeats("metric", (self.than, *self.metrics))
+        return self
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        yield from _numbered("rows", self.rows)
+        yield "over", self.over
+
+
+class Value(Statement):
+    """`row` itself: at least or at most a constant, or within a distance of a reference."""
+
+    row: Name = Field(description="The row.")
+    at_least: float | None = Field(None, description="The row's mean is at least this.")
+    at_most: float | None = Field(None, description="The row's mean is at most this.")
+    reference: float | None = Field(None, description="A constant from elsewhere, with `within`.")
+    within: float | None = Field(None, gt=0, description="The row's mean is within this of `reference`.")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        _exactly_one(at_least=self.at_least, at_most=self.at_most, within=self.within)
+        if (self.reference is None) != (self.within is None):
+            raise ValueError("expected reference and within together, got one without the other")
+        return self
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        yield "row", self.row
+
+
+class Trend(Statement):
+    """Over the epochs of its training each metric of `row` moves one way (Kendall's rank correlation)."""
+
+    row: Name = Field(description="The row.")
+    direction: Literal["increases", "decreases"] = Field("increases", description="Over the epochs.")
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it."""
+        yield "row", self.row
+
+
+class Claim(Spec):
+    """One sentence of a paper, with the statement that can be checked."""
+
+    says: str = Field(min_length=1, description="The paper's own words.")
+    note: str | None = Field(None, description="What the published table really says, and any choice made here.")
+    above: Above | None = None
+    below: Below | None = None
+    pairwise: Pairwise | None = None
+    best: Best | None = None
+    ordering: Ordering | None = None
+    difference: Difference | None = None
+    gain: Gain | None = None
+    value: Value | None = None
+    trend: Trend | None = None
+
+    @model_validator(mode="after")
+    def _one_statement(self) -> Self:
+        _exactly_one(**{kind: getattr(self, kind) for kind in KINDS})
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which key the statement stands under."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def statement(self) -> Statement:
+        """The statement."""
+        statement = getattr(self, self.kind)
+        assert isinstance(statement, Statement)
+        return statement
+
+
+KINDS = ("above", "below", "pairwise", "best", "ordering", "difference", "gain", "value", "trend")
+"""The keys a claim's statement can stand under."""
+
+
+def unknown_rows(claims: Iterable[Claim], labels: Iterable[str]) -> list[str]:
+    """What is wrong with the rows that claims name.
+
+    Args:
+        claims: The claims of a space, in order.
+        labels: The labels of its rows.
+
+    Returns:
+        One sentence for each name that is no row, with the field's path and the nearest label; empty if all are.
+    """
+    valid = list(labels)
+    return [
+        f"claims[{index}].{claim.kind}.{place}: expected a row of this space, got {label!r}; {nearest(label, valid)}"
+        for index, claim in enumerate(claims)
+        for place, label in claim.statement.named_rows()
+        if label not in valid
+    ]
+
+
+def unknown_columns(claims: Iterable[Claim], columns: Iterable[str]) -> list[str]:
+    """What is wrong with the columns that claims name; scalars are not known before they are computed.
+
+    Args:
+        claims: The claims of a space, in order.
+        columns: The columns that are measured, e.g. the registered attacks.
+
+    Returns:
+        One sentence for each column that is not measured, with the nearest name; empty if all are.
+    """
+    valid = list(columns)
+    found = []
+    for index, claim in enumerate(claims):
+        statement = claim.statement
+        named = [*_numbered("metrics", statement.metrics)]
+        if isinstance(statement, Gain):
+            named.append(("than", statement.than))
+        # A trend's metrics are curves over the epochs, which training logs under names of its own.
+        if isinstance(statement, Trend):
+            continue
+        for place, metric in named:
+            column = metric.removeprefix(ADAPTIVE)
+            if is_accuracy(metric) and column not in valid:
+                where = f"claims[{index}].{claim.kind}.{place}"
+                found.append(f"{where}: expected a measured column, got {metric!r}; {nearest(column, valid)}")
+    return found
+
+
+def _numbered(field: str, names: Iterable[str]) -> Iterator[NamedRow]:
+    for index, name in enumerate(names):
+        yield f"{field}[{index}]", name
+
+
+def _refuse_repeats(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"expected each {what} once, got {name!r} twice")
+        seen.add(name)
+
+
+def _exactly_one(**fields: object) -> None:
+    given = [name for name, value in fields.items() if value is not None]
+    if len(given) != 1:
+        got = " and ".join(given) if given else "none"
+        raise ValueError(f"expected exactly one of {', '.join(fields)}, got {got}")
