@@ -1,0 +1,294 @@
+"""Verdicts: does a claim hold in a table, fail, or is there not enough evidence?
+
+A claim is one or more comparisons. Each has an effect with an interval from Student's t, and a region where the claim
+says it lies: it *holds* where the whole interval lies inside, *fails* where the whole interval lies outside, else there
+is not enough evidence. `within` is thus two one-sided tests (TOST): equivalence, not mere non-significance.
+Several comparisons are corrected by Holm's procedure, and each interval has the confidence that its step asks for. A
+claim holds where every comparison does and fails where any does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy import stats
+
+from ablate.claims import Above, Below, Best, Claim, Difference, Gain, Ordering, Pairwise, Trend, Value
+from ablate.reporting.decisions import MOST_TRAININGS, Contrast, gap, holm, p_value, trainings_to_decide
+from ablate.reporting.evidence import Estimate, estimate
+from ablate.reporting.names import column_name
+from ablate.reporting.results import TREND, Results
+
+Outcome3 = Literal["holds", "fails", "not enough evidence"]
+HOLDS: Outcome3 = "holds"
+FAILS: Outcome3 = "fails"
+UNDECIDED: Outcome3 = "not enough evidence"
+
+ALPHA = 0.05
+"""How often a claim may be decided wrongly, in either direction together."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison of a claim.
+
+    Attributes:
+        words: What is compared, e.g. `128 - 512, PGD-20`.
+        verdict: holds, fails, or not enough evidence.
+        effect: In the metric's unit (points for accuracies); nan where there are no numbers.
+        low: Lower end of the interval; nan where there is none.
+        high: Upper end.
+        confidence: Of the interval, e.g. 0.95; higher where Holm's procedure asks for more.
+        p: Holm-adjusted p-value of the decision; nan where there is none.
+        n: Row -> number of trainings used.
+        df: Degrees of freedom.
+        test: The test, in words.
+        reason: What keeps it from deciding; None where it decided.
+        n_to_decide: Trainings a row that would decide it with probability 0.8; None where decided, not known, or none
+            would.
+        signed: Whether the effect is a difference, shown with its sign.
+    """
+
+    words: str
+    verdict: Outcome3
+    effect: float
+    low: float
+    high: float
+    confidence: float
+    p: float
+    n: Mapping[str, int]
+    df: float
+    test: str
+    reason: str | None = None
+    n_to_decide: int | None = None
+    signed: bool = True
+
+    def sentence(self) -> str:
+        """The comparison in one line: effect, interval, n, and what is missing."""
+        counts = sorted(set(self.n.values()))
+        n = f", n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else ""
+        parts = [f"{self.words}:"]
+        form = "+.2f" if self.signed else ".2f"
+        if not math.isnan(self.effect):
+            parts.append(f"{self.effect:{form}}")
+        if not math.isnan(self.low):
+            parts.append(f"({_percent(self.confidence)} interval {self.low:{form}} to {self.high:{form}}{n})")
+        elif n:
+            parts.append(f"({n[2:]})")
+        return " ".join([*parts, self.verdict if self.reason is None else f"{self.verdict}: {self.reason}"])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a table says about a claim.
+
+    Attributes:
+        claim: The claim.
+        verdict: holds, fails, or not enough evidence.
+        comparisons: What it rests on.
+        test: The tests behind it, in words.
+        reason: Why there is not enough evidence; None where it is decided.
+        n_to_decide: Trainings a row that would decide it; None where decided, not known, or none would.
+    """
+
+    claim: Claim
+    verdict: Outcome3
+    comparisons: tuple[Comparison, ...]
+    test: str
+    reason: str | None = None
+    n_to_decide: int | None = None
+
+    def sentence(self) -> str:
+        """The verdict in one line, with the counts of what held and failed where there are several."""
+        if len(self.comparisons) == 1:
+            return self.comparisons[0].sentence()
+        counts = {kind: sum(c.verdict == kind for c in self.comparisons) for kind in (HOLDS, FAILS, UNDECIDED)}
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        why = f"; {self.reason}" if self.reason else ""
+        return f"{self.verdict} ({len(self.comparisons)} comparisons: {told}){why}"
+
+
+def judge_all(
+    claims: Iterable[Claim], results: Results, rows: Sequence[str] | None = None, alpha: float = ALPHA
+) -> list[Verdict]:
+    """The verdict on each claim; arguments as of `judge`."""
+    return [judge(claim, results, rows=rows, alpha=alpha) for claim in claims]
+
+
+def judge(claim: Claim, results: Results, rows: Sequence[str] | None = None, alpha: float = ALPHA) -> Verdict:
+    """The verdict of a table on a claim.
+
+    Args:
+        claim: The claim.
+        results: The table: ours, or `published_results(...)`.
+        rows: All row labels of the space, for `best` without `among`; none: the rows that have results.
+        alpha: How often the claim may be decided wrongly.
+
+    Returns:
+        The verdict with its comparisons.
+    """
+    if isinstance(claim.statement, Trend):
+        results = results.with_trends(claim.statement.metrics)
+    contrasts = _contrasts(claim, rows if rows is not None else results.rows())
+    if not contrasts:
+        return Verdict(claim, UNDECIDED, (), "none", reason="there is no other row to compare with")
+    comparisons = tuple(_compare(contrasts, [estimate(c.weights, results) for c in contrasts], alpha))
+    verdicts = {comparison.verdict for comparison in comparisons}
+    verdict = FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS
+    tests = "; ".join(dict.fromkeys(comparison.test for comparison in comparisons if comparison.test))
+    if verdict != UNDECIDED:
+        return Verdict(claim, verdict, comparisons, tests)
+    n_to_decide = _claims_n(contrasts, comparisons)
+    reasons = list(dict.fromkeys(c.reason for c in comparisons if c.reason is not None))
+    if len(comparisons) > 1 and n_to_decide is not None:
+        reasons = [f"about {n_to_decide} seeds a row would decide it"]
+    return Verdict(claim, verdict, comparisons, tests or "none", reason="; ".join(reasons), n_to_decide=n_to_decide)
+
+
+def _contrasts(claim: Claim, rows: Sequence[str]) -> list[Contrast]:
+    statement = claim.statement
+    metrics = statement.metrics
+    match statement:
+        case Above():
+            return [_above(statement.row, other, metric) for metric in metrics for other in statement.rows]
+        case Below():
+            return [_above(other, statement.row, metric) for metric in metrics for other in statement.rows]
+        case Pairwise():
+            return [_above(high, low, metric) for metric in metrics for high, low in statement.pairs]
+        case Best():
+            others = [row for row in statement.among or rows if row != statement.row]
+            return [_above(statement.row, other, metric) for metric in metrics for other in others]
+        case Ordering():
+            steps = list(zip(statement.rows, statement.rows[1:], strict=False))
+            up = statement.direction == "increases"
+            return [_above(b, a, m) if up else _above(a, b, m) for m in metrics for a, b in steps]
+        case Difference():
+            low, high = _region(statement.at_least, statement.at_most, statement.within, 0.0)
+            return [_difference(statement.row, statement.minus, metric, low, high) for metric in metrics]
+        case Gain():
+            return [_gain(row, statement.over, metric, statement.than) for metric in metrics for row in statement.rows]
+        case Value():
+            low, high = _region(statement.at_least, statement.at_most, statement.within, statement.reference or 0.0)
+            words = f"{statement.row}, {{}}{_told(low, high)}"
+            return [
+                Contrast(words.format(column_name(metric)), {statement.row: {metric: 1.0}}, low, high, signed=False)
+                for metric in metrics
+            ]
+        case Trend():
+            region = (0.0, math.inf) if statement.direction == "increases" else (-math.inf, 0.0)
+            words = f"{statement.row}, {{}} over the epochs (Kendall's tau)"
+            return [Contrast(words.format(column_name(m)), {statement.row: {TREND + m: 1.0}}, *region) for m in metrics]
+        case _:
+            raise TypeError(f"expected a statement of a claim, got {type(statement).__name__}")
+
+
+def _above(high: str, low: str, metric: str) -> Contrast:
+    return Contrast(f"{high} − {low}, {column_name(metric)}", {high: {metric: 1.0}, low: {metric: -1.0}}, low=0.0)
+
+
+def _difference(row: str, minus: str, metric: str, low: float, high: float) -> Contrast:
+    words = f"{row} − {minus}, {column_name(metric)}{_told(low, high)}"
+    return Contrast(words, {row: {metric: 1.0}, minus: {metric: -1.0}}, low, high)
+
+
+def _gain(row: str, over: str, metric: str, than: str) -> Contrast:
+    words = f"({row} − {over}) on {column_name(metric)} less that on {column_name(than)}"
+    return Contrast(words, {row: {metric: 1.0, than: -1.0}, over: {metric: -1.0, than: 1.0}}, low=0.0)
+
+
+def _region(
+    at_least: float | None, at_most: float | None, within: float | None, reference: float
+) -> tuple[float, float]:
+    if within is not None:
+        return reference - within, reference + within
+    return (-math.inf if at_least is None else at_least), (math.inf if at_most is None else at_most)
+
+
+def _told(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f" (claimed: at least {low:g})"
+    return f" (claimed: at most {high:g})" if math.isinf(low) else f" (claimed: {low:g} to {high:g})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _compare(contrasts: Sequence[Contrast], estimates: Sequence[Estimate], alpha: float) -> list[Comparison]:
+    """Every comparison with its verdict, corrected by Holm's procedure over those that can be tested."""
+    raw = {i: p_value(c, e) for i, (c, e) in enumerate(zip(contrasts, estimates, strict=True)) if e.problem is None}
+    levels, adjusted = holm(raw, alpha)
+    return [
+        _comparison(contrast, found, len(raw), alpha, levels.get(index), adjusted.get(index))
+        for index, (contrast, found) in enumerate(zip(contrasts, estimates, strict=True))
+    ]
+
+
+def _comparison(
+    contrast: Contrast, found: Estimate, tested: int, alpha: float, level: float | None, p: float | None
+) -> Comparison:
+    test = _test_words(contrast, found, tested)
+    if level is None or p is None:
+        n = trainings_to_decide(contrast, found, alpha / max(tested, 1)) if found.noise else None
+        advice = "; at least 2 seeds a row are needed" if found.counts and not n else ""
+        reason = f"{found.problem}{advice}" + (f"; about {n} seeds a row would decide it" if n else "")
+        none = math.nan
+        return Comparison(
+            contrast.words, UNDECIDED, found.effect, none, none, 1 - alpha, none, found.counts, none, "", reason, n,
+            contrast.signed,
+        )  # fmt: skip
+    error, df = found.error()
+    half = float(stats.t.isf(level / 2, df)) * error if error else 0.0
+    low, high = found.effect - half, found.effect + half
+    # On the region's very edge nothing is decided, as the p-value has it; decided by the p-value, then, not the ends.
+    decided = p <= alpha
+    inside = contrast.low < found.effect < contrast.high
+    verdict = UNDECIDED if not decided else HOLDS if inside else FAILS
+    n = None if decided else trainings_to_decide(contrast, found, alpha / tested)
+    why = None if decided else _why(contrast, found, n)
+    return Comparison(
+        contrast.words, verdict, found.effect, low, high, 1 - level, p, found.counts, df, test, why, n,
+        contrast.signed,
+    )  # fmt: skip
+
+
+def _why(contrast: Contrast, found: Estimate, n: int | None) -> str:
+    few = "two seeds seldom decide; " if min(found.counts.values()) == 2 and not found.borrowed else ""
+    if n is not None:
+        return f"{few}about {n} seeds a row would decide it"
+    error, _ = found.error()
+    if error == 0.0:
+        return "the effect is exactly on the edge of the claim, without any spread"
+    if found.image_variance > 0 and gap(contrast, found) < 3.0 * math.sqrt(found.image_variance):
+        return f"{few}more seeds would not decide it, the test set of {found.images} images is too small"
+    return f"{few}an effect so near the edge of the claim would take more than {MOST_TRAININGS} seeds a row"
+
+
+def _claims_n(contrasts: Sequence[Contrast], comparisons: Sequence[Comparison]) -> int | None:
+    """Trainings that would decide the claim: one comparison that seems to fail suffices, else all are needed."""
+    open_ones = [(c, r) for c, r in zip(contrasts, comparisons, strict=True) if r.verdict == UNDECIDED]
+    failing = [r.n_to_decide for c, r in open_ones if r.n_to_decide and not c.low < r.effect < c.high]
+    if failing:
+        return min(failing)
+    counts = [r.n_to_decide for _, r in open_ones]
+    return None if any(n is None for n in counts) else max(n for n in counts if n is not None)
+
+
+def _test_words(contrast: Contrast, found: Estimate, tested: int) -> str:
+    both = math.isfinite(contrast.low) and math.isfinite(contrast.high)
+    kind = "two one-sided t tests (TOST)" if both else "t test"
+    if found.borrowed:
+        noise = "seed noise of the published baselines"
+    elif found.paired_rows and len(found.noise) == 1:
+        noise = "paired by shared training"
+    else:
+        noise = "seed noise pooled over the table's rows"
+        noise += ", paired where a training is shared" if found.paired_rows else ""
+    words = f"{kind}, {noise}"
+    if found.images is not None:
+        images = f"{found.images} test images" + (", paired by image" if found.paired_images else ", binomial")
+        words += f", test-set error of {images}"
+    return words + (f", Holm over {tested} comparisons" if tested > 1 else "")

@@ -1,0 +1,98 @@
+"""How a comparison is decided: its p-value, Holm's correction, and how many trainings would decide it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scipy import stats
+
+from ablate.reporting.evidence import Estimate, Weights
+
+POWER = 0.8
+"""With how much probability the trainings asked for would decide, were effect and noise what they seem."""
+
+MOST_TRAININGS = 1000
+"""More trainings a row than this are not asked for."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of rows and the region where a claim says it lies.
+
+    Attributes:
+        words: What is compared, e.g. `128 − 512, PGD-20`.
+        weights: Row -> metric -> weight.
+        low: Lower bound of the region.
+        high: Upper bound.
+        signed: Whether it is a difference, shown with its sign.
+    """
+
+    words: str
+    weights: Weights
+    low: float = -math.inf
+    high: float = math.inf
+    signed: bool = True
+
+
+def holm(p_values: Mapping[int, float], alpha: float) -> tuple[dict[int, float], dict[int, float]]:
+    """Holm's step-down procedure: (the level each comparison is tested at, its adjusted p-value).
+
+    The k-th smallest of m is tested at alpha/(m - k + 1) until one is not rejected; the rest share that one's level, so
+    that an interval at a comparison's own level decides just as the procedure does.
+    """
+    levels: dict[int, float] = {}
+    adjusted: dict[int, float] = {}
+    left, level, stopped, largest = len(p_values), alpha, False, 0.0
+    for index in sorted(p_values, key=lambda i: p_values[i]):
+        largest = max(largest, min(1.0, left * p_values[index]))
+        adjusted[index] = largest
+        level = level if stopped else alpha / left
+        levels[index] = level
+        stopped = stopped or p_values[index] > level
+        left -= 1
+    return levels, adjusted
+
+
+def p_value(contrast: Contrast, found: Estimate) -> float:
+    """Two-sided p-value of deciding where the effect lies: inside the region or outside, whichever is nearer."""
+    error, df = found.error()
+    above_low = _upper_tail(found.effect - contrast.low, error, df)
+    below_high = _upper_tail(contrast.high - found.effect, error, df)
+    outside = min(
+        _upper_tail(contrast.low - found.effect, error, df), _upper_tail(found.effect - contrast.high, error, df)
+    )
+    return min(1.0, 2.0 * min(max(above_low, below_high), outside))
+
+
+def _upper_tail(distance: float, error: float, df: float) -> float:
+    """P(T >= distance / error); without any error the distance's sign decides, and 0 decides nothing."""
+    if math.isinf(distance):
+        return 0.0 if distance > 0 else 1.0
+    if error == 0.0:
+        return 0.0 if distance > 0 else 1.0 if distance < 0 else 0.5
+    return float(stats.t.sf(distance / error, df))
+
+
+def gap(contrast: Contrast, found: Estimate) -> float:
+    """How far the effect is from the nearest bound of the region."""
+    return min(abs(found.effect - bound) for bound in (contrast.low, contrast.high) if math.isfinite(bound))
+
+
+def trainings_to_decide(contrast: Contrast, found: Estimate, level: float) -> int | None:
+    """The fewest trainings a row that decide with probability 0.8, were effect and noise what they seem."""
+    distance = gap(contrast, found)
+
+    def enough(trainings: int) -> bool:
+        error, df = found.error(trainings)
+        return distance > (float(stats.t.isf(level / 2, df)) + float(stats.t.isf(1 - POWER, df))) * error
+
+    least = max(2, min(found.counts.values()) + 1)
+    if distance == 0.0 or not enough(MOST_TRAININGS):
+        return None
+    low, high = least - 1, MOST_TRAININGS  # enough(high); the answer lies in (low, high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
