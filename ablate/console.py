@@ -1,0 +1,300 @@
+"""What the terminal shows before and after a launch: the plan, and how to go on."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ablate.progress import Progress
+from ablate.terminal import open_console, plural, printable, row_name
+
+if TYPE_CHECKING:
+    from ablate.planning import Plan, PlannedTraining
+
+__all__ = ["Progress", "failures", "open_console", "plan_as_json", "show_next_steps", "show_plan", "summary"]
+
+SHORT_KEY = 8
+"""Characters of a training's key that tell it apart on a screen."""
+
+DEFAULT_STORE = "mlflow.db"
+"""What MLflow takes by itself in the folder where it is started."""
+
+_SHARED_SHOWN = 4
+_STYLES = {"reuse": "green", "continue": "cyan", "train": "", "wait": "yellow", "failed": "red"}
+
+
+def show_plan(plan: Plan, out: Console) -> None:
+    """Print what a launch would do: a table for each space, and what sharing saves.
+
+    Args:
+        plan: With its actions decided.
+        out: Where to.
+    """
+    spaces = [space.name for space in plan.spaces]
+    for space in plan.spaces:
+        number = f" (Table {space.space.table})" if space.space.table is not None else ""
+        out.print()
+        out.print(Text(f"{space.name}: {printable(space.space.title)}{number}", style="bold", overflow="fold"))
+        out.print(_table(plan, space.name, spaces))
+    failed = failures(plan)
+    if failed:
+        out.print()
+    _show_failures(failed, out)
+    out.print()
+    out.print(Text(f"plan {plan.id}, preset {plan.preset}: {summary(plan)}", overflow="fold"))
+
+
+def _table(plan: Plan, space: str, spaces: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("row", overflow="fold", min_width=6)
+    table.add_column("seed", justify="right", no_wrap=True)
+    table.add_column("training", no_wrap=True)
+    table.add_column("action", overflow="fold", min_width=10)
+    table.add_column("shared with", overflow="fold")
+    before = None
+    for planned in plan.trials:
+        if planned.trial.space != space:
+            continue
+        training = plan.trainings[planned.training]
+        label = printable(planned.trial.label)
+        own = f"{space}/{planned.trial.label}"
+        others = [row_name(row, spaces) for row in dict.fromkeys(training.rows) if row != own]
+        more = [f"and {len(others) - _SHARED_SHOWN} more"] if len(others) > _SHARED_SHOWN else []
+        table.add_row(
+            Text("" if label == before else label),
+            Text(str(planned.trial.seed)),
+            Text(training.key[:SHORT_KEY]),
+            Text(_action(training), style=_STYLES[training.action]),
+            Text(", ".join(others[:_SHARED_SHOWN] + more), style="dim"),
+        )
+        before = label
+    return table
+
+
+def _action(training: PlannedTraining) -> str:
+    epochs = training.spec.training.epochs
+    if training.action == "continue" and training.view is not None and training.view.finished:
+        return f"continue: trained, {plural(len(training.missing), 'measurement')} to go"
+    if training.action == "continue":
+        return f"continue from epoch {training.epoch} of {epochs}"
+    if training.action == "train":
+        return f"train {plural(epochs, 'epoch')}"
+    return {"wait": "wait for another launch", "failed": "failed, see below"}.get(training.action, training.action)
+
+
+def summary(plan: Plan) -> str:
+    """The plan in one sentence.
+
+    Args:
+        plan: With its actions decided.
+
+    Returns:
+        `N rows, M trials, K distinct trainings (sharing saves L): a to reuse, b to continue, ...`.
+    """
+    numbers = _numbers(plan)
+    saved = plural(numbers["saved"], "training")
+    sharing = f" (sharing saves {saved})" if numbers["saved"] else ""
+    words = {"reuse": "to reuse", "continue": "to continue", "train": "to train", "wait": "waiting", "failed": "failed"}
+    actions = ", ".join(f"{numbers[action]:,} {word}" for action, word in words.items() if numbers[action])
+    return (
+        f"{plural(numbers['rows'], 'row')}, {plural(numbers['trials'], 'trial')}, "
+        f"{plural(numbers['trainings'], 'distinct training')}{sharing}: {actions or 'nothing to do'}"
+    )
+
+
+def _numbers(plan: Plan) -> dict[str, int]:
+    counts = plan.counts()
+    return {
+        "rows": len({(planned.trial.space, planned.trial.label) for planned in plan.trials}),
+        "trials": len(plan.trials),
+        "trainings": len(plan.trainings),
+        "saved": len(plan.trials) - len(plan.trainings),
+        **{action: counts.get(action, 0) for action in ("reuse", "continue", "train", "wait", "failed")},
+    }
+
+
+def plan_as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data, for scripts.
+
+    Args:
+        plan: With its actions decided.
+
+    Returns:
+        What `json.dumps` takes: the request, each trial with its training, each training with its action, and sums.
+    """
+    return {
+        "id": plan.id,
+        "preset": plan.preset,
+        "overrides": list(plan.overrides),
+        "seeds": list(plan.seeds),
+        "spaces": [
+            {"name": space.name, "title": space.space.title, "table": space.space.table} for space in plan.spaces
+        ],
+        "trials": [
+            {
+                "space": planned.trial.space,
+                "row": planned.trial.label,
+                "seed": planned.trial.seed,
+                "training": planned.training,
+                "note": planned.trial.note,
+                "measurements": {**planned.columns, **planned.analyses},
+            }
+            for planned in plan.trials
+        ],
+        "trainings": {
+            key: {
+                "action": training.action,
+                "epoch": training.epoch,
+                "epochs": training.spec.training.epochs,
+                "rows": list(dict.fromkeys(training.rows)),
+                "seed": training.spec.seed,
+                "measurements": len(training.measurements),
+                "missing": sorted(training.missing),
+                "failure": training.failure,
+                "spec": training.spec.model_dump(mode="json"),
+            }
+            for key, training in plan.trainings.items()
+        },
+        "summary": _numbers(plan),
+    }
+
+
+def failures(plan: Plan) -> list[tuple[str, str]]:
+    """The trainings that failed.
+
+    Args:
+        plan: Decided after the launch.
+
+    Returns:
+        Their rows, and the reason of each, in the plan's order.
+    """
+    spaces = [space.name for space in plan.spaces]
+    found = []
+    for training in plan.trainings.values():
+        if training.action == "failed":
+            rows = ", ".join(row_name(row, spaces) for row in dict.fromkeys(training.rows))
+            seed = f" seed {training.spec.seed}" if len(plan.seeds) > 1 else ""
+            found.append((rows + seed, printable(training.failure or "no reason given")))
+    return found
+
+
+def _show_failures(failed: Sequence[tuple[str, str]], out: Console) -> None:
+    for rows, reason in failed:
+        out.print(Text(f"{rows}: failed: {reason}", style=_STYLES["failed"], overflow="fold"))
+
+
+def show_next_steps(
+    plan: Plan,
+    out: Console,
+    *,
+    tracking_uri: str | None,
+    storage: str = "./storage",
+    interrupted: bool = False,
+    command: str | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Print what can be done after a launch, also after one that was interrupted.
+
+    Args:
+        plan: Decided again after the launch, so that its actions say what is left.
+        out: Where to. Commands are never broken over lines, so that they can be copied.
+        tracking_uri: Of the MLflow store; none: nothing was sent there.
+        storage: As given.
+        interrupted: Whether it was ended early.
+        command: What was launched; none: as this process was started.
+        folder: The folder the user is in; none: the working directory.
+    """
+    folder = (folder or Path.cwd()).absolute()
+    python = _python(folder)
+    command = command or _own_command(python)
+    failed = failures(plan)
+    left = sum(count for action, count in plan.counts().items() if action not in ("reuse", "failed"))
+    if failed:
+        out.print()
+        out.print(Text(f"{plural(len(failed), 'training')} failed:", style="red"))
+    _show_failures(failed, out)
+    out.print()
+    if left or interrupted:
+        what = f"{'Interrupted; ' if interrupted else ''}{plural(left, 'training')} to go."
+        _step(out, f"{what} To go on, run the same command again:", command)
+    if failed:
+        retry = None if command is None else command + ("" if "--retry-failed" in command else " --retry-failed")
+        _step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
+    if tracking_uri is None:
+        sync = f"{python} -m ablate.report --sync --storage {shlex.quote(storage)} --plan {plan.id}"
+        _step(out, "Nothing was sent to MLflow. To send it:", sync)
+        return
+    _step(out, "To see every number:", _see(tracking_uri, folder, python))
+    where = "" if _needs_no_uri(tracking_uri, folder) else f" --tracking-uri {shlex.quote(_hidden(tracking_uri))}"
+    reports = [f"{python} -m ablate.report --space {space.name}{where}" for space in plan.spaces]
+    _step(out, f"To make the {'table' if len(reports) == 1 else 'tables'} again:", *reports)
+
+
+def _own_command(python: str) -> str | None:
+    """How this launch was started; None in a notebook or a test."""
+    started = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
+    if started.name != "launch.py" or started.parent.name != "ablate":
+        return None
+    return f"{python} -m ablate.launch {shlex.join(sys.argv[1:])}".rstrip()
+
+
+def _step(out: Console, words: str, *commands: str | None) -> None:
+    out.print(Text(words, overflow="fold"))
+    for command in commands:
+        if command is not None:
+            out.print(Text(f"  {command}", style="bold"), soft_wrap=True)
+
+
+def _see(uri: str, folder: Path, python: str) -> str:
+    """What opens the MLflow UI: its address where a server runs, else the command that starts one."""
+    if uri.startswith(("http://", "https://")):
+        return _hidden(uri)
+    beside = shutil.which("mlflow")
+    mlflow = "mlflow" if beside and Path(beside).parent == Path(sys.executable).parent else f"{python} -m mlflow"
+    if _is_default(uri, folder):
+        return f"{mlflow} ui"
+    return f"{mlflow} ui --backend-store-uri {shlex.quote(_hidden(uri))}"
+
+
+def _is_default(uri: str, folder: Path) -> bool:
+    """Whether a plain `mlflow ui` in the folder opens this store.
+
+    It does not where the environment names another one, nor beside an old file store, which MLflow then prefers.
+    """
+    if os.environ.get("MLFLOW_BACKEND_STORE_URI") or any((folder / "mlruns").glob("[0-9]*/meta.yaml")):
+        return False
+    return _is_default_store(uri, folder)
+
+
+def _is_default_store(uri: str, folder: Path) -> bool:
+    return uri.startswith("sqlite:///") and folder / uri.removeprefix("sqlite:///") == folder / DEFAULT_STORE
+
+
+def _needs_no_uri(uri: str, folder: Path) -> bool:
+    """Whether the report finds the store by itself."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return uri == given if given else _is_default_store(uri, folder)
+
+
+def _hidden(uri: str) -> str:
+    """The URI without its password, which does not belong into logs."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def _python(folder: Path) -> str:
+    """How this Python is called from the folder."""
+    found, own = shutil.which("python"), Path(sys.executable)
+    if found and Path(found).absolute() == own.with_name("python"):
+        return "python"
+    return shlex.quote(str(own.relative_to(folder) if own.is_relative_to(folder) else own))

@@ -1,0 +1,298 @@
+"""How a launch goes on: a live line for each active training, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from ablate.events import Event
+from ablate.terminal import duration, fit, printable, row_name
+
+if TYPE_CHECKING:
+    from ablate.planning import Plan
+
+_PLAIN_EVERY_S = 10.0
+_PACE_WINDOW = 8
+_COLUMNS = (("loss", 6), ("accuracy", 8), ("images/s", 8), ("left", 7))
+_STATE_WIDTH = 14
+_LEAST_LABEL = 10
+_DROP_ORDER = ("images/s", "loss", "accuracy", "left")
+_ACCURACIES = ("train/accuracy_attack", "train/accuracy", "train/accuracy_natural")
+
+
+class _Pace:
+    """How fast something counted gets done, from its last few steps in this run."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[int, float, bool]] = deque(maxlen=_PACE_WINDOW + 1)
+
+    def mark(self, done: int, now: float, *, setting_up: bool = False) -> None:
+        if self._marks and done < self._marks[-1][0]:  # the training fell back to an earlier checkpoint
+            self._marks.clear()
+        if self._marks and done == self._marks[-1][0]:
+            self._marks.pop()
+        self._marks.append((done, now, setting_up))
+        if len(self._marks) > 2 and self._marks[0][2]:  # steps enough without the time it took to set up
+            self._marks.popleft()
+
+    def left(self, total: int, now: float) -> float | None:
+        if len(self._marks) < 2:
+            return None
+        (first, start, _), (last, end, _) = self._marks[0], self._marks[-1]
+        return max(0.0, (total - last) * (end - start) / (last - first) - (now - end))
+
+
+@dataclass
+class _Active:
+    """What is known of a training that has told anything."""
+
+    started: float
+    state: Literal["running", "done", "failed"] = "running"
+    measuring: bool = False
+    what: str = ""
+    done: int = 0
+    total: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    pace: _Pace = field(default_factory=_Pace)
+    printed: float = float("-inf")
+
+    def describe(self) -> str:
+        if not self.measuring:
+            return f"epoch {self.done}/{self.total}" if self.metrics else "starting"
+        count = f" {self.done}/{self.total}"
+        return fit(self.what or "measuring", max(4, _STATE_WIDTH - len(count))).rstrip() + count
+
+
+class Progress:
+    """The terminal during a launch; every method may be called from any thread.
+
+    Args:
+        plan: What is launched; trainings that have told nothing yet are counted by its current actions.
+        out: Where to print.
+        clock: Seconds, monotonic; a test brings its own.
+        every_s: Between two plain lines of one training's epochs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        every_s: float = _PLAIN_EVERY_S,
+    ) -> None:
+        self._plan = plan
+        self._out = out
+        self._clock = clock
+        self._every_s = every_s
+        self._lock = threading.Lock()
+        self._active: dict[str, _Active] = {}
+        self._names = {key: self._name(key) for key in plan.trainings}
+        self._told_waiting: set[str] = set()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._out.is_interactive:
+            self._live = Live(
+                console=self._out,
+                get_renderable=lambda: Group(*self.lines()),
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._print(self.count())
+
+    def handle(self, event: Event) -> None:
+        """Take in what a training tells.
+
+        Args:
+            event: Of a training of the plan; others are passed over.
+        """
+        if event.key not in self._names:
+            return
+        with self._lock:
+            lines = self._take(event)
+        for line, style in lines:  # outside the lock: the live area takes it while it holds the console's
+            self._print(line, style)
+
+    def warn(self, text: str) -> None:
+        """Print a warning above the live area."""
+        self._print(f"warning: {printable(text)}", "yellow")
+
+    def note(self, text: str) -> None:
+        """Print a remark above the live area."""
+        self._print(printable(text))
+
+    def waiting(self, keys: Iterable[str]) -> None:
+        """Say once about each training that another launch holds it.
+
+        Args:
+            keys: The trainings waited for now.
+        """
+        for key in keys:
+            with self._lock:
+                new = key in self._names and key not in self._told_waiting
+                self._told_waiting.add(key)
+            if new:
+                self.note(f"{self._label(key)}: another launch trains it; waiting for its result")
+
+    def count(self) -> str:
+        """All trainings in one line: `12 done · 2 running · 5 to go · 1 failed`."""
+        with self._lock:
+            return self._count()
+
+    def lines(self) -> list[Text]:
+        """What the live area shows now: a head, a line for each active training, the count.
+
+        Returns:
+            As many lines as fit the terminal, each within its width; trainings beyond are counted.
+        """
+        width = self._out.width
+        with self._lock:
+            active = [(key, what) for key, what in self._active.items() if what.state == "running"]
+            room = max(1, self._out.height - 4)
+            shown = active if len(active) <= room + 1 else active[:room]
+            names = self._columns(width)
+            texts = (
+                [Text(self._row(width, names, "training", "state", {name: name for name in names}), "dim")]
+                if active
+                else []
+            )
+            texts += [Text(self._line_of(key, what, width, names)) for key, what in shown]
+            if len(shown) < len(active):
+                texts.append(Text(fit(f"and {len(active) - len(shown)} more", width).rstrip(), "dim"))
+            texts.append(Text(fit(self._count(), width).rstrip(), "bold"))
+        for text in texts:
+            text.no_wrap, text.overflow = True, "crop"
+        return texts
+
+    def _name(self, key: str) -> str:
+        training = self._plan.trainings[key]
+        spaces = [space.name for space in self._plan.spaces]
+        names = list(dict.fromkeys(row_name(row, spaces) for row in training.rows)) or [key[:8]]
+        seed = f" seed {training.spec.seed}" if len(self._plan.seeds) > 1 else ""
+        others = f" +{len(names) - 1}" if len(names) > 1 else ""
+        return f"{names[0]}\0{others}{seed}"  # what is before the mark may be cut
+
+    def _label(self, key: str, width: int | None = None) -> str:
+        name, _, rest = self._names[key].partition("\0")
+        if width is None:
+            return name + rest
+        if len(rest) > width - 4:
+            return fit(name + rest, width)
+        return fit(fit(name, width - len(rest)).rstrip() + rest, width)
+
+    def _columns(self, width: int) -> list[str]:
+        names = [name for name, _ in _COLUMNS]
+        for name in _DROP_ORDER:
+            if width - self._taken(names) >= _LEAST_LABEL:
+                break
+            names.remove(name)
+        return names
+
+    @staticmethod
+    def _taken(names: list[str]) -> int:
+        return 1 + _STATE_WIDTH + sum(1 + width for name, width in _COLUMNS if name in names)
+
+    def _row(self, width: int, names: list[str], label: str, state: str, cells: dict[str, str]) -> str:
+        parts = [fit(label, max(1, width - self._taken(names))), fit(state, _STATE_WIDTH)]
+        parts += [fit(cells.get(name, ""), size, right=True) for name, size in _COLUMNS if name in names]
+        return fit(" ".join(parts), width)
+
+    def _line_of(self, key: str, what: _Active, width: int, names: list[str]) -> str:
+        label = self._label(key, max(1, width - self._taken(names)))
+        return self._row(width, names, label, what.describe(), self._cells(what))
+
+    def _cells(self, what: _Active) -> dict[str, str]:
+        cells = {}
+        if "train/loss" in what.metrics:
+            loss = what.metrics["train/loss"]
+            cells["loss"] = f"{loss:.3f}" if abs(loss) < 100 else f"{loss:.3g}"
+        accuracy = next((what.metrics[name] for name in _ACCURACIES if name in what.metrics), None)
+        if accuracy is not None:
+            cells["accuracy"] = f"{accuracy:.1f} %"
+        if "images_per_second" in what.metrics:
+            cells["images/s"] = f"{what.metrics['images_per_second']:,.0f}"
+        left = what.pace.left(what.total, self._clock())
+        if left is not None:
+            cells["left"] = duration(left)
+        return cells
+
+    def _count(self) -> str:
+        counts = dict.fromkeys(("done", "running", "to go", "waiting", "failed"), 0)
+        by_action = {"reuse": "done", "wait": "waiting", "failed": "failed"}
+        for key, training in self._plan.trainings.items():
+            what = self._active.get(key)
+            counts[what.state if what else by_action.get(training.action, "to go")] += 1
+        return " · ".join(
+            f"{count:,} {name}" for name, count in counts.items() if count or name not in ("waiting", "failed")
+        )
+
+    def _take(self, event: Event) -> list[tuple[str, str]]:
+        """Change the state, return what to print with its style."""
+        now, plain = self._clock(), self._live is None
+        label, text = self._label(event.key), printable(event.text)
+        what = self._active.get(event.key)
+        lines: list[tuple[str, str]] = []
+        if what is None or event.kind == "started":
+            if what is not None and what.state == "running":
+                lines.append((f"warning: {label}: started again at epoch {max(0, event.done)}", "yellow"))
+            what = self._active[event.key] = _Active(now)
+        at = (
+            time.strftime("%H:%M:%S ", time.localtime(event.timestamp_ms / 1000))
+            if plain and event.timestamp_ms
+            else ""
+        )
+        if event.kind == "finished":
+            what.state = "done"
+            numbers = self._numbers(what, ("loss", "accuracy"))
+            ended = f"finished in {duration(now - what.started)}{numbers}"
+            return [*lines, (f"{at}{label}: {ended} ({self._count()})", "green")]
+        if event.kind == "failed":
+            what.state = "failed"
+            return [*lines, (f"{at}{label}: failed: {text or 'no reason given'} ({self._count()})", "red")]
+        what.state, what.done, what.total = "running", max(0, event.done), event.total
+        measuring = event.kind in ("measuring", "measured")
+        if measuring != what.measuring:
+            what.measuring, what.pace = measuring, _Pace()
+        what.pace.mark(what.done, now, setting_up=event.kind == "started")
+        if measuring:
+            what.what = text or what.what
+            what.metrics.pop("images_per_second", None)  # that was the training's
+        else:
+            what.metrics |= event.metrics
+            if text:
+                lines.append((f"warning: {label}: {text}", "yellow"))
+        if plain and event.kind == "started":
+            what.printed = now
+            lines.append((f"{at}{label}: starts at epoch {what.done} of {what.total}", ""))
+        elif plain and now - what.printed >= self._every_s:
+            what.printed = now
+            numbers = self._numbers(what, [name for name, _ in _COLUMNS])
+            lines.append((f"{at}{label}: {what.describe()}{numbers}", ""))
+        return lines
+
+    def _numbers(self, what: _Active, names: Sequence[str]) -> str:
+        cells = self._cells(what)
+        said = {"loss": "loss {}", "accuracy": "accuracy {}", "images/s": "{} images/s", "left": "{} left"}
+        return "".join(", " + said[name].format(cells[name]) for name in names if name in cells)
+
+    def _print(self, line: str, style: str = "") -> None:
+        self._out.print(Text(line, style=style, overflow="fold"))

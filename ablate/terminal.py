@@ -1,0 +1,75 @@
+"""Text made to fit a terminal: shortened, without control characters, with readable times."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+
+
+def open_console(stream: TextIO | None = None) -> Console:
+    """The console a command prints on.
+
+    Colours and live lines only where the stream is a terminal, whatever the environment claims: a log file stays
+    readable, with its lines whole. A character that the stream's encoding lacks is printed as `?` and ends no launch.
+
+    Args:
+        stream: Where to; none: standard output.
+
+    Returns:
+        A console that colours nothing by itself.
+    """
+    stream = stream or sys.stdout
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        with contextlib.suppress(ValueError, OSError):
+            reconfigure(errors="replace")
+    terminal = stream.isatty()
+    return Console(file=stream, force_terminal=terminal, highlight=False, soft_wrap=not terminal)
+
+
+def printable(text: object) -> str:
+    """A text on one line without control characters, which a label or a reason could carry into the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """A text in exactly so many cells.
+
+    Args:
+        text: One line.
+        width: In cells; wide characters take two.
+        right: Flush right, for numbers.
+
+    Returns:
+        The text, padded, or cut with `…` at its end.
+    """
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1) + "…" if width > 0 else ""
+    padding = " " * (width - cell_len(text))
+    return padding + text if right else text + padding
+
+
+def duration(seconds: float) -> str:
+    """A time span in at most seven characters: `3:05`, `12h 05m`, `2d 03h`."""
+    whole = max(0, round(seconds))
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    if whole < 24 * 3600:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def row_name(row: str, spaces: Sequence[str]) -> str:
+    """How a row (`space/label`) is called: by its label alone where only one space is planned."""
+    space, _, label = row.partition("/")
+    return printable(label if [space] == list(spaces) else row)

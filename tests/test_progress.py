@@ -1,0 +1,270 @@
+"""The live area and the plain lines of a launch."""
+
+from __future__ import annotations
+
+import io
+import threading
+from types import SimpleNamespace
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from ablate.events import Event
+from ablate.progress import Progress
+from ablate.terminal import duration, fit, printable
+
+ODD = "[bold]C-cutmix[/bold] \x1b[31m\n混合 with a label that goes on and on beyond any terminal's width"
+
+
+def plan_with(rows: dict[str, list[str]], seeds: tuple[int, ...] = (0,), **actions: str) -> SimpleNamespace:
+    trainings = {
+        key: SimpleNamespace(
+            key=key, rows=names, action=actions.get(key, "train"), spec=SimpleNamespace(seed=seeds[-1])
+        )
+        for key, names in rows.items()
+    }
+    return SimpleNamespace(spaces=[SimpleNamespace(name="batch_size")], seeds=list(seeds), trainings=trainings)
+
+
+class Bench:
+    """A progress with a clock in the test's hand."""
+
+    def __init__(self, plan: SimpleNamespace, width: int = 100, height: int = 40, terminal: bool = True) -> None:
+        self.stream = io.StringIO()
+        self.now = 0.0
+        console = Console(
+            file=self.stream, width=width, height=height, force_terminal=terminal, highlight=False, legacy_windows=False
+        )
+        self.progress = Progress(plan, console, clock=lambda: self.now)  # type: ignore[arg-type]
+
+    def tell(self, key: str, kind: str, done: int = 0, total: int = 0, after: float = 0.0, **more: object) -> None:
+        self.now += after
+        self.progress.handle(Event(key, kind, done, total, **more))  # type: ignore[arg-type]
+
+    def lines(self) -> list[str]:
+        return [text.plain for text in self.progress.lines()]
+
+    def line(self, label: str) -> str:
+        [line] = [line for line in self.lines() if line.startswith(label)]
+        return line
+
+    @property
+    def text(self) -> str:
+        return self.stream.getvalue()
+
+
+def metrics(loss: float = 1.5, accuracy: float = 34.56, speed: float = 12345.0) -> dict[str, float]:
+    return {"train/loss": loss, "train/accuracy_attack": accuracy, "images_per_second": speed}
+
+
+def five(**actions: str) -> SimpleNamespace:
+    return plan_with({key: [f"batch_size/row-{key}"] for key in "abcde"}, **actions)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 100])
+def test_every_active_training_has_a_line_within_the_width(width: int) -> None:
+    bench = Bench(plan_with({**{key: [f"batch_size/{key}"] for key in "abc"}, "d": [f"batch_size/{ODD}"]}), width)
+    for key in "abcd":
+        bench.tell(key, "started", 0, 120)
+        bench.tell(key, "epoch", 7, 120, after=3, metrics=metrics())
+    lines = bench.lines()
+    assert max(cell_len(line) for line in lines) <= width
+    assert all("\x1b" not in line and "\n" not in line for line in lines)
+    assert [line[0] for line in lines[1:4]] == ["a", "b", "c"]
+    assert lines[4].startswith("[bol")  # markup is text
+
+
+def test_a_line_tells_state_loss_accuracy_speed_and_time_left() -> None:
+    bench = Bench(five())
+    bench.tell("a", "started", 0, 10)
+    bench.tell("a", "epoch", 0, 10, after=30, metrics={"energy/ratio": 2.0})
+    bench.tell("a", "epoch", 1, 10, after=6, metrics=metrics())
+    line = bench.line("row-a")
+    for part in ("epoch 1/10", "1.5", "34.6 %", "12,345", "0:54"):
+        assert part in line
+
+
+def test_time_left_falls_and_comes_from_this_run_alone() -> None:
+    bench = Bench(five())
+    bench.tell("a", "started", 100, 120)
+    left = []
+    for epoch in range(101, 120):
+        bench.tell("a", "epoch", epoch, 120, after=10, metrics=metrics())
+        left.append(bench.line("row-a").split()[-1])
+    assert left == [duration(10 * (120 - epoch)) for epoch in range(101, 120)]
+    bench.now += 5
+    assert bench.line("row-a").split()[-1] == duration(5)
+    bench.now += 500
+    assert bench.line("row-a").split()[-1] == duration(0)
+
+
+def test_setting_up_does_not_count_once_epochs_are_seen() -> None:
+    bench = Bench(five())
+    bench.tell("a", "started", 0, 10)
+    bench.tell("a", "epoch", 1, 10, after=100, metrics=metrics())
+    bench.tell("a", "epoch", 2, 10, after=1, metrics=metrics())
+    assert bench.line("row-a").split()[-1] == duration(8)
+
+
+def test_no_time_left_before_anything_is_known() -> None:
+    bench = Bench(five())
+    bench.tell("a", "started", 0, 10)
+    assert bench.line("row-a").split() == ["row-a", "starting"]
+
+
+def test_a_training_that_fell_back_is_paced_anew() -> None:
+    bench = Bench(five())
+    for epoch in (1, 2, 3):
+        bench.tell("a", "epoch", epoch, 10, after=10, metrics=metrics())
+    bench.tell("a", "epoch", 2, 10, after=10, metrics=metrics())
+    bench.tell("a", "epoch", 3, 10, after=20, metrics=metrics())
+    assert bench.line("row-a").split()[-1] == duration(7 * 20)
+
+
+def test_measuring_shows_what_and_how_many() -> None:
+    bench = Bench(five())
+    bench.tell("a", "epoch", 10, 10, metrics=metrics())
+    bench.tell("a", "measuring", 2, 8, after=5, text="cw20_exact_and_more")
+    assert " 2/8" in bench.line("row-a")
+    assert "cw20_exa" in bench.line("row-a")
+    bench.tell("a", "measured", 3, 8, after=5)
+    assert bench.line("row-a").split()[-1] == duration(25)
+
+
+def test_the_rest_is_counted() -> None:
+    bench = Bench(five(a="reuse", b="wait", c="failed"))
+    assert bench.progress.count() == "1 done · 0 running · 2 to go · 1 waiting · 1 failed"
+    bench.tell("d", "started", 0, 10)
+    assert bench.progress.count() == "1 done · 1 running · 1 to go · 1 waiting · 1 failed"
+    bench.tell("d", "finished")
+    bench.tell("e", "failed", text="loss became nan")
+    assert bench.progress.count() == "2 done · 0 running · 0 to go · 1 waiting · 2 failed"
+    bench.tell("e", "started", 0, 10)
+    assert bench.progress.count() == "2 done · 1 running · 0 to go · 1 waiting · 1 failed"
+    assert bench.lines()[-1] == bench.progress.count()
+
+
+def test_a_wait_that_another_launch_ended_is_counted_as_done() -> None:
+    plan = five(b="wait")
+    bench = Bench(plan)
+    plan.trainings["b"].action = "reuse"
+    assert bench.progress.count() == "1 done · 0 running · 4 to go"
+
+
+def test_a_finished_training_has_no_line() -> None:
+    bench = Bench(five())
+    bench.tell("a", "started", 0, 10)
+    bench.tell("b", "started", 0, 10)
+    bench.tell("a", "finished")
+    assert not [line for line in bench.lines() if line.startswith("row-a")]
+    assert bench.line("row-b")
+
+
+def test_more_trainings_than_the_terminal_has_lines_are_counted() -> None:
+    bench = Bench(plan_with({f"{n:02d}": [f"batch_size/{n:02d}"] for n in range(30)}), height=12)
+    for n in range(30):
+        bench.tell(f"{n:02d}", "started", 0, 10)
+    lines = bench.lines()
+    assert len(lines) < 12
+    assert "and 22 more" in lines
+    assert lines[-1].startswith("0 done · 30 running")
+
+
+def test_shared_rows_and_seeds_stand_in_the_label() -> None:
+    bench = Bench(plan_with({"a": ["batch_size/512", "lowpass/32", "lowpass/28"]}, seeds=(0, 1)))
+    bench.tell("a", "started", 0, 10)
+    assert bench.line("512 +2 seed 1")
+
+
+def test_plain_lines_in_a_file_one_per_while_without_escape_codes() -> None:
+    bench = Bench(five(), width=80, terminal=False)
+    with bench.progress:
+        bench.tell("a", "started", 0, 100)
+        for epoch in range(1, 101):
+            bench.tell("a", "epoch", epoch, 100, after=1, metrics=metrics())
+        bench.tell("a", "finished")
+        bench.tell("b", "started", 0, 100)
+        bench.tell("b", "failed", text=ODD)
+    lines = bench.text.splitlines()
+    assert "\x1b" not in bench.text
+    assert max(cell_len(line) for line in lines) <= 80
+    epochs = [line for line in lines if line.startswith("row-a: epoch")]
+    assert len(epochs) == 10
+    assert "loss 1.500, accuracy 34.6 %, 12,345 images/s" in epochs[0]
+    assert sum("starts at epoch 0 of 100" in line for line in lines) == 2
+    assert any(line.startswith("row-a: finished in 1:40, loss 1.500") for line in lines)
+    assert any(line.startswith("row-b: failed: [bold]C-cutmix[/bold]") for line in lines)
+    assert lines[-1] == "1 done · 0 running · 3 to go · 1 failed"
+
+
+def test_the_live_area_draws_and_leaves_the_history() -> None:
+    bench = Bench(five(), width=60)
+    with bench.progress:
+        bench.tell("a", "started", 0, 10)
+        bench.progress.warn("[red]disk[/red] is nearly full")
+        bench.progress.note("a remark")
+        bench.tell("a", "epoch", 1, 10, metrics=metrics(), text="a damaged checkpoint was passed over")
+        bench.progress._live.refresh()  # type: ignore[union-attr]
+        bench.tell("a", "finished")
+    for part in ("warning: [red]disk[/red]", "a remark", "row-a: a damaged", "epoch 1/10", "row-a: finished"):
+        assert part in bench.text
+    assert "\x1b[" in bench.text
+
+
+def test_starting_again_is_told() -> None:
+    bench = Bench(five(), terminal=False)
+    bench.tell("a", "started", 0, 10)
+    bench.tell("a", "started", 4, 10)
+    assert "warning: row-a: started again at epoch 4" in bench.text
+
+
+def test_waiting_is_said_once() -> None:
+    bench = Bench(five(b="wait"), terminal=False)
+    bench.progress.waiting(["b"])
+    bench.progress.waiting(["b", "c"])
+    assert bench.text.count("row-b: another launch") == 1
+    assert bench.text.count("row-c: another launch") == 1
+
+
+def test_events_of_other_trainings_are_passed_over() -> None:
+    bench = Bench(five(), terminal=False)
+    bench.tell("z", "started", 0, 10)
+    assert bench.text == ""
+
+
+def test_many_threads_may_tell() -> None:
+    bench = Bench(plan_with({f"{n:02d}": [f"batch_size/{n:02d}"] for n in range(8)}))
+
+    def run(n: int) -> None:
+        bench.tell(f"{n:02d}", "started", 0, 50)
+        for epoch in range(1, 51):
+            bench.tell(f"{n:02d}", "epoch", epoch, 50, metrics=metrics())
+        bench.tell(f"{n:02d}", "finished" if n % 2 else "failed")
+
+    with bench.progress:
+        threads = [threading.Thread(target=run, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert bench.progress.count() == "4 done · 0 running · 0 to go · 4 failed"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1h 00m"), (86399, "23h 59m"), (90000, "1d 01h")],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("width", range(0, 12))
+@pytest.mark.parametrize("text", ["", "a", "abcdefghijkl", "混合混合混合混合"])
+def test_fit_gives_exactly_so_many_cells(text: str, width: int) -> None:
+    assert cell_len(fit(text, width)) == width
+    assert cell_len(fit(text, width, right=True)) == width
+
+
+def test_printable_has_no_control_characters() -> None:
+    assert printable("a\x1b[31m\n\tb\u202e") == "a [31m b"
