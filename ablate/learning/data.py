@@ -1,0 +1,270 @@
+"""Data sets as uint8 arrays: CIFAR-10, any folder of images, and scikit-learn's digits, which need no download."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ablate.errors import DataError, SpecError
+from ablate.learning import imagefolder
+from ablate.learning.images import RECIPE, resize
+from ablate.randomness import permutation, stream
+from ablate.specs import DataSpec
+
+_CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz; torchvision checks it on download
+_CIFAR10_SIZE = 32
+_CIFAR10_COUNTS = (50_000, 10_000)
+_DIGITS_TEST_COUNT = 360  # of 1,797
+_DOWNLOAD_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of both splits, in a fixed order.
+
+    Attributes:
+        name: `DataSpec.name`.
+        label: How reports name the data.
+        classes: The class names; a label is an index into them.
+        train_images: [N, 3, H, W] uint8, H = W = `DataSpec.image_size`.
+        train_labels: [N] int64.
+        test_images: [M, 3, H, W] uint8.
+        test_labels: [M] int64.
+    """
+
+    name: str
+    label: str
+    classes: tuple[str, ...]
+    train_images: npt.NDArray[np.uint8]
+    train_labels: npt.NDArray[np.int64]
+    test_images: npt.NDArray[np.uint8]
+    test_labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What planning needs to know about a data set.
+
+    Attributes:
+        label: How reports name the data.
+        train_digest: Identifies the training pixels and labels.
+        test_digest: Identifies the test pixels and labels.
+        train_count: Training images, the ones held out for validation included.
+        test_count: Test images.
+        classes: How many classes.
+    """
+
+    label: str
+    train_digest: str
+    test_digest: str
+    train_count: int
+    test_count: int
+    classes: int
+
+
+def describe(spec: DataSpec, data_root: Path) -> DataSummary:
+    """Identify and count a data set, without decoding an image and without downloading anything.
+
+    Args:
+        spec: Which data.
+        data_root: Where downloaded data lie; not looked at for CIFAR-10, whose digest is a constant.
+
+    Returns:
+        The summary.
+
+    Raises:
+        DataError: An image folder that is missing or does not fit the layout.
+        SpecError: `data.root` is missing where it is needed, or given where it means nothing.
+    """
+    _check_root(spec)
+    if spec.name == "cifar10":
+        digests = {split: _digest("cifar10", _CIFAR10_MD5, split, spec.image_size) for split in imagefolder.SPLITS}
+        counts, classes = _CIFAR10_COUNTS, 10
+    elif spec.name == "digits":
+        pixels, targets, test = _raw_digits()
+        content = hashlib.blake2b(pixels.tobytes() + targets.tobytes() + test.tobytes(), digest_size=16).hexdigest()
+        digests = {split: _digest("digits", content, split, spec.image_size) for split in imagefolder.SPLITS}
+        counts, classes = (int((~test).sum()), int(test.sum())), 10
+    else:
+        names, splits = imagefolder.scan(_root(spec))
+        digests = {name: imagefolder.digest(split, spec.image_size) for name, split in splits.items()}
+        counts, classes = (len(splits["train"].files), len(splits["test"].files)), len(names)
+    return DataSummary(
+        label=_label(spec),
+        train_digest=digests["train"],
+        test_digest=digests["test"],
+        train_count=counts[0],
+        test_count=counts[1],
+        classes=classes,
+    )
+
+
+def load(spec: DataSpec, data_root: Path) -> Dataset:
+    """Load a data set; the same spec gives the same arrays in the same order on every machine.
+
+    Args:
+        spec: Which data, at which size.
+        data_root: Where CIFAR-10 lies or is downloaded to (170 MB, checked against its checksum).
+
+    Returns:
+        The arrays.
+
+    Raises:
+        DataError: The data are missing and cannot be downloaded, or a file is corrupt.
+        SpecError: `data.root` is missing where it is needed, or given where it means nothing.
+    """
+    _check_root(spec)
+    if spec.name == "cifar10":
+        classes, arrays = _load_cifar10(data_root)
+    elif spec.name == "digits":
+        pixels, targets, test = _raw_digits()
+        gray = (pixels.astype(np.uint16) * 255 + 8) // 16  # 0 .. 16 to 0 .. 255, rounded
+        rgb = np.repeat(gray.astype(np.uint8)[:, None], 3, axis=1)
+        classes = tuple(str(digit) for digit in range(10))
+        arrays = (rgb[~test], targets[~test], rgb[test], targets[test])
+    else:
+        classes, splits = imagefolder.scan(_root(spec))
+        train, test_split = splits["train"], splits["test"]
+        arrays = (
+            imagefolder.load(train, spec.image_size),
+            train.labels,
+            imagefolder.load(test_split, spec.image_size),
+            test_split.labels,
+        )
+    train_images, train_labels, test_images, test_labels = arrays
+    return Dataset(
+        name=spec.name,
+        label=_label(spec),
+        classes=classes,
+        train_images=resize(train_images, spec.image_size),
+        train_labels=train_labels,
+        test_images=resize(test_images, spec.image_size),
+        test_labels=test_labels,
+    )
+
+
+def split_validation(
+    labels: npt.NDArray[np.int64], share: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Hold out a fixed part of the training images, the same share of every class to within one image.
+
+    Fixed: it depends on the order of the labels alone, so every seed and every setting is judged on the same images,
+    and a smaller share is a part of a larger one.
+
+    Args:
+        labels: [N] int64, of the training images.
+        share: From 0 to 0.5; round(share * N) images are held out.
+
+    Returns:
+        The places of the images to train on and of those held out, both ascending; none is held out at share 0.
+
+    Raises:
+        DataError: A share above 0 that holds out nothing.
+    """
+    held_out = _stratified(labels, round(share * len(labels)), "validation")
+    if share > 0 and not held_out.any():
+        raise DataError(f"expected data.validation to hold out at least one image, got {share} of {len(labels)} images")
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _stratified(labels: npt.NDArray[np.int64], count: int, purpose: str) -> npt.NDArray[np.bool_]:
+    # Each image gets its quantile within its class, in a random order; the images of the lowest quantiles are chosen.
+    quantile = np.empty(len(labels))
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        order = permutation(stream(0, purpose, int(label)), len(places)).numpy()
+        quantile[places[order]] = (np.arange(len(places)) + 0.5) / len(places)
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    chosen[np.lexsort((labels, quantile))[:count]] = True
+    return chosen
+
+
+def _label(spec: DataSpec) -> str:
+    if spec.label is not None:
+        return spec.label
+    return (
+        _root(spec).resolve().name if spec.name == "imagefolder" else {"cifar10": "CIFAR-10"}.get(spec.name, spec.name)
+    )
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b(repr((RECIPE, *parts)).encode(), digest_size=16).hexdigest()
+
+
+def _root(spec: DataSpec) -> Path:
+    return Path(spec.root or "").expanduser()
+
+
+def _check_root(spec: DataSpec) -> None:
+    if spec.name == "imagefolder" and not spec.root:
+        raise SpecError("expected data.root, the folder with train/ and test/, with data.name: imagefolder, got none")
+    if spec.name != "imagefolder" and spec.root:
+        raise SpecError(f"expected data.root only with data.name: imagefolder, got it with data.name: {spec.name}")
+
+
+def _raw_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    # Imported here: scikit-learn takes a second to import and only this data set needs it.
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    labels = digits.target.astype(np.int64)
+    return digits.images.astype(np.uint8), labels, _stratified(labels, _DIGITS_TEST_COUNT, "digits test")
+
+
+_Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+
+def _load_cifar10(data_root: Path) -> tuple[tuple[str, ...], _Arrays]:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        data_root.mkdir(parents=True, exist_ok=True)
+        _download_cifar10(CIFAR10, data_root)
+        train, test = (CIFAR10(str(data_root), train=is_train) for is_train in (True, False))
+    except (OSError, RuntimeError) as error:
+        reason = str(getattr(error, "reason", "") or error) or type(error).__name__
+        raise DataError(f"expected CIFAR-10 in {data_root} or a network to download it, got: {reason}") from error
+    images = [np.ascontiguousarray(split.data.transpose(0, 3, 1, 2), dtype=np.uint8) for split in (train, test)]
+    labels = [np.asarray(split.targets, dtype=np.int64) for split in (train, test)]
+    return tuple(train.classes), (images[0], labels[0], images[1], labels[1])
+
+
+def _download_cifar10(cifar10: Any, data_root: Path) -> None:
+    """Download beside the final place and move the whole folder in: two launches at once never see half a file."""
+    with contextlib.suppress(RuntimeError):  # torchvision's "not found or corrupted"
+        cifar10(str(data_root))
+        return
+    target = data_root / cifar10.base_folder
+    with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=data_root) as scratch, _patience(_DOWNLOAD_PATIENCE_S):
+        archive = data_root / cifar10.filename
+        if archive.is_file():  # brought here by hand: torchvision checks it and downloads only if it is wrong
+            shutil.copy(archive, scratch)
+        cifar10(scratch, download=True)
+        if target.exists():
+            target.rename(Path(scratch) / "replaced")
+        try:
+            (Path(scratch) / cifar10.base_folder).rename(target)
+        except OSError:
+            if not target.exists():  # else another launch has just put it there; it is checked when loaded
+                raise
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    # torchvision sets no time-out: behind a firewall that drops packets it would wait for minutes.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
