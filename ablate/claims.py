@@ -91,7 +91,7 @@ class Pairwise(Statement):
     def named_rows(self) -> Iterator[NamedRow]:
         """Every row the statement names, with the field that names it."""
         for index, pair in enumerate(self.pairs):
-            yield from _numbered(f"pairs[{index}]", pair)
+            yield from _numbered(f"pairs.{index}", pair)
 
 
 class Best(Statement):
@@ -228,28 +228,25 @@ class Claim(Spec):
         assert isinstance(statement, Statement)
         return statement
 
+    def problems(self, labels: Iterable[str]) -> list[str]:
+        """What is wrong with the rows that the claim names.
+
+        Args:
+            labels: The labels of the space's rows.
+
+        Returns:
+            One sentence for each name that is no row, with the field's path and the nearest label; empty if all are.
+        """
+        valid = list(labels)
+        return [
+            f"{self.kind}.{place}: expected a row of this space, got {label!r}; {nearest(label, valid)}"
+            for place, label in self.statement.named_rows()
+            if label not in valid
+        ]
+
 
 KINDS = ("above", "below", "pairwise", "best", "ordering", "difference", "gain", "value", "trend")
 """The keys a claim's statement can stand under."""
-
-
-def unknown_rows(claims: Iterable[Claim], labels: Iterable[str]) -> list[str]:
-    """What is wrong with the rows that claims name.
-
-    Args:
-        claims: The claims of a space, in order.
-        labels: The labels of its rows.
-
-    Returns:
-        One sentence for each name that is no row, with the field's path and the nearest label; empty if all are.
-    """
-    valid = list(labels)
-    return [
-        f"claims[{index}].{claim.kind}.{place}: expected a row of this space, got {label!r}; {nearest(label, valid)}"
-        for index, claim in enumerate(claims)
-        for place, label in claim.statement.named_rows()
-        if label not in valid
-    ]
 
 
 def unknown_columns(claims: Iterable[Claim], columns: Iterable[str]) -> list[str]:
@@ -275,14 +272,14 @@ def unknown_columns(claims: Iterable[Claim], columns: Iterable[str]) -> list[str
         for place, metric in named:
             column = metric.removeprefix(ADAPTIVE)
             if is_accuracy(metric) and column not in valid:
-                where = f"claims[{index}].{claim.kind}.{place}"
+                where = f"claims.{index}.{claim.kind}.{place}"
                 found.append(f"{where}: expected a measured column, got {metric!r}; {nearest(column, valid)}")
     return found
 
 
 def _numbered(field: str, names: Iterable[str]) -> Iterator[NamedRow]:
     for index, name in enumerate(names):
-        yield f"{field}[{index}]", name
+        yield f"{field}.{index}", name
 
 
 def _refuse_repeats(what: str, names: Iterable[str]) -> None:

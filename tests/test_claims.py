@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ablate.claims import KINDS, Claim, is_accuracy, unknown_columns, unknown_rows
+from ablate.claims import KINDS, Claim, is_accuracy, unknown_columns
 
 STATEMENTS = {
     "above": {"row": "128", "rows": ["512", "32"], "metrics": ["natural", "pgd20"]},
@@ -88,23 +88,20 @@ def test_statements_that_say_nothing_are_refused(statement: dict[str, object], m
 @pytest.mark.parametrize("kind", STATEMENTS)
 def test_rows_of_every_kind_are_checked(kind: str) -> None:
     made = claim(**{kind: STATEMENTS[kind]})
-    assert unknown_rows([made], ["512", "256", "128", "64", "32"]) == []
+    assert made.problems(["512", "256", "128", "64", "32"]) == []
     named = {label for _, label in made.statement.named_rows()}
     assert named
     for label in named:
-        found = unknown_rows([made], {"512", "256", "128", "64", "32"} - {label})
+        found = made.problems({"512", "256", "128", "64", "32"} - {label})
         assert len(found) == 1
-        assert found[0].startswith(f"claims[0].{kind}.")
+        assert found[0].startswith(f"{kind}.")
         assert f"got {label!r}" in found[0]
 
 
 def test_unknown_row_names_the_place_and_the_nearest_label() -> None:
-    claims = [
-        claim(best=STATEMENTS["best"]),
-        claim(pairwise={"pairs": [["C-mixup", "A-mixupp"]], "metrics": ["pgd20"]}),
-    ]
-    assert unknown_rows(claims, ["128", "A-mixup", "C-mixup"]) == [
-        "claims[1].pairwise.pairs[0][1]: expected a row of this space, got 'A-mixupp'; did you mean 'A-mixup'?"
+    made = claim(pairwise={"pairs": [["C-mixup", "A-mixupp"]], "metrics": ["pgd20"]})
+    assert made.problems(["128", "A-mixup", "C-mixup"]) == [
+        "pairwise.pairs.0.1: expected a row of this space, got 'A-mixupp'; did you mean 'A-mixup'?"
     ]
 
 
@@ -116,9 +113,9 @@ def test_unknown_columns_are_found_also_adaptive_ones_and_scalars_are_left_alone
     ]
     found = unknown_columns(claims, ["natural", "pgd20", "cw20"])
     assert [line.split(":")[0] for line in found] == [
-        "claims[0].best.metrics[0]",
-        "claims[1].gain.metrics[0]",
-        "claims[1].gain.than",
+        "claims.0.best.metrics.0",
+        "claims.1.gain.metrics.0",
+        "claims.1.gain.than",
     ]
     assert "did you mean 'pgd20'?" in found[0]
 

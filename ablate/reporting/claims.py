@@ -16,11 +16,11 @@ from typing import Literal
 
 from scipy import stats
 
-from ablate.claims import Above, Below, Best, Claim, Difference, Gain, Ordering, Pairwise, Trend, Value
-from ablate.reporting.decisions import MOST_TRAININGS, Contrast, gap, holm, p_value, trainings_to_decide
+from ablate.claims import Claim, Trend
+from ablate.reporting.contrasts import Contrast, contrasts
+from ablate.reporting.decisions import MOST_TRAININGS, holm, images_forbid, p_value, trainings_to_decide
 from ablate.reporting.evidence import Estimate, estimate
-from ablate.reporting.names import column_name
-from ablate.reporting.results import TREND, Results
+from ablate.reporting.results import Results
 
 Outcome3 = Literal["holds", "fails", "not enough evidence"]
 HOLDS: Outcome3 = "holds"
@@ -29,6 +29,9 @@ UNDECIDED: Outcome3 = "not enough evidence"
 
 ALPHA = 0.05
 """How often a claim may be decided wrongly, in either direction together."""
+
+MOST_REASONS = 3
+"""A verdict names no more reasons than this; each comparison has its own."""
 
 
 @dataclass(frozen=True)
@@ -132,98 +135,38 @@ def judge(claim: Claim, results: Results, rows: Sequence[str] | None = None, alp
     """
     if isinstance(claim.statement, Trend):
         results = results.with_trends(claim.statement.metrics)
-    contrasts = _contrasts(claim, rows if rows is not None else results.rows())
-    if not contrasts:
+    asked = contrasts(claim, rows if rows is not None else results.rows())
+    if not asked:
         return Verdict(claim, UNDECIDED, (), "none", reason="there is no other row to compare with")
-    comparisons = tuple(_compare(contrasts, [estimate(c.weights, results) for c in contrasts], alpha))
+    comparisons = tuple(_compare(asked, [estimate(c.weights, results) for c in asked], alpha))
     verdicts = {comparison.verdict for comparison in comparisons}
     verdict = FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS
     tests = "; ".join(dict.fromkeys(comparison.test for comparison in comparisons if comparison.test))
     if verdict != UNDECIDED:
         return Verdict(claim, verdict, comparisons, tests)
-    n_to_decide = _claims_n(contrasts, comparisons)
-    reasons = list(dict.fromkeys(c.reason for c in comparisons if c.reason is not None))
+    n_to_decide = _claims_n(asked, comparisons)
     if len(comparisons) > 1 and n_to_decide is not None:
-        reasons = [f"about {n_to_decide} seeds a row would decide it"]
-    return Verdict(claim, verdict, comparisons, tests or "none", reason="; ".join(reasons), n_to_decide=n_to_decide)
-
-
-def _contrasts(claim: Claim, rows: Sequence[str]) -> list[Contrast]:
-    statement = claim.statement
-    metrics = statement.metrics
-    match statement:
-        case Above():
-            return [_above(statement.row, other, metric) for metric in metrics for other in statement.rows]
-        case Below():
-            return [_above(other, statement.row, metric) for metric in metrics for other in statement.rows]
-        case Pairwise():
-            return [_above(high, low, metric) for metric in metrics for high, low in statement.pairs]
-        case Best():
-            others = [row for row in statement.among or rows if row != statement.row]
-            return [_above(statement.row, other, metric) for metric in metrics for other in others]
-        case Ordering():
-            steps = list(zip(statement.rows, statement.rows[1:], strict=False))
-            up = statement.direction == "increases"
-            return [_above(b, a, m) if up else _above(a, b, m) for m in metrics for a, b in steps]
-        case Difference():
-            low, high = _region(statement.at_least, statement.at_most, statement.within, 0.0)
-            return [_difference(statement.row, statement.minus, metric, low, high) for metric in metrics]
-        case Gain():
-            return [_gain(row, statement.over, metric, statement.than) for metric in metrics for row in statement.rows]
-        case Value():
-            low, high = _region(statement.at_least, statement.at_most, statement.within, statement.reference or 0.0)
-            words = f"{statement.row}, {{}}{_told(low, high)}"
-            return [
-                Contrast(words.format(column_name(metric)), {statement.row: {metric: 1.0}}, low, high, signed=False)
-                for metric in metrics
-            ]
-        case Trend():
-            region = (0.0, math.inf) if statement.direction == "increases" else (-math.inf, 0.0)
-            words = f"{statement.row}, {{}} over the epochs (Kendall's tau)"
-            return [Contrast(words.format(column_name(m)), {statement.row: {TREND + m: 1.0}}, *region) for m in metrics]
-        case _:
-            raise TypeError(f"expected a statement of a claim, got {type(statement).__name__}")
-
-
-def _above(high: str, low: str, metric: str) -> Contrast:
-    return Contrast(f"{high} − {low}, {column_name(metric)}", {high: {metric: 1.0}, low: {metric: -1.0}}, low=0.0)
-
-
-def _difference(row: str, minus: str, metric: str, low: float, high: float) -> Contrast:
-    words = f"{row} − {minus}, {column_name(metric)}{_told(low, high)}"
-    return Contrast(words, {row: {metric: 1.0}, minus: {metric: -1.0}}, low, high)
-
-
-def _gain(row: str, over: str, metric: str, than: str) -> Contrast:
-    words = f"({row} − {over}) on {column_name(metric)} less that on {column_name(than)}"
-    return Contrast(words, {row: {metric: 1.0, than: -1.0}, over: {metric: -1.0, than: 1.0}}, low=0.0)
-
-
-def _region(
-    at_least: float | None, at_most: float | None, within: float | None, reference: float
-) -> tuple[float, float]:
-    if within is not None:
-        return reference - within, reference + within
-    return (-math.inf if at_least is None else at_least), (math.inf if at_most is None else at_most)
-
-
-def _told(low: float, high: float) -> str:
-    if math.isinf(high):
-        return f" (claimed: at least {low:g})"
-    return f" (claimed: at most {high:g})" if math.isinf(low) else f" (claimed: {low:g} to {high:g})"
+        reason = f"about {n_to_decide} seeds a row would decide it"
+    else:
+        # Where some comparisons can be decided by more seeds and others cannot, it is these that leave the claim open.
+        reasons = list(dict.fromkeys(c.reason for c in comparisons if c.reason is not None and c.n_to_decide is None))
+        reasons = reasons or [c.reason for c in comparisons if c.reason is not None]
+        reason = "; ".join(reasons[:MOST_REASONS])
+        reason += f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+    return Verdict(claim, verdict, comparisons, tests or "none", reason=reason, n_to_decide=n_to_decide)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _compare(contrasts: Sequence[Contrast], estimates: Sequence[Estimate], alpha: float) -> list[Comparison]:
+def _compare(asked: Sequence[Contrast], estimates: Sequence[Estimate], alpha: float) -> list[Comparison]:
     """Every comparison with its verdict, corrected by Holm's procedure over those that can be tested."""
-    raw = {i: p_value(c, e) for i, (c, e) in enumerate(zip(contrasts, estimates, strict=True)) if e.problem is None}
+    raw = {i: p_value(c, e) for i, (c, e) in enumerate(zip(asked, estimates, strict=True)) if e.problem is None}
     levels, adjusted = holm(raw, alpha)
     return [
         _comparison(contrast, found, len(raw), alpha, levels.get(index), adjusted.get(index))
-        for index, (contrast, found) in enumerate(zip(contrasts, estimates, strict=True))
+        for index, (contrast, found) in enumerate(zip(asked, estimates, strict=True))
     ]
 
 
@@ -248,28 +191,29 @@ def _comparison(
     inside = contrast.low < found.effect < contrast.high
     verdict = UNDECIDED if not decided else HOLDS if inside else FAILS
     n = None if decided else trainings_to_decide(contrast, found, alpha / tested)
-    why = None if decided else _why(contrast, found, n)
+    why = None if decided else _why(contrast, found, n, alpha / tested)
     return Comparison(
         contrast.words, verdict, found.effect, low, high, 1 - level, p, found.counts, df, test, why, n,
         contrast.signed,
     )  # fmt: skip
 
 
-def _why(contrast: Contrast, found: Estimate, n: int | None) -> str:
+def _why(contrast: Contrast, found: Estimate, n: int | None, level: float) -> str:
     few = "two seeds seldom decide; " if min(found.counts.values()) == 2 and not found.borrowed else ""
     if n is not None:
         return f"{few}about {n} seeds a row would decide it"
     error, _ = found.error()
     if error == 0.0:
         return "the effect is exactly on the edge of the claim, without any spread"
-    if found.image_variance > 0 and gap(contrast, found) < 3.0 * math.sqrt(found.image_variance):
-        return f"{few}more seeds would not decide it, the test set of {found.images} images is too small"
+    if found.images is not None and images_forbid(contrast, found, level):
+        unpaired = "" if found.paired_images else " where images cannot be paired"
+        return f"{few}more seeds would not decide it, {found.images} test images are too few{unpaired}"
     return f"{few}an effect so near the edge of the claim would take more than {MOST_TRAININGS} seeds a row"
 
 
-def _claims_n(contrasts: Sequence[Contrast], comparisons: Sequence[Comparison]) -> int | None:
+def _claims_n(asked: Sequence[Contrast], comparisons: Sequence[Comparison]) -> int | None:
     """Trainings that would decide the claim: one comparison that seems to fail suffices, else all are needed."""
-    open_ones = [(c, r) for c, r in zip(contrasts, comparisons, strict=True) if r.verdict == UNDECIDED]
+    open_ones = [(c, r) for c, r in zip(asked, comparisons, strict=True) if r.verdict == UNDECIDED]
     failing = [r.n_to_decide for c, r in open_ones if r.n_to_decide and not c.low < r.effect < c.high]
     if failing:
         return min(failing)

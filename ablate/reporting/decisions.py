@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from scipy import stats
 
-from ablate.reporting.evidence import Estimate, Weights
+from ablate.reporting.contrasts import Contrast
+from ablate.reporting.evidence import Estimate
 
 POWER = 0.8
 """With how much probability the trainings asked for would decide, were effect and noise what they seem."""
 
 MOST_TRAININGS = 1000
 """More trainings a row than this are not asked for."""
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A weighted sum of rows and the region where a claim says it lies.
-
-    Attributes:
-        words: What is compared, e.g. `128 − 512, PGD-20`.
-        weights: Row -> metric -> weight.
-        low: Lower bound of the region.
-        high: Upper bound.
-        signed: Whether it is a difference, shown with its sign.
-    """
-
-    words: str
-    weights: Weights
-    low: float = -math.inf
-    high: float = math.inf
-    signed: bool = True
 
 
 def holm(p_values: Mapping[int, float], alpha: float) -> tuple[dict[int, float], dict[int, float]]:
@@ -81,7 +62,16 @@ def gap(contrast: Contrast, found: Estimate) -> float:
 
 
 def trainings_to_decide(contrast: Contrast, found: Estimate, level: float) -> int | None:
-    """The fewest trainings a row that decide with probability 0.8, were effect and noise what they seem."""
+    """The fewest trainings a row that decide with probability 0.8, were effect and noise what they seem.
+
+    Args:
+        contrast: With its region.
+        found: What is known of it.
+        level: The level it is tested at.
+
+    Returns:
+        More than the row with the fewest has; None where no number up to `MOST_TRAININGS` would.
+    """
     distance = gap(contrast, found)
 
     def enough(trainings: int) -> bool:
@@ -96,3 +86,9 @@ def trainings_to_decide(contrast: Contrast, found: Estimate, level: float) -> in
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def images_forbid(contrast: Contrast, found: Estimate, level: float) -> bool:
+    """Whether the test-set error alone keeps any number of trainings from deciding; arguments as above."""
+    needed = float(stats.norm.isf(level / 2) + stats.norm.isf(1 - POWER))
+    return gap(contrast, found) <= needed * math.sqrt(found.image_variance)

@@ -124,11 +124,8 @@ def estimate(weights: Weights, results: Results) -> Estimate:
     """
     for row, metrics in weights.items():
         if not results.of(row, tuple(metrics)):
-            reasons = results.reasons(row)
-            named = " and ".join(metrics)
-            return Estimate(
-                math.nan, problem=f"no {named} of {row!r}" + (f" ({'; '.join(reasons)})" if reasons else "")
-            )
+            why = f" ({'; '.join(results.reasons(row))})" if results.reasons(row) else ""
+            return Estimate(math.nan, problem=f"no {' and '.join(metrics)} for {row!r}{why}")
     groups = _groups(weights, results)
     if groups is None:
         return Estimate(math.nan, problem="the rows share trainings only in part, and none is shared by all of them")
@@ -272,7 +269,7 @@ def _disagreement(layout: NDArray[np.float64]) -> float:
 def _image_variance(
     groups: Sequence[_Group], layouts: Sequence[Mapping[str, NDArray[np.float64]]], weights: Weights
 ) -> tuple[float, int | None, bool]:
-    """(variance of the test-set error, the smallest number of images behind it, whether rows were paired by image)."""
+    """(variance of the test-set error, fewest images behind it, whether rows were paired by image)."""
     together: defaultdict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for layout in layouts:
         for test_set, values in layout.items():
@@ -295,10 +292,8 @@ def _image_variance(
             bare += 1
             if images:
                 # Without the images nothing cancels, and seeds do not average it away: the binomial error is its bound.
-                shares = {m: float(np.mean([o.values[m] for o in outcomes])) / 100.0 for m in accuracies}
-                error = sum(
-                    abs(w) * 100.0 * math.sqrt(max(0.0, shares[m] * (1 - shares[m]))) for m, w in accuracies.items()
-                )
+                means = {metric: float(np.mean([o.values[metric] for o in outcomes])) for metric in accuracies}
+                error = sum(abs(w) * math.sqrt(max(0.0, means[m] * (100.0 - means[m]))) for m, w in accuracies.items())
                 variance += error**2 / images
                 sizes.append(images)
     rows = sum(1 for group in groups for row in group.rows if any(is_accuracy(m) for m in weights[row]))

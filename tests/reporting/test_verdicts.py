@@ -282,7 +282,7 @@ def test_where_the_test_set_is_too_small_more_seeds_are_not_asked_for() -> None:
     verdict = judge(ABOVE, scalars_as_accuracy(rows, images=100))
     assert verdict.verdict == UNDECIDED
     assert verdict.n_to_decide is None
-    assert "test set of 100 images is too small" in (verdict.reason or "")
+    assert "100 test images are too few" in (verdict.reason or "")
     assert judge(ABOVE, scalars_as_accuracy(rows)).verdict == HOLDS
 
 
