@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all the set-up on a fresh machine: a virtual environment, the install, the run.
+# Another Python: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test clean distclean
+
+help:
+	@echo 'make demo       train, attack and tabulate five small networks on real images (a few minutes on 2 cores)'
+	@echo 'make test       linters, types and all tests'
+	@echo 'make clean      drop caches and builds; keeps the environment and every result'
+	@echo 'make distclean  drop the environment ($(VENV)) too; keeps every result'
+
+demo: $(VENV)/.installed
+	$(RUN) -m ablate.launch --space batch_size --preset smoke
+
+test: $(VENV)/.installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest
+
+# The environment is made beside and counts once it is whole: Debian without python3-venv leaves half of one behind.
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "expected Python 3.11 or newer as PYTHON=$(PYTHON), got $$($(PYTHON) --version 2>&1 | head -n 1); try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "expected a Python that can make virtual environments, got $(PYTHON) without; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+# The stamps: what pyproject.toml asks for is installed; nothing is installed again before it changes.
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+	$(RUN) -m pip install --disable-pip-version-check -e .
+	@touch $@
+
+# torchattacks, which the attacks are compared with, pins an old requests that it never imports: no dependencies.
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/pip
+	$(RUN) -m pip install --disable-pip-version-check -e '.[test]'
+	$(RUN) -m pip install --disable-pip-version-check --no-deps torchattacks==3.5.1
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find ablate tests search_spaces -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
