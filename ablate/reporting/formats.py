@@ -1,0 +1,231 @@
+"""A table as people and machines read it: terminal, Markdown, LaTeX, CSV. Numbers become text here and nowhere else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ablate.claims import is_accuracy
+from ablate.reporting.names import column_name
+from ablate.reporting.tables import Cell, Line, Row, Table
+
+NOTHING = "—"
+LABEL_WIDTH = 18
+_SHORT = {"published": "published", "ours": "ours", "difference": "difference", "ours, adaptive": "adaptive"}
+
+
+def number(column: str, cell: Cell, *, signed: bool = False) -> str:
+    """A mean as text: two decimals for accuracies, three for scalars; never a negative zero."""
+    digits = 2 if is_accuracy(column) else 3
+    rounded = round(cell.value, digits) + 0.0
+    return f"{rounded:+.{digits}f}" if signed else f"{rounded:.{digits}f}"
+
+
+def deviation(column: str, cell: Cell) -> str:
+    """A standard deviation as text; empty where there is none."""
+    return "" if cell.deviation is None else f"{cell.deviation:.{2 if is_accuracy(column) else 3}f}"
+
+
+def marks(table: Table) -> dict[str, str]:
+    """Row label -> the numbers of its footnotes, e.g. `1, 2`; rows without notes are absent."""
+    found: dict[str, list[str]] = {}
+    for index, (label, _) in enumerate(table.footnotes(), start=1):
+        found.setdefault(label, []).append(str(index))
+    return {label: ", ".join(numbers) for label, numbers in found.items()}
+
+
+def to_terminal(table: Table, width: int = 100) -> Group:
+    """The table for a terminal: published above ours, deviations beside the means where there is room, else below.
+
+    Args:
+        table: The table.
+        width: Columns of the terminal.
+
+    Returns:
+        A rich renderable: title, table, footnotes, caption.
+    """
+    grid = _grid(table, beside=True)
+    if Console(width=10 * width).measure(grid).maximum > width:
+        grid = _grid(table, beside=False)
+    notes = [Text(f"[{i}] {label}: {note}", style="dim") for i, (label, note) in enumerate(table.footnotes(), start=1)]
+    return Group(Text(table.title, style="bold"), grid, *notes, Text(table.caption, style="dim"))
+
+
+def _grid(table: Table, *, beside: bool) -> RichTable:
+    grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    grid.add_column("Row", max_width=LABEL_WIDTH)
+    grid.add_column("")
+    for column in table.columns:
+        # A name of two words goes on two lines: the column stays as narrow as its numbers.
+        grid.add_column(column_name(column).replace(" ", "\n"), justify="right", no_wrap=True)
+    numbers = marks(table)
+    for row in table.rows:
+        label = Text(f"{row.label} [{numbers[row.label]}]" if row.label in numbers else row.label)
+        sources, cells = [_source(line, beside=beside) for line in row.lines], []
+        for column in table.columns:
+            cell = Text()
+            for index, line in enumerate(row.lines):
+                cell.append("\n" if index else "").append_text(_terminal_cell(line, column, beside=beside))
+            cells.append(cell)
+        grid.add_row(label, Text("\n".join(sources)), *cells)
+        grid.add_section()
+    return grid
+
+
+def _source(line: Line, *, beside: bool) -> str:
+    name = _SHORT[line.source] + (f": {line.state}" if line.state else f", n={line.n}" if line.n else "")
+    return name if beside or not _deviates(line) else f"{name}\n±"
+
+
+def _deviates(line: Line) -> bool:
+    return any(cell.deviation is not None for cell in line.cells.values())
+
+
+def _terminal_cell(line: Line, column: str, *, beside: bool) -> Text:
+    cell = line.cells.get(column)
+    below = "\n" if not beside and _deviates(line) else ""
+    if cell is None:
+        return Text(NOTHING + below, style="dim")
+    style = "bold" if cell.best else "dim" if line.source == "published" else ""
+    text = Text(number(column, cell, signed=line.source == "difference"), style=style)
+    spread = deviation(column, cell)
+    if spread:
+        text.append(below or "±", style="dim").append(spread, style="dim")
+    elif below:
+        text.append(below)
+    return text
+
+
+def to_markdown(table: Table) -> str:
+    """The table in GitHub's Markdown, footnotes below."""
+    header = ["Row", "", "n", *(column_name(column) for column in table.columns)]
+    lines = [
+        f"**{_markdown(table.title)}**",
+        "",
+        _pipes(header),
+        _pipes(["---", "---", "---:", *["---:"] * len(table.columns)]),
+    ]
+    numbers = marks(table)
+    for row in table.rows:
+        mark = f" <sup>{numbers[row.label]}</sup>" if row.label in numbers else ""
+        for label, line in _labelled(row, _markdown(row.label) + mark):
+            source = line.source + (f": {line.state}" if line.state else "")
+            lines.append(_pipes([label, source, str(line.n or ""), *_cells(table, line, _markdown_cell)]))
+    lines.append("")
+    for index, (label, note) in enumerate(table.footnotes(), start=1):
+        lines.append(f"<sup>{index}</sup> {_markdown(label)}: {_markdown(note)}  ")
+    return "\n".join([*lines, _markdown(table.caption), ""])
+
+
+def _pipes(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+
+
+def _markdown_cell(mean: str, spread: str, best: bool) -> str:
+    return (f"**{mean}**" if best else mean) + (f" ± {spread}" if spread else "")
+
+
+def to_latex(table: Table) -> str:
+    """The table for LaTeX with the package booktabs, footnotes below."""
+    columns = ["", "", *(_latex(column_name(column)) for column in table.columns)]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{_latex(table.title)}. {_latex(table.caption)}}}",
+        f"\\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
+        "\\toprule",
+        " & ".join(columns) + r" \\",
+        "\\midrule",
+    ]
+    numbers = marks(table)
+    for index, row in enumerate(table.rows):
+        if index and len(row.lines) > 1:
+            lines.append("\\addlinespace")
+        mark = f"$^{{{numbers[row.label]}}}$" if row.label in numbers else ""
+        for label, line in _labelled(row, _latex(row.label) + mark):
+            source = line.source + (f": {line.state}" if line.state else f" ($n={line.n}$)" if line.n else "")
+            lines.append(" & ".join([label, source, *_cells(table, line, _latex_cell)]) + r" \\")
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    for index, (label, note) in enumerate(table.footnotes(), start=1):
+        lines += ["", f"{{\\footnotesize $^{{{index}}}$ {_latex(label)}: {_latex(note)}}}"]
+    return "\n".join([*lines, "\\end{table}", ""])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "—": "---",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def _latex_cell(mean: str, spread: str, best: bool) -> str:
+    if mean == NOTHING:
+        return "---"
+    shown = f"${mean}$" if mean[0] in "+-" else mean
+    return (f"\\textbf{{{shown}}}" if best else shown) + (f" {{\\scriptsize $\\pm${spread}}}" if spread else "")
+
+
+def to_csv(table: Table) -> str:
+    """The table for machines: a line per row and source, each column with its deviation, floats in full."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    pairs = [name for column in table.columns for name in (column, f"{column}_sd")]
+    writer.writerow(["row", "source", "state", "n", *pairs, "notes"])
+    for row in table.rows:
+        for line in row.lines:
+            values: list[str] = []
+            for column in table.columns:
+                cell = line.cells.get(column)
+                values += (
+                    ["", ""]
+                    if cell is None
+                    else [repr(cell.value), "" if cell.deviation is None else repr(cell.deviation)]
+                )
+            notes = "; ".join(row.notes) if line.source == "ours" else ""
+            writer.writerow([row.label, line.source, line.state, line.n or "", *values, notes])
+    return stream.getvalue()
+
+
+def _labelled(row: Row, label: str) -> list[tuple[str, Line]]:
+    """The lines of a row, the label beside the first alone."""
+    return [(label if index == 0 else "", line) for index, line in enumerate(row.lines)]
+
+
+def _cells(table: Table, line: Line, show: Callable[[str, str, bool], str]) -> list[str]:
+    cells: Mapping[str, Cell] = line.cells
+    signed = line.source == "difference"
+    return [
+        show(number(column, cell, signed=signed), deviation(column, cell), cell.best)
+        if (cell := cells.get(column)) is not None
+        else show(NOTHING, "", False)
+        for column in table.columns
+    ]

@@ -1,0 +1,222 @@
+"""One space's table: published beside ours, with failures in sight. Formats are in `ablate.reporting.formats`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from ablate.claims import ADAPTIVE, is_accuracy
+from ablate.reporting.names import column_name
+from ablate.reporting.results import Results
+from ablate.specs import COLUMNS
+
+Source = Literal["published", "ours", "difference", "ours, adaptive"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table.
+
+    Attributes:
+        value: Mean over seeds; percent for accuracies.
+        deviation: Standard deviation over seeds (n - 1); None for a single one.
+        best: Whether it is the highest of its column and source.
+    """
+
+    value: float
+    deviation: float | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One source of one row.
+
+    Attributes:
+        source: Whose numbers these are.
+        cells: Column -> cell; columns without a number are absent.
+        n: How many seeds; None where there are none to count.
+        state: What stands in the place of numbers: `failed`, `missing` or empty.
+    """
+
+    source: Source
+    cells: Mapping[str, Cell]
+    n: int | None = None
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its label, its lines, and what must be said of it.
+
+    Attributes:
+        label: As the space file has it.
+        lines: Published, ours, difference, adaptive, as far as there are any; ours is always there.
+        notes: The row's note, then why seeds are missing or failed.
+    """
+
+    label: str
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that `ablate.reporting.formats` renders.
+
+    Attributes:
+        title: The space's title.
+        columns: Metric names in order; an adaptive column stands under its column, on a line of its own.
+        rows: In the order of the space.
+        caption: What the numbers are: unit, data, seeds.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    caption: str = ""
+
+    def footnotes(self) -> list[tuple[str, str]]:
+        """What must be said below the table: (row label, note), in order."""
+        return [(row.label, note) for row in self.rows for note in row.notes]
+
+
+@dataclass(frozen=True)
+class TableInput:
+    """What a table is made from.
+
+    Attributes:
+        title: The space's title.
+        labels: Row labels, in order.
+        results: Ours; a problem that begins with `failed` marks its row as failed, any other as missing.
+        published: Row label -> metric -> number.
+        notes: Row label -> note, e.g. "narrowed by the smoke preset".
+        seeds: The seeds that were asked for: one of them without an outcome or a reason is reported as missing.
+        paper_data: Whether the data set is the paper's; else no difference is shown.
+        data: How the data set is called, for the caption.
+        extra: Scalars to show as columns too, e.g. `energy/ratio`.
+    """
+
+    title: str
+    labels: Sequence[str]
+    results: Results
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    seeds: Sequence[int] = ()
+    paper_data: bool = False
+    data: str = ""
+    extra: Sequence[str] = ()
+
+
+def build_table(given: TableInput) -> Table:
+    """Everything a table says, as floats.
+
+    Args:
+        given: Rows, results and published numbers.
+
+    Returns:
+        The table, with the best of each accuracy marked among the published numbers, ours, and the adaptive ones.
+    """
+    labels, results, published = given.labels, given.results, given.published
+    columns = _columns(results, published, given.extra)
+    theirs = {label: _published(published.get(label, {}), columns) for label in labels}
+    ours = {label: _ours(results, label, columns, "") for label in labels}
+    adaptive = {label: _ours(results, label, columns, ADAPTIVE) for label in labels}
+    for lines in (theirs, ours, adaptive):
+        _mark_best(lines)
+    rows = []
+    for label in labels:
+        problems = _problems(results, label, given.seeds)
+        n = len(results.of(label)) or None
+        parts = [Line("published", theirs[label])] if theirs[label] else []
+        parts.append(Line("ours", ours[label], n, state="" if ours[label] else _state(problems)))
+        if given.paper_data and (difference := _difference(ours[label], theirs[label])):
+            parts.append(Line("difference", difference))
+        if adaptive[label]:
+            parts.append(Line("ours, adaptive", adaptive[label], n))
+        note = (given.notes[label],) if given.notes.get(label) else ()
+        rows.append(Row(label, tuple(parts), (*note, *problems)))
+    return Table(given.title, columns, tuple(rows), _caption(rows, given.paper_data, given.data))
+
+
+def _columns(results: Results, published: Mapping[str, Mapping[str, float]], extra: Sequence[str]) -> tuple[str, ...]:
+    """The paper's columns, then others that have numbers, then the scalars that were asked for."""
+    numbers = [*(outcome.values for outcome in results.outcomes.values()), *published.values()]
+    plain = {metric.removeprefix(ADAPTIVE) for values in numbers for metric in values if is_accuracy(metric)}
+    return tuple(dict.fromkeys([*COLUMNS, *sorted(plain - set(COLUMNS)), *extra]))
+
+
+def _published(numbers: Mapping[str, float], columns: Sequence[str]) -> dict[str, Cell]:
+    return {column: Cell(numbers[column]) for column in columns if column in numbers}
+
+
+def _ours(results: Results, label: str, columns: Sequence[str], prefix: str) -> dict[str, Cell]:
+    cells = {}
+    for column in columns:
+        values = results.values(label, prefix + column)
+        if values:
+            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            cells[column] = Cell(float(np.mean(values)), deviation)
+    return cells
+
+
+def _difference(ours: Mapping[str, Cell], published: Mapping[str, Cell]) -> dict[str, Cell]:
+    return {column: Cell(ours[column].value - cell.value) for column, cell in published.items() if column in ours}
+
+
+def _mark_best(lines: Mapping[str, dict[str, Cell]]) -> None:
+    """The highest of each accuracy, where there are at least two to compare; ties are all best."""
+    for column in {column for cells in lines.values() for column in cells if is_accuracy(column)}:
+        rows = [cells for cells in lines.values() if column in cells]
+        highest = max(cells[column].value for cells in rows)
+        for cells in rows:
+            if len(rows) > 1 and cells[column].value == highest:
+                cells[column] = Cell(highest, cells[column].deviation, best=True)
+
+
+def _problems(results: Results, label: str, seeds: Sequence[int]) -> list[str]:
+    """Why seeds of a row have no numbers, seeds with the same reason together."""
+    reasons: dict[str, list[int]] = {}
+    known = {seed for row, seed in [*results.outcomes, *results.problems] if row == label}
+    for seed in sorted(known):
+        reason = results.problems.get((label, seed))
+        if reason is not None:
+            reasons.setdefault(reason, []).append(seed)
+        outcome = results.outcomes.get((label, seed))
+        broken = [metric for metric, value in outcome.values.items() if not math.isfinite(value)] if outcome else []
+        if broken:
+            names = ", ".join(column_name(metric) for metric in broken)
+            reasons.setdefault(f"failed: {names} is not a number", []).append(seed)
+    absent = [seed for seed in seeds if seed not in known]
+    if absent or not known:
+        reasons.setdefault("missing: no results yet", []).extend(absent)
+    return [f"{_seeds(numbers)}{reason}" for reason, numbers in reasons.items()]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if not seeds:
+        return ""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: "
+
+
+def _state(problems: Sequence[str]) -> str:
+    return "failed" if any("failed" in problem for problem in problems) else "missing"
+
+
+def _caption(rows: Sequence[Row], paper_data: bool, data: str) -> str:
+    counts = sorted({line.n for row in rows for line in row.lines if line.source == "ours" and line.n is not None})
+    parts = ["Accuracy in %"]
+    if counts and counts[-1] > 1:
+        n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        parts.append(f"ours: mean ± standard deviation over {n} seeds")
+    elif counts:
+        parts.append("ours: one seed")
+    if data:
+        parts.append(f"data: {data}")
+    if counts and not paper_data:
+        parts.append("not the paper's data, so no difference to its numbers")
+    return "; ".join(parts) + "."
