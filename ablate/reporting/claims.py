@@ -22,10 +22,10 @@ from ablate.reporting.decisions import MOST_TRAININGS, holm, images_forbid, p_va
 from ablate.reporting.evidence import Estimate, estimate
 from ablate.reporting.results import Results
 
-Outcome3 = Literal["holds", "fails", "not enough evidence"]
-HOLDS: Outcome3 = "holds"
-FAILS: Outcome3 = "fails"
-UNDECIDED: Outcome3 = "not enough evidence"
+Decision = Literal["holds", "fails", "not enough evidence"]
+HOLDS: Decision = "holds"
+FAILS: Decision = "fails"
+UNDECIDED: Decision = "not enough evidence"
 
 ALPHA = 0.05
 """How often a claim may be decided wrongly, in either direction together."""
@@ -56,7 +56,7 @@ class Comparison:
     """
 
     words: str
-    verdict: Outcome3
+    verdict: Decision
     effect: float
     low: float
     high: float
@@ -98,7 +98,7 @@ class Verdict:
     """
 
     claim: Claim
-    verdict: Outcome3
+    verdict: Decision
     comparisons: tuple[Comparison, ...]
     test: str
     reason: str | None = None
