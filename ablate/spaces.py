@@ -8,18 +8,29 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from ablate.claims import Claim
 from ablate.errors import SpecError, nearest
+from ablate.figures import analyses_for, figure_kind
 from ablate.specs import Spec, TrialSpec
 from ablate.yamlfile import YamlFile, explain, fields_at, flatten, models_in
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """What a space's name may be: it becomes an experiment's name and part of paths."""
+
+
+def _known_figure(name: str) -> str:
+    try:
+        return figure_kind(name).name
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+
+
+FigureName = Annotated[str, AfterValidator(_known_figure)]
 
 
 class Row(Spec):
@@ -54,7 +65,7 @@ class Space(Spec):
     base: dict[str, Any] = {}
     rows: list[Row] = Field(min_length=1)
     claims: list[Claim] = []
-    figures: list[str] = []
+    figures: list[FigureName] = []
     smoke: PresetPart = PresetPart()
 
     @model_validator(mode="after")
@@ -334,8 +345,14 @@ def expand(loaded: SpaceFile, preset: str, overrides: Sequence[Setting], seeds: 
         change = loaded.space.smoke.rows.get(row.label, RowChange()) if preset == "smoke" else RowChange()
         origin = loaded.file.where(("rows", number))
         for seed in seeds:
-            spec = build_spec(settings, seed, f"{origin}: row {row.label!r}")
+            spec = _with_figures(build_spec(settings, seed, f"{origin}: row {row.label!r}"), loaded.space.figures)
             trials.append(
                 Trial(loaded.name, row.label, spec, row.published, change.note or row.note, tuple(settings), origin)
             )
     return trials
+
+
+def _with_figures(spec: TrialSpec, figures: Sequence[str]) -> TrialSpec:
+    """The same trial, with what its space's figures are drawn from measured as well."""
+    analyses = tuple(dict.fromkeys((*spec.measurement.analyses, *analyses_for(figures))))
+    return spec.model_copy(update={"measurement": spec.measurement.model_copy(update={"analyses": analyses})})

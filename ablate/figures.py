@@ -1,0 +1,178 @@
+"""Figures by name: what each is called, which analyses it is drawn from, and what draws it.
+
+Nothing here draws: a launch asks which analyses to run, and a report which function to call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ablate.errors import SpecError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one row with one seed gave a figure to draw.
+
+    Args:
+        arrays: `<analysis>/<name>` -> array, e.g. `cka/matrix`.
+        scalars: Metric -> value, named as claims do: columns (`pgd20`, percent) and what analyses found
+            (`cka/shallow_deep`).
+        curves: Metric of the training's history -> epoch -> value.
+    """
+
+    arrays: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """Everything a figure may be drawn from: the rows of one table.
+
+    Args:
+        rows: Label -> seed -> what was seen, in the table's order; rows and seeds without results are absent.
+        data: How the data set is called.
+    """
+
+    rows: Mapping[str, Mapping[int, Seen]]
+    data: str = ""
+
+    def having(self, *names: str) -> dict[str, dict[int, Seen]]:
+        """The rows and seeds that have all of some arrays or curves.
+
+        Args:
+            names: Of arrays, or of curves.
+
+        Returns:
+            Label -> seed -> what was seen; rows without any such seed are left out.
+        """
+        found = {
+            label: {
+                seed: seen
+                for seed, seen in sorted(seeds.items())
+                if all(name in seen.arrays or name in seen.curves for name in names)
+            }
+            for label, seeds in self.rows.items()
+        }
+        return {label: seeds for label, seeds in found.items() if seeds}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn figure.
+
+    Args:
+        figure: What was drawn.
+        caption: What to see in it, for those who look and for those who cannot.
+    """
+
+    figure: Figure
+    caption: str
+
+
+Draw = Callable[[FigureData], Drawing | None]
+"""Draws a figure; None where the data lack what it needs."""
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """A figure that spaces may list.
+
+    Args:
+        name: What a space's `figures` calls it.
+        title: Above it.
+        analyses: What must be measured for it; it may need none, and live on the training's history.
+        draw: What draws it; None for the shipped ones, which `ablate.reporting.figures` draws.
+    """
+
+    name: str
+    title: str
+    analyses: tuple[str, ...]
+    draw: Draw | None = None
+
+
+_SHIPPED = (
+    FigureKind("2", "Where the perturbation's energy lies", ("spectrum",)),
+    FigureKind("3", "Kernels of the first convolution", ("first_kernels",)),
+    FigureKind("4", "Spectra of the kernels", ("kernel_spectra",)),
+    FigureKind("5", "Low over high frequencies in the first activation, by epoch", ()),
+    FigureKind("6", "Similarity of the layers under attack", ("cka",)),
+    FigureKind("7", "Similarity of the layers, by architecture", ("cka",)),
+    FigureKind("8", "Kernels of the first quantized layer", ("quantized_kernels",)),
+)
+_kinds: dict[str, FigureKind] = {kind.name: kind for kind in _SHIPPED}
+
+
+def register_figure(name: str, *, title: str, analyses: Iterable[str] = ()) -> Callable[[Draw], Draw]:
+    """The decorator that lets spaces list a figure of a user's own module.
+
+    Example, in a module that is loaded with `--import my_module`, beside the analysis it shows:
+
+        @register_figure("sparsity", title="Zeros in the weights", analyses=["sparsity"])
+        def draw_sparsity(data: FigureData) -> Drawing:
+            figure = matplotlib.figure.Figure()
+            figure.subplots().bar(list(data.rows), [...])
+            return Drawing(figure, "Most weights of the last layer are zero.")
+
+    Args:
+        name: What a space's `figures` calls it.
+        title: Above it.
+        analyses: Registered analyses whose arrays it needs; they are measured wherever a space lists the figure.
+
+    Returns:
+        The decorator; it returns the function unchanged.
+
+    Raises:
+        SpecError: The name belongs to another figure. The same one again takes the place of the first.
+    """
+
+    def decorate(draw: Draw) -> Draw:
+        known = _kinds.get(name)
+        if known is not None and (known.draw is None or _origin(known.draw) != _origin(draw)):
+            raise SpecError(f"expected a new name for a figure, got {name!r}, which is {known.title!r}")
+        _kinds[name] = FigureKind(name, title, tuple(analyses), draw)
+        return draw
+
+    return decorate
+
+
+def figure_names() -> list[str]:
+    """The names a space's `figures` may list."""
+    return list(_kinds)
+
+
+def figure_kind(name: str) -> FigureKind:
+    """A figure by its name.
+
+    Raises:
+        SpecError: There is none of that name.
+    """
+    if name not in _kinds:
+        raise SpecError(f"expected a figure's name, got {name!r}; {nearest(name, _kinds)}")
+    return _kinds[name]
+
+
+def analyses_for(names: Iterable[str]) -> tuple[str, ...]:
+    """Which analyses some figures are drawn from, each once.
+
+    Args:
+        names: Of figures.
+
+    Returns:
+        Names of analyses.
+
+    Raises:
+        SpecError: There is no such figure.
+    """
+    return tuple(dict.fromkeys(analysis for name in names for analysis in figure_kind(name).analyses))
+
+
+def _origin(draw: Draw) -> tuple[str, str]:
+    return draw.__module__, getattr(draw, "__qualname__", repr(draw))
