@@ -1,0 +1,61 @@
+"""The ideal low-pass filter of Section 3.1.1: the central degree x degree of the shifted spectrum, and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ablate.errors import SpecError
+
+
+def mask(size: int, degree: int, device: torch.device | str | None = None) -> Tensor:
+    """Which frequencies are kept: rows and columns size/2 - degree/2 ... size/2 + degree/2 - 1 of the shifted spectrum.
+
+    Args:
+        size: Height and width of the images, in pixels.
+        degree: How many rows and columns are kept, 1 to `size`.
+        device: Where the mask lies.
+
+    Returns:
+        [size, size] float32: degree * degree ones around the shifted spectrum's middle, zero outside.
+
+    Raises:
+        SpecError: No such degree.
+    """
+    band = _band(size, degree, device)
+    return (band[:, None] & band[None, :]).to(torch.float32)
+
+
+def lowpass(images: Tensor, degree: int) -> Tensor:
+    """Images without what lies outside the mask: Re(IDFT(mask * DFT(x))), per channel.
+
+    For even degrees the lowest kept row and column (frequency -degree/2) lack their positive partners; the real part
+    halves them. The result is not clipped: it can leave [0, 1] a little. Differentiable, and linear in the images.
+
+    Args:
+        images: [N, C, H, W] float.
+        degree: How many rows and columns of the spectrum are kept, 1 to min(H, W); the image's size is the identity.
+
+    Returns:
+        [N, C, H, W], of the same type.
+
+    Raises:
+        SpecError: No such degree.
+
+    Source: Section 3.1.1.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = _band(height, degree, images.device), _band(width, degree, images.device)
+    if degree == height == width:
+        return images
+    kept = torch.fft.ifftshift(rows)[:, None] & torch.fft.ifftshift(columns)[None, :]
+    filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(images) * kept)
+    return filtered.real
+
+
+def _band(size: int, degree: int, device: torch.device | str | None) -> Tensor:
+    if not 1 <= degree <= size:
+        raise SpecError(f"expected a low-pass degree from 1 to the image's size ({size}), got {degree}")
+    position = torch.arange(size, device=device)
+    begin = size // 2 - degree // 2
+    return (position >= begin) & (position < begin + degree)
