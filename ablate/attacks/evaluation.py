@@ -1,0 +1,204 @@
+"""Which images a network still gets right under an attack, seen through low-pass filters of any degree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ablate.analysis.lowpass import lowpass
+from ablate.attacks.base import Attack, Network
+from ablate.modes import evaluating
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Images as attacks and networks take them.
+
+    Args:
+        images: [N, C, H, W] uint8 in 0..255, or float in [0, 1].
+
+    Returns:
+        uint8 as float32 / 255, float as it is; memory format as given.
+    """
+    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
+
+
+def through_filter(network: Network, degree: int | None) -> Network:
+    """The network behind a low-pass filter: x -> network(lowpass(x, degree)).
+
+    Args:
+        network: Images to logits.
+        degree: Keep the central degree x degree of the spectrum; None: no filter.
+
+    Returns:
+        Images to logits; gradients pass through the filter.
+    """
+    if degree is None:
+        return network
+    return lambda images: network(lowpass(images, degree))
+
+
+class CleanLogits:
+    """What a network says of clean images, computed once per filter degree and shared by all attacks.
+
+    One for each set of weights: after a training step it would tell of the network that was.
+
+    Args:
+        network: The network that is measured.
+        images: [N, C, H, W] uint8 in 0..255 or float in [0, 1], all of them.
+        batch_size: Images classified at once.
+    """
+
+    def __init__(self, network: nn.Module, images: Tensor, batch_size: int) -> None:
+        self.network = network
+        self.images = images
+        self.batch_size = batch_size
+        self._logits: dict[int | None, Tensor] = {}
+
+    def at(self, degree: int | None = None) -> Tensor:
+        """The logits through a filter.
+
+        Args:
+            degree: As in `through_filter`.
+
+        Returns:
+            [N, classes] on the network's device.
+        """
+        degree = _effective(degree, self.images)
+        if degree not in self._logits:
+            seen = through_filter(self.network, degree)
+            device = _device(self.network, self.images)
+            with evaluating(self.network), torch.no_grad():
+                parts = [seen(as_float(part.to(device))) for part in torch.split(self.images, self.batch_size)]
+            self._logits[degree] = torch.cat(parts)
+        return self._logits[degree]
+
+
+def evaluate(
+    network: nn.Module,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int,
+    batch_size: int,
+    degrees: Sequence[int | None] = (None,),
+    adaptive: bool = False,
+    index: Tensor | None = None,
+    clean: CleanLogits | None = None,
+) -> dict[int | None, Tensor]:
+    """Attacks every image, and says for every filter degree which ones are still classified correctly.
+
+    The attack is generated once, against the unfiltered network, and what it made is classified at every degree. With
+    `adaptive` the attacker knows of the filter: for each degree it is generated against network(lowpass(., degree)).
+
+    Args:
+        network: Evaluated in evaluation mode, without gradients of its parameters; left as it was found.
+        attack: The column.
+        images: [N, C, H, W] uint8 in 0..255 or float in [0, 1].
+        labels: [N] int64.
+        seed: The trial's seed.
+        batch_size: Images attacked at once; matters to the result only for attacks that are `batch_dependent`.
+        degrees: Of the filter in front of the classifier; None: no filter.
+        adaptive: Attack through the filter.
+        index: [N] int64, the images' places in the data set; None: 0 .. N - 1.
+        clean: Clean logits of this network and these images, to share them between attacks; None: only within this one.
+
+    Returns:
+        For each degree [N] bool on the network's device: classified correctly.
+
+    Source: Section 3.1.1.
+    """
+    clean = CleanLogits(network, images, batch_size) if clean is None else clean
+    assert clean.network is network and clean.images.shape == images.shape
+    wanted = list(dict.fromkeys(_effective(degree, images) for degree in degrees))
+    correct: dict[int | None, list[Tensor]] = {degree: [] for degree in wanted}
+    attacked_and_judged = [(degree, [degree]) for degree in wanted] if adaptive else [(None, wanted)]
+    with evaluating(network):
+        for attacked, judged in attacked_and_judged:
+            for part, original, perturbed, truth in _batches(
+                network, attack, images, labels, seed, batch_size, attacked, index, clean
+            ):
+                for degree in judged:
+                    if perturbed is original:
+                        logits = clean.at(degree)[part]
+                    else:
+                        with torch.no_grad():
+                            logits = through_filter(network, degree)(perturbed)
+                    correct[degree].append(logits.argmax(dim=1) == truth)
+    joined = {degree: torch.cat(parts) for degree, parts in correct.items()}
+    return {degree: joined[_effective(degree, images)] for degree in degrees}
+
+
+def adversarial_examples(
+    network: nn.Module,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int,
+    batch_size: int,
+    index: Tensor | None = None,
+    clean: CleanLogits | None = None,
+) -> Tensor:
+    """The attacked images themselves, for analyses of what attacks do.
+
+    Args:
+        network: As in `evaluate`.
+        attack: As in `evaluate`.
+        images: As in `evaluate`.
+        labels: As in `evaluate`.
+        seed: As in `evaluate`; the examples are the ones it judges.
+        batch_size: As in `evaluate`.
+        index: As in `evaluate`.
+        clean: As in `evaluate`.
+
+    Returns:
+        [N, C, H, W] float in [0, 1] on the network's device.
+    """
+    clean = CleanLogits(network, images, batch_size) if clean is None else clean
+    with evaluating(network):
+        made = _batches(network, attack, images, labels, seed, batch_size, None, index, clean)
+        return torch.cat([perturbed for _, _, perturbed, _ in made])
+
+
+def _batches(
+    network: nn.Module,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+    batch_size: int,
+    degree: int | None,
+    index: Tensor | None,
+    clean: CleanLogits,
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Per batch: its place, the images, what the attack on network(lowpass(., degree)) made of them, the labels."""
+    device = _device(network, images)
+    target = through_filter(network, degree)
+    index = torch.arange(len(images)) if index is None else index
+    assert len(images) == len(labels) == len(index)
+    for begin in range(0, len(images), batch_size):
+        part = slice(begin, begin + batch_size)
+        original = as_float(images[part].to(device))
+        truth = labels[part].to(device)
+        perturbed = attack.perturb(
+            target,
+            original,
+            truth,
+            index=index[part].to(device),
+            seed=seed,
+            clean_logits=clean.at(degree)[part] if attack.uses_clean_logits else None,
+        )
+        yield part, original, perturbed, truth
+
+
+def _effective(degree: int | None, images: Tensor) -> int | None:
+    """None for the filter that keeps everything, so that nothing is computed twice for it."""
+    return None if degree == images.shape[-2] == images.shape[-1] else degree
+
+
+def _device(network: nn.Module, images: Tensor) -> torch.device:
+    parameter = next(network.parameters(), None)
+    return images.device if parameter is None else parameter.device

@@ -1,0 +1,272 @@
+"""FGSM, BIM, PGD and TPGD: sign-gradient ascent in an l-infinity ball, all by one loop.
+
+The loop is also the one of adversarial training. Conventions are torchattacks 3.5.1's, whose names the tables use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ablate.attacks.base import Attack, Network, full_precision, refuse_negative, register_attack
+from ablate.randomness import normal, stream, uniform
+from ablate.specs import MeasurementSpec
+
+
+def ascend(
+    network: Network,
+    images: Tensor,
+    loss_of_logits: Callable[[Tensor], Tensor],
+    *,
+    start: Tensor,
+    eps: float,
+    step: float,
+    steps: int,
+) -> Tensor:
+    """Projected sign-gradient ascent: x <- clip(x + step * sign(grad loss(network(x)))), to the eps ball and [0, 1].
+
+    Never waits for the device and takes no gradient but the image's, so that it can be compiled or captured in a CUDA
+    graph (compiling needs `torch._dynamo.config.trace_autograd_ops`). Where the network itself is compiled, freeze its
+    parameters (`ablate.modes.frozen`). Memory format follows `images`; under autocast the loss sees float32 logits.
+
+    Args:
+        network: Images to logits.
+        images: [N, C, H, W] float in [0, 1], the centre of the ball.
+        loss_of_logits: Logits [N, classes] to the scalar to increase: a sum or mean over the images.
+        start: [N, C, H, W], where to begin; every step projects, the start itself is taken as it is.
+        eps: Radius of the ball, pixels in [0, 1].
+        step: Step size, pixels in [0, 1].
+        steps: How many; 0 returns the start.
+
+    Returns:
+        [N, C, H, W], detached.
+
+    Source: arXiv 1706.06083.
+    """
+    images = images.detach()
+    # The two faces of (ball and box) cost one clamp per step, where clipping the difference would cost four kernels.
+    lower = (images - eps).clamp_(min=0.0)
+    upper = (images + eps).clamp_(max=1.0)
+    current = start.detach()
+    with torch.enable_grad():
+        for _ in range(steps):
+            current.requires_grad_()
+            loss = loss_of_logits(full_precision(network(current)))
+            (gradient,) = torch.autograd.grad(loss, current)
+            current = torch.add(current.detach(), gradient.sign(), alpha=step).clamp_(lower, upper)
+    return current
+
+
+def cross_entropy_of(labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """The loss of FGSM, BIM and PGD: cross-entropy against hard labels.
+
+    Args:
+        labels: [N] int64.
+
+    Returns:
+        Logits [N, classes] to a scalar, their mean.
+    """
+    # Signs are those of the sum. The mean rounds as torchattacks' does, and in float32 one sign that rounding flips can
+    # send an image elsewhere for all the steps that follow: with the sum one image in some hundreds did.
+    return lambda logits: F.cross_entropy(logits, labels)
+
+
+def divergence_from(clean_logits: Tensor) -> Callable[[Tensor], Tensor]:
+    """The loss of TPGD: KL(softmax(clean) || softmax(adversarial)).
+
+    Args:
+        clean_logits: [N, classes], what the network says of the unperturbed images.
+
+    Returns:
+        Logits [N, classes] to a scalar, summed.
+
+    Source: arXiv 1901.08573.
+    """
+    target = full_precision(clean_logits).detach().softmax(dim=1)
+    return lambda logits: F.kl_div(logits.log_softmax(dim=1), target, reduction="sum")
+
+
+def uniform_start(images: Tensor, eps: float, key: int | Tensor, index: Tensor) -> Tensor:
+    """A uniform point of the ball, clamped to [0, 1].
+
+    Args:
+        images: [N, C, H, W] float in [0, 1].
+        eps: Radius, pixels in [0, 1].
+        key: Stream of random numbers, see `ablate.randomness.stream`.
+        index: [N] int64, what each image's numbers hang on.
+
+    Returns:
+        [N, C, H, W] in [0, 1], of the images' type and memory format.
+    """
+    noise = uniform(key, index, tuple(images.shape[1:])).to(images.dtype)
+    return (images + eps * (2.0 * noise - 1.0)).clamp_(0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """Fast gradient sign method: one step of eps (arXiv 1412.6572).
+
+    Args:
+        eps_255: Radius of the ball and step size, in 1/255.
+    """
+
+    name: str = "fgsm"
+    eps_255: float = 8.0
+
+    def __post_init__(self) -> None:
+        refuse_negative(self, "eps_255")
+
+    def perturb(
+        self,
+        network: Network,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        index: Tensor,
+        seed: int,
+        clean_logits: Tensor | None = None,
+    ) -> Tensor:
+        """As in `Attack.perturb`."""
+        eps = self.eps_255 / 255
+        return ascend(network, images, cross_entropy_of(labels), start=images, eps=eps, step=eps, steps=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Projected gradient descent from a random point of the ball (arXiv 1706.06083).
+
+    Args:
+        eps_255: Radius of the ball, in 1/255.
+        step_255: Step size alpha, in 1/255.
+        steps: Iterations.
+        random_start: Start from a uniform point of the ball, clamped to [0, 1]; else from the image.
+    """
+
+    name: str = "pgd20"
+    eps_255: float = 8.0
+    step_255: float = 2.0
+    steps: int = 20
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        refuse_negative(self, "eps_255", "step_255", "steps")
+
+    def perturb(
+        self,
+        network: Network,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        index: Tensor,
+        seed: int,
+        clean_logits: Tensor | None = None,
+    ) -> Tensor:
+        """As in `Attack.perturb`."""
+        eps = self.eps_255 / 255
+        start = images
+        if self.random_start:
+            start = uniform_start(images, eps, stream(seed, f"attack:{self.name}"), index)
+        loss = cross_entropy_of(labels)
+        return ascend(network, images, loss, start=start, eps=eps, step=self.step_255 / 255, steps=self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BIM(Attack):
+    """Basic iterative method: PGD from the image itself (arXiv 1607.02533).
+
+    Args:
+        eps_255: Radius of the ball, in 1/255.
+        step_255: Step size alpha, in 1/255.
+        steps: Iterations.
+    """
+
+    name: str = "bim20"
+    eps_255: float = 8.0
+    step_255: float = 2.0
+    steps: int = 20
+
+    def __post_init__(self) -> None:
+        refuse_negative(self, "eps_255", "step_255", "steps")
+
+    def perturb(
+        self,
+        network: Network,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        index: Tensor,
+        seed: int,
+        clean_logits: Tensor | None = None,
+    ) -> Tensor:
+        """As in `Attack.perturb`."""
+        loss, eps, step = cross_entropy_of(labels), self.eps_255 / 255, self.step_255 / 255
+        return ascend(network, images, loss, start=images, eps=eps, step=step, steps=self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TPGD(Attack):
+    """TRADES' attack: away from what the network says of the clean image, labels unseen (arXiv 1901.08573).
+
+    It starts from the image with a little noise, because at the image itself the gradient of the divergence is 0.
+
+    Args:
+        eps_255: Radius of the ball, in 1/255.
+        step_255: Step size alpha, in 1/255.
+        steps: Iterations.
+        start_std: Standard deviation of the start's noise, pixels in [0, 1].
+    """
+
+    uses_clean_logits: ClassVar[bool] = True
+
+    name: str = "tpgd20"
+    eps_255: float = 8.0
+    step_255: float = 2.0
+    steps: int = 20
+    start_std: float = 0.001
+
+    def __post_init__(self) -> None:
+        refuse_negative(self, "eps_255", "step_255", "steps", "start_std")
+
+    def perturb(
+        self,
+        network: Network,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        index: Tensor,
+        seed: int,
+        clean_logits: Tensor | None = None,
+    ) -> Tensor:
+        """As in `Attack.perturb`."""
+        if clean_logits is None:
+            with torch.no_grad():
+                clean_logits = network(images)
+        noise = normal(stream(seed, f"attack:{self.name}"), index, tuple(images.shape[1:])).to(images.dtype)
+        start = (images + self.start_std * noise).clamp_(0.0, 1.0)
+        loss, eps, step = divergence_from(clean_logits), self.eps_255 / 255, self.step_255 / 255
+        return ascend(network, images, loss, start=start, eps=eps, step=step, steps=self.steps)
+
+
+@register_attack("fgsm")
+def _fgsm(spec: MeasurementSpec) -> Attack:
+    return FGSM(eps_255=spec.eps_255)
+
+
+@register_attack("pgd20")
+def _pgd20(spec: MeasurementSpec) -> Attack:
+    return PGD(eps_255=spec.eps_255, step_255=spec.step_255)
+
+
+@register_attack("bim20")
+def _bim20(spec: MeasurementSpec) -> Attack:
+    return BIM(eps_255=spec.eps_255, step_255=spec.step_255)
+
+
+@register_attack("tpgd20")
+def _tpgd20(spec: MeasurementSpec) -> Attack:
+    return TPGD(eps_255=spec.eps_255, step_255=spec.step_255)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ablate.analysis.lowpass import lowpass
+from ablate.attacks.base import build_attack
+from ablate.attacks.evaluation import CleanLogits, adversarial_examples, as_float, evaluate, through_filter
+from ablate.attacks.linf import BIM, PGD, TPGD
+from ablate.attacks.noise import Natural
+from ablate.specs import MeasurementSpec
+
+
+class Counting(nn.Module):
+    """Counts how many images it was asked about."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return self.inner(x)
+
+
+@pytest.fixture
+def data(make_network, make_batch):
+    network = make_network(torch.float32)
+    batch = make_batch(network, count=20, dtype=torch.float32)
+    return network, (batch.images * 255).round().to(torch.uint8), batch.labels
+
+
+def test_bytes_become_floats_in_the_unit_interval() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert as_float(images).tolist() == pytest.approx([0.0, 0.2, 1.0])
+    assert as_float(images.double()).dtype == torch.float64
+
+
+def test_natural_is_plain_classification(data) -> None:
+    network, images, labels = data
+    correct = evaluate(network, Natural(), images, labels, seed=0, batch_size=6)
+    with torch.no_grad():
+        expected = network(images.float() / 255).argmax(1) == labels
+    assert list(correct) == [None] and torch.equal(correct[None], expected)
+
+
+def test_bytes_and_floats_are_measured_alike(data) -> None:
+    network, images, labels = data
+    as_bytes = evaluate(network, PGD(steps=3), images, labels, seed=0, batch_size=6)
+    as_floats = evaluate(network, PGD(steps=3), as_float(images), labels, seed=0, batch_size=6)
+    assert torch.equal(as_bytes[None], as_floats[None])
+
+
+@pytest.mark.parametrize("name", ["gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20_exact"])
+def test_the_evaluation_batch_does_not_matter(name, network, batch) -> None:
+    attack = build_attack(name, MeasurementSpec(noise_std=0.3))
+    small, large = (
+        evaluate(network, attack, batch.images, batch.labels, seed=4, batch_size=size)[None] for size in (5, 24)
+    )
+    assert torch.equal(small, large)
+
+
+def test_index_says_which_example_an_image_is(network, batch) -> None:
+    attack = build_attack("gn", MeasurementSpec(noise_std=0.4))
+    whole = adversarial_examples(network, attack, batch.images, batch.labels, seed=0, batch_size=7)
+    chosen = torch.tensor([3, 17, 8])
+    part = adversarial_examples(
+        network, attack, batch.images[chosen], batch.labels[chosen], seed=0, batch_size=7, index=chosen
+    )
+    assert torch.equal(part, whole[chosen])
+
+
+def test_examples_are_the_judged_ones(network, batch) -> None:
+    attack = PGD(steps=4)
+    made = adversarial_examples(network, attack, batch.images, batch.labels, seed=2, batch_size=7)
+    judged = evaluate(network, attack, batch.images, batch.labels, seed=2, batch_size=7)[None]
+    with torch.no_grad():
+        assert torch.equal(network(made).argmax(1) == batch.labels, judged)
+
+
+@pytest.mark.parametrize("attack", [Natural(), PGD(steps=3)], ids=repr)
+def test_every_degree_judges_the_unfiltered_attack(attack, network, batch) -> None:
+    degrees = (None, 8, 6, 3)
+    correct = evaluate(network, attack, batch.images, batch.labels, seed=0, batch_size=10, degrees=degrees)
+    made = adversarial_examples(network, attack, batch.images, batch.labels, seed=0, batch_size=10)
+    assert tuple(correct) == degrees
+    for degree in degrees:
+        filtered = made if degree is None else lowpass(made, degree)
+        with torch.no_grad():
+            assert torch.equal(correct[degree], network(filtered).argmax(1) == batch.labels)
+
+
+def test_the_adaptive_attack_goes_through_the_filter(network, batch) -> None:
+    attack, degrees = BIM(eps_255=16.0, steps=8), (None, 8, 4)
+    kwargs = {"seed": 0, "batch_size": 24, "degrees": degrees}
+    blind = evaluate(network, attack, batch.images, batch.labels, **kwargs)
+    adaptive = evaluate(network, attack, batch.images, batch.labels, adaptive=True, **kwargs)
+    for same in (None, 8):
+        assert torch.equal(blind[same], adaptive[same])
+    made = attack.perturb(through_filter(network, 4), batch.images, batch.labels, index=batch.index, seed=0)
+    with torch.no_grad():
+        assert torch.equal(adaptive[4], network(lowpass(made, 4)).argmax(1) == batch.labels)
+    assert adaptive[4].sum() < blind[4].sum()
+
+
+def test_the_attack_is_made_once_for_all_degrees(network, batch) -> None:
+    counting = Counting(network)
+    evaluate(counting, BIM(steps=3), batch.images, batch.labels, seed=0, batch_size=24, degrees=(None, 8, 6, 4))
+    assert counting.seen == 24 * (3 + 3)  # three steps, three distinct filters
+
+
+def test_clean_logits_are_shared_between_attacks(network, batch) -> None:
+    counting = Counting(network)
+    clean = CleanLogits(counting, batch.images, 24)
+    kwargs = {"seed": 0, "batch_size": 24, "clean": clean}
+    natural = evaluate(counting, Natural(), batch.images, batch.labels, **kwargs)[None]
+    assert counting.seen == 24
+    shared = evaluate(counting, TPGD(steps=2), batch.images, batch.labels, **kwargs)[None]
+    again = evaluate(counting, Natural(), batch.images, batch.labels, **kwargs)[None]
+    assert counting.seen == 24 * (1 + 2 + 1) and torch.equal(natural, again)
+    alone = evaluate(network, TPGD(steps=2), batch.images, batch.labels, seed=0, batch_size=24)[None]
+    assert torch.equal(shared, alone)
+
+
+def test_clean_logits_do_not_depend_on_their_batch_and_know_the_filter(network, batch) -> None:
+    clean = CleanLogits(network, batch.images, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(clean.at(), network(batch.images))
+        torch.testing.assert_close(clean.at(4), network(lowpass(batch.images, 4)))
+    assert clean.at(8) is clean.at(None) and clean.at(4) is clean.at(4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_as_it_was_found(training, network, batch) -> None:
+    network.train(training)
+    network[1].eval()
+    network[0].weight.requires_grad_(False)
+    modes = [module.training for module in network.modules()]
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    for attack in (PGD(steps=2), TPGD(steps=2), build_attack("cw20", MeasurementSpec())):
+        evaluate(network, attack, batch.images, batch.labels, seed=0, batch_size=8, degrees=(None, 4), adaptive=True)
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert [p.requires_grad for p in network.parameters()] == [False] + [True] * (len(list(network.parameters())) - 1)
+
+
+def test_evaluation_mode_is_used_even_for_a_training_network(network, batch) -> None:
+    expected = evaluate(network, PGD(steps=2), batch.images, batch.labels, seed=0, batch_size=8)[None]
+    network.train()
+    assert torch.equal(
+        evaluate(network, PGD(steps=2), batch.images, batch.labels, seed=0, batch_size=8)[None], expected
+    )
+
+
+def test_results_carry_no_gradients(network, batch) -> None:
+    assert not CleanLogits(network, batch.images, 8).at().requires_grad
+    made = adversarial_examples(network, PGD(steps=1), batch.images, batch.labels, seed=0, batch_size=8)
+    assert not made.requires_grad
+
+
+def test_evaluation_works_where_gradients_are_switched_off(network, batch) -> None:
+    expected = evaluate(network, PGD(steps=2), batch.images, batch.labels, seed=0, batch_size=8)[None]
+    with torch.no_grad():
+        inside = evaluate(network, PGD(steps=2), batch.images, batch.labels, seed=0, batch_size=8)[None]
+    assert torch.equal(inside, expected)
