@@ -80,6 +80,9 @@ def _model(model: ModelSpec) -> dict[str, Any]:
 
 def _training(training: TrainingSpec) -> dict[str, Any]:
     settings = training.model_dump()
+    # The rate in force: at 512 linear scaling is none, and a rate scaled to 0.2 is the rate 0.2.
+    settings["learning_rate"] = training.learning_rate_at(1)
+    del settings["learning_rate_scaling"]
     settings["milestones"] = [[milestone.epoch, milestone.factor] for milestone in training.schedule()]
     if training.attack.name == "none":
         settings["attack"] = {"name": "none"}
