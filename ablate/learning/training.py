@@ -1,0 +1,272 @@
+"""Adversarial and natural training of one network, from its first weights or from the state after any epoch.
+
+All images stay on the device as uint8 and nothing waits for it within an epoch. The numbers are a function of the spec,
+the data and the state: on the CPU in float32 they are the same bits, resumed or not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ablate import randomness
+from ablate.attacks.base import full_precision
+from ablate.attacks.evaluation import as_float
+from ablate.attacks.linf import ascend, uniform_start
+from ablate.errors import SpecError
+from ablate.learning.augmentation import AugmentationFunction, Draws, crop_and_flip, get_augmentation
+from ablate.learning.data import Dataset, split_validation
+from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
+from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
+from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
+from ablate.specs import TrialSpec
+
+
+class TrainingError(Exception):
+    """A training that cannot go on, e.g. because its loss is no number; the message is the reason."""
+
+
+@dataclass
+class TrainingState:
+    """A training after an epoch: all that is needed to go on, and all that was measured so far.
+
+    Every tensor is a copy on the CPU, and all of it loads with `torch.load(weights_only=True)`.
+
+    Attributes:
+        epoch: Epochs done; 0 before the first.
+        network: Its `state_dict`.
+        optimizer: Its `state_dict`.
+        history: One entry for each epoch from 0 on: `{"epoch", "timestamp_ms", "metrics": {name: float}}`.
+        best: `{"epoch", "accuracy", "network"}` of the first epoch with the highest `validation/attack`; None without
+            validation images, and before the first epoch.
+    """
+
+    epoch: int
+    network: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+def train(
+    spec: TrialSpec,
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    state: TrainingState | None = None,
+    on_epoch: Callable[[TrainingState], None] = lambda state: None,
+) -> TrainingState:
+    """Train a network to the last epoch.
+
+    Each epoch visits the training images once, in a new order. Its last batch may be smaller than the others, and its
+    loss is the mean over its own images; a rest of a single image, which batch normalization cannot normalize, joins
+    no batch.
+
+    Metrics of an epoch: `train/loss` and `train/accuracy_attack` (percent, over the examples trained on, while
+    training; of mixed labels the dominant one counts), `learning_rate`, `seconds` and `images_per_second` (of training
+    alone), those of `probe_metrics` on the first 512 of the images trained on, and those of `Validation`. The entry of
+    epoch 0 has the probe and the validation only.
+
+    Args:
+        spec: The trial; its measurement plays no part.
+        dataset: From `ablate.learning.data.load` of `spec.data`; the test split plays no part.
+        device: Where to train.
+        state: Where to go on; None: from the first weights.
+        on_epoch: Called with the state before the first epoch and after each one, but not with the `state` given. It
+            may keep what it gets.
+
+    Returns:
+        The state after the last epoch.
+
+    Raises:
+        TrainingError: The loss or an output is not finite.
+        SpecError: A name nobody registered, or a batch larger than the images to train on.
+    """
+    run = _Run(spec, dataset, device)
+    if state is None:
+        state = run.snapshot(0, run.measured(0), [], None)
+        on_epoch(state)
+    else:
+        run.restore(state)
+    for epoch in range(state.epoch + 1, spec.training.epochs + 1):
+        metrics = run.epoch(epoch) | run.measured(epoch)
+        state = run.snapshot(epoch, metrics, state.history, state.best)
+        on_epoch(state)
+    return state
+
+
+class _Run:
+    """One training in this process: network, optimizer and images on the device."""
+
+    def __init__(self, spec: TrialSpec, dataset: Dataset, device: torch.device) -> None:
+        self.spec, self.training, self.device = spec, spec.training, device
+        self.classes = len(dataset.classes)
+        trained_on, held_out = split_validation(dataset.train_labels, spec.data.validation)
+        if self.training.batch_size > len(trained_on):
+            raise SpecError(
+                f"expected training.batch_size of at most the {len(trained_on)} training images of {dataset.label}, "
+                f"got {self.training.batch_size}"
+            )
+        self.augment: AugmentationFunction = get_augmentation(self.training.augmentation.name)
+        self.images, self.labels = self._resident(dataset, trained_on)
+        self.validation: Validation | None = None
+        if len(held_out):
+            images, labels = self._resident(dataset, held_out)
+            self.validation = Validation(images, labels, held_out, self.training.attack, spec.seed)
+        network = build_network(spec.model, self.classes, spec.data.image_size, spec.seed)
+        self.network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(
+            parameter_groups(self.network, self.training, spec.model), momentum=self.training.momentum
+        )
+        self.compiled: Callable[[Tensor], Tensor] = self.network
+        if self.training.compile:
+            # Graphs of earlier trainings in this process count against torch's limit on recompilation.
+            torch.compiler.reset()
+            self.compiled = torch.compile(self.network, dynamic=False)
+
+    def _resident(self, dataset: Dataset, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        images = torch.from_numpy(dataset.train_images[places]).to(self.device)
+        labels = torch.from_numpy(dataset.train_labels[places]).to(self.device)
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+    def restore(self, state: TrainingState) -> None:
+        self.network.load_state_dict(state.network)
+        # The optimizer would go on with the very tensors of the state, and change them.
+        self.optimizer.load_state_dict(copy.deepcopy(state.optimizer))
+
+    def snapshot(
+        self, epoch: int, metrics: dict[str, float], history: list[dict[str, Any]], best: dict[str, Any] | None
+    ) -> TrainingState:
+        network = _copied(self.network.state_dict())
+        accuracy = metrics.get("validation/attack")
+        if epoch > 0 and accuracy is not None and (best is None or accuracy > best["accuracy"]):
+            best = {"epoch": epoch, "accuracy": accuracy, "network": network}
+        entry = {"epoch": epoch, "timestamp_ms": time.time_ns() // 1_000_000, "metrics": metrics}
+        return TrainingState(epoch, network, _copied(self.optimizer.state_dict()), [*history, entry], best)
+
+    def measured(self, epoch: int) -> dict[str, float]:
+        metrics = probe_metrics(self.network, self.images[:PROBE_IMAGES], self.labels[:PROBE_IMAGES])
+        if math.isnan(metrics["train/accuracy_natural"]):
+            raise TrainingError(f"the network's outputs became nan or infinite in epoch {epoch}")
+        return metrics | (self.validation.metrics(self.network) if self.validation else {})
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        began = time.perf_counter()
+        rate = self.training.learning_rate_at(epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate / self.training.learning_rate_at(1)
+        order = randomness.permutation(randomness.stream(self.spec.seed, "order", epoch), len(self.images), self.device)
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        seen = 0
+        with _seeded(randomness.stream(self.spec.seed, "layers", epoch), self.device):
+            for step, batch in enumerate(torch.split(order, self.training.batch_size)):
+                if len(batch) == 1:
+                    continue
+                draws = Draws(self.spec.seed, epoch, step, len(batch), self.device)
+                batch_loss, batch_correct = self.step(self.images[batch], self.labels[batch], draws)
+                loss += batch_loss * len(batch)
+                correct += batch_correct
+                seen += len(batch)
+        mean_loss = loss.item() / seen  # here the host waits for the device, once an epoch
+        if not math.isfinite(mean_loss):
+            raise TrainingError(f"loss became {mean_loss} in epoch {epoch}")
+        seconds = time.perf_counter() - began
+        return {
+            "train/loss": mean_loss,
+            "train/accuracy_attack": 100.0 * correct.item() / seen,
+            "learning_rate": rate,
+            "seconds": seconds,
+            "images_per_second": seen / seconds,
+        }
+
+    def step(self, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """One update; returns the batch's mean loss and the number of correct answers, both on the device."""
+        training = self.training
+        pixels = crop_and_flip(pixels, draws, padding=training.crop_padding, flip=training.flip)
+        clean = as_float(pixels).contiguous(memory_format=torch.channels_last)
+        hard = (labels[:, None] == torch.arange(self.classes, device=self.device)).to(clean.dtype)
+        with transformed_weights(self.network):
+            if training.augmentation.order == "clean":
+                images, targets = self.augment(clean, hard, draws, training.augmentation)
+                loss = self.loss(labels, hard, targets)
+                images = self.attacked(images, loss, draws)
+            else:
+                images = self.attacked(clean, cross_entropy(labels), draws)
+                images, targets = self.augment(images, hard, draws, training.augmentation)
+                loss = self.loss(labels, hard, targets)
+            self.network.train()
+            logits = self.forward(images.contiguous(memory_format=torch.channels_last))
+            mean = loss(logits).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(mean)
+        self.optimizer.step()
+        return mean.detach(), (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
+
+    def loss(self, labels: Tensor, hard: Tensor, targets: Tensor) -> Loss:
+        if targets is hard:
+            return cross_entropy(labels)
+        return binary_cross_entropy(targets, self.training.augmentation.bce_reduction)
+
+    def attacked(self, images: Tensor, loss: Loss, draws: Draws) -> Tensor:
+        attack = self.training.attack
+        if attack.name == "none":
+            return images
+        self.network.train(attack.network_mode == "train")
+        images = images.contiguous(memory_format=torch.channels_last)
+        eps, start = attack.eps_255 / 255, images
+        if attack.random_start:
+            start = uniform_start(images, eps, draws.key("attack start"), torch.arange(len(images), device=self.device))
+        with frozen_parameters(self.network):
+            return ascend(
+                self.forward,
+                images,
+                lambda logits: loss(logits).sum(),
+                start=start,
+                eps=eps,
+                step=attack.step_255 / 255,
+                steps=attack.steps,
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        # A smaller last batch would compile everything a second time.
+        network = self.compiled if len(images) == self.training.batch_size else self.network
+        with self.precision():
+            return full_precision(network(images))
+
+    def precision(self) -> Any:
+        if self.training.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    # For layers that draw random numbers, such as dropout in a user's network: the same ones in a resumed epoch.
+    # torch.manual_seed would reseed every accelerator, also those whose state is not restored here.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_copied(inner) for inner in value]
+    return value
