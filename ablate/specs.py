@@ -95,7 +95,11 @@ class TrainingSpec(Spec):
     """How the network is trained (Section 3)."""
 
     epochs: int = Field(PAPER_EPOCHS, ge=1, le=100_000, description="Passes over the training images.")
-    batch_size: int = Field(PAPER_BATCH_SIZE, ge=2, description="Images per optimizer step.")
+    batch_size: int = Field(
+        PAPER_BATCH_SIZE,
+        ge=2,
+        description="Images per optimizer step. An epoch's last batch may be smaller; a rest of one image joins none.",
+    )
     learning_rate: float = Field(0.1, gt=0, description="Of SGD, at the start.")
     learning_rate_scaling: Literal["none", "linear"] = Field(
         "none", description="linear: multiplied by batch_size / 512 (arXiv 1706.02677)."
