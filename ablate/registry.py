@@ -1,0 +1,112 @@
+"""Names for things that a user's own module may add to: networks, augmentations, attacks, analyses."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ablate.errors import SpecError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Functions or classes by name, in the order in which they were registered.
+
+    Args:
+        field: The setting that holds such a name, for messages, e.g. `model.arch`.
+    """
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+        self._entries: dict[str, T] = {}
+        self._digests: dict[str, str | None] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """The decorator that registers what it decorates, and returns it unchanged.
+
+        Args:
+            name: What space files call it.
+
+        Returns:
+            The decorator.
+
+        Raises:
+            SpecError: The name belongs to another function already. The same one again (a module that is imported
+                twice, as notebooks and worker processes do) takes the place of the first.
+        """
+
+        def decorate(entry: T) -> T:
+            known = self._entries.get(name)
+            if known is not None and _origin(known) != _origin(entry):
+                raise SpecError(f"expected a new name for {self.field}, got {name!r}, registered by {_origin(known)}")
+            self._digests[name] = _source_digest(self.field, name, entry)
+            self._entries[name] = entry
+            return entry
+
+        return decorate
+
+    def get(self, name: str) -> T:
+        """What was registered under a name.
+
+        Raises:
+            SpecError: Nothing was.
+        """
+        self._require(name)
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """The registered names."""
+        return list(self._entries)
+
+    def source_digest(self, name: str) -> str | None:
+        """What tells one version of a user's code from another, for keys that live long.
+
+        Returns:
+            None for what ships with ablate (recipe versions cover it); else the SHA-256 of the file that defines it,
+            as it was when it was registered. Files which that file imports are not covered.
+
+        Raises:
+            SpecError: Nothing is registered under the name.
+        """
+        self._require(name)
+        return self._digests[name]
+
+    def _require(self, name: str) -> None:
+        if name not in self._entries:
+            raise SpecError(
+                f"expected {self.field} to be a registered name, got {name!r}; {nearest(name, self.names())}"
+            )
+
+
+def _definition(entry: Any) -> Any:
+    while isinstance(entry, functools.partial):
+        entry = entry.func
+    return inspect.unwrap(entry)
+
+
+def _origin(entry: Any) -> str:
+    definition = _definition(entry)
+    return f"{definition.__module__}.{getattr(definition, '__qualname__', type(definition).__qualname__)}"
+
+
+def _source_digest(field: str, name: str, entry: Any) -> str | None:
+    definition = _definition(entry)
+    module: str = definition.__module__
+    if module == "ablate" or module.startswith("ablate."):
+        return None
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is not None and Path(file).is_file():
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    try:
+        # A notebook's cell has no file, but Python keeps its text.
+        return hashlib.sha256(inspect.getsource(definition).encode()).hexdigest()
+    except (OSError, TypeError):
+        raise SpecError(
+            f"expected {field} {name!r} to be defined in a file, got {_origin(entry)} without one"
+        ) from None
