@@ -1,0 +1,37 @@
+"""Networks: the registry, the four of the paper, quantization and FAT."""
+
+from __future__ import annotations
+
+from ablate.learning.models import resnet, torchvision_models, wide_resnet  # noqa: F401 (they register themselves)
+from ablate.learning.models.groups import parameter_groups
+from ablate.learning.models.inspection import effective_weight, first_activation, is_quantized, named_convolutions
+from ablate.learning.models.quantization import (
+    frozen_parameters,
+    mask_statistics,
+    quantize_network,
+    transformed_weights,
+)
+from ablate.learning.models.registry import (
+    build_network,
+    check_model,
+    network_names,
+    register_network,
+    source_digest,
+)
+
+__all__ = [
+    "build_network",
+    "check_model",
+    "effective_weight",
+    "first_activation",
+    "frozen_parameters",
+    "is_quantized",
+    "mask_statistics",
+    "named_convolutions",
+    "network_names",
+    "parameter_groups",
+    "quantize_network",
+    "register_network",
+    "source_digest",
+    "transformed_weights",
+]

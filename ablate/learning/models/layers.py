@@ -1,0 +1,49 @@
+"""What the residual networks share: their activation, widths, depths and initialisation."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ablate.errors import SpecError
+from ablate.specs import ModelSpec
+
+
+def activation_module(spec: ModelSpec) -> nn.Module:
+    """A new module of the spec's non-linearity; each place has its own, which quantization gives its own scale."""
+    return nn.Hardtanh() if spec.activation == "hardtanh" else nn.ReLU()
+
+
+def scaled_channels(count: int, spec: ModelSpec) -> int:
+    """A layer's channels after the spec's width multiplier, at least one."""
+    return max(1, round(count * spec.width))
+
+
+def blocks_per_group(spec: ModelSpec, default: int, outside: int) -> int:
+    """Residual blocks n in each of the three groups of a network of 6 n + `outside` layers.
+
+    Args:
+        spec: With the depth, or none for the default.
+        default: The depth in the network's name.
+        outside: Layers that belong to no block.
+
+    Returns:
+        n, at least 1.
+
+    Raises:
+        SpecError: No n gives this depth.
+    """
+    depth = default if spec.depth is None else spec.depth
+    blocks, rest = divmod(depth - outside, 6)
+    if rest or blocks < 1:
+        raise SpecError(f"expected model.depth of 6 n + {outside} with model.arch {spec.arch!r}, got {depth}")
+    return blocks
+
+
+def initialise(network: nn.Module) -> None:
+    """Convolutions and linear layers by N(0, 2 / fan-out) and N(0, 1 / fan-in) (arXiv 1502.01852), biases zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,75 @@
+"""ResNet-20 for small images (arXiv 1512.03385, Section 4.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ablate.learning.models.layers import activation_module, blocks_per_group, initialise, scaled_channels
+from ablate.learning.models.registry import register_network
+from ablate.specs import ModelSpec
+
+
+class BasicBlock(nn.Module):
+    """act(bn(conv(act(bn(conv(x))))) + shortcut(x)), the shortcut a 1x1 convolution with BN where shapes differ."""
+
+    def __init__(self, spec: ModelSpec, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.activation1 = activation_module(spec)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.activation2 = activation_module(spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
+        y = self.activation1(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        out: Tensor = self.activation2(y + self.shortcut(x))
+        return out
+
+
+class ResNet(nn.Module):
+    """A 3x3 convolution, three groups of n blocks with 16, 32, 64 channels, average pooling, one linear layer.
+
+    Args:
+        spec: Depth 6 n + 2 (20 by default), width multiplier of all channels, activation.
+        num_classes: Number of logits.
+    """
+
+    def __init__(self, spec: ModelSpec, num_classes: int) -> None:
+        super().__init__()
+        blocks = blocks_per_group(spec, default=20, outside=2)
+        inputs = scaled_channels(16, spec)
+        self.conv1 = nn.Conv2d(3, inputs, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.activation1 = activation_module(spec)
+        groups: list[nn.Module] = []
+        for group, count in enumerate((16, 32, 64)):
+            layers: list[nn.Module] = []
+            outputs = scaled_channels(count, spec)
+            for block in range(blocks):
+                layers.append(BasicBlock(spec, inputs, outputs, stride=2 if group > 0 and block == 0 else 1))
+                inputs = outputs
+            groups.append(nn.Sequential(*layers))
+        self.groups = nn.Sequential(*groups)
+        self.linear = nn.Linear(inputs, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] in [0, 1] to [N, num_classes] logits."""
+        x = self.activation1(self.bn1(self.conv1(x)))
+        x = self.groups(x).mean(dim=(2, 3))
+        logits: Tensor = self.linear(x)
+        return logits
+
+
+@register_network("resnet20", depth=True)
+def resnet20(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
+    """ResNet-20: 0.27 M parameters; `depth` may be any 6 n + 2."""
+    return ResNet(spec, num_classes)
