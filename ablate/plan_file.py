@@ -1,0 +1,315 @@
+"""A plan as plain data: what storage and MLflow keep of it, so that reports need no space file and no data set.
+
+Launches write it to `<storage>/plans/<plan id>.json`; tracking sends it along as `plan.json`. Both are this one format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ablate import provenance as origins
+from ablate.errors import StorageError, nearest
+from ablate.specs import DataSpec, Spec
+
+if TYPE_CHECKING:
+    from ablate.planning import Plan, PlannedTrial
+    from ablate.storage import Storage
+
+LAYOUT = 1
+"""Of plan files; a newer one than this is refused by name."""
+
+_SECRETS = (
+    (re.compile(r"(?<=://)[^/@\s]+@"), "***@"),
+    (re.compile(r"(?i)((?:password|passwd|secret|token|access_key|api_key)[\w-]*[=:]\s*)[^\s&'\"]+"), r"\1***"),
+)
+
+
+def redact(text: str) -> str:
+    """The text without the user names, passwords and tokens that URIs and settings can carry.
+
+    Args:
+        text: A URI, a command or a message.
+
+    Returns:
+        The same with `***` in their place.
+    """
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+class DataPart(Spec):
+    """Which images a trial was trained on and measured with."""
+
+    name: str
+    label: str
+    train_digest: str
+    test_digest: str
+    train_count: int
+    test_count: int
+    classes: int
+    paper: bool
+    """Whether it is the paper's data set, so that published numbers can be compared with."""
+
+
+class RowPart(Spec):
+    """One line of a table."""
+
+    label: str
+    note: str | None = None
+    published: dict[str, float] = {}
+
+
+class SpacePart(Spec):
+    """What a report needs of a space file."""
+
+    name: str
+    title: str
+    description: str = ""
+    table: int | None = None
+    rows: list[RowPart]
+    claims: list[dict[str, Any]] = []
+    figures: list[str] = []
+
+
+class TrialPart(Spec):
+    """One row with one seed.
+
+    `columns` and `analyses` are metric -> measurement key, as in `ablate.planning.PlannedTrial`.
+    """
+
+    space: str
+    row: str
+    seed: int
+    training: str
+    columns: dict[str, str]
+    analyses: dict[str, str] = {}
+    data: DataPart
+    spec: dict[str, Any]
+
+    @property
+    def measurements(self) -> set[str]:
+        """Every measurement key it needs."""
+        return {*self.columns.values(), *self.analyses.values()}
+
+
+class PlanFile(Spec):
+    """What one launch decided.
+
+    `created_ms` is when the plan was launched first, `launched_ms` when last; `provenance` is the last launch's.
+    """
+
+    layout: int
+    id: str
+    preset: str
+    overrides: list[str]
+    seeds: list[int]
+    spaces: list[SpacePart]
+    trials: list[TrialPart]
+    provenance: dict[str, str]
+    created_ms: int
+    launched_ms: int
+
+    def trainings(self) -> dict[str, list[TrialPart]]:
+        """Training key -> the trials that share it, in the order of their first trial."""
+        shared: dict[str, list[TrialPart]] = {}
+        for trial in self.trials:
+            shared.setdefault(trial.training, []).append(trial)
+        return shared
+
+    def space(self, name: str) -> SpacePart:
+        """One of its spaces by name."""
+        return next(space for space in self.spaces if space.name == name)
+
+    def of_space(self, name: str) -> PlanFile:
+        """The part that is about one space."""
+        return self.model_copy(
+            update={
+                "spaces": [self.space(name)],
+                "trials": [trial for trial in self.trials if trial.space == name],
+            }
+        )
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(self.model_dump(), indent=1, ensure_ascii=False)
+
+
+def from_plan(plan: Plan | PlanFile, provenance: Mapping[str, str] | None = None) -> PlanFile:
+    """A plan as plain data.
+
+    Args:
+        plan: From `ablate.planning.make_plan`, or already a plan file.
+        provenance: Commit, versions, command; none: found out here. Secrets in it are left out.
+
+    Returns:
+        The plan file, launched now.
+    """
+    if isinstance(plan, PlanFile):
+        return plan if provenance is None else plan.model_copy(update={"provenance": _clean(provenance)})
+    now = time.time_ns() // 1_000_000
+    notes = {(planned.trial.space, planned.trial.label): planned.trial.note for planned in plan.trials}
+    spaces = [
+        SpacePart(
+            name=loaded.name,
+            title=loaded.space.title,
+            description=loaded.space.description,
+            table=loaded.space.table,
+            rows=[
+                RowPart(label=row.label, note=notes.get((loaded.name, row.label), row.note), published=row.published)
+                for row in loaded.space.rows
+            ],
+            claims=[claim.model_dump(mode="json", exclude_none=True) for claim in loaded.space.claims],
+            figures=list(loaded.space.figures),
+        )
+        for loaded in plan.spaces
+    ]
+    return PlanFile(
+        layout=LAYOUT,
+        id=plan.id,
+        preset=plan.preset,
+        overrides=[redact(text) for text in plan.overrides],
+        seeds=list(plan.seeds),
+        spaces=spaces,
+        trials=_trials(plan.trials),
+        provenance=_clean(origins.provenance() if provenance is None else provenance),
+        created_ms=now,
+        launched_ms=now,
+    )
+
+
+def _clean(provenance: Mapping[str, str]) -> dict[str, str]:
+    return {name: redact(str(value)) for name, value in provenance.items()}
+
+
+def _trials(planned: Sequence[PlannedTrial]) -> list[TrialPart]:
+    from ablate.learning import data  # brings torch, which reading a plan file does without
+
+    paper = data.describe(DataSpec(), Path())
+    constant = (paper.train_digest, paper.test_digest)
+    parts = []
+    for each in planned:
+        trial, found = each.trial, each.data
+        is_paper = trial.spec.data.name == "cifar10" and (found.train_digest, found.test_digest) == constant
+        parts.append(
+            TrialPart(
+                space=trial.space,
+                row=trial.label,
+                seed=trial.seed,
+                training=each.training,
+                columns=dict(each.columns),
+                analyses=dict(each.analyses),
+                data=DataPart(
+                    name=trial.spec.data.name,
+                    label=found.label,
+                    train_digest=found.train_digest,
+                    test_digest=found.test_digest,
+                    train_count=found.train_count,
+                    test_count=found.test_count,
+                    classes=found.classes,
+                    paper=is_paper,
+                ),
+                spec=trial.spec.model_dump(mode="json"),
+            )
+        )
+    return parts
+
+
+def parse(text: str | bytes, where: str) -> PlanFile:
+    """A plan file's content.
+
+    Args:
+        text: As written by `PlanFile.to_json`.
+        where: Names the file in errors.
+
+    Returns:
+        The plan file.
+
+    Raises:
+        StorageError: It is damaged, or a newer version wrote it.
+    """
+    try:
+        content = json.loads(text)
+        layout = content["layout"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{where}: expected a plan as JSON, got {type(error).__name__}: {error}") from error
+    if layout != LAYOUT:
+        raise StorageError(f"{where}: expected plan layout {LAYOUT}, got {layout}; use the version that wrote it")
+    try:
+        return PlanFile.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise StorageError(f"{where}: {place}: expected a whole plan, got: {first['msg']}") from error
+
+
+def save(plan: Plan | PlanFile, storage: Storage, provenance: Mapping[str, str] | None = None) -> PlanFile:
+    """Keep a plan beside its results, so that they can be sent to MLflow later and from elsewhere.
+
+    Args:
+        plan: The plan of a launch.
+        storage: Where its results go.
+        provenance: As of `from_plan`.
+
+    Returns:
+        What was written; `created_ms` is that of the first launch of this plan.
+
+    Raises:
+        StorageError: Storage cannot be written.
+    """
+    file = from_plan(plan, provenance)
+    earlier = storage.files.read(_path(file.id))
+    if earlier is not None:
+        with contextlib.suppress(StorageError):  # a damaged or foreign file is replaced by the plan just made
+            file = file.model_copy(update={"created_ms": parse(earlier, _path(file.id)).created_ms})
+    storage.files.write(_path(file.id), file.to_json().encode())
+    return file
+
+
+def load(storage: Storage, plan_id: str | None = None, space: str | None = None) -> PlanFile:
+    """A plan that was launched into this storage.
+
+    Args:
+        storage: Where.
+        plan_id: Which; none: the one launched last.
+        space: Only plans of this space.
+
+    Returns:
+        The plan file.
+
+    Raises:
+        StorageError: There is none.
+    """
+    where = redact(storage.location)
+    if plan_id is not None:
+        content = storage.files.read(_path(plan_id)) if re.fullmatch(r"[0-9a-f]{1,64}", plan_id) else None
+        if content is None:
+            hint = nearest(plan_id, plan_ids(storage) or ["(none)"])
+            raise StorageError(f"--plan: expected a plan launched into {where}, got {plan_id!r}; {hint}")
+        return parse(content, f"{where}/{_path(plan_id)}")
+    found = []
+    for name in plan_ids(storage):
+        file = parse(storage.files.read(_path(name)) or b"", f"{where}/{_path(name)}")
+        if space is None or space in [part.name for part in file.spaces]:
+            found.append(file)
+    if not found:
+        what = f"a plan of {space!r}" if space else "a plan"
+        raise StorageError(f"--storage {where}: expected {what} launched into it, got none")
+    return max(found, key=lambda file: file.launched_ms)
+
+
+def plan_ids(storage: Storage) -> list[str]:
+    """Ids of all plans that were launched into a storage."""
+    return [name.removesuffix(".json") for name in storage.files.list("plans") if name.endswith(".json")]
+
+
+def _path(plan_id: str) -> str:
+    return f"plans/{plan_id}.json"
