@@ -1,0 +1,302 @@
+"""MLflow -> results: one plan of one space, from its runs alone, without storage, space file or data set."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablate.errors import StorageError, TrackingError, nearest
+from ablate.plan_file import PlanFile, RowPart, SpacePart, TrialPart, parse
+from ablate.storage import Record
+from ablate.tracking_store import Run, Store
+
+PLAN = "plan.json"
+MEASUREMENTS = "measurements.npz"
+_CORRECT, _COUNT, _ARRAY = "correct/", "count/", "array/"
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """One plan that was launched, as a list shows it.
+
+    Args:
+        id: The plan's id.
+        space: Its space.
+        preset: Its preset.
+        seeds: As text, e.g. `0, 1, 2`.
+        data: The data's labels.
+        overrides: `--set` arguments, as text.
+        launched_ms: When last, milliseconds since 1970.
+        status: Of its run: RUNNING, FINISHED, FAILED or KILLED.
+        run_id: Of its run.
+        experiment_id: Of the space's experiment.
+    """
+
+    id: str
+    space: str
+    preset: str
+    seeds: str
+    data: str
+    overrides: str
+    launched_ms: int
+    status: str
+    run_id: str
+    experiment_id: str
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What MLflow holds of one row with one seed.
+
+    Args:
+        part: What was planned.
+        metrics: `accuracy/pgd20`, `accuracy_best/pgd20`, `energy/ratio` ... -> value; accuracies in percent.
+        problem: Why it is not finished (`failed: loss became nan in epoch 3`); None where it is.
+        run_id: Of its run; None without one.
+        training_run_id: Of its training's run.
+        tags: Of its run: device, versions, commit.
+        start_ms: When its training began.
+        end_ms: When its last measurement ended.
+    """
+
+    part: TrialPart
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    problem: str | None = None
+    run_id: str | None = None
+    training_run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    start_ms: int | None = None
+    end_ms: int | None = None
+
+
+class PlanResults:
+    """Everything a report needs of one plan of one space; images, arrays and curves are fetched when asked for.
+
+    Args:
+        store: Where artifacts are fetched from.
+        info: Which plan.
+        plan: Its file, with this space only.
+        trials: (row, seed) -> what there is of it, in the order of the table.
+        published_runs: Row -> id of the run with its published numbers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        info: PlanInfo,
+        plan: PlanFile,
+        trials: Mapping[tuple[str, int], TrialResult],
+        published_runs: Mapping[str, str],
+    ) -> None:
+        self._store = store
+        self.info = info
+        self.plan = plan
+        self.trials = trials
+        self.published_runs = published_runs
+        self._measured = functools.lru_cache(maxsize=None)(self._fetch)
+        self._curve = functools.lru_cache(maxsize=None)(self._fetch_curve)
+
+    @property
+    def space(self) -> SpacePart:
+        """The space: title, table, rows in order, claims, figures."""
+        return self.plan.spaces[0]
+
+    @property
+    def rows(self) -> list[RowPart]:
+        """The rows in the order of the table."""
+        return self.space.rows
+
+    @property
+    def published(self) -> dict[str, dict[str, float]]:
+        """Row -> metric -> published value; rows without numbers are left out."""
+        return {row.label: dict(row.published) for row in self.rows if row.published}
+
+    @property
+    def is_paper_data(self) -> bool:
+        """Whether every trial used the paper's data set, so that published numbers compare."""
+        return all(trial.part.data.paper for trial in self.trials.values())
+
+    @property
+    def data_labels(self) -> list[str]:
+        """How the data sets are called."""
+        return list(dict.fromkeys(trial.part.data.label for trial in self.trials.values()))
+
+    @property
+    def problems(self) -> dict[tuple[str, int], str]:
+        """(row, seed) -> why it is not finished."""
+        return {place: trial.problem for place, trial in self.trials.items() if trial.problem is not None}
+
+    def correct(self, row: str, seed: int) -> dict[str, NDArray[np.bool_]]:
+        """Accuracy metric -> [N] bool, which test images were classified correctly; empty where nothing was kept."""
+        return self._measured(row, seed)[0]
+
+    def arrays(self, row: str, seed: int) -> dict[str, NDArray[Any]]:
+        """`<analysis>/<array>` -> array, for figures; empty where nothing was kept."""
+        return self._measured(row, seed)[1]
+
+    def curve(self, row: str, seed: int, metric: str) -> list[tuple[int, float]]:
+        """A metric of the training by epoch: (epoch, value), in order; one value an epoch."""
+        return self._curve(row, seed, metric)
+
+    def _fetch(self, row: str, seed: int) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[Any]]]:
+        run_id = self.trials[row, seed].run_id
+        content = self._store.download(run_id, MEASUREMENTS) if run_id is not None else None
+        return ({}, {}) if content is None else unpack(content)
+
+    def _fetch_curve(self, row: str, seed: int, metric: str) -> list[tuple[int, float]]:
+        run_id = self.trials[row, seed].training_run_id
+        points = self._store.history(run_id, metric) if run_id is not None else []
+        return list({point.step: (point.step, point.value) for point in points}.values())
+
+
+def pack(records: Mapping[str, Record]) -> bytes:
+    """A trial's per-image correctness and arrays as one `.npz` file.
+
+    Args:
+        records: Metric or analysis -> record.
+
+    Returns:
+        Correctness as packed bits with its count, other arrays as they are.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, record in records.items():
+        for array, value in record.arrays.items():
+            if array == "correct" and value.dtype == np.bool_:
+                arrays[f"{_CORRECT}{name}"] = np.packbits(value)
+                arrays[f"{_COUNT}{name}"] = np.asarray(len(value))
+            else:
+                arrays[f"{_ARRAY}{name}/{array}"] = value
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def unpack(content: bytes) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[Any]]]:
+    """What `pack` packed; nothing in it is unpickled.
+
+    Args:
+        content: The file.
+
+    Returns:
+        Metric -> [N] bool, and `<metric or analysis>/<array>` -> array.
+    """
+    correct: dict[str, NDArray[np.bool_]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        for name in file.files:
+            if name.startswith(_CORRECT):
+                metric = name.removeprefix(_CORRECT)
+                count = int(file[f"{_COUNT}{metric}"])
+                correct[metric] = np.unpackbits(file[name], count=count).astype(np.bool_)
+            elif name.startswith(_ARRAY):
+                arrays[name.removeprefix(_ARRAY)] = file[name]
+    return correct, arrays
+
+
+def list_plans(store: Store, space: str) -> list[PlanInfo]:
+    """Plans of a space.
+
+    Args:
+        store: Where.
+        space: The space's name.
+
+    Returns:
+        The one launched last first.
+    """
+    experiment = store.experiment(space)
+    if experiment is None:
+        return []
+    infos = [_info(run, space) for run in store.runs(experiment, {"ablate.kind": "plan"})]
+    return sorted(infos, key=lambda info: (info.launched_ms, info.id), reverse=True)
+
+
+def read_plan(store: Store, space: str, plan_id: str | None = None) -> PlanResults:
+    """Results of one plan of a space.
+
+    Args:
+        store: Where.
+        space: The space's name.
+        plan_id: Which plan; none: the one launched last.
+
+    Returns:
+        Its rows, seeds and numbers.
+
+    Raises:
+        TrackingError: There is no such plan, or its description is gone.
+    """
+    plans = list_plans(store, space)
+    if not plans:
+        known = [name for name in store.experiments() if name not in ("Default", "training", "report")]
+        hint = f"; {nearest(space, known)}" if known else ""
+        raise TrackingError(f"--space: expected a space with runs in {store.shown}, got none of {space!r}{hint}")
+    info = next((plan for plan in plans if plan_id in (None, plan.id)), None)
+    if info is None:
+        hint = nearest(plan_id or "", [plan.id for plan in plans])
+        raise TrackingError(f"--plan: expected a plan of {space} in {store.shown}, got {plan_id!r}; {hint}")
+    content = store.download(info.run_id, PLAN)
+    if content is None:
+        raise TrackingError(
+            f"expected the artifact {PLAN} on the run of plan {info.id}, got none; send it again with "
+            f"python -m ablate.report --sync --storage <its storage> --plan {info.id}"
+        )
+    try:
+        plan = parse(content, f"{PLAN} of plan {info.id}")
+    except StorageError as error:
+        raise TrackingError(str(error)) from error
+    runs: dict[tuple[str, int], Run] = {}
+    published: dict[str, str] = {}
+    for run in sorted(store.runs(info.experiment_id, {"ablate.plan": info.id}), key=lambda run: run.id):
+        kind, row = run.tags.get("ablate.kind"), run.tags.get("ablate.row", "")
+        if kind == "trial":
+            runs.setdefault((row, int(run.tags["ablate.seed"])), run)
+        elif kind == "published":
+            published.setdefault(row, run.id)
+    trials = {(part.row, part.seed): _trial(part, runs.get((part.row, part.seed))) for part in plan.trials}
+    return PlanResults(store, info, plan, trials, published)
+
+
+def _info(run: Run, space: str) -> PlanInfo:
+    tags = run.tags
+    return PlanInfo(
+        id=tags.get("ablate.plan", ""),
+        space=space,
+        preset=tags.get("ablate.preset", ""),
+        seeds=tags.get("ablate.seeds", ""),
+        data=tags.get("ablate.data", ""),
+        overrides=tags.get("ablate.overrides", ""),
+        launched_ms=int(tags.get("ablate.launched_ms", run.start_ms)),
+        status=run.status,
+        run_id=run.id,
+        experiment_id=run.experiment,
+    )
+
+
+def _trial(part: TrialPart, run: Run | None) -> TrialResult:
+    if run is None:
+        return TrialResult(part, problem="not trained")
+    return TrialResult(
+        part=part,
+        metrics=run.metrics,
+        problem=_problem(run),
+        run_id=run.id,
+        training_run_id=run.tags.get("ablate.training_run_id"),
+        tags=run.tags,
+        start_ms=run.start_ms,
+        end_ms=run.end_ms,
+    )
+
+
+def _problem(run: Run) -> str | None:
+    state = run.tags.get("ablate.state")
+    if run.status == "FINISHED" and state == "finished":
+        return None
+    if state == "failed":
+        return f"failed: {run.tags.get('ablate.failure', 'unknown reason')}"
+    doing = "while measuring" if state == "measuring" else "while training"
+    return f"interrupted {doing}" if run.status == "KILLED" else f"not finished, {doing.removeprefix('while ')}"

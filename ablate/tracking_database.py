@@ -1,0 +1,147 @@
+"""MLflow's database file: created whole or not at all, migrated with a copy kept, safe to read while it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import uuid
+from pathlib import Path
+
+from ablate.errors import TrackingError
+
+BUSY_S = 20.0
+"""How long to wait for another process that writes."""
+
+_NETWORK_DRIVES = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "fuse", "afs")
+
+
+def create(path: Path, artifacts: str) -> None:
+    """Create a database file with MLflow's tables.
+
+    It is made beside and linked into place: of many first users one wins, and nobody ever opens half a schema.
+
+    Args:
+        path: The file; its folder is made too.
+        artifacts: Name of the folder beside it for the artifacts of MLflow's own default experiment.
+
+    Raises:
+        TrackingError: The folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _create_tables(beside, path.parent / artifacts)
+        with contextlib.closing(sqlite3.connect(beside)) as database:
+            # With a write-ahead log readers (the MLflow UI) and the writer do not wait for each other.
+            database.execute(f"PRAGMA journal_mode={'DELETE' if on_network_drive(path.parent) else 'WAL'}")
+        with contextlib.suppress(FileExistsError):
+            try:
+                os.link(beside, path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links
+                shutil.copyfile(beside, path)
+    except Exception as error:
+        raise TrackingError(
+            f"--tracking-uri: expected to create {path}, got {type(error).__name__}: {first_line(error)}"
+        ) from error
+    finally:
+        for leftover in path.parent.glob(f"{beside.name}*") if path.parent.is_dir() else []:
+            leftover.unlink(missing_ok=True)
+
+
+def check(path: Path, artifacts: str) -> None:
+    """Prove that a database file can be written, and bring one of an older MLflow up to date.
+
+    Args:
+        path: An existing file; an empty one gets MLflow's tables.
+        artifacts: As of `create`.
+
+    Raises:
+        TrackingError: It is no database, cannot be written, or is of a newer MLflow.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+    except sqlite3.Error as error:
+        raise TrackingError(
+            f"--tracking-uri: expected {path} to be a database that can be written, got: {error}"
+        ) from error
+    try:
+        if _is_old(path):
+            _migrate(path)
+        else:
+            _create_tables(path, path.parent / artifacts)
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"--tracking-uri: expected MLflow's tables in {path}, got: {first_line(error)}") from error
+
+
+def flush(path: Path) -> None:
+    """Move the write-ahead log into the file, so that the file alone can be copied; at once or not at all."""
+    if path.is_file():
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=0)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def on_network_drive(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether a folder lies on a network drive, where SQLite's write-ahead log corrupts.
+
+    Args:
+        folder: An existing folder.
+        mounts: The kernel's list of mounts; where there is none the answer is yes, the safe one.
+
+    Returns:
+        By the type of the innermost mount that holds it.
+    """
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return True
+    here = folder.resolve()
+    holding = [(len(line[1]), line[2]) for line in lines if here.is_relative_to(line[1])]
+    return max(holding, default=(0, ""))[1].startswith(_NETWORK_DRIVES)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, short enough for a terminal."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _create_tables(path: Path, artifacts: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"sqlite:///{path}", str(artifacts)).engine.dispose()
+
+
+def _is_old(path: Path) -> bool:
+    """Whether the file has MLflow's tables, of another version than the installed one."""
+    from mlflow.store.db import utils
+
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+        try:
+            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:  # no such table
+            return False
+    return found is not None and found[0] != utils._get_latest_schema_revision()
+
+
+def _migrate(path: Path) -> None:
+    from mlflow.store.db import utils
+
+    kept = path.with_name(f"{path.name}.before-migration")
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(kept)) as copy:
+            old.backup(copy)
+        engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")
+        utils._upgrade_db(engine)
+        engine.dispose()
+    except Exception as error:
+        raise TrackingError(
+            f"--tracking-uri: expected {path} to be of this MLflow's version or an older one, got: "
+            f"{first_line(error)}; a copy of it is {kept}"
+        ) from error

@@ -1,0 +1,436 @@
+"""The seam to MLflow: runs, metrics and artifacts as plain data; it and `tracking_database` alone import mlflow.
+
+Everything MLflow can raise comes out as a `TrackingError` without secrets; `ServerAway` where trying again may help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ablate import tracking_database as database
+from ablate.errors import TrackingError
+from ablate.plan_file import redact
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+ARTIFACTS = "mlartifacts"
+"""The folder beside a database file where artifacts go."""
+
+BATCH = 1000
+"""Metrics a call; MLflow's limit, which parameters and tags count towards."""
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_PAGE = 1000
+_PARAMETERS, _TAGS = 100, 100
+_VALUE, _TAG_VALUE = 6000, 5000
+_PROBING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_WORKING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+_QUIET = {
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class ServerAway(TrackingError):  # noqa: N818  (a state of the server rather than a mistake)
+    """The store did not answer; it may do so later."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric, with its own time (milliseconds since 1970)."""
+
+    name: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
+@dataclass
+class Run:
+    """An MLflow run as last seen or written; `metrics` holds each one's latest value."""
+
+    id: str
+    experiment: str
+    name: str
+    status: str
+    start_ms: int
+    end_ms: int | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def resolve(uri: str | None) -> str:
+    """The tracking URI in force, with a database file's path made absolute.
+
+    Args:
+        uri: As given; none: `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` in the working directory.
+
+    Returns:
+        The URI.
+
+    Raises:
+        TrackingError: Its scheme is none that MLflow keeps runs at.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    scheme = urlsplit(uri).scheme.split("+")[0] if "://" in uri else ""
+    if scheme == "sqlite":
+        path = uri.partition("://")[2].removeprefix("/")
+        if not path or path == ":memory:":
+            raise TrackingError(f"--tracking-uri: expected sqlite:///<file>, got {redact(uri)!r} without a file")
+        return f"{uri.partition('://')[0]}:///{Path(path).expanduser().absolute()}"
+    if scheme in ("http", "https"):
+        if not urlsplit(uri).hostname:
+            raise TrackingError(f"--tracking-uri: expected http://<host>:<port>, got {redact(uri)!r}")
+        return uri.rstrip("/")
+    if scheme in _DATABASES:
+        return uri
+    hint = f"; did you mean 'sqlite:///{uri}'?" if uri.endswith(".db") and not scheme else ""
+    raise TrackingError(
+        f"--tracking-uri: expected sqlite:///<file>, http(s)://<host>:<port> or a database's URI, got {redact(uri)!r}"
+        + hint
+    )
+
+
+class Store:
+    """One MLflow tracking store.
+
+    Args:
+        uri: As of `resolve`.
+
+    Raises:
+        TrackingError: The URI cannot be used.
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        self.uri = resolve(uri)
+        self.shown = redact(self.uri)
+        self.file = Path(self.uri.partition(":///")[2]) if self.uri.startswith("sqlite") else None
+        self.remote = self.uri.startswith("http")
+        self._made: Any = None
+        self._experiments: dict[str, str] = {}
+
+    def prepare(self, create: bool = True) -> None:
+        """Create or migrate the store and prove that it answers, before anything else uses it.
+
+        Args:
+            create: Whether to create a database file that is missing; a reader does not.
+
+        Raises:
+            TrackingError: It does not answer (known within 15 s), or cannot be created or used.
+        """
+        _quieten()
+        if self.file is not None and self.file.exists():
+            database.check(self.file, ARTIFACTS)
+        elif self.file is not None and create:
+            database.create(self.file, ARTIFACTS)
+        elif self.file is not None:
+            raise TrackingError(
+                f"--tracking-uri: expected runs at {self.shown}, got no such file; launch something first, or name the "
+                "store with --tracking-uri or MLFLOW_TRACKING_URI"
+            )
+        with self._patience():
+            try:
+                self._talk(lambda: self._client.search_experiments(max_results=1))
+            except ServerAway as error:
+                if not self.remote:
+                    raise
+                raise ServerAway(
+                    f"--tracking-uri: expected an MLflow server at {self.shown}, got no answer: {error}"
+                ) from error
+
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Little patience while probing a server, more while working; what the user set stays."""
+        if not self.remote:
+            yield
+            return
+        mine = [name for name in _PROBING if name not in os.environ]
+        os.environ.update({name: _PROBING[name] for name in mine})
+        try:
+            yield
+        finally:
+            os.environ.update({name: _WORKING[name] for name in mine})
+
+    def experiment(self, name: str, create: bool = False) -> str | None:
+        """The id of an experiment.
+
+        Args:
+            name: Its name.
+            create: Whether to create it; one that was deleted in the UI is restored.
+
+        Returns:
+            Its id; None where there is none.
+        """
+        if name not in self._experiments:
+            found = self._talk(lambda: self._client.get_experiment_by_name(name))
+            if found is None and create:
+                place = str(self.file.parent / ARTIFACTS / name) if self.file is not None else None
+                try:
+                    identifier = self._talk(lambda: self._client.create_experiment(name, artifact_location=place))
+                except ServerAway:
+                    raise
+                except TrackingError:  # another launch created it just now
+                    found = self._talk(lambda: self._client.get_experiment_by_name(name))
+                    if found is None:
+                        raise
+                    identifier = found.experiment_id
+            elif found is None:
+                return None
+            else:
+                identifier = found.experiment_id
+                if create and found.lifecycle_stage == "deleted":
+                    self._talk(lambda: self._client.restore_experiment(identifier))
+            self._experiments[name] = str(identifier)
+        return self._experiments[name]
+
+    def experiments(self) -> list[str]:
+        """Names of all experiments."""
+        return sorted(e.name for e in self._pages(lambda token: self._client.search_experiments(page_token=token)))
+
+    def runs(self, experiment: str, tags: Mapping[str, str] | None = None) -> list[Run]:
+        """All runs of an experiment that carry some tags.
+
+        Args:
+            experiment: Its id.
+            tags: Tag -> value.
+
+        Returns:
+            Read a thousand at a time.
+        """
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in (tags or {}).items())
+        found = self._pages(
+            lambda token: self._client.search_runs(
+                [experiment], filter_string=wanted, max_results=_PAGE, page_token=token
+            )
+        )
+        return [
+            Run(
+                id=run.info.run_id,
+                experiment=experiment,
+                name=run.info.run_name or "",
+                status=run.info.status,
+                start_ms=run.info.start_time,
+                end_ms=run.info.end_time,
+                tags=dict(run.data.tags),
+                params=dict(run.data.params),
+                metrics=dict(run.data.metrics),
+            )
+            for run in found
+        ]
+
+    def create(self, experiment: str, name: str, tags: Mapping[str, str], start_ms: int) -> Run:
+        """A new run; its tags are there with it or not at all.
+
+        Args:
+            experiment: Its id.
+            name: The run's name.
+            tags: What identifies it.
+            start_ms: When it began.
+
+        Returns:
+            The run.
+        """
+        given = {"mlflow.user": _user(), "mlflow.source.name": "ablate", **_short(tags)}
+        made = self._talk(
+            lambda: self._client.create_run(experiment, start_time=start_ms, tags=given, run_name=name[:250])
+        )
+        return Run(made.info.run_id, experiment, name, "RUNNING", start_ms, tags=dict(given))
+
+    def log(
+        self,
+        run: Run,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send what a run lacks: parameters it has not, tags that differ, and points.
+
+        Args:
+            run: Brought up to date.
+            points: Metrics; an exact repeat is dropped by the store.
+            params: Parameters; one that is there already stays as it is.
+            tags: Sent with the last batch, so that a marker never precedes what it marks.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        new_params = {name: value[:_VALUE] for name, value in (params or {}).items() if name not in run.params}
+        new_tags = {name: value for name, value in _short(tags or {}).items() if run.tags.get(name) != value}
+        metrics = [Metric(point.name, point.value, point.timestamp_ms, point.step) for point in points]
+        room = BATCH - _PARAMETERS - _TAGS
+        batches = _batches(
+            params=[[Param(*pair) for pair in part] for part in _chunks(list(new_params.items()), _PARAMETERS)],
+            metrics=_chunks(metrics, room),
+            tags=[[RunTag(*pair) for pair in part] for part in _chunks(list(new_tags.items()), _TAGS)],
+        )
+        for batch in batches:
+            self._talk(lambda batch=batch: self._client.log_batch(run.id, **batch))
+        run.params |= new_params
+        run.tags |= new_tags
+        run.metrics |= {point.name: point.value for point in points}
+
+    def untag(self, run: Run, name: str) -> None:
+        """Remove a tag, if the run has it."""
+        if name in run.tags:
+            self._talk(lambda: self._client.delete_tag(run.id, name))
+            del run.tags[name]
+
+    def set_status(self, run: Run, status: str, end_ms: int | None = None) -> None:
+        """Set a run's status, if it has another one.
+
+        Args:
+            run: Brought up to date.
+            status: RUNNING, FINISHED, FAILED or KILLED.
+            end_ms: When it ended; none: it has not.
+        """
+        if run.status == status:
+            return
+        if end_ms is None:
+            self._talk(lambda: self._client.update_run(run.id, status=status))
+        else:
+            self._talk(lambda: self._client.set_terminated(run.id, status=status, end_time=end_ms))
+        run.status, run.end_ms = status, end_ms
+
+    def delete(self, run: Run) -> None:
+        """Mark a run as deleted; MLflow keeps it until `mlflow gc`."""
+        self._talk(lambda: self._client.delete_run(run.id))
+
+    def upload(self, run: Run, path: str, content: bytes) -> None:
+        """Write or replace an artifact.
+
+        Args:
+            run: Whose.
+            path: Its path among the run's artifacts.
+            content: Its bytes.
+        """
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="ablate-") as scratch:
+            local = Path(scratch) / name
+            local.write_bytes(content)
+            self._talk(lambda: self._client.log_artifact(run.id, str(local), folder or None))
+
+    def download(self, run_id: str, path: str) -> bytes | None:
+        """An artifact's bytes.
+
+        Args:
+            run_id: Whose.
+            path: Its path among the run's artifacts.
+
+        Returns:
+            Its bytes; None where there is none.
+        """
+        with tempfile.TemporaryDirectory(prefix="ablate-") as scratch:
+            try:
+                found = self._talk(lambda: self._client.download_artifacts(run_id, path, scratch))
+                return Path(found).read_bytes()
+            except ServerAway:
+                raise
+            except (TrackingError, OSError):
+                return None
+
+    def history(self, run_id: str, metric: str) -> list[Point]:
+        """Every point of a metric, in the order of its steps."""
+        points = self._talk(lambda: self._client.get_metric_history(run_id, metric))
+        return sorted(
+            (Point(point.key, point.value, point.timestamp, point.step) for point in points),
+            key=lambda point: (point.step, point.timestamp_ms),
+        )
+
+    def flush(self) -> None:
+        """See `tracking_database.flush`; nothing to do for a server."""
+        if self.file is not None:
+            database.flush(self.file)
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            from mlflow.tracking import MlflowClient
+
+            self._made = MlflowClient(tracking_uri=self.uri)
+        return self._made
+
+    def _pages(self, search: Any) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._talk(lambda token=token: search(token))
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _talk(self, call: Any) -> Any:
+        try:
+            return call()
+        except TrackingError:
+            raise
+        except Exception as error:
+            kind = ServerAway if _away(error) else TrackingError
+            expected = f"expected MLflow at {self.shown} to take the call"
+            if "UNAUTHENTICATED" in str(error) or "401" in str(error)[:200]:
+                expected = f"expected {self.shown} to accept MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            raise kind(f"{expected}, got {type(error).__name__}: {redact(database.first_line(error))}") from error
+
+
+def _chunks(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _batches(**parts: list[list[Any]]) -> list[dict[str, list[Any]]]:
+    """As few calls as there can be, the last of which carries the last tags."""
+    count = max(len(chunks) for chunks in parts.values())
+    batches: list[dict[str, list[Any]]] = [{} for _ in range(count)]
+    for name, chunks in parts.items():
+        first = count - len(chunks) if name == "tags" else 0
+        for index, chunk in enumerate(chunks):
+            batches[first + index][name] = chunk
+    return batches
+
+
+def _quieten() -> None:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _away(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, (ConnectionError, TimeoutError)) or any(
+        sign in text
+        for sign in (
+            "API request to",
+            "Max retries exceeded",
+            "Connection refused",
+            "Connection aborted",
+            "timed out",
+            "TEMPORARILY_UNAVAILABLE",
+            "error code 502",
+            "error code 503",
+            "error code 504",
+            "database is locked",
+            "could not connect",
+            "server closed the connection",
+        )
+    )
+
+
+def _short(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: redact(str(value))[:_TAG_VALUE] for name, value in tags.items()}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.tracking_contract import Make, TrackingContract
+from tests.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
+
+from ablate import tracking, tracking_database, tracking_store
+from ablate.errors import TrackingError
+from ablate.plan_file import redact
+from ablate.storage import Storage
+from ablate.tracking_store import Point, ServerAway, resolve
+
+
+@pytest.fixture(scope="session")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tracker]:
+    return tracker_at(make_template(tmp_path_factory.mktemp("template")))
+
+
+class TestSqlite(TrackingContract):
+    @pytest.fixture
+    def make(self, at: Callable[[Path], Tracker], tmp_path: Path) -> Make:
+        return lambda: at(tmp_path / "a folder")
+
+
+def test_nothing_else_brings_mlflow() -> None:
+    code = "import ablate.planning, ablate.report, ablate.tracking, sys; assert 'mlflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_relaunch_of_finished_trainings_reads_none_of_them(
+    at: Callable[[Path], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512", "256"))
+    finish(storage, plan)
+    at(tmp_path).sync(plan, storage)
+    monkeypatch.setattr(Storage, "view", lambda *_: pytest.fail("storage was read"))
+    for one_by_one in (0, 50):
+        monkeypatch.setattr(tracking, "SEARCHED_ONE_BY_ONE", one_by_one)
+        tracker = at(tmp_path)
+        tracker.open_plan(plan)
+        assert tracker.sync(plan, storage) == []
+
+
+def test_large_networks_stay_in_storage(
+    at: Callable[[Path], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "NETWORK_LIMIT_BYTES", 10)
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
+    finish(storage, plan)
+    tracker = at(tmp_path)
+    tracker.sync(plan, storage)
+    run_id = tracker.read_plan("batch_size").trials["512", 0].training_run_id or ""
+    assert tracker._store.download(run_id, "networks/last.pt") is None
+    (run,) = tracker._store.runs(tracker._store.experiment("training") or "")
+    assert "in storage alone" in run.tags["ablate.networks"]
+
+
+def test_pruned_trainings_are_told(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
+    finish(storage, plan)
+    (key,) = plan.trainings()
+    storage.prune(key)
+    tracker = at(tmp_path)
+    assert tracker.sync(plan, storage) == []
+    (run,) = tracker._store.runs(tracker._store.experiment("training") or "")
+    assert "pruned" in run.tags["ablate.networks"]
+
+
+def test_long_histories_go_in_batches(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
+    store = at(tmp_path)._store
+    experiment = store.experiment("space", create=True) or ""
+    run = store.create(experiment, "run", {}, 1)
+    points = [Point(f"m{metric}", 1.0, 5, step) for step in range(600) for metric in range(3)]
+    params = {f"p{number}": "x" for number in range(150)}
+    tags = {f"t{number}": "x" for number in range(120)}
+    store.log(run, points, params, tags)
+    (found,) = store.runs(experiment)
+    assert (set(found.params), set(tags) - set(found.tags)) == (set(params), set())
+    assert sum(len(store.history(run.id, f"m{metric}")) for metric in range(3)) == 1800
+
+
+@given(st.integers(0, 350), st.integers(0, 350), st.integers(0, 3500))
+def test_batches_hold_everything_once_and_tags_come_last(params: int, tags: int, metrics: int) -> None:
+    parts = {"params": (params, 100), "metrics": (metrics, 800), "tags": (tags, 100)}
+    chunks = {name: tracking_store._chunks(list(range(count)), size) for name, (count, size) in parts.items()}
+    batches = tracking_store._batches(**chunks)
+    for name, (count, _) in parts.items():
+        assert [item for batch in batches for item in batch.get(name, [])] == list(range(count))
+    assert all(0 < sum(map(len, batch.values())) <= tracking_store.BATCH for batch in batches)
+    if tags and batches:
+        assert "tags" in batches[-1]
+
+
+def test_default_uri_is_a_file_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000/")
+    assert resolve(None) == "http://server:5000"
+    assert resolve("sqlite:///other.db") == f"sqlite:///{tmp_path}/other.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("ftp://server", "expected sqlite:///<file>"),
+        ("mlflow.db", "did you mean 'sqlite:///mlflow.db'"),
+        ("./mlruns", "expected sqlite:///<file>"),
+        ("http://", "expected http://<host>"),
+        ("sqlite://", "without a file"),
+    ],
+)
+def test_other_uris_are_refused(uri: str, expected: str) -> None:
+    with pytest.raises(TrackingError, match=expected):
+        Tracker(uri)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match="expected to create"):
+        Tracker(f"sqlite:///{tmp_path}/file/mlflow.db").prepare()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database at all, just text that goes on and on" * 30)
+    with pytest.raises(TrackingError, match="expected .* to be a database"):
+        Tracker(f"sqlite:///{tmp_path}/mlflow.db").prepare()
+
+
+def test_readers_create_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="expected runs at"):
+        Tracker(f"sqlite:///{tmp_path}/mlflow.db").prepare(create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_first_users_all_get_one_whole_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mlflow.db"
+
+    def slowly(beside: Path, artifacts: Path) -> None:
+        with sqlite3.connect(beside) as database:
+            database.execute("CREATE TABLE mine (x)")
+        if not path.exists():  # another process is faster
+            path.write_bytes(b"the other's")
+
+    monkeypatch.setattr(tracking_database, "_create_tables", slowly)
+    tracking_database.create(path, "mlartifacts")
+    assert path.read_bytes() == b"the other's"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_creation_leaves_no_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(beside: Path, artifacts: Path) -> None:
+        beside.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tracking_database, "_create_tables", dies)
+    with pytest.raises(TrackingError, match="no space left"):
+        tracking_database.create(tmp_path / "mlflow.db", "mlartifacts")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_database_is_migrated_and_a_copy_kept(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
+    from alembic import command
+    from mlflow.store.db.utils import _get_alembic_config
+
+    at(tmp_path).open_plan(plan_of())
+    command.downgrade(_get_alembic_config(f"sqlite:///{tmp_path}/mlflow.db"), "-1")
+    assert tracking_database._is_old(tmp_path / "mlflow.db")
+    assert [info.id for info in at(tmp_path).list_plans("batch_size")] == [plan_of().id]
+    assert not tracking_database._is_old(tmp_path / "mlflow.db")
+    assert tracking_database._is_old(tmp_path / "mlflow.db.before-migration")
+
+
+def test_a_database_of_a_newer_mlflow_is_refused(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
+    at(tmp_path)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'fffffffffff1'")
+    with pytest.raises(TrackingError, match="this MLflow's version or an older one"):
+        at(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "network"), [("ext4", False), ("overlay", False), ("nfs4", True), ("fuse.sshfs", True), ("lustre", True)]
+)
+def test_network_drives_are_known_by_the_innermost_mount(tmp_path: Path, kind: str, network: bool) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"root / {'nfs4' if not network else 'ext4'} rw 0 0\ndisk {tmp_path} {kind} rw 0 0\n")
+    assert tracking_database.on_network_drive(tmp_path, mounts) == network
+    assert tracking_database.on_network_drive(tmp_path, tmp_path / "none")
+
+
+def test_the_database_is_whole_without_its_log(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of()
+    finish(storage, plan)
+    tracker = at(tmp_path / "one")
+    tracker.sync(plan, storage)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "mlflow.db").write_bytes((tmp_path / "one" / "mlflow.db").read_bytes())
+    assert at(tmp_path / "two").read_plan("batch_size").problems == {}
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in tracking_store._PROBING:
+        monkeypatch.delenv(name, raising=False)
+    patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    monkeypatch.setattr(tracking_store, "_PROBING", patience)
+    monkeypatch.setattr(tracking_store, "_WORKING", patience)
+    yield
+    for name in patience:
+        os.environ.pop(name, None)
+
+
+def test_patience_ends_within_15_s() -> None:
+    timeout = int(tracking_store._PROBING["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    retries = int(tracking_store._PROBING["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    assert timeout * (1 + retries) + 2 * retries + 1 < 15
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_a_server_that_never_answers_is_noticed_and_its_password_kept() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        tracker = Tracker(f"http://user:hunter2@127.0.0.1:{port}")
+        with pytest.raises(ServerAway, match="expected an MLflow server at .*, got no answer") as caught:
+            tracker.prepare()
+    assert "hunter2" not in f"{caught.value}{tracker.uri}"
+    with pytest.raises(ServerAway, match="got no answer") as caught:
+        tracker.prepare()  # nobody listens any more
+    assert "hunter2" not in str(caught.value)
+
+
+SECRET = st.text("abcXYZ0189._-%+!$", min_size=8)
+
+
+@given(SECRET, st.sampled_from(["http", "https", "postgresql", "mysql+pymysql"]))
+def test_no_password_is_ever_shown(secret: str, scheme: str) -> None:
+    uri = f"{scheme}://user:{secret}@server:5000/path"
+    assert redact(uri) == f"{scheme}://***@server:5000/path"
+    command = f"python -m ablate.launch --tracking-uri {uri} --set a=b password={secret} AWS_SECRET_ACCESS_KEY={secret}"
+    assert secret not in redact(command)
+    assert "--set a=b" in redact(command)
+
+
+def test_no_password_reaches_a_run(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
+    tracker = at(tmp_path)
+    tracker.open_plan(plan_of(), {"command": "launch --tracking-uri http://me:hunter2@server"})
+    store = tracker._store
+    (run,) = store.runs(store.experiment("batch_size") or "")
+    assert "hunter2" not in str(run.tags)
+    assert "http://***@server" in run.tags["ablate.launch.command"]
+    assert b"hunter2" not in (store.download(run.id, "plan.json") or b"")
+
+
+def test_spaces_cannot_take_the_names_of_our_own_experiments(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="'training'"):
+        at(tmp_path).open_plan(plan_of(space="training"))

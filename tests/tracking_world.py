@@ -1,0 +1,162 @@
+"""Hand-made plans and storage contents: what a launch leaves behind, without training anything."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablate.identity import digest
+from ablate.plan_file import LAYOUT, DataPart, PlanFile, RowPart, SpacePart, TrialPart
+from ablate.specs import TrialSpec
+from ablate.storage import Attempt, Record, Storage
+from ablate.tracking import Tracker
+
+IMAGES = 20
+EPOCHS = 3
+T0 = 1_700_000_000_000
+
+
+def key_of(*what: object) -> str:
+    return digest(list(what))
+
+
+def spec_of(batch_size: int, seed: int) -> dict[str, Any]:
+    nested = {"training": {"epochs": EPOCHS, "batch_size": batch_size}, "seed": seed}
+    return TrialSpec.model_validate(nested).model_dump(mode="json")
+
+
+def plan_of(
+    rows: Sequence[str] = ("512", "256"),
+    seeds: Sequence[int] = (0,),
+    *,
+    plan_id: str = "aaaaaaaaaa",
+    preset: str = "paper",
+    space: str = "batch_size",
+    paper: bool = False,
+    metrics: Sequence[str] = ("accuracy/natural", "accuracy/pgd20"),
+    analyses: Sequence[str] = (),
+    shared: bool = False,
+    launched_ms: int = T0,
+    salt: str = "",
+    claims: Sequence[dict[str, Any]] = (),
+    published: bool = True,
+) -> PlanFile:
+    """A plan with one training a row and seed, or (shared) one a seed that is measured once a row."""
+    data = DataPart(
+        name="cifar10" if paper else "digits",
+        label="CIFAR-10" if paper else "digits 16x16",
+        train_digest="train",
+        test_digest="test",
+        train_count=100,
+        test_count=IMAGES,
+        classes=10,
+        paper=paper,
+    )
+    trials = []
+    for row in rows:
+        for seed in seeds:
+            training = key_of(salt, "shared" if shared else row, seed)
+            trials.append(
+                TrialPart(
+                    space=space,
+                    row=row,
+                    seed=seed,
+                    training=training,
+                    columns={metric: key_of(training, metric, row) for metric in metrics},
+                    analyses={name: key_of(training, name, row) for name in analyses},
+                    data=data,
+                    spec=spec_of(512, seed),
+                )
+            )
+    parts = [RowPart(label=row, published={"natural": 75.0, "pgd20": 42.5} if published else {}) for row in rows]
+    title = "Batch size of PGD-7 training"
+    return PlanFile(
+        layout=LAYOUT,
+        id=plan_id,
+        preset=preset,
+        overrides=[],
+        seeds=list(seeds),
+        spaces=[SpacePart(name=space, title=title, table=2, rows=parts, claims=list(claims))],
+        trials=trials,
+        provenance={"git_commit": "c0ffee", "torch": "2.99", "command": "python -m ablate.launch"},
+        created_ms=T0,
+        launched_ms=launched_ms,
+    )
+
+
+def history_of(key: str, epochs: int) -> list[dict[str, Any]]:
+    """Entries of epoch 0 to `epochs`, always the same ones."""
+    level = int(key[:4], 16) / 65536
+    return [
+        {
+            "epoch": epoch,
+            "timestamp_ms": T0 + 1000 * epoch,
+            "metrics": {"train/loss": 2.0 + level - 0.1 * epoch, "energy/ratio": 1.0 + level + 0.2 * epoch},
+        }
+        for epoch in range(epochs + 1)
+    ]
+
+
+def correct_of(key: str) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(int(key[:8], 16)).random(IMAGES) < 0.6
+
+
+def train(
+    storage: Storage, key: str, epochs: int = EPOCHS, attempt: Attempt | None = None, best: bool = False
+) -> Attempt:
+    """Checkpoints up to an epoch, as a worker writes them."""
+    attempt = attempt or storage.attempt(key)
+    history = history_of(key, epochs)
+    network = {"weight": torch.full((2,), float(epochs))}
+    stream = io.BytesIO()
+    kept = {"epoch": 1, "accuracy": 50.0, "network": network} if best else None
+    state = {"layout": 1, "epoch": epochs, "network": network, "optimizer": {}, "history": history, "best": kept}
+    torch.save(state, stream)
+    attempt.save_checkpoint(epochs, stream.getvalue(), history, finished=epochs == EPOCHS)
+    return attempt
+
+
+def measure(attempt: Attempt, trial: TrialPart, count: int | None = None) -> None:
+    """Records of a trial's measurements, or of the first few."""
+    meta = {"device": "cpu", "torch": "2.99", "python": "3.11", "threads": 1, "timestamp_ms": T0 + 9000}
+    for key in list(trial.columns.values())[:count]:
+        right = correct_of(key)
+        attempt.save_record(Record(key, {"accuracy": 100.0 * right.mean()}, {"correct": right}, dict(meta)))
+    for name, key in list(trial.analyses.items()) if count is None else []:
+        array = np.arange(6.0).reshape(2, 3)
+        attempt.save_record(Record(key, {f"{name}/share": 0.25}, {"spectrum": array}, dict(meta)))
+
+
+def finish(storage: Storage, plan: PlanFile, keys: Sequence[str] | None = None, **how: Any) -> None:
+    """Every training of a plan, trained and measured."""
+    for key, trials in plan.trainings().items():
+        if keys is None or key in keys:
+            attempt = train(storage, key, **how)
+            for trial in trials:
+                measure(attempt, trial)
+
+
+def make_template(folder: Path) -> Path:
+    """An empty tracking database; creating one takes seconds, copying it does not."""
+    path = folder / "template.db"
+    Tracker(f"sqlite:///{path}").prepare()
+    return path
+
+
+def tracker_at(template: Path) -> Callable[[Path], Tracker]:
+    def make(folder: Path) -> Tracker:
+        path = folder / "mlflow.db"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(template, path)
+        tracker = Tracker(f"sqlite:///{path}")
+        tracker.prepare()
+        return tracker
+
+    return make
