@@ -15,7 +15,7 @@ def test_wrn_34_10_has_its_published_size_and_34_layers() -> None:
         network = WideResNet(ModelSpec(arch="wrn_34_10"), 10)
     assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == 46.2
     convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-    # As the authors count: the shortcuts are layers, too, one in each group; with the linear layer it makes 37.
+    # As the authors count, with the shortcut of each group and without the linear layer.
     assert len(convolutions) == 1 + 30 + 3
     assert network.groups[2][0].conv1.out_channels == 640
 
