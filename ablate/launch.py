@@ -21,11 +21,12 @@ from rich.console import Console
 from ablate import plan_file, spaces
 from ablate.claiming import Claims
 from ablate.console import Progress, plan_as_json, show_next_steps, show_plan
-from ablate.errors import SpecError, StorageError, UserError
+from ablate.errors import DataError, SpecError, StorageError, UserError
 from ablate.events import Event
 from ablate.learning import data
 from ablate.planning import Plan, PlannedTraining, decide, make_plan
 from ablate.provenance import provenance
+from ablate.spaces import SpaceFile, Trial
 from ablate.storage import Storage
 from ablate.worker import Outcome, Task, run
 
@@ -59,6 +60,31 @@ class Options:
     dry_run: bool = False
     as_json: bool = False
     imports: list[str] = field(default_factory=list)
+    cluster: str | None = None
+    storage_is_shared: bool = False
+
+
+def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
+    """The spaces and trials a command line asks for, before any data are looked at.
+
+    Args:
+        options: The command line.
+
+    Returns:
+        The spaces, and their rows with every seed.
+
+    Raises:
+        UserError: Anything in it that cannot be used.
+    """
+    for module in options.imports:
+        _import(module)
+    names = [name for given in options.space for name in (spaces.space_names() if given == "all" else [given])]
+    loaded = [spaces.load_space(name) for name in dict.fromkeys(names)]
+    spaces.load_preset(options.preset)
+    overrides = spaces.parse_overrides(options.sets)
+    return loaded, [
+        trial for space in loaded for trial in spaces.expand(space, options.preset, overrides, options.seeds)
+    ]
 
 
 def plan_of(options: Options) -> Plan:
@@ -73,13 +99,7 @@ def plan_of(options: Options) -> Plan:
     Raises:
         UserError: Anything in it that cannot be used.
     """
-    for module in options.imports:
-        _import(module)
-    names = [name for given in options.space for name in (spaces.space_names() if given == "all" else [given])]
-    loaded = [spaces.load_space(name) for name in dict.fromkeys(names)]
-    spaces.load_preset(options.preset)
-    overrides = spaces.parse_overrides(options.sets)
-    trials = [trial for space in loaded for trial in spaces.expand(space, options.preset, overrides, options.seeds)]
+    loaded, trials = trials_of(options)
     return make_plan(
         loaded,
         trials,
@@ -103,6 +123,8 @@ def launch(options: Options, console: Console) -> int:
     Raises:
         UserError: Something the user gave cannot be used; nothing was lost.
     """
+    if options.cluster is not None and not options.dry_run:
+        return _submit(options, console)
     plan = plan_of(options)
     storage = Storage(options.storage)
     if options.dry_run:
@@ -114,6 +136,18 @@ def launch(options: Options, console: Console) -> int:
         return 0
     storage.check()
     return _Launch(options, plan, storage, console).run()
+
+
+def _submit(options: Options, console: Console) -> int:
+    from ablate.scheduling import jobs
+
+    assert options.cluster is not None
+    loaded, trials = trials_of(options)
+    try:
+        plan_id = plan_of(options).id
+    except DataError:
+        plan_id = None  # the data may lie on the cluster alone
+    return jobs.submit(jobs.Submission(options.cluster, options, loaded, trials, plan_id), console)
 
 
 class _Launch:
@@ -368,6 +402,10 @@ def main(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
     imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module to load.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Submit to a Ray cluster's job server, http://head:8265.")] = None,
+    storage_is_shared: Annotated[
+        bool, typer.Option("--storage-is-shared", help="With --cluster: every node mounts the --storage folder.")
+    ] = False,
 ) -> None:
     """Train and measure every row of a space, reusing whatever is done already."""
     console = Console(highlight=False, soft_wrap=True)
@@ -391,6 +429,8 @@ def main(
             dry_run=dry_run,
             as_json=as_json,
             imports=imports or [],
+            cluster=cluster,
+            storage_is_shared=storage_is_shared,
         )
         code = launch(options, console)
     except UserError as error:

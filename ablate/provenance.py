@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -27,19 +28,22 @@ def provenance(command: Sequence[str] = ()) -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    commit = _commit()
-    if commit:
-        found["git_commit"] = commit
+    if head := commit():
+        found["git_commit"] = head
     if command:
         found["command"] = "python -m ablate.launch " + shlex.join(command[1:])
     return found
 
 
-def _commit() -> str | None:
-    """The commit of the checkout this package runs from, with a + when files differ from it."""
+def commit() -> str | None:
+    """The commit of the checkout this package runs from, with a + when files differ from it.
+
+    Returns:
+        None outside a checkout. A submitted job runs from a copy: there it is the commit of what was copied.
+    """
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
-        return None
+        return os.environ.get("ABLATE_COMMIT") or None
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
         dirty = subprocess.run(

@@ -1,0 +1,301 @@
+"""A launch as a job of a Ray cluster: submitted, followed, found again.
+
+The driver runs on the cluster's head; this process only shows its log. A job is named `ablate-<plan>-<n>`: the same
+command finds the running one and follows it, and submits the next number where there is none. Ray's submission ids are
+single-use, so of two commands at once one gets the number and the other one finds its job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ablate import identity
+from ablate.errors import UserError
+from ablate.provenance import commit
+from ablate.scheduling import package, reach
+from ablate.spaces import SpaceFile, Trial
+
+STOP_WAIT_S = 60
+"""How long `ray job stop` waits for a launch to end in order before it is killed."""
+
+POLL_S = 1.0
+_RUNNING = ("PENDING", "RUNNING")
+_OURS = (0, 1, 2, 130)
+_RAYS_OWN = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+\w+ (job_manager|worker|packaging)\.py:\d+ -- |Running entrypoint for job "
+)
+_FLAGS = {"sets": "--set", "imports": "--import"}
+_NOT_SENT = {"cluster", "storage_is_shared", "space", "tracking", "tracking_uri", "local", "dry_run", "as_json"}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A launch to be submitted.
+
+    Args:
+        cluster: Address of the job server, `http://head:8265`.
+        options: The command line, a dataclass whose fields are named as its options.
+        spaces: Those asked for.
+        trials: Of those spaces.
+        plan_id: None where the data that the plan hangs on lie on the cluster alone.
+    """
+
+    cluster: str
+    options: Any
+    spaces: Sequence[SpaceFile]
+    trials: Sequence[Trial]
+    plan_id: str | None
+
+
+def submit(submission: Submission, console: Console) -> int:
+    """Submit a launch, or find it running, and follow its log to the end.
+
+    Args:
+        submission: What to launch.
+        console: Where the job's lines go.
+
+    Returns:
+        The job's exit code: 0, 1 or 2 as of any launch; 130 when the job was stopped, or this process interrupted while
+        the job goes on.
+
+    Raises:
+        UserError: Something that only this machine reaches, or a cluster that does not answer.
+    """
+    arguments = arguments_of(submission)
+    client = _connect(submission.cluster)
+    plan = submission.plan_id or _digest(submission, arguments)
+    try:
+        job = _find_or_start(client, submission, plan, arguments, console)
+        _follow(client, job, console)
+        return _exit_code(_details(client, job), console)
+    except KeyboardInterrupt:
+        address = shlex.quote(submission.cluster)
+        console.print(
+            "Left alone: the job goes on. The same command follows it again; so does\n"
+            f"  ray job logs --follow --address {address} ablate-{plan}-N\n"
+            f"and this ends it in order:\n  ray job stop --address {address} ablate-{plan}-N".replace(
+                f"ablate-{plan}-N", _newest(client, plan) or f"ablate-{plan}-1"
+            ),
+            markup=False,
+        )
+        return 130
+
+
+def arguments_of(submission: Submission) -> list[str]:
+    """The command line that the job runs, checked to make sense there.
+
+    Args:
+        submission: What to launch.
+
+    Returns:
+        The arguments of `python -m ablate.launch` on the head.
+
+    Raises:
+        UserError: What they name is reached from this machine alone, or holds a password.
+    """
+    options = submission.options
+    if options.local:
+        raise UserError("expected --local or --cluster, got both")
+    reach.check_storage(options.storage, options.storage_is_shared)
+    for trial in submission.trials:
+        root = trial.spec.data.root
+        if root is not None and not root.startswith("/"):
+            raise UserError(
+                f"{trial.where('data.root')}: data.root: expected the folder's absolute path on the cluster, "
+                f"got {root!r}"
+            )
+    sent = package.own_spaces(submission.spaces)
+    own = {str(path): name for name, path in sent.items()}
+    arguments: list[str] = []
+    for space in submission.spaces:
+        arguments += ["--space", own.get(str(Path(space.file.path).resolve()), space.name)]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.name in _NOT_SENT or value == default:
+            continue
+        flag = _FLAGS.get(field.name, "--" + field.name.replace("_", "-"))
+        if value is True:
+            arguments.append(flag)
+        elif field.name == "seeds":
+            arguments += [flag, ",".join(map(str, value))]
+        elif isinstance(value, list):
+            arguments += [part for item in value for part in (flag, str(item))]
+        else:
+            arguments += [flag, str(value)]
+    if not options.tracking:
+        return [*arguments, "--no-tracking"]
+    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    reach.check_tracking(uri)
+    return [*arguments, "--tracking-uri", str(uri)]
+
+
+def _digest(submission: Submission, arguments: list[str]) -> str:
+    """The plan's stand-in where its data cannot be seen from here: what was asked for, word by word."""
+    contents = {name: path.read_text() for name, path in package.own_spaces(submission.spaces).items()}
+    return identity.digest({"arguments": arguments, "spaces": contents})[:10]
+
+
+def _connect(address: str) -> Any:
+    reach.check_cluster(address)
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:
+        raise _unanswered(address, error) from error
+
+
+def _unanswered(address: str, error: Exception) -> UserError:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    hint = "is its tunnel open?"
+    if re.search(r"40[13]|auth|token", f"{type(error).__name__} {error}", re.IGNORECASE):
+        hint = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
+    return UserError(f"--cluster {address}: expected a Ray job server, got: {line}; {hint}")
+
+
+def _find_or_start(client: Any, submission: Submission, plan: str, arguments: list[str], console: Console) -> str:
+    storage = submission.options.storage
+    while True:
+        numbers = _jobs(client, plan)
+        for _, details in sorted(numbers.items(), reverse=True):
+            if details.status in _RUNNING and (details.metadata or {}).get("ablate.storage") == storage:
+                console.print(f"{details.submission_id} is running already; following it.", markup=False)
+                return str(details.submission_id)
+        job = f"ablate-{plan}-{max(numbers, default=0) + 1}"
+        try:
+            _start(client, submission, job, arguments, console.width)
+        except RuntimeError as error:
+            if job in {details.submission_id for details in _jobs(client, plan).values()}:
+                continue  # somebody else took the number in this moment
+            raise _unanswered(submission.cluster, error) from error
+        console.print(f"Submitted {job} to {submission.cluster}.", markup=False)
+        return job
+
+
+def _jobs(client: Any, plan: str) -> dict[int, Any]:
+    found = {}
+    for details in client.list_jobs():
+        match = re.fullmatch(rf"ablate-{plan}-(\d+)", details.submission_id or "")
+        if match:
+            found[int(match[1])] = details
+    return found
+
+
+def _newest(client: Any, plan: str) -> str | None:
+    try:
+        numbers = _jobs(client, plan)
+    except Exception:  # only to word a message
+        return None
+    return f"ablate-{plan}-{max(numbers)}" if numbers else None
+
+
+def _start(client: Any, submission: Submission, job: str, arguments: list[str], width: int) -> None:
+    # No secrets: a runtime environment shows in the dashboard. The head's own environment holds MLflow's login.
+    variables = {
+        "PYTHONUNBUFFERED": "1",
+        "COLUMNS": str(width),
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+        "ABLATE_COMMIT": commit() or "",
+    }
+    with tempfile.TemporaryDirectory(prefix="ablate-job-") as folder:
+        package.build(Path(folder), submission.spaces, submission.options.imports)
+        client.submit_job(
+            entrypoint=f"python -m ablate.launch {shlex.join(arguments)}",
+            submission_id=job,
+            runtime_env={"working_dir": folder, "env_vars": variables},
+            metadata={"ablate.plan": job.split("-")[1], "ablate.storage": submission.options.storage},
+            entrypoint_num_gpus=0,
+        )
+
+
+def _follow(client: Any, job: str, console: Console) -> None:
+    """Show a job's log until it ends; a connection that breaks is made again."""
+    from aiohttp import ClientError
+
+    log = _Log(console)
+    while True:
+        running = _details(client, job).status in _RUNNING
+        try:
+            asyncio.run(log.show(client.tail_job_logs(job)))
+        except (ClientError, RuntimeError, OSError) as error:
+            logging.getLogger(__name__).debug("the log's connection broke: %s", error)
+        if not running:
+            log.end()
+            return
+        time.sleep(POLL_S)
+
+
+class _Log:
+    """Whole lines of a job's log, each once however often the log is read from its start."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.shown = 0
+        self.rest = ""
+
+    async def show(self, chunks: Any) -> None:
+        passed = 0
+        async for chunk in chunks:
+            new = chunk[max(0, self.shown - passed) :]
+            passed += len(chunk)
+            self.shown = max(self.shown, passed)
+            *lines, self.rest = (self.rest + new).split("\n")
+            for line in lines:
+                self._write(line + "\n")
+
+    def end(self) -> None:
+        self._write(self.rest)
+        self.rest = ""
+
+    def _write(self, line: str) -> None:
+        if not _RAYS_OWN.match(line):
+            self.console.file.write(line)
+            self.console.file.flush()
+
+
+def _details(client: Any, job: str) -> Any:
+    """What the cluster knows of a job; asked again while it does not answer."""
+    for wait_s in (1.0, 2.0, 4.0, 8.0, 16.0, None):
+        try:
+            return client.get_job_info(job)
+        except Exception as error:
+            if wait_s is None:
+                raise UserError(
+                    f"{job}: expected news of the job, got none for half a minute ({error}); it may go on: "
+                    "give the same command once the cluster answers"
+                ) from error
+            time.sleep(wait_s)
+    raise AssertionError  # unreachable: the last turn returns or raises
+
+
+def _exit_code(details: Any, console: Console) -> int:
+    if details.status == "SUCCEEDED":
+        return 0
+    if details.status == "STOPPED":
+        console.print(f"{details.submission_id} was stopped; the same command continues it.", markup=False)
+        return 130
+    code = details.driver_exit_code
+    if code in _OURS:
+        return int(code)
+    reason = (str(details.message or "").strip().splitlines() or ["no reason given"])[0]
+    console.print(
+        f"{details.submission_id} was lost ({reason}). What it finished is in storage; the same command continues it.",
+        markup=False,
+    )
+    return 1
