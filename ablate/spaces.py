@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ablate.claims import Claim
 from ablate.errors import SpecError, nearest
 from ablate.figures import analyses_for, figure_kind
+from ablate.settings import Setting, build_spec, parse_overrides, setting_paths
 from ablate.specs import Spec, TrialSpec
-from ablate.yamlfile import YamlFile, explain, fields_at, flatten, models_in
+from ablate.yamlfile import YamlFile, flatten
+
+__all__ = [  # settings are part of what a space is made of: one import gives both
+    "Preset",
+    "Row",
+    "Setting",
+    "Space",
+    "SpaceFile",
+    "Trial",
+    "build_spec",
+    "expand",
+    "folder",
+    "load_preset",
+    "load_space",
+    "parse_overrides",
+    "preset_names",
+    "setting_paths",
+    "space_names",
+]
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """What a space's name may be: it becomes an experiment's name and part of paths."""
@@ -88,15 +104,6 @@ class Preset(Spec):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One dotted path with its value and where it was written."""
-
-    path: str
-    value: Any
-    origin: str
-
-
-@dataclass(frozen=True)
 class SpaceFile:
     """A loaded space with the file it came from."""
 
@@ -161,11 +168,11 @@ def load_space(name_or_path: str) -> SpaceFile:
     """
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
         path = Path(name_or_path)
-        if not path.is_file():
+        if not _is_file(path):
             raise SpecError(f"--space: expected a space's name or the path of its file, got no file {name_or_path!r}")
     else:
         path = folder() / f"{name_or_path}.yaml"
-        if not path.is_file():
+        if not _is_file(path):
             hint = nearest(name_or_path, [*space_names(), "all"])
             raise SpecError(f"--space: expected a space's name or a path, got {name_or_path!r}; {hint}")
     if not NAME.fullmatch(path.stem):
@@ -173,11 +180,43 @@ def load_space(name_or_path: str) -> SpaceFile:
             f"{path}: expected a file name of small letters, digits and _ (it names the experiment), got {path.stem!r}"
         )
     file = YamlFile(path)
+    _check_labels(file)
     loaded = SpaceFile(path.stem, file.validate(Space), file)
     _check_claims(loaded)
-    for row in loaded.space.rows:  # a mistake in any row shows now, not when that row is launched
-        build_spec(_settings_of(loaded, row, None), 0, f"row {row.label!r}")
+    for number, row in enumerate(loaded.space.rows):  # a mistake shows now, not when its row is launched
+        build_spec(_settings_of(loaded, row, None), 0, f"{file.where(('rows', number))}: row {row.label!r}")
     return loaded
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be entered
+        return False
+
+
+def _check_labels(file: YamlFile) -> None:
+    """Refuse labels that clash or are unknown by their own lines, which the model, knowing no lines, cannot name."""
+    rows = file.data.get("rows")
+    lines: dict[str, str] = {}
+    for number, row in enumerate(rows if isinstance(rows, list) else []):
+        label = row.get("label") if isinstance(row, dict) else None
+        if isinstance(label, str):
+            where = file.where(("rows", number, "label"))
+            if label in lines:
+                raise SpecError(
+                    f"{where}: rows.{number}.label: expected each row's label once, got {label!r} again "
+                    f"(first on line {lines[label].rsplit(':', 1)[-1]})"
+                )
+            lines[label] = where
+    smoke = file.data.get("smoke")
+    changed = smoke.get("rows") if isinstance(smoke, dict) else None
+    for label in changed if lines and isinstance(changed, dict) else ():
+        if label not in lines:
+            raise SpecError(
+                f"{file.where(('smoke', 'rows', label))}: smoke.rows: expected a row's label, got {label!r}; "
+                f"{nearest(label, lines)}"
+            )
 
 
 def _check_claims(loaded: SpaceFile) -> None:
@@ -206,32 +245,6 @@ def load_preset(name: str) -> tuple[Preset, YamlFile]:
     return file.validate(Preset), file
 
 
-def parse_overrides(texts: Iterable[str]) -> list[Setting]:
-    """`--set path=value` arguments as settings.
-
-    Args:
-        texts: Each `dotted.path=value`; the value is read as YAML.
-
-    Returns:
-        The settings in their order.
-
-    Raises:
-        SpecError: No `=`, or a value that is no YAML.
-    """
-    settings = []
-    for text in texts:
-        path, equals, value = text.partition("=")
-        origin = f"--set {text}"
-        if not equals or not path.strip():
-            raise SpecError(f"{origin}: expected path=value, got {text!r}")
-        try:
-            parsed = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise SpecError(f"{origin}: expected a value in YAML, got {value!r}") from error
-        settings += [Setting(leaf, inner, origin) for leaf, inner in flatten({path.strip(): parsed})]
-    return settings
-
-
 def _from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple[str | int, ...]) -> list[Setting]:
     found = []
     for key, value in settings.items():
@@ -252,76 +265,6 @@ def _settings_of(loaded: SpaceFile, row: Row, preset: str | None) -> list[Settin
             change = space.smoke.rows.get(row.label, RowChange())
             settings += _from_file(change.set, file, ("smoke", "rows", row.label, "set"))
     return settings
-
-
-def _nearest_path(path: str) -> str:
-    """The nearest valid setting, searched among all the dotted paths a trial has."""
-    paths = setting_paths()
-    close = difflib.get_close_matches(path, paths, n=1, cutoff=0.6)
-    if not close:
-        tail = path.rsplit(".", 1)[-1]
-        close = [p for p in paths if p.rsplit(".", 1)[-1] == tail][:1]
-    if close:
-        return f"did you mean {close[0]!r}?"
-    parent = path.rsplit(".", 1)[0] if "." in path else ""
-    return nearest(path, fields_at(TrialSpec, parent.split(".")) or list(TrialSpec.model_fields))
-
-
-@functools.cache
-def setting_paths(model: type[BaseModel] = TrialSpec, prefix: str = "") -> tuple[str, ...]:
-    """Every dotted path of `TrialSpec` that can be set, groups included."""
-    paths: list[str] = []
-    for name, field in model.model_fields.items():
-        paths.append(f"{prefix}{name}")
-        if "tuple" not in str(field.annotation):  # a list is set as a whole
-            for inner in models_in(field.annotation):
-                paths += setting_paths(inner, f"{prefix}{name}.")
-    return tuple(paths)
-
-
-def build_spec(settings: Sequence[Setting], seed: int, what: str) -> TrialSpec:
-    """Settings applied in order (the later wins) to the paper's defaults.
-
-    Args:
-        settings: From the space, the preset and the command line, in this order.
-        seed: The trial's seed.
-        what: Names the trial in an error that no single setting caused.
-
-    Returns:
-        The validated spec.
-
-    Raises:
-        SpecError: With the origin and dotted path of what is wrong.
-    """
-    nested: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    valid = set(setting_paths())
-    for setting in settings:
-        if setting.path not in valid or setting.path == "seed":
-            hint = "use --seeds" if setting.path == "seed" else _nearest_path(setting.path)
-            raise SpecError(f"{setting.origin}: {setting.path}: expected a known setting, got {setting.path!r}; {hint}")
-        *parents, leaf = setting.path.split(".")
-        inner = nested
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-            if not isinstance(inner, dict):
-                raise SpecError(f"{setting.origin}: {setting.path}: expected a mapping at {parent!r}, got {inner!r}")
-        inner[leaf] = setting.value if not isinstance(setting.value, Mapping) else dict(setting.value)
-        origins[setting.path] = setting.origin
-
-    def where(place: tuple[str | int, ...]) -> str:
-        steps = [str(step) for step in place]
-        for length in range(len(steps), 0, -1):
-            path = ".".join(steps[:length])
-            for known in reversed(origins):
-                if known == path or known.startswith(path + "."):
-                    return origins[known]
-        return what
-
-    try:
-        return TrialSpec.model_validate({**nested, "seed": seed})
-    except ValidationError as error:
-        raise SpecError(explain(error, TrialSpec, where)) from error
 
 
 def expand(loaded: SpaceFile, preset: str, overrides: Sequence[Setting], seeds: Sequence[int]) -> list[Trial]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,15 +15,18 @@ from ablate.errors import SpecError, nearest
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
+MOST_VALUES = 100_000
+"""In one file, aliases counted each time: a few lines of them can stand for billions."""
+
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (YAML's own reader silently takes the last)."""
+    """Safe YAML that refuses a key given twice, where PyYAML silently takes the last, and reads 5e-4 as a number."""
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
             raise yaml.constructor.ConstructorError(
@@ -37,12 +41,37 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
             )
         seen[key] = line
     return {
-        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)  # type: ignore[no-untyped-call]
-        for key, value in node.value
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
     }
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+# YAML 1.2's floats; PyYAML follows 1.1, to which 5e-4 is text for want of a dot and 1.0e4 for want of a sign.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z"), list("-+.0123456789")
+)
+
+# What PyYAML's constructors raise at values that do not fit their tag, like `!!bool maybe` or `2024-13-45`.
+_UNFIT = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
+
+
+def read_value(text: str) -> Any:
+    """One value in YAML, as on the command line.
+
+    Args:
+        text: The value.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        SpecError: It is no YAML; without its origin, which the caller knows.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except _UNFIT as error:
+        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else _reason(error)
+        raise SpecError(f"expected a value in YAML, got {describe(text)} ({problem})") from error
 
 
 class YamlFile:
@@ -67,17 +96,21 @@ class YamlFile:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = f":{mark.line + 1}" if mark else ""
-            raise SpecError(f"{path}{line}: {_problem(error.problem)}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise SpecError(f"{path}: expected YAML, got {_reason(error)}") from error
+            raise SpecError(f"{path}{line}: {_problem(error)}") from error
+        except _UNFIT as error:
+            raise SpecError(f"{path}: expected YAML, got a value that does not fit: {_reason(error)}") from error
         if not isinstance(data, dict):
             raise SpecError(f"{path}:1: expected a mapping of keys to values, got {describe(data)}")
         self.data: dict[str, Any] = data
         self._lines: dict[Place, int] = {}
+        self._count = 0
         if node is not None:
             self._mark(node, ())
 
     def _mark(self, node: yaml.Node, place: Place) -> None:
+        self._count += 1
+        if self._count > MOST_VALUES:
+            raise SpecError(f"{self.path}: expected at most {MOST_VALUES:,} values, got more")
         self._lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
@@ -121,8 +154,10 @@ class YamlFile:
             raise SpecError(explain(error, model, self.where)) from error
 
 
-def _problem(problem: str | None) -> str:
-    text = problem or "a syntax error"
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    text = error.problem or "a syntax error"
+    if text.startswith("but found") and error.context:
+        text = f"{error.context}, {text}"
     return text if text.startswith("expected") else f"expected YAML, got a problem: {text}"
 
 
@@ -217,6 +252,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any, most: in
             text = f"{path}: expected a value, got nothing"
         elif kind in ("value_error", "assertion_error"):
             text = f"{path}: {str(problem['ctx']['error']) if 'ctx' in problem else problem['msg']}"
+        elif kind in ("too_short", "string_too_short"):
+            text = f"{path}: expected at least {_items(problem['ctx']['min_length'], kind)}, got {_length(problem)}"
+        elif kind in ("too_long", "string_too_long"):
+            text = f"{path}: expected at most {_items(problem['ctx']['max_length'], kind)}, got {_length(problem)}"
         else:
             expected = _KINDS.get(kind) or _lower(problem["msg"])
             text = f"{path}: expected {expected}, got {describe(problem['input'])}"
@@ -227,6 +266,14 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any, most: in
     if len(problems) > most:
         lines.append(f"(and {len(problems) - most} more)")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _items(count: int, kind: str) -> str:
+    return f"{count} {'character' if kind.startswith('string') else 'item'}{'' if count == 1 else 's'}"
+
+
+def _length(problem: Any) -> str:
+    return str(len(problem["input"])) if hasattr(problem["input"], "__len__") else describe(problem["input"])
 
 
 def _lower(message: str) -> str:

@@ -1,0 +1,133 @@
+"""Settings: dotted paths with their values and origins, and how they make a spec."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ablate.errors import SpecError
+from ablate.specs import TrialSpec
+from ablate.yamlfile import explain, flatten, models_in, read_value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One dotted path with its value and where it was written."""
+
+    path: str
+    value: Any
+    origin: str
+
+
+def parse_overrides(texts: Iterable[str]) -> list[Setting]:
+    """`--set path=value` arguments as settings.
+
+    Args:
+        texts: Each `dotted.path=value`; the value is read as YAML.
+
+    Returns:
+        The settings in their order.
+
+    Raises:
+        SpecError: No `=`, or a value that is no YAML.
+    """
+    settings = []
+    for text in texts:
+        path, equals, value = text.partition("=")
+        origin = f"--set {text}"
+        if not equals or not path.strip():
+            raise SpecError(f"{origin}: expected path=value, got {text!r}")
+        try:
+            parsed = read_value(value)
+        except SpecError as error:
+            raise SpecError(f"{origin}: {error}") from error
+        settings += [Setting(leaf, inner, origin) for leaf, inner in flatten({path.strip(): parsed})]
+    return settings
+
+
+@functools.cache
+def setting_paths(model: type[BaseModel] = TrialSpec, prefix: str = "") -> tuple[str, ...]:
+    """Every dotted path of `TrialSpec` that can be set, groups included."""
+    paths: list[str] = []
+    for name, field in model.model_fields.items():
+        paths.append(f"{prefix}{name}")
+        if "tuple" not in str(field.annotation):  # a list is set as a whole
+            for inner in models_in(field.annotation):
+                paths += setting_paths(inner, f"{prefix}{name}.")
+    return tuple(paths)
+
+
+def build_spec(settings: Sequence[Setting], seed: int, what: str) -> TrialSpec:
+    """Settings applied in order (the later wins) to the paper's defaults.
+
+    Args:
+        settings: From the space, the preset and the command line, in this order.
+        seed: The trial's seed.
+        what: Names the trial in an error that no single setting caused.
+
+    Returns:
+        The validated spec.
+
+    Raises:
+        SpecError: With the origin and dotted path of what is wrong.
+    """
+    nested: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    valid = set(setting_paths())
+    for setting in settings:
+        if setting.path not in valid or setting.path == "seed":
+            hint = "use --seeds" if setting.path == "seed" else _nearest_path(setting.path)
+            raise SpecError(f"{setting.origin}: {setting.path}: expected a known setting, got {setting.path!r}; {hint}")
+        *parents, leaf = setting.path.split(".")
+        inner = nested
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise SpecError(f"{setting.origin}: {setting.path}: expected a mapping at {parent!r}, got {inner!r}")
+        if setting.value == {} and isinstance(inner.get(leaf), dict):
+            continue  # an empty group changes nothing, as a group of one key changes only that
+        inner[leaf] = setting.value if not isinstance(setting.value, Mapping) else dict(setting.value)
+        origins.pop(setting.path, None)  # the last that was set stands last
+        origins[setting.path] = setting.origin
+
+    def where(place: tuple[str | int, ...]) -> str:
+        steps = [str(step) for step in place]
+        for length in range(len(steps), 0, -1):
+            path = ".".join(steps[:length])
+            for known in reversed(origins):
+                if known == path or known.startswith(path + "."):
+                    return origins[known]
+        return what
+
+    try:
+        return TrialSpec.model_validate({**nested, "seed": seed})
+    except ValidationError as error:
+        [whole, *_] = [str(problem["msg"]) for problem in error.errors() if not problem["loc"]] or [""]
+        named = [setting.origin for setting in settings if setting.path in whole]
+        what = named[-1] if named else what
+        raise SpecError(explain(error, TrialSpec, where)) from error
+
+
+def _nearest_path(path: str) -> str:
+    """Points a mistyped setting to the nearest: beside it, of the same last name, or among all there are."""
+    parent, last = _split(path)
+    paths = setting_paths()
+    beside = {_split(known)[1]: known for known in paths if _split(known)[0] == parent}
+    lasts = {_split(known)[1]: known for known in reversed(paths)}
+    close = [name for name in beside if last and name.startswith(last)] or difflib.get_close_matches(last, beside)
+    if close:
+        return f"did you mean {beside[close[0]]!r}?"
+    close = difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)
+    if close:
+        return f"did you mean {lasts[close[0]]!r}?"
+    return "valid: " + ", ".join(sorted(beside or {known for known in paths if "." not in known}))
+
+
+def _split(path: str) -> tuple[str, str]:
+    parent, _, last = path.rpartition(".")
+    return parent, last
