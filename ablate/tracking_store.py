@@ -7,38 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import logging
-import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ablate import tracking_database as database
 from ablate.errors import TrackingError
 from ablate.plan_file import redact
+from ablate.tracking_address import patience, quieten, resolve
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
 """The folder beside a database file where artifacts go."""
 
 BATCH = 1000
 """Metrics a call; MLflow's limit, which parameters and tags count towards."""
 
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _PAGE = 1000
 _PARAMETERS, _TAGS = 100, 100
 _VALUE, _TAG_VALUE = 6000, 5000
-_PROBING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-_WORKING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-_QUIET = {
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 
 class ServerAway(TrackingError):  # noqa: N818  (a state of the server rather than a mistake)
@@ -70,38 +58,6 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def resolve(uri: str | None) -> str:
-    """The tracking URI in force, with a database file's path made absolute.
-
-    Args:
-        uri: As given; none: `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` in the working directory.
-
-    Returns:
-        The URI.
-
-    Raises:
-        TrackingError: Its scheme is none that MLflow keeps runs at.
-    """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    scheme = urlsplit(uri).scheme.split("+")[0] if "://" in uri else ""
-    if scheme == "sqlite":
-        path = uri.partition("://")[2].removeprefix("/")
-        if not path or path == ":memory:":
-            raise TrackingError(f"--tracking-uri: expected sqlite:///<file>, got {redact(uri)!r} without a file")
-        return f"{uri.partition('://')[0]}:///{Path(path).expanduser().absolute()}"
-    if scheme in ("http", "https"):
-        if not urlsplit(uri).hostname:
-            raise TrackingError(f"--tracking-uri: expected http://<host>:<port>, got {redact(uri)!r}")
-        return uri.rstrip("/")
-    if scheme in _DATABASES:
-        return uri
-    hint = f"; did you mean 'sqlite:///{uri}'?" if uri.endswith(".db") and not scheme else ""
-    raise TrackingError(
-        f"--tracking-uri: expected sqlite:///<file>, http(s)://<host>:<port> or a database's URI, got {redact(uri)!r}"
-        + hint
-    )
-
-
 class Store:
     """One MLflow tracking store.
 
@@ -129,7 +85,7 @@ class Store:
         Raises:
             TrackingError: It does not answer (known within 15 s), or cannot be created or used.
         """
-        _quieten()
+        quieten()
         if self.file is not None and self.file.exists():
             database.check(self.file, ARTIFACTS)
         elif self.file is not None and create:
@@ -139,7 +95,7 @@ class Store:
                 f"--tracking-uri: expected runs at {self.shown}, got no such file; launch something first, or name the "
                 "store with --tracking-uri or MLFLOW_TRACKING_URI"
             )
-        with self._patience():
+        with patience() if self.remote else contextlib.nullcontext():
             try:
                 self._talk(lambda: self._client.search_experiments(max_results=1))
             except ServerAway as error:
@@ -148,19 +104,6 @@ class Store:
                 raise ServerAway(
                     f"--tracking-uri: expected an MLflow server at {self.shown}, got no answer: {error}"
                 ) from error
-
-    @contextlib.contextmanager
-    def _patience(self) -> Iterator[None]:
-        """Little patience while probing a server, more while working; what the user set stays."""
-        if not self.remote:
-            yield
-            return
-        mine = [name for name in _PROBING if name not in os.environ]
-        os.environ.update({name: _PROBING[name] for name in mine})
-        try:
-            yield
-        finally:
-            os.environ.update({name: _WORKING[name] for name in mine})
 
     def experiment(self, name: str, create: bool = False) -> str | None:
         """The id of an experiment.
@@ -395,13 +338,6 @@ def _batches(**parts: list[list[Any]]) -> list[dict[str, list[Any]]]:
         for index, chunk in enumerate(chunks):
             batches[first + index][name] = chunk
     return batches
-
-
-def _quieten() -> None:
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _away(error: Exception) -> bool:

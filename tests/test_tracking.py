@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.tracking_contract import Make, TrackingContract
-from tests.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
 
-from ablate import tracking, tracking_database, tracking_store
+from ablate import tracking_address, tracking_database, tracking_runs, tracking_sending, tracking_store
 from ablate.errors import TrackingError
 from ablate.plan_file import redact
 from ablate.storage import Storage
-from ablate.tracking_store import Point, ServerAway, resolve
+from ablate.tracking_address import resolve
+from ablate.tracking_store import Point, ServerAway
+from tests.tracking_contract import Make, TrackingContract
+from tests.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,7 @@ def test_a_relaunch_of_finished_trainings_reads_none_of_them(
     at(tmp_path).sync(plan, storage)
     monkeypatch.setattr(Storage, "view", lambda *_: pytest.fail("storage was read"))
     for one_by_one in (0, 50):
-        monkeypatch.setattr(tracking, "SEARCHED_ONE_BY_ONE", one_by_one)
+        monkeypatch.setattr(tracking_runs, "SEARCHED_ONE_BY_ONE", one_by_one)
         tracker = at(tmp_path)
         tracker.open_plan(plan)
         assert tracker.sync(plan, storage) == []
@@ -54,7 +55,7 @@ def test_a_relaunch_of_finished_trainings_reads_none_of_them(
 def test_large_networks_stay_in_storage(
     at: Callable[[Path], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "NETWORK_LIMIT_BYTES", 10)
+    monkeypatch.setattr(tracking_sending, "NETWORK_LIMIT_BYTES", 10)
     storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
     finish(storage, plan)
     tracker = at(tmp_path)
@@ -133,7 +134,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database at all, just text that goes on and on" * 30)
-    with pytest.raises(TrackingError, match="expected .* to be a database"):
+    with pytest.raises(TrackingError, match="to be a database"):
         Tracker(f"sqlite:///{tmp_path}/mlflow.db").prepare()
 
 
@@ -211,19 +212,19 @@ def test_the_database_is_whole_without_its_log(at: Callable[[Path], Tracker], tm
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in tracking_store._PROBING:
+    for name in tracking_address._PROBING:
         monkeypatch.delenv(name, raising=False)
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    monkeypatch.setattr(tracking_store, "_PROBING", patience)
-    monkeypatch.setattr(tracking_store, "_WORKING", patience)
+    monkeypatch.setattr(tracking_address, "_PROBING", patience)
+    monkeypatch.setattr(tracking_address, "_WORKING", patience)
     yield
     for name in patience:
         os.environ.pop(name, None)
 
 
 def test_patience_ends_within_15_s() -> None:
-    timeout = int(tracking_store._PROBING["MLFLOW_HTTP_REQUEST_TIMEOUT"])
-    retries = int(tracking_store._PROBING["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    timeout = int(tracking_address._PROBING["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    retries = int(tracking_address._PROBING["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
     assert timeout * (1 + retries) + 2 * retries + 1 < 15
 
 
@@ -232,7 +233,7 @@ def test_a_server_that_never_answers_is_noticed_and_its_password_kept() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         port = deaf.getsockname()[1]
         tracker = Tracker(f"http://user:hunter2@127.0.0.1:{port}")
-        with pytest.raises(ServerAway, match="expected an MLflow server at .*, got no answer") as caught:
+        with pytest.raises(ServerAway, match="expected an MLflow server at") as caught:
             tracker.prepare()
     assert "hunter2" not in f"{caught.value}{tracker.uri}"
     with pytest.raises(ServerAway, match="got no answer") as caught:

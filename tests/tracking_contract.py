@@ -9,6 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from ablate import report
+from ablate.errors import TrackingError
+from ablate.plan_file import PlanFile
+from ablate.reporting.reproduced import results_of, verdicts_of
+from ablate.storage import Storage
+from ablate.tracking_store import Store
 from tests.tracking_world import (
     EPOCHS,
     T0,
@@ -20,13 +27,6 @@ from tests.tracking_world import (
     plan_of,
     train,
 )
-
-from ablate import report
-from ablate.errors import TrackingError
-from ablate.plan_file import PlanFile
-from ablate.reporting.reproduced import results_of, verdicts_of
-from ablate.storage import Storage
-from ablate.tracking_store import Store
 
 Make = Callable[[], Tracker]
 
@@ -235,10 +235,10 @@ class TrackingContract:
         tracker, plan = make(), plan_of(shared=True)
         finish(storage, plan)
         tracker.sync(plan, storage)
-        trials = tracker.read_plan("batch_size").trials.values()
-        assert len({trial.training_run_id for trial in trials}) == 1
-        assert len({trial.run_id for trial in trials}) == 2
-        assert [dict(trial.metrics) for trial in trials][0] != [dict(trial.metrics) for trial in trials][1]
+        one, two = tracker.read_plan("batch_size").trials.values()
+        assert one.training_run_id == two.training_run_id
+        assert one.run_id != two.run_id
+        assert one.metrics != two.metrics
 
     def test_plans_never_mix(self, make: Make, storage: Storage) -> None:
         tracker = make()
