@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablate import plan_file, spaces
+from ablate.claims import Claim
+from ablate.errors import StorageError
+from ablate.learning import data
+from ablate.plan_file import PlanFile
+from ablate.specs import DataSpec, TrialSpec
+from ablate.storage import Storage
+from tests.tracking_world import T0, plan_of
+
+SPACE = """
+title: Two
+description: Of two rows
+table: 2
+rows:
+  - {label: one, set: {training.epochs: 3}, published: {natural: 75.0}, note: as printed}
+  - {label: two, set: {training.epochs: 4}}
+claims:
+  - {says: one is better, above: {row: one, rows: [two], metrics: [natural]}}
+smoke: {rows: {one: {set: {training.epochs: 1}, note: shortened}}}
+"""
+
+
+@dataclass
+class Planned:
+    """What `PlannedTrial` has that is kept."""
+
+    trial: spaces.Trial
+    training: str
+    columns: dict[str, str]
+    analyses: dict[str, str]
+    data: data.DataSummary
+
+
+@dataclass
+class Plan:
+    """What `Plan` has that is kept."""
+
+    id: str
+    spaces: list[spaces.SpaceFile]
+    preset: str
+    overrides: list[str]
+    seeds: list[int]
+    trials: list[Planned]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "storage"))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    path = tmp_path / "two.yaml"
+    path.write_text(SPACE)
+    loaded = spaces.load_space(str(path))
+    summary = data.describe(DataSpec(), tmp_path)
+    trials = [
+        Planned(trial, f"{number:020x}", {"accuracy/natural": "a" * 20}, {"spectrum": "b" * 20}, summary)
+        for number, trial in enumerate(spaces.expand(loaded, "smoke", [], [0, 1]))
+    ]
+    return Plan("abcdef0123", [loaded], "smoke", ["data.image_size=32"], [0, 1], trials)
+
+
+def test_a_plan_keeps_what_reports_need(plan: Any) -> None:
+    file = plan_file.from_plan(plan, {"git_commit": "c0ffee"})
+    (space,) = file.spaces
+    assert (space.title, space.table, space.description) == ("Two", 2, "Of two rows")
+    assert [(row.label, row.note, row.published) for row in space.rows] == [
+        ("one", "shortened", {"natural": 75.0}),  # the preset's note in the row's place
+        ("two", None, {}),
+    ]
+    assert [Claim.model_validate(claim) for claim in space.claims] == plan.spaces[0].space.claims
+    assert [(t.row, t.seed, t.training) for t in file.trials] == [
+        (p.trial.label, p.trial.seed, p.training) for p in plan.trials
+    ]
+    assert [TrialSpec.model_validate_json(json.dumps(t.spec)) for t in file.trials] == [
+        planned.trial.spec for planned in plan.trials
+    ]
+    assert file.trials[0].measurements == {"a" * 20, "b" * 20}
+    assert file.provenance == {"git_commit": "c0ffee"}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "paper"),
+    [
+        ("cifar10", {}, True),
+        ("cifar10", {"test_digest": "another"}, False),
+        ("cifar10", {"train_digest": "another"}, False),
+        ("imagefolder", {}, False),
+    ],
+)
+def test_only_the_whole_cifar10_is_the_papers_data(plan: Any, name: str, change: dict[str, str], paper: bool) -> None:
+    first = plan.trials[0]
+    first.data = replace(first.data, **change)
+    spec = first.trial.spec.model_copy(update={"data": DataSpec(name=name, root="there")})  # type: ignore[arg-type]
+    first.trial = replace(first.trial, spec=spec)
+    assert plan_file.from_plan(plan).trials[0].data.paper == paper
+
+
+def test_saved_and_loaded_it_is_the_same(plan: Any, storage: Storage) -> None:
+    saved = plan_file.save(plan, storage, {"command": "launch"})
+    assert plan_file.load(storage, plan.id) == saved
+    assert plan_file.load(storage) == saved
+    assert plan_file.load(storage, space="two") == saved
+    assert storage.keys() == []  # beside the trainings, not among them
+
+
+def test_launched_again_it_keeps_when_it_was_first(storage: Storage) -> None:
+    plan_file.save(plan_of(launched_ms=T0), storage)
+    later = plan_of(launched_ms=T0 + 5).model_copy(update={"created_ms": T0 + 5})
+    assert plan_file.save(later, storage).created_ms == T0
+    assert plan_file.load(storage).launched_ms == T0 + 5
+
+
+def test_the_one_launched_last_is_loaded(storage: Storage) -> None:
+    for plan_id, launched_ms in (("1", T0), ("2", T0 + 2), ("3", T0 + 1)):
+        plan_file.save(plan_of(plan_id=plan_id, launched_ms=launched_ms), storage)
+    plan_file.save(plan_of(plan_id="4", space="other", launched_ms=T0 + 9), storage)
+    assert plan_file.load(storage).id == "4"
+    assert plan_file.load(storage, space="batch_size").id == "2"
+    assert set(plan_file.plan_ids(storage)) == {"1", "2", "3", "4"}
+
+
+def test_an_unknown_plan_is_named_with_the_nearest(storage: Storage) -> None:
+    with pytest.raises(StorageError, match="expected a plan launched into it, got none"):
+        plan_file.load(storage)
+    plan_file.save(plan_of(), storage)
+    with pytest.raises(StorageError, match="did you mean 'aaaaaaaaaa'"):
+        plan_file.load(storage, "aaaaaaaaab")
+    with pytest.raises(StorageError, match="a plan of 'lowpass'"):
+        plan_file.load(storage, space="lowpass")
+    with pytest.raises(StorageError, match="expected a plan launched"):
+        plan_file.load(storage, "../../etc/passwd")
+
+
+def test_another_layout_is_refused_by_name() -> None:
+    text = plan_of().model_copy(update={"layout": 99}).to_json()
+    with pytest.raises(StorageError, match="expected plan layout 1, got 99"):
+        plan_file.parse(text, "plan.json")
+
+
+@given(st.integers(0, 2000), st.binary(max_size=8))
+def test_a_damaged_file_is_refused_or_read_whole(at: int, noise: bytes) -> None:
+    content = bytearray(plan_of(rows=("512",)).to_json().encode())
+    content[at : at + len(noise)] = noise
+    try:
+        assert isinstance(plan_file.parse(bytes(content), "plan.json"), PlanFile)
+    except StorageError as error:
+        assert "plan.json" in str(error)
+
+
+def test_a_damaged_file_is_replaced_by_the_next_launch(storage: Storage) -> None:
+    plan_file.save(plan_of(), storage)
+    storage.files.write("plans/aaaaaaaaaa.json", b"{")
+    plan_file.save(plan_of(), storage)
+    assert plan_file.load(storage).id == "aaaaaaaaaa"
+
+
+def test_trainings_are_shared_in_order() -> None:
+    file = plan_of(rows=("1", "2"), seeds=(0, 1), shared=True)
+    assert [[(t.row, t.seed) for t in trials] for trials in file.trainings().values()] == [
+        [("1", 0), ("2", 0)],
+        [("1", 1), ("2", 1)],
+    ]
+
+
+def test_no_secret_is_kept(plan: Any, storage: Storage) -> None:
+    plan.overrides = ["data.root=s3://key:hunter2@bucket"]
+    plan_file.save(plan, storage, {"command": "launch --tracking-uri http://me:hunter2@server"})
+    assert b"hunter2" not in (storage.files.read(f"plans/{plan.id}.json") or b"")
