@@ -1,0 +1,245 @@
+"""python -m ablate.report: MLflow -> tables and verdicts, from its runs alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from ablate.errors import SpecError, TrackingError, UserError, nearest
+from ablate.reporting.formats import to_csv, to_latex, to_markdown, to_terminal
+from ablate.reporting.reproduced import Network, claims_of, results_of, table_input, verdicts_of
+from ablate.reporting.tables import Table, build_table
+from ablate.terminal import open_console, printable
+
+if TYPE_CHECKING:
+    from ablate.tracked import PlanInfo, PlanResults
+    from ablate.tracking import Tracker
+
+OTHER_PLANS = 5
+"""So many of a space's other plans are listed."""
+
+_FILES = {"markdown": ("table.md", to_markdown), "latex": ("table.tex", to_latex), "csv": ("table.csv", to_csv)}
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+
+
+class Which(StrEnum):
+    """Whose numbers."""
+
+    LAST = "last"
+    BEST = "best"
+
+
+def table_of(plan: PlanResults, network: Network = "last") -> Table:
+    """A plan's table: published beside ours.
+
+    Args:
+        plan: From `Tracker.read_plan`.
+        network: Whose numbers.
+
+    Returns:
+        The table, for any of the formats.
+    """
+    return build_table(table_input(plan, results_of(plan, network), network))
+
+
+def print_space(tracker: Tracker, space: str, plan_id: str | None, console: Console, network: Network = "last") -> None:
+    """Print a space's table, its verdicts, and which other plans of it there are.
+
+    Args:
+        tracker: Where the runs are.
+        space: The space's name.
+        plan_id: Which plan; none: the one launched last.
+        console: Where to print.
+        network: Whose numbers.
+
+    Raises:
+        TrackingError: There is no such plan, or the store does not answer.
+    """
+    plan = tracker.read_plan(space, plan_id)
+    console.print()
+    console.print(to_terminal(table_of(plan, network), width=console.width))
+    _print_verdicts(plan, network, console)
+    _print_others([info for info in tracker.list_plans(space) if info.id != plan.info.id], space, console)
+
+
+def write_space(plan: PlanResults, formats: Sequence[str], folder: Path, network: Network = "last") -> list[Path]:
+    """Write a plan's table as files.
+
+    Args:
+        plan: From `Tracker.read_plan`.
+        formats: `markdown`, `latex`, `csv`.
+        folder: Made where it is missing; files in it are replaced.
+        network: Whose numbers.
+
+    Returns:
+        The files.
+
+    Raises:
+        SpecError: The folder cannot be written.
+    """
+    table = table_of(plan, network)
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in formats:
+            file, render = _FILES[name]
+            (folder / file).write_text(render(table), encoding="utf-8")
+            written.append(folder / file)
+    except OSError as error:
+        raise SpecError(f"--out: expected a folder that can be written, got {folder}: {error.strerror}") from error
+    return written
+
+
+def _print_verdicts(plan: PlanResults, network: Network, console: Console) -> None:
+    if not plan.space.claims:
+        return
+    console.print()
+    if plan.info.preset == "smoke":
+        claims = len(claims_of(plan))
+        console.print(f"No verdicts on {claims} claims: the smoke preset trains too briefly to decide any.")
+        return
+    data = " and ".join(plan.data_labels)
+    paper = "the paper's data" if plan.is_paper_data else "not the paper's data"
+    console.print(Text(f"Verdicts on {printable(data)} ({paper})", style="bold"))
+    for ours, published in verdicts_of(plan, results_of(plan, network)):
+        console.print(Text(f"“{printable(ours.claim.says)}”"))
+        lines = [f"ours: {ours.sentence()}" if ours.verdict in ours.sentence() else f"ours: {ours.verdict}"]
+        if ours.test and ours.test != "none":
+            lines.append(f"by {ours.test}")
+        lines.append(f"published: {published.sentence()}")
+        if ours.claim.note:
+            lines.append(printable(ours.claim.note))
+        for line in lines:
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+
+
+def _print_others(others: Sequence[PlanInfo], space: str, console: Console) -> None:
+    if not others:
+        return
+    console.print()
+    console.print(f"Other plans of {space} (--plan ID):")
+    for info in others[:OTHER_PLANS]:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.launched_ms / 1000))
+        settings = f" · {info.overrides}" if info.overrides else ""
+        told = (
+            f"  {info.id}  {when}  {info.preset} · seeds {info.seeds} · {info.data}{settings} · {info.status.lower()}"
+        )
+        console.print(Text(printable(told)))
+    if len(others) > OTHER_PLANS:
+        console.print(f"  and {len(others) - OTHER_PLANS} more in MLflow")
+
+
+def _spaces(tracker: Tracker, asked: Sequence[str], plan_id: str | None) -> list[str]:
+    """The spaces to report: those asked for, or all that have (this) plan."""
+    if "all" not in asked:
+        return list(dict.fromkeys(asked))
+    plans = {space: [info.id for info in tracker.list_plans(space)] for space in tracker.spaces()}
+    found = [space for space, ids in plans.items() if (plan_id in ids if plan_id else ids)]
+    if found:
+        return found
+    if plan_id is None:
+        raise TrackingError(f"expected plans in {tracker.uri}, got none; launch one with python -m ablate.launch")
+    hint = nearest(plan_id, {each for ids in plans.values() for each in ids} or {"(none)"})
+    raise TrackingError(f"--plan: expected a plan in {tracker.uri}, got {plan_id!r}; {hint}")
+
+
+def _sync(tracker: Tracker, location: str, asked: Sequence[str], plan_id: str | None, console: Console) -> str:
+    """Send what storage holds of a plan; returns the plan's id."""
+    from ablate import plan_file
+    from ablate.storage import Storage
+
+    storage = Storage(location)
+    plan = plan_file.load(storage, plan_id, None if "all" in asked else asked[0])
+    tracker.open_plan(plan)
+    unfinished = tracker.sync(plan, storage)
+    if unfinished:
+        tracker.interrupt(plan)
+    done = len(plan.trainings()) - len(unfinished)
+    console.print(f"Sent plan {plan.id} to {tracker.uri}: {done} of {len(plan.trainings())} trainings are whole.")
+    return plan.id
+
+
+app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    space: Annotated[list[str], typer.Option(help="A space's name, or all; may be repeated.")] = ["all"],  # noqa: B006
+    plan: Annotated[str | None, typer.Option(help="A plan's id; default: the one launched last.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; default $MLFLOW_TRACKING_URI or mlflow.db.")] = None,
+    formats: Annotated[
+        list[Format] | None, typer.Option("--format", help="May be repeated; default: terminal, all files with --out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write DIR/index.html, figures, and tables as files.")] = None,
+    network: Annotated[Which, typer.Option(help="Numbers of the last or of the best network.")] = Which.LAST,
+    sync: Annotated[bool, typer.Option("--sync", help="First send MLflow what storage holds of the plan.")] = False,
+    storage: Annotated[str, typer.Option(help="With --sync: the storage.")] = "./storage",
+) -> None:
+    """Rebuild tables and verdicts from MLflow, published beside reproduced."""
+    console = open_console()
+    try:
+        from ablate.tracking import Tracker
+
+        tracker = Tracker(tracking_uri)
+        tracker.prepare(create=sync)
+        if sync:
+            plan = _sync(tracker, storage, space, plan, console)
+        which: Network = "best" if network is Which.BEST else "last"
+        chosen = [format.value for format in formats or ([] if out else [Format.TERMINAL])]
+        names = _spaces(tracker, space, plan)
+        for name in names:
+            _report(tracker, name, plan, chosen, out, which, console)
+        if out is not None:
+            from ablate.reporting.publishing import write_page  # brings matplotlib, which tables do without
+
+            plans = [tracker.read_plan(name, plan) for name in names]
+            for path in write_page(tracker, plans, out, which):
+                console.print(Text(str(path)))
+    except UserError as error:
+        open_console(sys.stderr).print(Text(str(error)))
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _report(
+    tracker: Tracker,
+    space: str,
+    plan_id: str | None,
+    formats: Sequence[str],
+    out: Path | None,
+    network: Network,
+    console: Console,
+) -> None:
+    if "terminal" in formats:
+        print_space(tracker, space, plan_id, console, network)
+    files = [name for name in formats if name in _FILES]
+    if out is not None:
+        found = tracker.read_plan(space, plan_id)
+        for path in write_space(found, files or list(_FILES), out / space, network):
+            console.print(Text(str(path)))
+    elif files:
+        table = table_of(tracker.read_plan(space, plan_id), network)
+        for name in files:
+            typer.echo(_FILES[name][1](table))
+
+
+if __name__ == "__main__":
+    app()

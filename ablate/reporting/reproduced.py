@@ -1,0 +1,180 @@
+"""What MLflow holds of a plan, in the form that tables and verdicts are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablate.claims import ADAPTIVE, Claim, Trend, is_accuracy
+from ablate.reporting.claims import Verdict, judge_all
+from ablate.reporting.results import Outcome, Results, published_results
+from ablate.reporting.tables import TableInput
+from ablate.tracked import PlanResults, TrialResult
+
+Network = Literal["last", "best"]
+
+_BEST_SCALARS = "best/"
+_OF_TRAINING = ("energy/", "fat/")
+
+
+class _Fetched(Mapping[str, NDArray[np.bool_]]):
+    """Per-image correctness by column; its file is fetched when the first one is asked for."""
+
+    def __init__(self, names: Mapping[str, str], fetch: Callable[[], Mapping[str, NDArray[np.bool_]]]) -> None:
+        self._names = names
+        self._fetch = fetch
+
+    def __getitem__(self, column: str) -> NDArray[np.bool_]:
+        return self._fetch()[self._names[column]]
+
+    def __iter__(self) -> Iterator[str]:
+        return (column for column, metric in self._names.items() if metric in self._fetch())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _Curves(Mapping[str, Sequence[float]]):
+    """Curves by metric; each is fetched when it is asked for, so that the names are not known beforehand."""
+
+    def __init__(self, fetch: Callable[[str], Sequence[float]]) -> None:
+        self._fetch = fetch
+        self._known: dict[str, Sequence[float]] = {}
+
+    def __getitem__(self, metric: str) -> Sequence[float]:
+        if metric not in self._known:
+            self._known[metric] = self._fetch(metric)
+        if not self._known[metric]:
+            raise KeyError(metric)
+        return self._known[metric]
+
+    def __iter__(self) -> Iterator[str]:
+        return (metric for metric, curve in self._known.items() if curve)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def columns_of(metrics: Iterable[str], network: Network = "last") -> dict[str, str]:
+    """How claims and tables call the metrics of a run.
+
+    Args:
+        metrics: As MLflow has them: `accuracy/pgd20`, `accuracy_adaptive_best/pgd20`, `energy/ratio` ...
+        network: Whose numbers.
+
+    Returns:
+        Name -> metric: `pgd20`, `adaptive/pgd20`, `energy/ratio`; the other network's are left out.
+    """
+    suffix = "" if network == "last" else "_best"
+    plain, adaptive = f"accuracy{suffix}/", f"accuracy_adaptive{suffix}/"
+    found: dict[str, str] = {}
+    for metric in metrics:
+        if metric.startswith(plain):
+            found[metric.removeprefix(plain)] = metric
+        elif metric.startswith(adaptive):
+            found[ADAPTIVE + metric.removeprefix(adaptive)] = metric
+        elif metric.startswith("accuracy"):
+            continue
+        elif metric.startswith(_BEST_SCALARS):
+            if network == "best":
+                found[metric.removeprefix(_BEST_SCALARS)] = metric
+        elif network == "last" or metric.startswith(_OF_TRAINING):
+            found.setdefault(metric, metric)
+    return found
+
+
+def results_of(plan: PlanResults, network: Network = "last") -> Results:
+    """A plan's outcomes, and why others are missing.
+
+    Args:
+        plan: From MLflow.
+        network: Whose numbers.
+
+    Returns:
+        Only rows and seeds that are finished have an outcome; of others a part could be taken for the whole.
+    """
+    outcomes, problems = {}, dict(plan.problems)
+    for (row, seed), trial in plan.trials.items():
+        if (row, seed) in problems:
+            continue
+        if network == "best" and not any(metric.startswith("accuracy_best/") for metric in trial.metrics):
+            problems[row, seed] = "no best network, which needs data.validation above 0"
+            continue
+        outcomes[row, seed] = _outcome(plan, row, seed, trial, network)
+    return Results(outcomes, problems)
+
+
+def _outcome(plan: PlanResults, row: str, seed: int, trial: TrialResult, network: Network) -> Outcome:
+    names = columns_of(trial.metrics, network)
+    return Outcome(
+        training_key=trial.part.training,
+        values={name: trial.metrics[metric] for name, metric in names.items()},
+        correct=_Fetched(
+            {name: metric for name, metric in names.items() if is_accuracy(name)}, lambda: plan.correct(row, seed)
+        ),
+        test_key=trial.part.data.test_digest,
+        images=trial.part.data.test_count,
+        curves=_Curves(lambda metric: [value for _, value in plan.curve(row, seed, metric)]),
+    )
+
+
+def claims_of(plan: PlanResults) -> list[Claim]:
+    """The claims of the plan's space, as they were when it was launched."""
+    return [Claim.model_validate(claim) for claim in plan.space.claims]
+
+
+def table_input(plan: PlanResults, results: Results, network: Network = "last") -> TableInput:
+    """What the plan's table is made from.
+
+    Args:
+        plan: From MLflow.
+        results: From `results_of`.
+        network: Whose numbers these are, for the caption.
+
+    Returns:
+        With the scalars that claims are about as more columns.
+    """
+    scalars = [
+        metric
+        for claim in claims_of(plan)
+        if not isinstance(claim.statement, Trend)
+        for metric in claim.statement.metrics
+        if not is_accuracy(metric)
+    ]
+    data = ", ".join(plan.data_labels)
+    told = [data, f"preset {plan.info.preset}", f"plan {plan.info.id}"]
+    if network == "best":
+        told.append("best networks by validation accuracy")
+    return TableInput(
+        title=plan.space.title,
+        labels=[row.label for row in plan.rows],
+        results=results,
+        published=plan.published,
+        notes={row.label: row.note for row in plan.rows if row.note},
+        seeds=plan.plan.seeds,
+        paper_data=plan.is_paper_data,
+        data=", ".join(told),
+        extra=list(dict.fromkeys(scalars)),
+    )
+
+
+def verdicts_of(plan: PlanResults, results: Results) -> list[tuple[Verdict, Verdict]]:
+    """Each claim's verdict on our table, and on the published one.
+
+    Args:
+        plan: From MLflow.
+        results: From `results_of`.
+
+    Returns:
+        (ours, published) in the order of the claims; none for the smoke preset, whose trainings are too short to say
+        anything.
+    """
+    if plan.info.preset == "smoke":
+        return []
+    claims, rows = claims_of(plan), [row.label for row in plan.rows]
+    ours = judge_all(claims, results, rows=rows)
+    published = judge_all(claims, published_results(plan.published), rows=rows)
+    return list(zip(ours, published, strict=True))

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from ablate import plan_file
+from ablate.report import app
+from ablate.storage import Storage
+from tests.tracking_world import EPOCHS, T0, Tracker, correct_of, finish, make_template, plan_of, tracker_at, train
+
+CLAIM = {"says": "large batches are better", "above": {"row": "512", "rows": ["256"], "metrics": ["natural"]}}
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tracker]:
+    return tracker_at(make_template(tmp_path_factory.mktemp("template")))
+
+
+@pytest.fixture(scope="module")
+def world(at: Callable[[Path], Tracker], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose mlflow.db holds three plans of two spaces; the storage they came from is gone."""
+    folder = tmp_path_factory.mktemp("world")
+    storage, tracker = Storage(str(folder / "storage")), at(folder)
+    paper = plan_of(plan_id="1111111111", seeds=(0, 1), salt="1", paper=True, claims=[CLAIM], launched_ms=T0)
+    smoke = plan_of(plan_id="2222222222", salt="2", preset="smoke", claims=[CLAIM], launched_ms=T0 + 1)
+    for plan in (paper, smoke):
+        finish(storage, plan)
+        tracker.sync(plan, storage)
+    lowpass = plan_of(("32", "16", "8"), plan_id="3333333333", space="lowpass", salt="3", launched_ms=T0 + 2)
+    failing, _, done = lowpass.trainings()
+    train(storage, failing, EPOCHS - 1).save_failure("loss became nan in epoch 3", "", T0 + 5)
+    finish(storage, lowpass, [done])
+    tracker.sync(lowpass, storage)
+    shutil.rmtree(storage.location)
+    return folder
+
+
+@pytest.fixture
+def report(world: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str, folder: Path = world) -> Result:
+        monkeypatch.chdir(folder)
+        return CliRunner().invoke(app, list(arguments))
+
+    return run
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_latest_plan_of_each_space_is_printed(report: Callable[..., Result]) -> None:
+    result = report()
+    assert result.exit_code == 0, result.output
+    text = words(result.stdout)
+    assert "Batch size of PGD-7 training" in text
+    assert "plan 2222222222" in text
+    assert "plan 3333333333" in text
+    assert "No verdicts on 1 claims: the smoke preset" in text
+    assert "failed: loss became nan in epoch 3" in text
+    assert "not trained" in text
+    assert "1111111111" in text.split("Other plans of batch_size")[1]
+
+
+def test_a_plan_by_its_id_with_verdicts_on_its_data(report: Callable[..., Result]) -> None:
+    result = report("--plan", "1111111111")
+    text = words(result.stdout)
+    assert "Verdicts on CIFAR-10 (the paper's data)" in text
+    assert "“large batches are better”" in text
+    assert text.count("ours: ") >= 1
+    assert text.count("published: ") == 1
+    assert "lowpass" not in text
+    assert "difference" in text
+
+
+def test_verdicts_name_data_that_is_not_the_papers(
+    at: Callable[[Path], Tracker], tmp_path: Path, report: Callable[..., Result]
+) -> None:
+    plan = plan_of(claims=[CLAIM])
+    storage = Storage(str(tmp_path / "storage"))
+    finish(storage, plan)
+    at(tmp_path).sync(plan, storage)
+    text = words(report("--space", "batch_size", folder=tmp_path).stdout)
+    assert "Verdicts on digits 16x16 (not the paper's data)" in text
+    assert "no difference" in text
+
+
+def test_csv_has_the_numbers_in_full(report: Callable[..., Result]) -> None:
+    result = report("--space", "batch_size", "--plan", "1111111111", "--format", "csv")
+    lines = list(csv.DictReader(io.StringIO(result.stdout)))
+    plan = plan_of(seeds=(0, 1), salt="1")
+    for row in ("512", "256"):
+        (ours,) = [line for line in lines if line["row"] == row and line["source"] == "ours"]
+        values = [100 * correct_of(t.columns["accuracy/natural"]).mean() for t in plan.trials if t.row == row]
+        assert float(ours["natural"]) == pytest.approx(sum(values) / 2)
+        assert ours["n"] == "2"
+
+
+def test_formats_may_be_repeated(report: Callable[..., Result]) -> None:
+    result = report("--space", "batch_size", "--format", "markdown", "--format", "latex")
+    assert "| Row |" in result.stdout
+    assert "\\begin{tabular}" in result.stdout
+
+
+def test_files_for_each_space(report: Callable[..., Result], tmp_path: Path) -> None:
+    result = report("--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert found >= {f"{space}/table.{end}" for space in ("batch_size", "lowpass") for end in ("md", "tex", "csv")}
+    assert "loss became nan" in (tmp_path / "out" / "lowpass" / "table.md").read_text()
+
+
+def test_without_a_best_network_its_rows_say_so(report: Callable[..., Result]) -> None:
+    text = words(report("--space", "batch_size", "--network", "best").stdout)
+    assert "no best network" in text
+
+
+def test_storage_from_elsewhere_is_sent_and_reported(
+    at: Callable[[Path], Tracker], report: Callable[..., Result], tmp_path: Path
+) -> None:
+    at(tmp_path)  # only because creating a database takes seconds
+    storage, plan = Storage(str(tmp_path / "brought")), plan_of(rows=("512", "256"))
+    plan_file.save(plan, storage)
+    first, _ = plan.trainings()
+    finish(storage, plan, [first])
+    result = report("--sync", "--storage", "brought", folder=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "1 of 2 trainings are whole" in words(result.stdout)
+    assert "not trained" in words(result.stdout)
+    finish(storage, plan)
+    assert "2 of 2 trainings are whole" in words(
+        report("--sync", "--storage", "brought", "--plan", plan.id, folder=tmp_path).stdout
+    )
+    assert "not trained" not in report(folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--space", "batch_sise"), "did you mean 'batch_size'?"),
+        (("--plan", "1111111112"), "did you mean '1111111111'?"),
+        (("--space", "batch_size", "--plan", "9"), "expected a plan of batch_size"),
+        (("--tracking-uri", "ftp://x"), "expected sqlite:///<file>"),
+        (("--tracking-uri", "sqlite:///nothing.db"), "got no such file"),
+        (("--sync", "--storage", "nowhere"), "expected a plan launched into it, got none"),
+        (("--out", "mlflow.db/x"), "expected a folder that can be written"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(
+    report: Callable[..., Result], arguments: tuple[str, ...], expected: str
+) -> None:
+    result = report(*arguments)
+    assert result.exit_code == 2
+    assert expected in words(result.stderr)
+    assert "Traceback" not in result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_empty_store_says_what_to_do(
+    at: Callable[[Path], Tracker], report: Callable[..., Result], tmp_path: Path
+) -> None:
+    at(tmp_path)
+    result = report(folder=tmp_path)
+    assert result.exit_code == 2
+    assert "launch one with python -m ablate.launch" in words(result.stderr)
