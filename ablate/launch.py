@@ -278,17 +278,10 @@ class _Launch:
         from ablate.scheduling import placement
 
         with placement.cluster():
-            cpus_there, gpus_there = placement.available()
-            gpus = self.options.gpus_per_trial
-            if gpus is None:
-                gpus = 1.0 if gpus_there else 0.0
             # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.
-            cpus = self.options.cpus_per_trial or max(1, cpus_there // len(self.plan.trainings))
-            if cpus > cpus_there or gpus > gpus_there:
-                raise UserError(
-                    f"expected --cpus-per-trial and --gpus-per-trial within the cluster's {cpus_there} CPUs and "
-                    f"{gpus_there:g} GPUs, got {cpus} and {gpus:g}"
-                )
+            cpus, gpus = placement.share(
+                len(self.plan.trainings), self.options.cpus_per_trial, self.options.gpus_per_trial, self.console.print
+            )
             resources = placement.Resources(cpus, gpus, self.options.max_concurrent, self.options.max_failures)
 
             def on_ray(trainings: Sequence[PlannedTraining], listen: Any) -> dict[str, Outcome]:

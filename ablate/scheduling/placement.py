@@ -14,7 +14,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +34,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray import tune
+
+NODE_WAIT_S = 1.0
+"""How often a launch looks for the first node of a cluster that is still starting."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,48 @@ def cluster(num_cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def available() -> tuple[int, float]:
-    """CPU cores and GPUs of the connected cluster."""
-    resources = ray.cluster_resources()
-    return int(resources.get("CPU", 1)), float(resources.get("GPU", 0))
+def share(trainings: int, cpus: int | None, gpus: float | None, say: Callable[[str], None]) -> tuple[int, float]:
+    """What each training gets of the connected cluster.
+
+    Args:
+        trainings: How many there are in the plan.
+        cpus: As asked for; None: an equal share, as long as a node has so many.
+        gpus: As asked for; None: one where there are any.
+        say: Told when this has to wait for a node.
+
+    Returns:
+        CPU cores and GPUs of one training.
+
+    Raises:
+        UserError: More than any node of a cluster started here has: it would wait for ever.
+    """
+    nodes = _nodes()
+    if not nodes:
+        say("The cluster has no node for trainings yet; waiting for the first.")
+    while not nodes:
+        time.sleep(NODE_WAIT_S)
+        nodes = _nodes()
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
+    fitting = [node for node in nodes if node.get("GPU", 0) >= gpus]
+    if cpus is None:
+        # The largest node, not the cluster: a training that asks for more than a node has is never placed.
+        largest = max((node["CPU"] for node in fitting or nodes), default=1)
+        cpus = max(1, int(min(sum(node["CPU"] for node in nodes) // trainings, largest)))
+    if not any(node["CPU"] >= cpus for node in fitting):
+        most = max(nodes, key=lambda node: (node.get("GPU", 0), node["CPU"]))
+        there = f"{most['CPU']:g} CPUs and {most.get('GPU', 0):g} GPUs"
+        if "RAY_ADDRESS" not in os.environ:
+            raise UserError(
+                f"expected --cpus-per-trial and --gpus-per-trial within this machine's {there}, got {cpus} and {gpus:g}"
+            )
+        say(f"No node has {cpus} CPUs and {gpus:g} GPUs (the largest: {there}); waiting for the cluster to add one.")
+    return cpus, gpus
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of the nodes that take trainings; a cluster's head often takes none."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def place(
