@@ -99,7 +99,7 @@ class FigureKind:
 
 
 _SHIPPED = (
-    FigureKind("2", "Where the perturbation's energy lies", ("spectrum",)),
+    FigureKind("2", "Where the perturbation’s energy lies", ("spectrum",)),
     FigureKind("3", "Kernels of the first convolution", ("first_kernels",)),
     FigureKind("4", "Spectra of the kernels", ("kernel_spectra",)),
     FigureKind("5", "Low over high frequencies in the first activation, by epoch", ()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ablate.claims import ADAPTIVE
 
 COLUMN_NAMES = {
@@ -14,7 +16,17 @@ COLUMN_NAMES = {
     "cw20": "CW-20",
     "cw20_exact": "CW-20 exact",
     "energy/ratio": "R = LFI/HFI",
+    "spectrum/central_energy_share": "Central energy share",
+    "first_kernels/channel_similarity": "Channel similarity",
+    "first_kernels/smoothness": "First kernels' smoothness",
+    "kernel_spectra/high_frequency_share": "High-frequency share",
+    "kernel_spectra/smoothness": "Kernels' smoothness",
+    "cka/shallow_deep": "CKA shallow-deep",
+    "quantized_kernels/smoothness": "Quantized kernels' smoothness",
 }
+
+_GROUP = re.compile(r"_group(\d+)$")
+"""How the metrics of one layer group end; group 0 is the first convolution."""
 
 
 def column_name(metric: str) -> str:
@@ -29,4 +41,7 @@ def column_name(metric: str) -> str:
     """
     if metric.startswith(ADAPTIVE):
         return f"{column_name(metric.removeprefix(ADAPTIVE))} adaptive"
+    group = _GROUP.search(metric)
+    if group is not None and metric not in COLUMN_NAMES:
+        return f"{column_name(metric[: group.start()])}, group {group[1]}"
     return COLUMN_NAMES.get(metric, metric)

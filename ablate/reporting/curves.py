@@ -1,0 +1,194 @@
+"""Figures of inputs and activations: 2 (spectra), 5 (R by epoch), 6 and 7 (similarity of layers)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from ablate.figures import Drawing, FigureData
+from ablate.reporting.style import (
+    COLOURS,
+    DASHES,
+    SEQUENTIAL,
+    WIDTH_IN,
+    listed,
+    mean_over,
+    new_figure,
+    shared_colours,
+)
+
+_PANELS = {"clean": "Clean", "adversarial": "PGD-20", "difference": "PGD-20 − clean"}
+_INSET = 0.02
+_MOST_ACROSS = 4  # similarity matrices beside each other
+
+
+def draw_spectra(data: FigureData) -> Drawing | None:
+    """Figure 2: for each row the spectra of clean images, PGD-20 examples and their difference, and its profile.
+
+    Args:
+        data: Rows with the arrays of the analysis `spectrum`.
+
+    Returns:
+        The drawing; None where no row has them.
+    """
+    rows = data.having(*(f"spectrum/{name}" for name in (*_PANELS, "profile")))
+    if not rows:
+        return None
+    figure = new_figure("Figure 2 · Where the perturbation’s energy lies", 0.5 + 2.35 * len(rows))
+    panels = figure.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 1, 1, 1.15))
+    for number, ((label, seeds), line) in enumerate(zip(rows.items(), panels, strict=True)):
+        for axes, (name, title) in zip(line[:3], _PANELS.items(), strict=True):
+            spectrum = mean_over(seeds.values(), f"spectrum/{name}")
+            size = spectrum.shape[0]
+            edge = -size / 2 - 0.5
+            axes.imshow(spectrum, cmap=SEQUENTIAL, vmin=0, vmax=1, extent=(edge, edge + size, edge + size, edge))
+            axes.add_patch(_dashed(-(size // 4) - 0.5, size // 2))
+            axes.set_xticks([-(size // 2), 0, size // 2 - 1], [f"−{size // 2}", "0", f"{size // 2 - 1}"])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            if number == 0:
+                axes.set_title(title)
+            if number == len(rows) - 1:
+                axes.set_xlabel("cycles per image")
+        line[0].set_ylabel(label, fontsize=10)
+        profile = mean_over(seeds.values(), "spectrum/profile")
+        shown = slice(0, size // 2 + 1)  # beyond it the circles leave the square
+        line[3].plot(np.arange(len(profile))[shown], profile[shown], color=COLOURS[0])
+        line[3].axhline(1.0, color="0.35", linestyle=":", linewidth=1)
+        line[3].text(
+            0.98, 1.06, "white noise", fontsize=8, color="0.35", ha="right", transform=line[3].get_yaxis_transform()
+        )
+        line[3].set_yscale("log")
+        line[3].set_ylabel("power, white noise = 1")
+        if number == 0:
+            line[3].set_title("PGD-20 − clean, by distance")
+        if number == len(rows) - 1:
+            line[3].set_xlabel("distance, cycles per image")
+    shared_colours(figure, list(panels[:, :3].flat), "log-amplitude, 0 to 1 in each panel", 0, 1, SEQUENTIAL)
+    caption = (
+        "Mean log-amplitude spectra of test images, low frequencies in the middle; brighter is more. Compare the "
+        "left and middle panels with the right one, which is what PGD-20 adds. The dashed square holds the "
+        "lower half of the frequencies in each direction, and a quarter of the energy of white noise."
+    )
+    share = listed(rows, "spectrum/central_energy_share", "Share of the perturbation's energy inside it", 1, True)
+    return Drawing(figure, caption + share)
+
+
+def draw_ratio(data: FigureData) -> Drawing | None:
+    """Figure 5: R = LFI/HFI of the first activation at each epoch, mean and spread over the seeds.
+
+    Args:
+        data: Rows whose trainings logged `energy/ratio`.
+
+    Returns:
+        The drawing; None where no row has it.
+    """
+    rows = data.having("energy/ratio")
+    if not rows:
+        return None
+    figure = new_figure("Figure 5 · Low over high frequencies in the first activation", 3.6, 7.0)
+    axes = figure.subplots()
+    told, spread = [], False
+    for number, (label, seeds) in enumerate(rows.items()):
+        curves = [seen.curves["energy/ratio"] for seen in seeds.values()]
+        # A seed that is still training must not bend the mean of the others' later epochs.
+        epochs = sorted(set(curves[0]).intersection(*curves[1:]))
+        if not epochs:
+            continue
+        values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
+        mean = values.mean(axis=0)
+        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        name = f"{label} ({len(curves)} seeds)" if len(curves) > 1 else label
+        axes.plot(epochs, mean, color=colour, linestyle=dash, label=name, linewidth=1.8)
+        if len(curves) > 1:
+            spread = True
+            deviation = values.std(axis=0, ddof=1)
+            axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+        told.append(f"{label} from {mean[0]:.2f} to {mean[-1]:.2f} in epoch {epochs[-1]}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("R = |LFI| / |HFI|")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=min(3, len(rows)), frameon=False)
+    caption = (
+        "R = |LFI| / |HFI| of hardtanh(bn1(conv1(x))) on the first 512 training images after each epoch; epoch 0 is "
+        "the untrained network. The higher the line, the more the first layer looks at the constant part of a channel."
+    )
+    caption += " Bands: ± one standard deviation over the seeds." if spread else ""
+    return Drawing(figure, f"{caption} R goes: {'; '.join(told)}.")
+
+
+def draw_similarity(data: FigureData) -> Drawing | None:
+    """Figure 6: linear CKA between all layers, a matrix for each row.
+
+    Args:
+        data: Rows with the arrays of the analysis `cka`.
+
+    Returns:
+        The drawing; None where no row has them.
+    """
+    return _similarity(data, "Figure 6 · Similarity of the layers under attack")
+
+
+def draw_similarity_by_architecture(data: FigureData) -> Drawing | None:
+    """Figure 7: the same for networks of different depths.
+
+    Args:
+        data: Rows with the arrays of the analysis `cka`.
+
+    Returns:
+        The drawing; None where no row has them.
+    """
+    return _similarity(data, "Figure 7 · Similarity of the layers, by architecture")
+
+
+def _similarity(data: FigureData, title: str) -> Drawing | None:
+    rows = data.having("cka/matrix")
+    if not rows:
+        return None
+    across = min(_MOST_ACROSS, len(rows))
+    down = math.ceil(len(rows) / across)
+    side = (WIDTH_IN - 1.0) / max(across, 2.6)
+    figure = new_figure(title, 0.7 + down * (side + 0.35), 1.2 + across * side)
+    panels = figure.subplots(down, across, squeeze=False)
+    for axes in panels.flat[len(rows) :]:
+        axes.set_visible(False)
+    for number, (label, seeds) in enumerate(rows.items()):
+        axes = panels.flat[number]
+        matrix = mean_over(seeds.values(), "cka/matrix")
+        layers = len(matrix)
+        axes.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=1, origin="lower", extent=(0.5, layers + 0.5) * 2)
+        third = layers // 3
+        if third:
+            axes.add_patch(_dashed(layers - third + 0.5, third, 0.5))
+        axes.set_title(label)
+        ticks = [
+            1,
+            *range(max(5, round(layers / 25) * 5), layers - layers // 10, max(5, round(layers / 25) * 5)),
+            layers,
+        ]
+        axes.set_xticks(ticks)
+        axes.set_yticks(ticks)
+        axes.set_xlabel("layer")
+        if number % across == 0:
+            axes.set_ylabel("layer")
+    shared_colours(figure, list(panels.flat[: len(rows)]), "linear CKA", 0, 1, SEQUENTIAL)
+    caption = (
+        "Linear CKA between the outputs of all convolution and linear layers on PGD-20 examples, in the order in which "
+        "they run; 1 is the same representation up to rotation and scale. The dashed rectangle compares the first "
+        "third of the layers with the last: the brighter it is, the more alike shallow and deep layers are."
+    )
+    return Drawing(figure, caption + listed(rows, "cka/shallow_deep", "Its mean"))
+
+
+def _dashed(x: float, size: float, y: float | None = None) -> Rectangle:
+    # A little inside, and with a dark rim: it must show on yellow, and on the edge of a panel.
+    corner, side = (x + _INSET * size, (x if y is None else y) + _INSET * size), size * (1 - 2 * _INSET)
+    rim = [withStroke(linewidth=2.6, foreground="black")]
+    return Rectangle(corner, side, side, fill=False, edgecolor="white", linestyle="--", linewidth=1.2, path_effects=rim)

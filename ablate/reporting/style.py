@@ -1,0 +1,146 @@
+"""How figures look: colours that colour-blind readers tell apart, panels, and numbers in captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ablate.figures import Seen
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette: blue, vermilion, green, purple, orange, sky blue, black."""
+
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)))
+"""Beside the colours, so that lines are told apart in grey as well."""
+
+SEQUENTIAL = "viridis"
+DIVERGING = "RdBu_r"
+
+WIDTH_IN = 9.0
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.titlesize": 11.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "image.interpolation": "nearest",
+    "svg.hashsalt": "ablate",
+    "text.parse_math": False,  # labels are the user’s words
+}
+
+
+def new_figure(title: str, height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """An empty figure with a title, that no window ever shows.
+
+    Args:
+        title: Above everything.
+        height_in: In inches.
+        width_in: In inches.
+
+    Returns:
+        The figure; its parts find their places by themselves.
+    """
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    figure.suptitle(title)
+    return figure
+
+
+def bare(axes: Axes) -> None:
+    """Takes the ticks and the frame off a panel that shows a picture."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def shared_colours(figure: Figure, axes: Sequence[Axes], label: str, low: float, high: float, colours: str) -> None:
+    """One colour bar for several panels.
+
+    Args:
+        figure: Where.
+        axes: The panels it is for.
+        label: What the colours mean, with the unit.
+        low: Value of the first colour.
+        high: Value of the last colour.
+        colours: Name of the colour map.
+    """
+    norm = matplotlib.colors.Normalize(low, high)
+    mappable = matplotlib.cm.ScalarMappable(norm=norm, cmap=colours)
+    figure.colorbar(mappable, ax=list(axes), label=label, fraction=0.05, pad=0.015, aspect=30)
+
+
+def mosaic(kernels: NDArray[Any], gap: int = 1) -> NDArray[Any]:
+    """Kernels as one picture with gaps between.
+
+    Args:
+        kernels: [rows, columns, kh, kw].
+        gap: Pixels between two kernels.
+
+    Returns:
+        [rows * (kh + gap) - gap, columns * (kw + gap) - gap], nan in the gaps.
+    """
+    rows, columns, height, width = kernels.shape
+    padded = np.full((rows, columns, height + gap, width + gap), np.nan)
+    padded[:, :, :height, :width] = kernels
+    return padded.transpose(0, 2, 1, 3).reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
+
+
+def mean_over(seeds: Iterable[Seen], name: str) -> NDArray[Any]:
+    """The mean of an array over the seeds whose array has the shape of the first seed's."""
+    arrays = [seen.arrays[name] for seen in seeds]
+    return np.asarray(np.mean([array for array in arrays if array.shape == arrays[0].shape], axis=0))
+
+
+def told(seeds: Mapping[int, Seen], metric: str, digits: int = 2, percent: bool = False) -> str | None:
+    """A metric of a row in words: its mean, and its spread where there are several seeds.
+
+    Args:
+        seeds: Of the row.
+        metric: Its name.
+        digits: After the point.
+        percent: Whether to show a share of one in percent.
+
+    Returns:
+        E.g. `0.42 ± 0.03 (3 seeds)`, `71.4 %`; None where no seed has the metric.
+    """
+    values = [100.0 * seen.scalars[metric] if percent else seen.scalars[metric] for seen in seeds.values()
+              if math.isfinite(seen.scalars.get(metric, math.nan))]  # fmt: skip
+    if not values:
+        return None
+    unit = " %" if percent else ""
+    text = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return text + unit
+    return f"{text} ± {np.std(values, ddof=1):.{digits}f}{unit} ({len(values)} seeds)"
+
+
+def listed(
+    rows: Mapping[str, Mapping[int, Seen]], metric: str, what: str, digits: int = 2, percent: bool = False
+) -> str:
+    """A sentence with a metric of every row.
+
+    Args:
+        rows: Label -> seed -> what was seen.
+        metric: Its name.
+        what: What it is, before the numbers.
+        digits: After the point.
+        percent: Whether to show a share of one in percent.
+
+    Returns:
+        ` Smoothness: Natural 0.10; Adversarial 0.31.`, with a leading space; empty where no row has the metric.
+    """
+    found = {label: told(seeds, metric, digits, percent) for label, seeds in rows.items()}
+    words = "; ".join(f"{label} {number}" for label, number in found.items() if number is not None)
+    return f" {what}: {words}." if words else ""

@@ -1,0 +1,260 @@
+"""Figures from arrays: right numbers in the right panels, any table, and files that fit a page."""
+
+from __future__ import annotations
+
+import io
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from ablate import figures
+from ablate.errors import SpecError
+from ablate.figures import Drawing, FigureData, Seen, register_figure
+from ablate.reporting.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
+from ablate.reporting.figures import MOST_PNG_BYTES, draw
+from ablate.reporting.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
+from ablate.reporting.style import COLOURS, STYLE, mosaic, told
+
+SHIPPED = ["2", "3", "4", "5", "6", "7", "8"]
+LAYERS = 20
+
+
+def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) -> Seen:
+    random = np.random.default_rng(seed)
+    arrays = {f"spectrum/{name}": random.random((16, 16)) for name in ("clean", "adversarial", "difference")}
+    matrix = random.random((layers, layers))
+    arrays |= {
+        "spectrum/profile": 0.1 + random.random(12),
+        "first_kernels/kernels": random.normal(size=(filters, 3, 3, 3)),
+        "first_kernels/layer": np.array("conv1"),
+        "quantized_kernels/kernels": random.integers(-1, 2, (filters, filters, 3, 3)) / 1.0,
+        "quantized_kernels/layer": np.array("conv2"),
+        "cka/matrix": (matrix + matrix.T) / 2,
+        "cka/layers": np.array([f"layer{n}" for n in range(layers)]),
+        "kernel_spectra/layers": np.array(["a", "b", "c", "d"]),
+    }
+    arrays |= {f"kernel_spectra/group{g}": random.random((filters * (g + 1), 27 * 2**g)) for g in range(4)}
+    scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3}
+    curves = {"energy/ratio": {epoch: 1.0 + epoch + seed for epoch in range(epochs + 1)}}
+    return Seen(arrays, scalars, curves)
+
+
+def data_of(*labels: str, seeds: int = 2, **shape: int) -> FigureData:
+    return FigureData({label: {s: seen(10 * n + s, **shape) for s in range(seeds)} for n, label in enumerate(labels)})
+
+
+TWO = data_of("Natural", "Adversarial")
+
+
+@pytest.fixture(autouse=True)
+def _known_figures_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(figures, "_kinds", dict(figures._kinds))
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_files_are_small_whole_and_the_same_each_time(name: str) -> None:
+    picture = draw(name, TWO)
+    assert picture is not None and picture.caption.endswith(".") and picture.title
+    assert len(picture.png) < MOST_PNG_BYTES
+    image = Image.open(io.BytesIO(picture.png))
+    image.load()
+    assert image.width >= 600
+    assert ElementTree.fromstring(picture.svg).tag.endswith("svg")
+    again = draw(name, TWO)
+    assert again is not None and (again.png, again.svg) == (picture.png, picture.svg)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_without_what_it_is_drawn_from_there_is_no_figure(name: str) -> None:
+    assert draw(name, FigureData({})) is None
+    assert draw(name, FigureData({"Natural": {}, "Adversarial": {0: Seen()}})) is None
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_many_rows_with_any_label_and_one_that_is_not_measured_yet(name: str) -> None:
+    labels = [f"row {n} & $x_{n} < 'quoted'$ \\frac" for n in range(5)]
+    data = data_of(*labels, seeds=1, filters=4)
+    picture = draw(name, FigureData({**data.rows, "later": {0: Seen()}}))
+    assert picture is not None and len(picture.png) < MOST_PNG_BYTES
+    assert "later" not in picture.caption
+
+
+def test_one_row_is_enough() -> None:
+    assert all(draw(name, data_of("alone", seeds=1, filters=4)) is not None for name in ("2", "5", "7", "8"))
+
+
+def test_no_window_and_no_state_is_left_behind() -> None:
+    before = dict(matplotlib.rcParams)
+    draw("6", TWO)
+    assert dict(matplotlib.rcParams) == before
+
+
+# -- what is in them -------------------------------------------------------------------------------------------------
+
+
+def pictures(drawing: Drawing | None) -> list[np.ndarray]:
+    """The arrays of all image panels, in order."""
+    assert drawing is not None
+    return [np.ma.getdata(image.get_array()) for axes in drawing.figure.axes for image in axes.get_images()]
+
+
+def test_figure_2_shows_the_mean_spectra_and_the_profile() -> None:
+    drawing = draw_spectra(TWO)
+    shown = pictures(drawing)
+    assert len(shown) == 6 and drawing is not None
+    rows = list(TWO.rows.values())
+    assert np.allclose(shown[2], np.mean([s.arrays["spectrum/difference"] for s in rows[0].values()], axis=0))
+    assert np.allclose(shown[3], np.mean([s.arrays["spectrum/clean"] for s in rows[1].values()], axis=0))
+    assert "50.5 ± 0.7 % (2 seeds)" in drawing.caption
+
+
+def test_figure_2_marks_the_square_that_the_share_is_of() -> None:
+    drawing = draw_spectra(data_of("a", seeds=1))
+    assert drawing is not None
+    axes = drawing.figure.axes[0]
+    left, right, _, _ = axes.get_images()[0].get_extent()
+    assert right - left == 16 and left == -8.5  # the pixel of frequency 0 lies around 0
+    square = axes.patches[0].get_bbox()
+    assert square.x0 == pytest.approx(-4.5, abs=0.2) and square.x1 == pytest.approx(3.5, abs=0.2)
+
+
+def test_figure_3_has_channels_downwards_and_filters_across() -> None:
+    drawing = draw_first_kernels(data_of("a", "b", seeds=1))
+    first = pictures(drawing)[0]
+    assert first.shape == (3 * 4 - 1, 16 * 4 - 1)
+    kernels = seen(0).arrays["first_kernels/kernels"]
+    blue_of_second = first[8:11, 4:7]
+    assert np.allclose(blue_of_second, kernels[1, 2] / np.abs(kernels).max())
+
+
+def test_figure_4_has_a_column_for_each_row_of_the_table() -> None:
+    shown = pictures(draw_kernel_spectra(TWO))
+    assert [image.shape for image in shown].count((16, 27)) == 2
+    assert len(shown) == 8 and all(image.max() == 1.0 for image in shown)
+
+
+def test_figure_4_of_networks_with_different_numbers_of_groups() -> None:
+    few = seen(1)
+    short = {name: array for name, array in few.arrays.items() if name != "kernel_spectra/group3"}
+    short["kernel_spectra/layers"] = np.array(["a", "b", "c"])
+    data = FigureData({"four": {0: seen(0)}, "three": {0: Seen(short)}})
+    assert len(pictures(draw_kernel_spectra(data))) == 7
+
+
+def test_figure_5_draws_mean_and_spread_over_the_seeds() -> None:
+    drawing = draw_ratio(TWO)
+    assert drawing is not None
+    axes = drawing.figure.axes[0]
+    first, second = axes.get_lines()
+    assert np.allclose(first.get_ydata(), 1.5 + np.arange(6)) and np.allclose(second.get_ydata(), 11.5 + np.arange(6))
+    band = axes.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(6.5 + math.sqrt(0.5))
+    assert first.get_linestyle() != second.get_linestyle() and first.get_color() != second.get_color()
+    assert "Natural from 1.50 to 6.50 in epoch 5" in drawing.caption
+
+
+def test_figure_5_uses_the_epochs_that_all_seeds_have() -> None:
+    data = FigureData({"a": {0: seen(0, epochs=3), 1: seen(1, epochs=7)}})
+    drawing = draw_ratio(data)
+    assert drawing is not None
+    assert list(drawing.figure.axes[0].get_lines()[0].get_xdata()) == [0, 1, 2, 3]
+
+
+def test_figure_6_and_7_share_one_scale() -> None:
+    for drawer in (draw_similarity, draw_similarity_by_architecture):
+        drawing = drawer(TWO)
+        assert drawing is not None
+        limits = {image.get_clim() for axes in drawing.figure.axes[:2] for image in axes.get_images()}
+        assert limits == {(0, 1)}
+        assert sum(axes.get_label() == "<colorbar>" for axes in drawing.figure.axes) == 1
+
+
+def test_figure_7_takes_networks_of_different_depths() -> None:
+    data = FigureData({f"net {n}": {0: seen(n, layers=n)} for n in (1, 3, 20, 53)})
+    assert [len(image) for image in pictures(draw_similarity_by_architecture(data))] == [1, 3, 20, 53]
+
+
+def test_figure_8_has_without_fat_above_with_fat() -> None:
+    drawing = draw_quantized_kernels(data_of("QM-32", "QM-32 + FAT", "QM-4", "QM-4 + FAT", "other", seeds=1))
+    assert drawing is not None
+    places = {axes.get_title().split("\n")[0]: axes.get_position() for axes in drawing.figure.axes if axes.get_title()}
+    for base in ("QM-32", "QM-4"):
+        above, below = places[base], places[f"{base} + FAT"]
+        assert above.y0 > below.y0 and above.x0 == pytest.approx(below.x0, abs=0.01)
+    assert "3 levels" in "".join(axes.get_title() for axes in drawing.figure.axes)
+
+
+def test_a_mosaic_keeps_every_kernel_apart() -> None:
+    kernels = np.arange(2 * 3 * 2 * 2, dtype=float).reshape(2, 3, 2, 2)
+    picture = mosaic(kernels)
+    assert picture.shape == (5, 8)
+    assert np.array_equal(picture[3:5, 6:8], kernels[1, 2])
+    assert np.isnan(picture[2]).all() and np.isnan(picture[:, 2]).all()
+    assert np.isfinite(picture).sum() == kernels.size
+
+
+def test_numbers_in_captions_say_their_spread_and_how_many() -> None:
+    seeds = {n: Seen(scalars={"m": 0.1 * n}) for n in (1, 2)}
+    assert told(seeds, "m") == "0.15 ± 0.07 (2 seeds)"
+    assert told({1: seeds[1]}, "m", 1, percent=True) == "10.0 %"
+    assert told(seeds, "absent") is None
+    assert told({1: Seen(scalars={"m": math.nan})}, "m") is None
+
+
+def test_the_palette_is_told_apart_by_the_colour_blind() -> None:
+    # Machado, Oliveira and Fernandes 2009, severity 1: protanopia, deuteranopia, tritanopia; on linear RGB.
+    blindness = np.array(
+        [
+            [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+            [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+            [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+        ]
+    )
+    colours = np.array([matplotlib.colors.to_rgb(colour) for colour in COLOURS])
+    for matrix in blindness:
+        perceived = np.clip(np.clip(colours**2.2 @ matrix.T, 0, 1), 0, 1) ** (1 / 2.2)
+        distances = np.linalg.norm(perceived[:, None] - perceived[None], axis=2)
+        assert distances[np.triu_indices(len(COLOURS), 1)].min() > 0.1
+
+
+# -- a user's own ----------------------------------------------------------------------------------------------------
+
+
+def test_a_users_own_figure_is_drawn_and_its_analyses_are_known() -> None:
+    @register_figure("sparsity", title="Zeros", analyses=["sparsity"])
+    def sparsity(data: FigureData) -> Drawing | None:
+        figure = matplotlib.figure.Figure()
+        figure.subplots().bar(list(data.rows), [1.0] * len(data.rows))
+        return Drawing(figure, "Zeros everywhere.")
+
+    assert figures.analyses_for(["6", "sparsity", "7"]) == ("cka", "sparsity")
+    picture = draw("sparsity", TWO)
+    assert picture is not None and (picture.title, picture.caption) == ("Zeros", "Zeros everywhere.")
+
+
+def test_a_taken_name_and_an_unknown_one_are_refused() -> None:
+    with pytest.raises(SpecError, match="expected a new name for a figure, got '2'"):
+        register_figure("2", title="Mine")(lambda data: None)
+    with pytest.raises(SpecError, match="did you mean 'sparsity'"):
+        register_figure("sparsity", title="Zeros")(lambda data: None)
+        figures.figure_kind("sparsty")
+
+
+def test_the_same_module_may_be_imported_twice() -> None:
+    def make() -> figures.Draw:
+        def drawer(data: FigureData) -> Drawing | None:
+            return None
+
+        return drawer
+
+    first, second = make(), make()
+    register_figure("mine", title="Mine")(first)
+    register_figure("mine", title="Mine")(second)
+    assert figures.figure_kind("mine").draw is second
