@@ -1,0 +1,238 @@
+"""What the report page says, gathered from MLflow: tables, verdicts, figures, runs, and what it took."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ablate.figures import FigureData, Seen, figure_kind
+from ablate.reporting.figures import Picture, draw
+from ablate.reporting.page import Link, Missing, PageData, SpacePage
+from ablate.reporting.reproduced import Network, claims_of, columns_of, results_of, table_input, verdicts_of
+from ablate.reporting.tables import build_table
+from ablate.tracked import PlanResults
+
+_HOUR_S = 3600.0
+_VERSIONS = ("ablate", "torch", "ray", "mlflow")
+
+
+class _Curves(Mapping[str, Mapping[int, float]]):
+    """A training's curves; each is fetched when it is asked for, and the names are not known beforehand."""
+
+    def __init__(self, fetch: Callable[[str], Iterable[tuple[int, float]]]) -> None:
+        self._fetch = fetch
+        self._known: dict[str, dict[int, float]] = {}
+
+    def __getitem__(self, metric: str) -> Mapping[int, float]:
+        if metric not in self._known:
+            self._known[metric] = dict(self._fetch(metric))
+        if not self._known[metric]:
+            raise KeyError(metric)
+        return self._known[metric]
+
+    def __iter__(self) -> Iterator[str]:
+        return (metric for metric, curve in self._known.items() if curve)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def figure_data(plan: PlanResults, network: Network = "last") -> FigureData:
+    """What a plan's figures are drawn from: rows and seeds that are finished.
+
+    Args:
+        plan: From MLflow.
+        network: Whose arrays and numbers.
+
+    Returns:
+        Arrays and scalars under the names without `_best`, whichever network they are of.
+    """
+    rows: dict[str, dict[int, Seen]] = {}
+    for (row, seed), trial in plan.trials.items():
+        if trial.problem is not None:
+            continue
+        scalars = {name: trial.metrics[metric] for name, metric in columns_of(trial.metrics, network).items()}
+        arrays = _of_network(plan.arrays(row, seed), network)
+        rows.setdefault(row, {})[seed] = Seen(arrays, scalars, _curves(plan, row, seed))
+    return FigureData(rows, ", ".join(plan.data_labels))
+
+
+def draw_all(plan: PlanResults, network: Network = "last") -> dict[str, Picture | Missing]:
+    """Every figure that a plan's space lists.
+
+    Args:
+        plan: From MLflow.
+        network: Whose arrays and numbers.
+
+    Returns:
+        Name -> the picture, or why there is none; a figure that cannot be drawn spoils no other.
+    """
+    if not plan.space.figures:
+        return {}
+    data = figure_data(plan, network)
+    return {name: _drawn(name, data) for name in plan.space.figures}
+
+
+def _drawn(name: str, data: FigureData) -> Picture | Missing:
+    try:
+        title = figure_kind(name).title
+        picture = draw(name, data)
+    # A user's own figure may raise anything, and its module may not be loaded here.
+    except Exception as error:
+        return Missing(f"Figure {name}", f"could not be drawn ({type(error).__name__}: {error})")
+    return picture or Missing(f"{name}: {title}", "no row has been measured for it yet.")
+
+
+def page_of(
+    plans: Sequence[PlanResults], figures: Mapping[str, Mapping[str, Picture | Missing]], *, network: Network = "last",
+    server: str | None = None,
+) -> PageData:  # fmt: skip
+    """The whole page.
+
+    Args:
+        plans: One of each space, in the order of the page.
+        figures: Space -> figure -> picture, from `draw_all`.
+        network: Whose numbers.
+        server: Address of the MLflow server, if there is one that a browser reaches; runs are linked there.
+
+    Returns:
+        What `ablate.reporting.page.render` renders.
+    """
+    spaces = [_space(plan, figures.get(plan.space.name, {}), network, server) for plan in plans]
+    what = spaces[0].title if len(spaces) == 1 else _count(len(spaces), "space")
+    return PageData(f"Ablation report: {what}", _day(time.time() * 1000), _facts(plans, network), spaces)
+
+
+def _space(
+    plan: PlanResults, figures: Mapping[str, Picture | Missing], network: Network, server: str | None
+) -> SpacePage:
+    results = results_of(plan, network)
+    table = build_table(table_input(plan, results, network))
+    table_label = () if plan.space.table is None else (("Paper", f"Table {plan.space.table}"),)
+    settings = (("Settings", plan.info.overrides),) if plan.info.overrides else ()
+    return SpacePage(
+        name=plan.space.name,
+        title=plan.space.title,
+        description=plan.space.description.rstrip("."),
+        table=table,
+        facts=(
+            *table_label,
+            ("Plan", f"{plan.info.id}, preset {plan.info.preset}"),
+            ("Seeds", plan.info.seeds),
+            ("Data", ", ".join(plan.data_labels)),
+            ("Launched", _day(plan.info.launched_ms)),
+            *settings,
+        ),
+        runs=_runs(plan, server),
+        verdicts=verdicts_of(plan, results),
+        verdict_note=_verdict_note(plan),
+        figures=list(figures.values()),
+        problems=[f"{row}, seed {seed}: {reason}" for (row, seed), reason in sorted(results.problems.items())],
+    )
+
+
+def _verdict_note(plan: PlanResults) -> str:
+    claims = len(claims_of(plan))
+    if not claims:
+        return ""
+    if plan.info.preset == "smoke":
+        return f"None on {claims} claims: the smoke preset trains too briefly to decide any."
+    data = " and ".join(plan.data_labels)
+    whose = "the paper's data" if plan.is_paper_data else "not the paper's data"
+    return f"Ours are about {data} ({whose}); published ones about the paper's table, judged by the same rules."
+
+
+def _runs(plan: PlanResults, server: str | None) -> dict[tuple[str, str], list[Link]]:
+    found: dict[tuple[str, str], list[Link]] = {}
+    for (row, seed), trial in plan.trials.items():
+        if trial.run_id is not None:
+            link = _link(f"seed {seed}", trial.run_id, plan.info.experiment_id, server)
+            for source in ("ours", "ours, adaptive"):
+                found.setdefault((row, source), []).append(link)
+    for row, run_id in plan.published_runs.items():
+        found[row, "published"] = [_link("published", run_id, plan.info.experiment_id, server)]
+    return found
+
+
+def _link(text: str, run_id: str, experiment_id: str, server: str | None) -> Link:
+    if server is None or not re.match(r"https?://", server):
+        return Link(text, None, run_id)
+    return Link(text, f"{server.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}", run_id)
+
+
+def _facts(plans: Sequence[PlanResults], network: Network) -> list[tuple[str, str]]:
+    trials = [trial for plan in plans for trial in plan.trials.values()]
+    seconds: dict[str, float] = {}
+    devices: dict[str, float] = {}
+    for plan in plans:
+        for (row, seed), trial in plan.trials.items():
+            if trial.part.training not in seconds and trial.training_run_id is not None:
+                spent = sum(value for _, value in plan.curve(row, seed, "seconds"))
+                seconds[trial.part.training] = spent
+                device = trial.tags.get("ablate.device", "an unknown device")
+                devices[device] = devices.get(device, 0.0) + spent
+    trainings = {trial.part.training for trial in trials}
+    alone = sum(seconds.get(trial.part.training, 0.0) for trial in trials)
+    saved = alone - sum(seconds.values())
+    finished = sum(trial.problem is None for trial in trials)
+    spent_on = [f"{device}: {_hours(spent)} of training" for device, spent in devices.items()]
+    return [
+        ("Commit", _each(_commit(plan.plan.provenance) for plan in plans)),
+        ("Trials", f"{finished} of {len(trials)} finished, in {_count(len(plans), 'space')}"),
+        ("Seeds", _each(plan.info.seeds for plan in plans)),
+        ("Data", _each(label for plan in plans for label in plan.data_labels)),
+        ("Devices", "; ".join(spent_on) or "none yet"),
+        (
+            "Shared",
+            f"{_count(len(trainings), 'training')} for {_count(len(trials), 'trial')}, "
+            + (f"which saved {_hours(saved)} of training" if len(trainings) < len(trials) else "so none is shared"),
+        ),
+        ("Networks", "of the last epoch" if network == "last" else "best by validation accuracy"),
+        ("Versions", _each(_versions(plan.plan.provenance) for plan in plans)),
+    ]
+
+
+def _commit(provenance: Mapping[str, str]) -> str:
+    commit = provenance.get("git_commit", "")
+    if not commit:
+        return "not a checkout"
+    return commit[:12] + (" with local changes" if commit.endswith("+") else "")
+
+
+def _versions(provenance: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {provenance[name]}" for name in _VERSIONS if name in provenance)
+
+
+def _each(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(text for text in texts if text))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _hours(seconds: float) -> str:
+    if seconds >= 0.1 * _HOUR_S:
+        return f"{seconds / _HOUR_S:.1f} h"
+    return f"{seconds / 60:.1f} min"
+
+
+def _day(milliseconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(milliseconds / 1000))
+
+
+def _curves(plan: PlanResults, row: str, seed: int) -> _Curves:
+    return _Curves(lambda metric: plan.curve(row, seed, metric))
+
+
+def _of_network(arrays: Mapping[str, Any], network: Network) -> dict[str, Any]:
+    found = {}
+    for name, array in arrays.items():
+        analysis, _, what = name.partition("/")
+        best = analysis.endswith("_best")
+        if best == (network == "best"):
+            found[f"{analysis.removesuffix('_best')}/{what}"] = array
+    return found

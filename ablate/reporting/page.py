@@ -1,0 +1,190 @@
+"""The report page: one HTML file that opens from disk, prints, fits a phone, and needs neither network nor script."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ablate.claims import is_accuracy
+from ablate.reporting.claims import Verdict
+from ablate.reporting.figures import Picture
+from ablate.reporting.formats import NOTHING, deviation, marks, number
+from ablate.reporting.names import column_name
+from ablate.reporting.tables import Line, Row, Table
+
+_SIGNS = {"holds": "✓", "fails": "✗", "not enough evidence": "?"}
+_FOLDED_FROM = 4  # so many comparisons of a claim are folded away
+
+
+@dataclass(frozen=True)
+class Link:
+    """A run in MLflow: its words, and where it is; without a server there is no address, and its id is told."""
+
+    text: str
+    url: str | None = None
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A figure that could not be drawn, and why."""
+
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SpacePage:
+    """What the page says of one space.
+
+    Args:
+        name: Of the space.
+        title: Of the space.
+        description: One sentence.
+        facts: (term, description): plan, preset, seeds, data ...
+        table: Published beside ours; columns that are no accuracies become a table of their own.
+        runs: (row label, source of a line) -> the runs its numbers come from.
+        verdicts: (ours, published), by claim.
+        verdict_note: Which data verdicts are about, or why there are none.
+        figures: Pictures, or why there is none.
+        problems: Rows and seeds that failed or are missing, with the reason.
+    """
+
+    name: str
+    title: str
+    description: str
+    table: Table
+    facts: Sequence[tuple[str, str]] = ()
+    runs: Mapping[tuple[str, str], Sequence[Link]] = field(default_factory=dict)
+    verdicts: Sequence[tuple[Verdict, Verdict]] = ()
+    verdict_note: str = ""
+    figures: Sequence[Picture | Missing] = ()
+    problems: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class PageData:
+    """Everything the page says.
+
+    Args:
+        title: Of the page.
+        made: When it was made, as text.
+        facts: (term, description): commit, devices, data, hours, what was shared ...
+        spaces: In the order of the page.
+    """
+
+    title: str
+    made: str
+    facts: Sequence[tuple[str, str]]
+    spaces: Sequence[SpacePage]
+
+
+def render(page: PageData) -> str:
+    """The page as HTML.
+
+    Args:
+        page: What it says; every text in it is escaped.
+
+    Returns:
+        One self-contained document: style and pictures are inside.
+    """
+    # Undefined names fail a test rather than leave a hole in the page.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("page.html")
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    return template.render(page=page, style=style, spaces=[_space(space) for space in page.spaces])
+
+
+def _space(space: SpacePage) -> dict[str, Any]:
+    accuracies = tuple(column for column in space.table.columns if is_accuracy(column))
+    scalars = [column for column in space.table.columns if not is_accuracy(column)]
+    numbers = marks(space.table)
+    return {
+        **{each.name: getattr(space, each.name) for each in dataclasses.fields(space)},
+        "columns": [column_name(column) for column in accuracies],
+        "rows": [_row(row, accuracies, numbers.get(row.label, ""), space) for row in space.table.rows],
+        "footnotes": space.table.footnotes(),
+        "scalars": _scalars(space.table, scalars),
+        "scalar_rows": [row.label for row in space.table.rows],
+        "verdicts": [_verdict(ours, published) for ours, published in space.verdicts],
+        "figures": [_figure(figure) for figure in space.figures],
+    }
+
+
+def _row(row: Row, columns: Sequence[str], mark: str, space: SpacePage) -> dict[str, Any]:
+    lines = []
+    for line in row.lines:
+        source = line.source + (f": {line.state}" if line.state else f", n = {line.n}" if line.n else "")
+        cells = [_cell(line, column) for column in columns]
+        lines.append(
+            {
+                "kind": line.source.split(",")[0],
+                "source": source,
+                "cells": cells,
+                "runs": space.runs.get((row.label, line.source), ()),
+            }
+        )
+    return {"label": row.label, "mark": mark, "lines": lines}
+
+
+def _cell(line: Line, column: str) -> dict[str, Any]:
+    cell = line.cells.get(column)
+    if cell is None:
+        return {"mean": NOTHING, "spread": "", "best": False}
+    mean = number(column, cell, signed=line.source == "difference")
+    return {"mean": mean.replace("-", "−"), "spread": deviation(column, cell), "best": cell.best}
+
+
+def _scalars(table: Table, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Scalar by scalar, our number of every row; scalars nobody has are left out."""
+    ours = [next(line for line in row.lines if line.source == "ours") for row in table.rows]
+    return [
+        {"name": column_name(column), "metric": column, "cells": [_cell(line, column) for line in ours]}
+        for column in columns
+        if any(column in line.cells for line in ours)
+    ]
+
+
+def _verdict(ours: Verdict, published: Verdict) -> dict[str, Any]:
+    return {
+        "says": ours.claim.says,
+        "note": ours.claim.note,
+        "sides": [
+            {
+                "whose": whose,
+                "verdict": verdict.verdict,
+                "kind": verdict.verdict.replace(" ", "-"),
+                "sign": _SIGNS[verdict.verdict],
+                "sentence": verdict.sentence(),
+                "test": "" if verdict.test == "none" else verdict.test,
+                "comparisons": [each.sentence() for each in verdict.comparisons]
+                if len(verdict.comparisons) > 1
+                else [],
+                "folded": len(verdict.comparisons) >= _FOLDED_FROM,
+            }
+            for whose, verdict in (("Ours", ours), ("Published", published))
+        ],
+    }
+
+
+def _figure(figure: Picture | Missing) -> dict[str, Any]:
+    if isinstance(figure, Missing):
+        return {"title": figure.title, "reason": figure.reason}
+    return {
+        "title": figure.title,
+        "reason": "",
+        "caption": figure.caption,
+        "source": f"data:image/png;base64,{base64.b64encode(figure.png).decode()}",
+    }

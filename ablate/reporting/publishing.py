@@ -1,0 +1,71 @@
+"""Writes the report page and its figures as files, and keeps them in MLflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablate.errors import SpecError
+from ablate.reporting.contents import draw_all, page_of
+from ablate.reporting.figures import Picture
+from ablate.reporting.page import render
+from ablate.reporting.reproduced import Network
+
+if TYPE_CHECKING:
+    from ablate.tracked import PlanResults
+    from ablate.tracking import Tracker
+
+PAGE = "index.html"
+
+
+def page_files(plans: Sequence[PlanResults], network: Network = "last", server: str | None = None) -> dict[str, bytes]:
+    """The page and its figures.
+
+    Args:
+        plans: One of each space, in the order of the page.
+        network: Whose numbers.
+        server: Address of the MLflow server, if there is one.
+
+    Returns:
+        Path -> content: `index.html`, `<space>/figure-<name>.png` and `.svg`; the page needs none of the others.
+    """
+    figures = {plan.space.name: draw_all(plan, network) for plan in plans}
+    files = {PAGE: render(page_of(plans, figures, network=network, server=server)).encode()}
+    for space, drawn in figures.items():
+        for name, picture in drawn.items():
+            if isinstance(picture, Picture):
+                stem = f"{space}/figure-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
+                files |= {f"{stem}.png": picture.png, f"{stem}.svg": picture.svg}
+    return files
+
+
+def write_page(tracker: Tracker, plans: Sequence[PlanResults], folder: Path, network: Network = "last") -> list[Path]:
+    """Writes the page and its figures, and logs them to MLflow as artifacts of a `report` run.
+
+    Args:
+        tracker: Where the plans were read from.
+        plans: One of each space, in the order of the page.
+        folder: Made where it is missing; files in it are replaced.
+        network: Whose numbers.
+
+    Returns:
+        The files, the page first.
+
+    Raises:
+        SpecError: The folder cannot be written.
+        TrackingError: The store does not take the report; the files are written all the same.
+    """
+    server = re.sub(r"//[^/@]*@", "//", tracker.uri) if tracker.remote else None
+    files = page_files(plans, network, server)
+    try:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise SpecError(f"--out: expected a folder that can be written, got {folder}: {error.strerror}") from error
+    spaces = ", ".join(plan.space.name for plan in plans)
+    tags = {"ablate.spaces": spaces, "ablate.plans": ", ".join(plan.info.id for plan in plans)}
+    tracker.log_report(spaces if len(plans) == 1 else f"{len(plans)} spaces", files, tags)
+    return [folder / name for name in files]
