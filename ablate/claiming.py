@@ -4,23 +4,56 @@
     <storage>/claims/owners/<launch>.json            the launch's heartbeat counter
 
 A claim names its launch. A launch whose counter an observer has not seen change for `EXPIRY_S` of the observer's own
-clock is dead: clocks of different machines are never compared. Taking over creates the next number, which only one of
+clock is dead: clocks of different machines are never compared. On the observer's own machine its process is looked up,
+so that the same command goes on at once after kill -9. Taking over creates the next number, which only one of
 many can do.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 from ablate.errors import StorageError
 from ablate.files import Files
 
 HEARTBEAT_S = 3.0
 EXPIRY_S = 20.0
+_NUMBER = re.compile(r"(\d+)\.json")
+
+
+def _machine() -> list[str]:
+    """What tells apart the places where a process id means something: this boot, this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [boot, str(Path("/proc/self/ns/pid").readlink())]
+    except OSError:  # not Linux: the heartbeat alone decides
+        return ["", ""]
+
+
+def _started(process_id: int) -> str:
+    """When a process of this machine started, in clock ticks since boot; empty where there is none."""
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _dead_here(heartbeat: str) -> bool:
+    """Whether a heartbeat is of a process of this machine that is no more."""
+    try:
+        boot, namespace, process_id, started = json.loads(heartbeat)["process"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    if not boot or [boot, namespace] != _machine():
+        return False
+    return _started(process_id) != started
 
 
 class Claims:
@@ -45,6 +78,7 @@ class Claims:
         self._heartbeat_s = heartbeat_s
         self._expiry_s = expiry_s
         self.owner = uuid.uuid4().hex
+        self._process = [*_machine(), os.getpid(), _started(os.getpid())]
         self._count = 0
         self._held: dict[str, int] = {}
         self._seen: dict[str, tuple[str, float]] = {}
@@ -68,7 +102,7 @@ class Claims:
     def beat(self) -> None:
         """Raise this launch's counter."""
         self._count += 1
-        self._files.write(self._owner_path(self.owner), json.dumps({"count": self._count}).encode())
+        self._files.write(self._owner_path(self.owner), json.dumps({"count": self._count, "process": self._process}).encode())
 
     def _beat_on(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
@@ -127,7 +161,8 @@ class Claims:
         return bool(number) and not self._free(key, number)
 
     def _highest(self, key: str) -> int:
-        return max((int(name.split(".")[0]) for name in self._files.list(f"claims/{key}")), default=0)
+        names = (_NUMBER.fullmatch(name) for name in self._files.list(f"claims/{key}"))
+        return max((int(name[1]) for name in names if name), default=0)  # a network drive adds files of its own
 
     def _free(self, key: str, number: int) -> bool:
         content = self._files.read(self._path(key, number))
@@ -140,6 +175,8 @@ class Claims:
         count = (self._files.read(self._owner_path(owner)) or b"gone").decode(errors="replace")
         if count == "gone":
             return True  # its launch ended in order
+        if _dead_here(count):
+            return True
         seen, since = self._seen.get(owner, (None, 0.0))
         if seen != count:
             self._seen[owner] = (count, self._clock())

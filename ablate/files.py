@@ -8,6 +8,7 @@ import os
 import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
+from urllib.parse import parse_qs, urlparse
 
 from ablate.errors import StorageError
 
@@ -80,7 +81,8 @@ class LocalFiles:
         try:
             beside.replace(target)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
             raise self._error("writable", path, error) from error
 
     def create(self, path: str, content: bytes) -> bool:
@@ -99,8 +101,11 @@ class LocalFiles:
                     stream.write(content)
             except FileExistsError:
                 return False
+            except OSError as inner:
+                raise self._error("writable", path, inner) from inner
         finally:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
         return True
 
     def list(self, path: str) -> list[str]:
@@ -118,11 +123,17 @@ class LocalFiles:
             return (self.root / path).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise self._error("readable", path, error) from error
 
     def delete(self, path: str) -> None:
         """See `Files`."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             (self.root / path).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise self._error("deletable", path, error) from error
 
     def _write_beside(self, target: Path, content: bytes) -> Path:
         beside = target.parent / f".tmp-{uuid.uuid4().hex}"
@@ -161,6 +172,8 @@ class BucketFiles:
             self._system, prefix = fs.FileSystem.from_uri(uri)
         except (ValueError, OSError) as error:
             raise StorageError(f"--storage {uri}: expected a folder or a URI of pyarrow.fs, got {error}") from error
+        if not prefix and uri.partition("://")[0] in ("s3", "gs", "gcs"):
+            raise StorageError(f"--storage {uri}: expected a folder or a URI of pyarrow.fs, got one without a bucket")
         self._prefix = PurePosixPath(prefix)
 
     def _path(self, path: str) -> str:
@@ -201,7 +214,8 @@ class BucketFiles:
             ) from error
         bucket, _, key = self._path(path).partition("/")
         try:
-            client: Any = boto3.client("s3", endpoint_url=self._endpoint())
+            region = self._option("region")
+            client: Any = boto3.client("s3", endpoint_url=self._endpoint(), region_name=region)
             client.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
@@ -212,13 +226,13 @@ class BucketFiles:
         return True
 
     def _endpoint(self) -> str | None:
-        from urllib.parse import parse_qs, urlparse
-
-        override = parse_qs(urlparse(self.location).query).get("endpoint_override", [None])[0]
+        override = self._option("endpoint_override")
         if override is None or "://" in override:
             return override
-        scheme = parse_qs(urlparse(self.location).query).get("scheme", ["https"])[0]
-        return f"{scheme}://{override}"
+        return f"{self._option('scheme') or 'https'}://{override}"
+
+    def _option(self, name: str) -> str | None:
+        return parse_qs(urlparse(self.location).query).get(name, [None])[0]
 
     def list(self, path: str) -> list[str]:
         """See `Files`."""
@@ -230,13 +244,20 @@ class BucketFiles:
 
     def size(self, path: str) -> int | None:
         """See `Files`."""
-        info = self._system.get_file_info(self._path(path))
+        try:
+            info = self._system.get_file_info(self._path(path))
+        except OSError as error:
+            raise self._error("readable", path, error) from error
         return int(info.size) if info.type == self._fs.FileType.File else None
 
     def delete(self, path: str) -> None:
         """See `Files`."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self._system.delete_file(self._path(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._error("deletable", path, error) from error
 
     def _error(self, expected: str, path: str, error: Exception) -> StorageError:
         return StorageError(f"--storage {self.location}: expected {path} to be {expected}, got {error}")

@@ -30,6 +30,7 @@ LAYOUT = 1
 """Of manifests, checkpoints and records; a newer one than this is refused by name."""
 
 KEPT_CHECKPOINTS = 2
+_READ_TRIES = 3
 _KEY = re.compile(r"[0-9a-f]{20}")
 
 
@@ -56,6 +57,9 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """The record as one `.npz` file."""
+        for name, value in self.arrays.items():
+            if value.dtype.hasobject:  # NumPy would pickle it, and nobody could read it
+                raise TypeError(f"expected arrays of numbers or text, got {name!r} of {value.dtype}")
         head = json.dumps({"layout": LAYOUT, "key": self.key, "scalars": self.scalars, "meta": self.meta})
         stream = io.BytesIO()
         packed = {f"array/{name}": value for name, value in self.arrays.items()}
@@ -67,6 +71,11 @@ class Record:
         """The record in an `.npz` file; nothing in it is unpickled."""
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             head = json.loads(file["head"].tobytes())
+            if head["layout"] != LAYOUT:
+                raise StorageError(
+                    f"record {head.get('key')}: expected storage layout {LAYOUT}, got {head['layout']}; "
+                    "use the version that wrote it"
+                )
             arrays = {name.removeprefix("array/"): file[name] for name in file.files if name != "head"}
         return Record(head["key"], head["scalars"], arrays, head["meta"])
 
@@ -261,21 +270,36 @@ class Storage:
         return freed
 
     def _attempts(self, key: str) -> list[str]:
-        return [name for name in self.files.list(f"{key}/attempts") if re.fullmatch(r"\d{4,}-[0-9a-f]{8}", name)]
+        names = [name for name in self.files.list(f"{key}/attempts") if re.fullmatch(r"\d{4,}-[0-9a-f]{8}", name)]
+        return sorted(names, key=lambda name: int(name.split("-")[0]))
 
     def _manifest(self, key: str, attempt: str) -> dict[str, Any] | None:
+        """The newest valid manifest, less what it names that is gone."""
         base = f"{key}/attempts/{attempt}"
-        names = [name for name in self.files.list(base) if name.startswith("manifest-")]
-        for name in sorted(names, reverse=True):
-            content = self.files.read(f"{base}/{name}")
-            manifest = _parse_manifest(content, f"{self.location}/{base}/{name}")
-            if manifest is not None:
-                return manifest
+        for _ in range(_READ_TRIES):  # a live writer drops old manifests, between our listing and our reading too
+            names = self.files.list(base)
+            manifests = sorted((name for name in names if name.startswith("manifest-")), reverse=True)
+            for name in manifests:
+                content = self.files.read(f"{base}/{name}")
+                manifest = _parse_manifest(content, f"{self.location}/{base}/{name}")
+                if manifest is not None:
+                    return _present(manifest, set(names))
+            if not manifests:
+                break
         return None
 
     def _verified(self, path: str, checksum: str) -> bytes | None:
         content = self.files.read(path)
         return content if content is not None and _sum(content) == checksum else None
+
+
+def _present(manifest: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {
+        **manifest,
+        "checkpoints": [entry for entry in manifest["checkpoints"] if entry[1] in names],
+        "histories": [entry for entry in manifest["histories"] if entry[0] in names],
+        "records": {key: entry for key, entry in manifest["records"].items() if entry[0] in names},
+    }
 
 
 def _parse_manifest(content: bytes | None, path: str) -> dict[str, Any] | None:
@@ -286,7 +310,7 @@ def _parse_manifest(content: bytes | None, path: str) -> dict[str, Any] | None:
             return None
         manifest: dict[str, Any] = json.loads(body)
         layout = manifest["layout"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if layout != LAYOUT:
         raise StorageError(f"{path}: expected storage layout {LAYOUT}, got {layout}; use the version that wrote it")
@@ -333,19 +357,20 @@ class Attempt:
             StorageError: No room, or no right to write; what was there before stays valid.
         """
         name = self._put(f"checkpoint-{epoch:06d}", "pt", content)
-        story = self._put(f"history-{epoch:06d}", "json", json.dumps(history).encode())
-        checkpoints, histories = self._manifest["checkpoints"], self._manifest["histories"]
-        gone = checkpoints[: 1 - KEPT_CHECKPOINTS] if len(checkpoints) >= KEPT_CHECKPOINTS else []
-        gone_stories = histories[: 1 - KEPT_CHECKPOINTS] if len(histories) >= KEPT_CHECKPOINTS else []
+        lines = json.dumps(history).encode()
+        story = self._put(f"history-{epoch:06d}", "json", lines)
+        # The same epoch again takes the place of the first: two entries of one file would outlive it.
+        checkpoints = [entry for entry in self._manifest["checkpoints"] if entry[1] != name]
+        histories = [entry for entry in self._manifest["histories"] if entry[0] != story]
+        kept = KEPT_CHECKPOINTS - 1
+        gone = [entry[1] for entry in checkpoints[:-kept]] + [entry[0] for entry in histories[:-kept]]
         self._commit(
             epoch=epoch,
             finished=finished,
-            checkpoints=[*checkpoints[len(gone) :], (epoch, name, _sum(content))],
-            histories=[*histories[len(gone_stories) :], (story, _sum(json.dumps(history).encode()))],
+            checkpoints=[*checkpoints[-kept:], (epoch, name, _sum(content))],
+            histories=[*histories[-kept:], (story, _sum(lines))],
         )
-        for _, old, _ in gone:
-            self._files.delete(f"{self._base}/{old}")
-        for old, _ in gone_stories:
+        for old in gone:
             self._files.delete(f"{self._base}/{old}")
 
     def save_record(self, record: Record) -> None:

@@ -1,0 +1,203 @@
+"""Claims: of launches that overlap one trains, and a dead one is followed by exactly one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate.claiming import EXPIRY_S, Claims
+from ablate.errors import StorageError
+from ablate.files import LocalFiles
+
+KEY = "ab" * 10
+
+
+class Clock:
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> LocalFiles:
+    return LocalFiles(tmp_path)
+
+
+@pytest.fixture
+def launch(files: LocalFiles) -> Callable[..., Claims]:
+    def launch(clock: Clock | None = None) -> Claims:
+        claims = Claims(files, clock=clock or Clock())
+        claims.beat()
+        return claims
+
+    return launch
+
+
+def test_one_of_two_claims_and_the_other_sees_it(launch: Callable[..., Claims]) -> None:
+    first, second = launch(), launch()
+    assert not second.held_elsewhere(KEY)
+    assert first.acquire(KEY)
+    assert first.acquire(KEY)  # its own stays its own
+    assert not second.acquire(KEY)
+    assert second.held_elsewhere(KEY)
+    assert not first.held_elsewhere(KEY)
+    assert second.acquire("cd" * 10)  # another training is free
+
+
+def test_released_lets_the_next_in(launch: Callable[..., Claims]) -> None:
+    first, second = launch(), launch()
+    for _ in range(3):
+        assert first.acquire(KEY)
+        assert not second.acquire(KEY)
+        first.release(KEY)
+        first.release(KEY)  # what is not held is nothing to release
+        assert not second.held_elsewhere(KEY)
+        assert second.acquire(KEY)
+        assert first.held_elsewhere(KEY)
+        second.release(KEY)
+
+
+def test_a_launch_that_ended_in_order_leaves_nothing_claimed(files: LocalFiles, launch: Callable[..., Claims]) -> None:
+    with Claims(files) as claims:
+        assert claims.acquire(KEY)
+    assert files.list("claims/owners") == []
+    assert launch().acquire(KEY)
+
+
+def test_a_heartbeat_keeps_the_claim_however_long_it_takes(launch: Callable[..., Claims]) -> None:
+    clock = Clock()
+    owner, observer = launch(), launch(clock)
+    assert owner.acquire(KEY)
+    for _ in range(20):
+        clock.now += EXPIRY_S * 0.9
+        owner.beat()
+        assert observer.held_elsewhere(KEY)
+        assert not observer.acquire(KEY)
+
+
+def test_a_dead_owners_claim_expires_on_the_observers_own_clock(launch: Callable[..., Claims]) -> None:
+    owner_clock, clock = Clock(1e9), Clock(5.0)  # clocks of two machines have nothing to do with each other
+    owner, observer = launch(owner_clock), launch(clock)
+    assert owner.acquire(KEY)
+    clock.now = 1e6  # however long ago the owner died, it is watched for the whole time
+    assert observer.held_elsewhere(KEY)
+    clock.now += EXPIRY_S
+    assert observer.held_elsewhere(KEY)
+    clock.now += 0.1
+    assert not observer.held_elsewhere(KEY)
+    assert observer.acquire(KEY)
+
+
+def test_an_owner_that_was_only_slow_starts_the_time_anew(launch: Callable[..., Claims]) -> None:
+    clock = Clock()
+    owner, observer = launch(), launch(clock)
+    assert owner.acquire(KEY)
+    assert observer.held_elsewhere(KEY)
+    clock.now += EXPIRY_S - 1
+    owner.beat()
+    assert observer.held_elsewhere(KEY)
+    clock.now += EXPIRY_S - 1
+    assert observer.held_elsewhere(KEY)
+
+
+def test_an_owner_that_comes_back_after_the_takeover_harms_nothing(launch: Callable[..., Claims]) -> None:
+    clock = Clock()
+    owner, observer, third = launch(), launch(clock), launch()
+    assert owner.acquire(KEY)
+    assert observer.held_elsewhere(KEY)
+    clock.now += EXPIRY_S + 1
+    assert observer.acquire(KEY)
+    owner.beat()
+    owner.release(KEY)  # of its old claim; the one in force stays
+    assert third.held_elsewhere(KEY)
+    assert not third.acquire(KEY)
+    assert not owner.acquire(KEY)
+
+
+def race(claimants: list[Claims]) -> list[Claims]:
+    barrier = threading.Barrier(len(claimants))
+    won: list[Claims] = []
+
+    def claim(claims: Claims) -> None:
+        barrier.wait()
+        if claims.acquire(KEY):
+            won.append(claims)
+
+    threads = [threading.Thread(target=claim, args=(claims,)) for claims in claimants]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return won
+
+
+def test_of_many_that_claim_at_once_one_wins(launch: Callable[..., Claims]) -> None:
+    claimants = [launch() for _ in range(8)]
+    won = race(claimants)
+    assert len(won) == 1
+    for _ in range(5):  # and again each time it is given back
+        won[0].release(KEY)
+        won = race(claimants)
+        assert len(won) == 1
+
+
+def test_of_many_that_take_over_at_once_one_wins(launch: Callable[..., Claims]) -> None:
+    clock = Clock()
+    dead = launch()
+    assert dead.acquire(KEY)
+    observers = [launch(clock) for _ in range(8)]
+    assert all(observer.held_elsewhere(KEY) for observer in observers)
+    clock.now += EXPIRY_S + 1
+    won = race(observers)
+    assert len(won) == 1
+    assert all(observer.held_elsewhere(KEY) for observer in observers if observer is not won[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"owner": null}', b"\xff"])
+def test_a_claim_without_a_readable_owner_is_free(
+    files: LocalFiles, launch: Callable[..., Claims], content: bytes
+) -> None:
+    files.write(f"claims/{KEY}/000001.json", content)
+    claims = launch()
+    assert not claims.held_elsewhere(KEY)
+    assert claims.acquire(KEY)
+
+
+def test_files_that_a_network_drive_adds_are_no_claims(files: LocalFiles, launch: Callable[..., Claims]) -> None:
+    files.write(f"claims/{KEY}/.nfs000001", b"")
+    files.write(f"claims/{KEY}/notes.json", b"")
+    assert launch().acquire(KEY)
+
+
+def test_the_heart_beats_while_the_launch_lasts(files: LocalFiles) -> None:
+    with Claims(files, heartbeat_s=0.01) as claims:
+        path = f"claims/owners/{claims.owner}.json"
+        first = files.read(path)
+        deadline = time.monotonic() + 10
+        while files.read(path) == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert files.read(path) != first
+
+
+def test_a_heartbeat_outlives_storage_that_was_away(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, failed = files.write, threading.Event()
+
+    def away(path: str, content: bytes) -> None:
+        failed.set()
+        raise StorageError("away")
+
+    with Claims(files, heartbeat_s=0.01) as claims:
+        monkeypatch.setattr(files, "write", away)
+        assert failed.wait(10)
+        monkeypatch.setattr(files, "write", write)
+        before = files.read(f"claims/owners/{claims.owner}.json")
+        deadline = time.monotonic() + 10
+        while files.read(f"claims/owners/{claims.owner}.json") == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert files.read(f"claims/owners/{claims.owner}.json") != before

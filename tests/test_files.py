@@ -1,0 +1,168 @@
+"""Files: all or nothing, created by exactly one, and errors that say what was expected."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from ablate.errors import StorageError
+from ablate.files import BucketFiles, LocalFiles, open_files
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> LocalFiles:
+    return LocalFiles(tmp_path / "root")
+
+
+def test_written_is_read_listed_sized_and_deleted(files: LocalFiles) -> None:
+    files.write("a/b.bin", b"123")
+    files.write("a/c.bin", b"")
+    assert files.read("a/b.bin") == b"123"
+    assert files.list("a") == ["b.bin", "c.bin"]
+    assert files.list("") == ["a"]
+    assert (files.size("a/b.bin"), files.size("a/c.bin")) == (3, 0)
+    files.delete("a/b.bin")
+    assert files.list("a") == ["c.bin"]
+
+
+def test_what_is_missing_is_none_and_may_be_deleted(files: LocalFiles) -> None:
+    assert files.read("a/b") is None
+    assert files.size("a/b") is None
+    assert files.list("a") == []
+    files.delete("a/b")
+    files.write("file", b"x")
+    assert files.read("file/b") is None  # a file where a folder is asked for
+    assert files.size("file/b") is None
+    assert files.list("file") == []
+    files.delete("file/b")
+
+
+def test_replacing_is_atomic_under_a_readers_eyes(files: LocalFiles) -> None:
+    contents = [bytes([n]) * 100_000 for n in range(8)]
+    files.write("f", contents[0])
+    done = threading.Event()
+    wrong: list[int] = []
+
+    def read() -> None:
+        while not done.is_set():
+            content = files.read("f")
+            if content not in contents:
+                wrong.append(-1 if content is None else len(content))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(5):
+        for content in contents:
+            files.write("f", content)
+    done.set()
+    reader.join()
+    assert wrong == []
+    assert files.list("") == ["f"]
+
+
+def test_a_write_that_dies_half_way_changes_nothing(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write("f", b"before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"expected f to be writable, with room for 5 bytes, got No space left"):
+        files.write("f", b"after")
+    with pytest.raises(StorageError, match="No space left"):
+        files.create("g", b"after")
+    assert files.read("f") == b"before"
+    assert files.list("") == ["f"]
+    assert sorted(os.listdir(files.root)) == ["f"]  # nothing left beside
+
+
+def test_of_many_at_once_exactly_one_creates(files: LocalFiles) -> None:
+    for turn in range(10):
+        barrier = threading.Barrier(8)
+        won: list[int] = []
+
+        def create(number: int, barrier: threading.Barrier = barrier, won: list[int] = won, turn: int = turn) -> None:
+            barrier.wait()
+            if files.create(f"claim/{turn}", str(number).encode()):
+                won.append(number)
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert files.read(f"claim/{turn}") == str(won[0]).encode()
+
+
+def test_without_hard_links_still_exactly_one_creates(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert files.create("f", b"1")
+    assert not files.create("f", b"2")
+    assert files.read("f") == b"1"
+    assert os.listdir(files.root) == ["f"]
+
+
+def test_a_creation_that_fails_otherwise_says_so(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "link", fail)
+    with pytest.raises(StorageError, match="expected f to be writable, got Input/output error"):
+        files.create("f", b"1")
+    assert os.listdir(files.root) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    files = LocalFiles(blocked / "root")
+    for act in (lambda: files.write("f", b""), lambda: files.create("f", b"")):
+        with pytest.raises(StorageError, match=rf"--storage {blocked}/root: expected f to be writable"):
+            act()
+
+
+@pytest.mark.parametrize("path", ["folder", "x" * 300])
+def test_what_the_system_refuses_is_a_storage_error(files: LocalFiles, path: str) -> None:
+    files.write("folder/f", b"")
+    for act in (lambda: files.read(path), lambda: files.write(path, b""), lambda: files.delete(path)):
+        with pytest.raises(StorageError, match="--storage"):
+            act()
+
+
+def test_names_too_long_are_storage_errors_to_list_and_size(files: LocalFiles) -> None:
+    files.write("f", b"")
+    with pytest.raises(StorageError):
+        files.list("x" * 300)
+    with pytest.raises(StorageError):
+        files.size("x" * 300)
+
+
+def test_a_folder_is_opened_by_path_or_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert open_files("./storage").location == str(tmp_path / "storage")
+    assert open_files(f"file://{tmp_path}/x").location == str(tmp_path / "x")
+    assert open_files("~/x").location == str(tmp_path / "home" / "x")
+
+
+@pytest.mark.parametrize("uri", ["nowhere://bucket/x", "s3://", "s3://bucket/x?no_such_option=1"])
+def test_a_uri_that_is_refused_is_named(uri: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        open_files(uri)
+    assert str(caught.value).startswith(f"--storage {uri}: expected a folder or a URI of pyarrow.fs, got")
+
+
+def test_buckets_without_conditional_writes_create_nothing() -> None:
+    files = BucketFiles("mock://bucket")
+    files.write("f", b"1")
+    assert files.read("f") == b"1"
+    with pytest.raises(StorageError, match="without conditional writes"):
+        files.create("g", b"1")
