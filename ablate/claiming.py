@@ -53,7 +53,7 @@ def _dead_here(heartbeat: str) -> bool:
         return False
     if not boot or [boot, namespace] != _machine():
         return False
-    return _started(process_id) != started
+    return bool(_started(process_id) != started)
 
 
 class Claims:
@@ -102,7 +102,9 @@ class Claims:
     def beat(self) -> None:
         """Raise this launch's counter."""
         self._count += 1
-        self._files.write(self._owner_path(self.owner), json.dumps({"count": self._count, "process": self._process}).encode())
+        self._files.write(
+            self._owner_path(self.owner), json.dumps({"count": self._count, "process": self._process}).encode()
+        )
 
     def _beat_on(self) -> None:
         while not self._stop.wait(self._heartbeat_s):

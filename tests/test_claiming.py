@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -92,6 +95,40 @@ def test_a_dead_owners_claim_expires_on_the_observers_own_clock(launch: Callable
     clock.now += 0.1
     assert not observer.held_elsewhere(KEY)
     assert observer.acquire(KEY)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")
+def test_a_process_killed_on_this_machine_is_followed_at_once(files: LocalFiles, launch: Callable[..., Claims]) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ablate.claiming import Claims; from ablate.files import LocalFiles;"
+        "claims = Claims(LocalFiles(Path(sys.argv[1]))); claims.beat(); print(claims.acquire(sys.argv[2]), flush=True);"
+        "sys.stdin.read()"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code, str(files.root), KEY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "True\n"
+    observer = launch()
+    assert observer.held_elsewhere(KEY)
+    owner.kill()
+    owner.communicate()
+    assert not observer.held_elsewhere(KEY)
+    assert observer.acquire(KEY)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")
+@pytest.mark.parametrize(("part", "value", "dead"), [(0, "another boot", False), (1, "pid:[1]", False), (3, "1", True)])
+def test_only_a_process_of_this_machine_is_looked_up(
+    files: LocalFiles, launch: Callable[..., Claims], part: int, value: str, dead: bool
+) -> None:
+    owner, observer = launch(), launch()
+    assert owner.acquire(KEY)
+    path = f"claims/owners/{owner.owner}.json"
+    heartbeat = json.loads(files.read(path) or b"")
+    heartbeat["process"][part] = value
+    files.write(path, json.dumps(heartbeat).encode())
+    assert observer.held_elsewhere(KEY) != dead
 
 
 def test_an_owner_that_was_only_slow_starts_the_time_anew(launch: Callable[..., Claims]) -> None:
