@@ -55,7 +55,7 @@ def test_dry_run_shows_what_rows_share(tmp_path: Path) -> None:
     plan = json.loads(run_launch(tmp_path, "--space", str(space), "--dry-run", "--json"))
     assert len(plan["trials"]) == 3
     assert len(plan["trainings"]) == 2
-    assert {training["action"] for training in plan["trainings"]} == {"train"}
+    assert {training["action"] for training in plan["trainings"].values()} == {"train"}
     text = run_launch(tmp_path, "--space", str(space), "--dry-run")
     assert "large again" in text
     assert list(tmp_path.iterdir()) == [space]
@@ -92,10 +92,12 @@ def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
 ) -> None:
     from rich.console import Console
 
-    from ablate import launch as module
+    from ablate import engine, launching as module
 
     space = write_space(tmp_path, epochs=1)
-    options = module.Options(space=[str(space)], storage=str(tmp_path / "storage"), tracking=False, local=True)
+    options = module.Options(
+        space=[str(space)], storage=str(tmp_path / "storage"), tracking=False, local=True, cpus_per_trial=1
+    )
     ran: list[str] = []
     fail = True
 
@@ -105,8 +107,8 @@ def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
             return Outcome(task.key, "failed", "the loss became nan in epoch 1")
         return original(task, dataset, listen)
 
-    original = module.run
-    monkeypatch.setattr(module, "run", run)
+    original = engine.run
+    monkeypatch.setattr(engine, "run", run)
     out = Console(record=True, width=120)
     assert module.launch(options, out) == 1
     assert len(ran) == 2  # the other training finished all the same
