@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -31,6 +32,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages about each lost process, printed past all loggers
 
 import ray
 from ray import tune
@@ -69,8 +71,10 @@ def cluster(num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name in ("ray", "ray.tune", "ray.data", "ray.train"):
+    for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Tune's tracebacks of lost processes: what was lost and why is told by our own lines.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
     try:
@@ -195,6 +199,13 @@ def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
     tune.report({"outcome": asdict(outcome)})
 
 
+def _reason(error: str) -> str:
+    """The line of a traceback that says what happened: its last exception, else its last line."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\w*: ", line)]
+    return (named or lines or ["its process died"])[-1]
+
+
 class _Relay(tune.Callback):  # type: ignore[misc]
     """Hands what workers report to the launch's listener."""
 
@@ -212,8 +223,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         key = trial.config["key"]
-        lines = str(trial.get_error() or "its process was lost").strip().splitlines()
-        self.errors[key] = f"lost: {lines[-1] if lines else 'its process died'}"
+        self.errors[key] = f"lost: {_reason(str(trial.get_error() or ''))}"
         self.listen(Event(key, "failed", text=self.errors[key]))
 
     # Tune's snapshots pickle its callbacks; ours holds a terminal and threads, and is never restored.
