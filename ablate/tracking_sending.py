@@ -159,18 +159,17 @@ def _send_trial(store: Store, opened: PlanRuns, training: Run, whole: _Whole, tr
         points += _scalars(present, trial, whole)
         store.upload(run, "spec.json", json.dumps(trial.spec, indent=1).encode())
         store.upload(run, tracked.MEASUREMENTS, tracked.pack(present))
-        tags |= _made(next(iter(present.values())))
+        tags |= {**_made(next(iter(present.values()))), "ablate.synced": SYNCED_LAYOUT}
+        # Ended before it is marked as having everything: a crash in between leaves something to send again.
+        store.untag(run, "ablate.failure")
+        store.set_status(run, "FINISHED", max(whole.made_ms(record) for record in present.values()))
     store.log(run, points, flat(trial.spec), tags)
     if failed:
         store.set_status(run, "FAILED", whole.failed_ms)
-        return False
-    store.untag(run, "ablate.failure")
-    if not complete:
+    elif not complete:
+        store.untag(run, "ablate.failure")
         store.set_status(run, "RUNNING")
-        return False
-    store.set_status(run, "FINISHED", max(point.timestamp_ms for point in points) if points else whole.ended_ms)
-    store.log(run, tags={"ablate.synced": SYNCED_LAYOUT})
-    return True
+    return complete
 
 
 def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) -> Run:

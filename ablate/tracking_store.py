@@ -6,9 +6,10 @@ Everything MLflow can raise comes out as a `TrackingError` without secrets; `Ser
 from __future__ import annotations
 
 import contextlib
+import gc
 import getpass
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,11 +153,12 @@ class Store:
             Read a thousand at a time.
         """
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in (tags or {}).items())
-        found = self._pages(
-            lambda token: self._client.search_runs(
-                [experiment], filter_string=wanted, max_results=_PAGE, page_token=token
+        with _uncollected():
+            found = self._pages(
+                lambda token: self._client.search_runs(
+                    [experiment], filter_string=wanted, max_results=_PAGE, page_token=token
+                )
             )
-        )
         return [
             Run(
                 id=run.info.run_id,
@@ -323,6 +325,18 @@ class Store:
             if "UNAUTHENTICATED" in str(error) or "401" in str(error)[:200]:
                 expected = f"expected {self.shown} to accept MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             raise kind(f"{expected}, got {type(error).__name__}: {redact(database.first_line(error))}") from error
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which takes two thirds of the time of reading thousands of runs."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _chunks(items: list[Any], size: int) -> list[list[Any]]:

@@ -1,0 +1,140 @@
+"""The same promises through a server, which can also be away for a while."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ablate.background import BackgroundSync
+from ablate.storage import Storage
+from tests.helpers import until
+from tests.tracking_contract import Make, TrackingContract
+from tests.tracking_world import EPOCHS, Tracker, finish, history_of, plan_of, train
+
+
+class Server:
+    """`mlflow server` in a folder, which serves artifacts too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+        command += ["--artifacts-destination", str(self.folder / "served")]
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        until(self.answers, what="the MLflow server")
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def make(server: Server) -> Callable[[], Tracker]:
+    _forget_everything(server)
+
+    def tracker() -> Tracker:
+        made = Tracker(server.uri)
+        made.prepare()
+        return made
+
+    return tracker
+
+
+def _forget_everything(server: Server) -> None:
+    """One server serves all tests: the experiments of the test before go."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=server.uri)
+    for experiment in client.search_experiments():
+        if experiment.name != "Default":
+            client.rename_experiment(experiment.experiment_id, f"before-{experiment.experiment_id}")
+            client.delete_experiment(experiment.experiment_id)
+
+
+class TestServer(TrackingContract):
+    @pytest.fixture
+    def make(self, make: Make) -> Make:
+        return make
+
+
+def test_metrics_of_the_time_a_server_was_away_arrive_afterwards_once_and_in_order(
+    server: Server, make: Make, tmp_path: Path
+) -> None:
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
+    tracker = make()
+    tracker.open_plan(plan)
+    sync = BackgroundSync(tracker, plan, storage, pause_s=0.05, longest_pause_s=0.5)
+    (key,) = plan.trainings()
+    attempt = train(storage, key, 1)
+    sync.notify(key)
+    until(lambda: _epochs(make) == [0, 1], what="two epochs to arrive while the training runs")
+    server.stop()
+    train(storage, key, 2, attempt)
+    sync.notify(key)
+    until(lambda: sync.last_error is not None, what="the loss to be noticed")
+    finish(storage, plan)
+    server.start()
+    assert sync.close(60), sync.last_error
+    results = make().read_plan("batch_size")
+    assert results.problems == {}
+    entries = history_of(key, EPOCHS)
+    points = tracker._store.history(results.trials["512", 0].training_run_id or "", "train/loss")
+    assert [(p.step, p.timestamp_ms) for p in points] == [(e["epoch"], e["timestamp_ms"]) for e in entries]
+
+
+def _epochs(make: Make) -> list[int]:
+    return [epoch for epoch, _ in make().read_plan("batch_size").curve("512", 0, "train/loss")]
+
+
+def test_the_ui_of_a_local_database_shows_its_artifacts(tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path}/server.db")
+    tracker.prepare()
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
+    finish(storage, plan)
+    tracker.sync(plan, storage)
+    run_id = tracker.read_plan("batch_size").trials["512", 0].run_id
+    server = Server(tmp_path)
+    server.start()
+    try:
+        url = f"{server.uri}/get-artifact?path=spec.json&run_uuid={run_id}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert b'"batch_size"' in answer.read()
+    finally:
+        server.stop()
