@@ -105,7 +105,7 @@ def test_the_smoke_preset_is_small_and_says_what_it_narrows() -> None:
         plain, smoke = trials(space, "paper"), trials(space, "smoke")
         for label, trial in smoke.items():
             assert trial.spec.data.name == "digits" and trial.spec.data.image_size == 16
-            assert trial.spec.training.epochs <= 10
+            assert trial.spec.training.epochs <= 12
             same_network = trial.spec.model == plain[label].spec.model
             assert same_network or trial.note is not None, f"{space}, {label}: narrowed without a word"
     degrees = [trial.spec.measurement.lowpass_degree for trial in trials("lowpass", "smoke").values()]
