@@ -1,0 +1,125 @@
+"""python -m ablate.schema: the JSON schema of space files, by which an editor completes and checks them.
+
+python -m ablate.schema            print it
+python -m ablate.schema --write    bring search_spaces/schema.json up to date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ablate.spaces import Space, folder
+from ablate.specs import TrialSpec
+from ablate.yamlfile import models_in
+
+FILE = "schema.json"
+_SETTINGS = (("Space", "base"), ("Row", "set"), ("RowChange", "set"), ("PresetPart", "set"))
+"""Models and fields that hold settings by dotted path."""
+
+
+def schema() -> dict[str, Any]:
+    """The schema of a space file.
+
+    Returns:
+        JSON schema (draft 2020-12); wherever settings stand, every dotted path with its type, bounds and meaning.
+    """
+    content = Space.model_json_schema(by_alias=True)
+    definitions = content.setdefault("$defs", {})
+    trial = TrialSpec.model_json_schema()
+    for name, definition in trial.pop("$defs", {}).items():
+        definitions.setdefault(name, definition)
+    definitions["Settings"] = _settings(TrialSpec, definitions)
+    for model, field in _SETTINGS:
+        owner = content if model == "Space" else definitions[model]
+        described = owner["properties"][field]
+        owner["properties"][field] = {"$ref": "#/$defs/Settings", "default": described.get("default", {})}
+    # Nothing reaches the models of a trial but settings, whose groups are written out.
+    while unused := [name for name in definitions if not _used(name, content)]:
+        for name in unused:
+            del definitions[name]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **content,
+        "title": "A space of ablate",
+        "description": "One ablation or search; see search_spaces/README.md.",
+    }
+
+
+def text() -> str:
+    """The schema as the file's text."""
+    return json.dumps(schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _settings(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A mapping of settings: dotted paths below a model, and its groups as mappings of their own."""
+    properties: dict[str, Any] = {}
+    for path, owner, name in _paths(model, ""):
+        if path == "seed":
+            continue
+        inner = _group(owner, name)
+        if inner is None:
+            properties[path] = _leaf(owner, name)
+        else:
+            key = f"Settings.{inner.__name__}"
+            if key not in definitions:
+                definitions[key] = {}  # stands for itself while it is made
+                definitions[key] = _settings(inner, definitions)
+            properties[path] = {"$ref": f"#/$defs/{key}", "description": (inner.__doc__ or "").split("\n")[0]}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _paths(model: type[BaseModel], prefix: str) -> list[tuple[str, type[BaseModel], str]]:
+    found = []
+    for name in model.model_fields:
+        found.append((f"{prefix}{name}", model, name))
+        inner = _group(model, name)
+        if inner is not None:
+            found += _paths(inner, f"{prefix}{name}.")
+    return found
+
+
+def _group(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    annotation = model.model_fields[name].annotation
+    if "tuple" in str(annotation):  # a list is set as a whole
+        return None
+    inner = models_in(annotation)
+    return inner[0] if inner else None
+
+
+def _leaf(model: type[BaseModel], name: str) -> dict[str, Any]:
+    described = model.model_json_schema()["properties"][name]
+    return {key: value for key, value in described.items() if key != "title"}
+
+
+def _used(name: str, content: dict[str, Any]) -> bool:
+    return f'"#/$defs/{name}"' in json.dumps(content)
+
+
+def main(arguments: list[str]) -> int:
+    """Print the schema, or write it.
+
+    Args:
+        arguments: Empty, or `--write`.
+
+    Returns:
+        The exit code: 2 for other arguments.
+    """
+    if arguments == ["--write"]:
+        path = Path(folder()) / FILE
+        path.write_text(text(), encoding="utf-8")
+        print(path)
+        return 0
+    if arguments:
+        print(f"expected --write or nothing, got {' '.join(arguments)}; {__doc__}", file=sys.stderr)
+        return 2
+    sys.stdout.write(text())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

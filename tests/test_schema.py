@@ -1,0 +1,85 @@
+"""The JSON schema of space files: current, true to the loader, and complete in its dotted paths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from ablate import schema, spaces
+from ablate.settings import setting_paths
+
+FILE = Path(spaces.folder()) / schema.FILE
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    made = schema.schema()
+    jsonschema.Draft202012Validator.check_schema(made)
+    return jsonschema.Draft202012Validator(made)
+
+
+def test_the_file_is_current() -> None:
+    assert FILE.read_text(encoding="utf-8") == schema.text(), "run: python -m ablate.schema --write"
+
+
+@pytest.mark.parametrize("name", spaces.space_names())
+def test_every_shipped_space_fits_and_names_the_schema(name: str, validator: Any) -> None:
+    path = Path(spaces.folder()) / f"{name}.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=./schema.json\n")
+    problems = [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(yaml.safe_load(text))]
+    assert problems == []
+
+
+def test_every_setting_path_completes_wherever_settings_stand() -> None:
+    made = schema.schema()
+    settings = made["$defs"]["Settings"]
+    assert set(settings["properties"]) == set(setting_paths()) - {"seed"}
+    leaves = {path for path in setting_paths() if not any(other.startswith(f"{path}.") for other in setting_paths())}
+    undescribed = [path for path in leaves - {"seed"} if "description" not in settings["properties"][path]]
+    assert undescribed == ["training.momentum"] or undescribed == []
+    for owner, field in (("Row", "set"), ("RowChange", "set"), ("PresetPart", "set")):
+        assert made["$defs"][owner]["properties"][field]["$ref"] == "#/$defs/Settings"
+    assert made["properties"]["base"]["$ref"] == "#/$defs/Settings"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": {"training.epoch": 3}},
+        {"base": {"training": {"attack": {"step": 3}}}},
+        {"base": {"training.epochs": "many"}},
+        {"base": {"training": {"attack.steps": 0}}},
+        {"rows": [{"label": "a", "set": {"model.activation": "reluu"}}]},
+        {"rows": [{"label": "a", "sett": {}}]},
+        {"titel": "x"},
+        {"seed": 3},
+        {"base": {"seed": 3}},
+    ],
+)
+def test_mistakes_show_in_the_editor(change: dict[str, Any], validator: Any) -> None:
+    good = {"title": "A", "rows": [{"label": "a"}]}
+    assert validator.is_valid(good)
+    assert not validator.is_valid({**good, **change})
+
+
+def test_groups_and_paths_may_be_mixed(validator: Any) -> None:
+    base = {"training": {"attack.steps": 3, "attack": {"eps_255": 4}}, "model.quantization": {"bits": 4}}
+    assert validator.is_valid({"title": "A", "rows": [{"label": "a"}], "base": base})
+
+
+def test_printing_and_writing_are_one_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(schema, "folder", lambda: tmp_path)
+    assert schema.main([]) == 0
+    printed = capsys.readouterr().out
+    assert schema.main(["--write"]) == 0
+    assert (tmp_path / schema.FILE).read_text(encoding="utf-8") == printed
+    assert json.loads(printed)["$schema"].startswith("https://json-schema.org")
+    assert schema.main(["--wirte"]) == 2
