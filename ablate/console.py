@@ -31,7 +31,7 @@ DEFAULT_STORE = "mlflow.db"
 """What MLflow takes by itself in the folder where it is started."""
 
 _SHARED_SHOWN = 4
-_STYLES = {"reuse": "green", "continue": "cyan", "train": "", "wait": "yellow", "failed": "red"}
+_STYLES = {"reuse": "green", "continue": "cyan", "train": "", "wait": "yellow", "failed": "red", "stopped": "green"}
 
 
 def show_plan(plan: Plan, out: Console) -> None:
@@ -90,6 +90,8 @@ def _action(training: PlannedTraining) -> str:
         return f"continue from epoch {training.epoch} of {epochs}"
     if training.action == "train":
         return f"train {plural(epochs, 'epoch')}"
+    if training.action == "stopped":
+        return f"stopped early after epoch {training.epoch} of {epochs}"
     return {"wait": "wait for another launch", "failed": "failed, see below"}.get(training.action, training.action)
 
 
@@ -105,7 +107,8 @@ def summary(plan: Plan) -> str:
     numbers = _numbers(plan)
     saved = plural(numbers["saved"], "training")
     sharing = f" (sharing saves {saved})" if numbers["saved"] else ""
-    words = {"reuse": "to reuse", "continue": "to continue", "train": "to train", "wait": "waiting", "failed": "failed"}
+    words = {"reuse": "to reuse", "stopped": "stopped early", "continue": "to continue", "train": "to train"}
+    words |= {"wait": "waiting", "failed": "failed"}
     actions = ", ".join(f"{numbers[action]:,} {word}" for action, word in words.items() if numbers[action])
     return (
         f"{plural(numbers['rows'], 'row')}, {plural(numbers['trials'], 'trial')}, "
@@ -120,7 +123,7 @@ def _numbers(plan: Plan) -> dict[str, int]:
         "trials": len(plan.trials),
         "trainings": len(plan.trainings),
         "saved": len(plan.trials) - len(plan.trainings),
-        **{action: counts.get(action, 0) for action in ("reuse", "continue", "train", "wait", "failed")},
+        **{action: counts.get(action, 0) for action in ("reuse", "continue", "train", "wait", "failed", "stopped")},
     }
 
 
@@ -219,7 +222,7 @@ def show_next_steps(
     python = _python(folder)
     command = command or _own_command(python)
     failed = failures(plan)
-    left = sum(count for action, count in plan.counts().items() if action not in ("reuse", "failed"))
+    left = sum(count for action, count in plan.counts().items() if action not in ("reuse", "failed", "stopped"))
     if failed:
         out.print()
         out.print(Text(f"{plural(len(failed), 'training')} failed:", style="red"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["started", "epoch", "measuring", "measured", "finished", "failed"]
+Kind = Literal["started", "epoch", "measuring", "measured", "finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Event:
 
     Args:
         key: The training's key.
-        kind: What happened. `started` says from which epoch on; `measuring` and `measured` count measurements.
+        kind: What happened. `started` says from which epoch on; `measuring` and `measured` count measurements;
+            `stopped` says after which epoch a search stopped it early.
         done: Epochs or measurements done.
         total: Of how many.
         metrics: Of the epoch, e.g. `train/loss`, `train/accuracy_attack` (percent), `images_per_second`.

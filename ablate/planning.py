@@ -18,7 +18,7 @@ from ablate.spaces import SpaceFile, Trial
 from ablate.specs import DataSpec, MeasurementSpec, TrialSpec
 from ablate.storage import Storage, TrainingView
 
-Action = Literal["reuse", "continue", "train", "wait", "failed"]
+Action = Literal["reuse", "continue", "train", "wait", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Plan:
         seeds: In their order.
         trials: In their order.
         trainings: By key, in the order of their first trial.
+        search: Whether the trials are samples of a search, where stopping early is an end; a table wants them whole.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Plan:
     seeds: list[int]
     trials: list[PlannedTrial]
     trainings: dict[str, PlannedTraining]
+    search: bool = False
 
     def counts(self) -> dict[Action, int]:
         """How many trainings there are of each action."""
@@ -171,7 +173,8 @@ def make_plan(
             content = identity.training_identity(trial.spec, summary.train_digest, user_code)
             training = trainings[key] = PlannedTraining(key, content, trial.spec)
         training.rows.append(f"{trial.space}/{trial.label}")
-        columns, analyses = {}, {}
+        columns: dict[str, str] = {}
+        analyses: dict[str, str] = {}
         for metric, measurement in measurements:
             training.measurements[measurement.key] = measurement
             (columns if measurement.kind == "attack" else analyses)[metric] = measurement.key
@@ -213,6 +216,8 @@ def decide(
             training.action = "wait"
         elif view.failure and not retry_failed:
             training.action = "failed"
+        elif view.stopped is not None and plan.search:
+            training.action = "stopped"
         elif view.has_checkpoint:
             training.action = "continue"
         else:

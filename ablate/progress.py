@@ -56,7 +56,7 @@ class _Active:
     """What is known of a training that has told anything."""
 
     started: float
-    state: Literal["running", "done", "failed"] = "running"
+    state: Literal["running", "done", "failed", "stopped early"] = "running"
     measuring: bool = False
     what: str = ""
     done: int = 0
@@ -131,6 +131,15 @@ class Progress:
             lines = self._take(event)
         for line, style in lines:  # outside the lock: the live area takes it while it holds the console's
             self._print(line, style)
+
+    def follow(self, key: str) -> None:
+        """Take in a training that has joined the plan, as the samples of a search do.
+
+        Args:
+            key: Of the plan's trainings.
+        """
+        with self._lock:
+            self._names[key] = self._name(key)
 
     def warn(self, text: str) -> None:
         """Print a warning above the live area."""
@@ -236,13 +245,13 @@ class Progress:
         return cells
 
     def _count(self) -> str:
-        counts = dict.fromkeys(("done", "running", "to go", "waiting", "failed"), 0)
-        by_action = {"reuse": "done", "wait": "waiting", "failed": "failed"}
+        counts = dict.fromkeys(("done", "running", "to go", "stopped early", "waiting", "failed"), 0)
+        by_action = {"reuse": "done", "wait": "waiting", "failed": "failed", "stopped": "stopped early"}
         for key, training in self._plan.trainings.items():
             what = self._active.get(key)
             counts[what.state if what else by_action.get(training.action, "to go")] += 1
         return " · ".join(
-            f"{count:,} {name}" for name, count in counts.items() if count or name not in ("waiting", "failed")
+            f"{count:,} {name}" for name, count in counts.items() if count or name in ("done", "running", "to go")
         )
 
     def _take(self, event: Event) -> list[tuple[str, str]]:
@@ -268,6 +277,10 @@ class Progress:
         if event.kind == "failed":
             what.state = "failed"
             return [*lines, (f"{at}{label}: failed: {text or 'no reason given'} ({self._count()})", "red")]
+        if event.kind == "stopped":
+            what.state = "stopped early"
+            ended = f"stopped early after epoch {event.done} of {event.total}"
+            return [*lines, (f"{at}{label}: {ended} ({self._count()})", "")]
         what.state, what.done, what.total = "running", max(0, event.done), event.total
         measuring = event.kind in ("measuring", "measured")
         if measuring != what.measuring:

@@ -91,6 +91,7 @@ class TrainingView:
         records: Measurement key -> (path, checksum) of its record.
         failure: Reason of the latest attempt's failure, or None.
         attempts: How many there have been.
+        stopped: The epoch after which a search stopped it early; None where none did, or where it was taken up since.
     """
 
     key: str
@@ -100,6 +101,7 @@ class TrainingView:
     records: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
     attempts: int = 0
+    stopped: int | None = None
 
 
 def _sum(content: bytes) -> str:
@@ -158,6 +160,7 @@ class Storage:
         epoch, finished, has_checkpoint = -1, False, False
         records: dict[str, tuple[str, str]] = {}
         failure = None
+        stopped = None
         attempts = self._attempts(key)
         for attempt in attempts:
             manifest = self._manifest(key, attempt)
@@ -169,7 +172,10 @@ class Storage:
             has_checkpoint = has_checkpoint or bool(manifest["checkpoints"])
             records |= {name: (f"{base}/{entry[0]}", entry[1]) for name, entry in manifest["records"].items()}
             failure = manifest["failure"]
-        return TrainingView(key, epoch, finished, has_checkpoint, records, failure, len(attempts))
+            stopped = manifest.get("stopped")  # of the latest attempt alone: one after it has taken the training up
+        return TrainingView(
+            key, epoch, finished, has_checkpoint, records, failure, len(attempts), None if finished else stopped
+        )
 
     def history(self, key: str) -> list[dict[str, Any]]:
         """Every epoch's metrics with their original times, of the furthest attempt.
@@ -395,6 +401,14 @@ class Attempt:
             timestamp_ms: When, milliseconds since 1970.
         """
         self._commit(failure={"reason": reason, "details": details, "timestamp_ms": timestamp_ms})
+
+    def save_stopped(self, epoch: int) -> None:
+        """Store that a search stopped the training early; a later attempt takes it up from its checkpoint.
+
+        Args:
+            epoch: After which it was stopped.
+        """
+        self._commit(stopped=epoch)
 
     def save_log(self, text: str) -> None:
         """Replace the attempt's log file."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from ablate import randomness
@@ -70,6 +69,9 @@ class Draws:
             return self.uniform(purpose)
         # torch has no quantiles of it. The uniform numbers are the same on the CPU, so nothing waits for the device.
         rank = randomness.uniform(self.key(purpose), torch.arange(self.count)).double()
+        # Imported here: planning registers augmentations and draws nothing.
+        from scipy.special import betaincinv
+
         quantile = betaincinv(parameter, parameter, rank.numpy())
         return torch.from_numpy(quantile).clamp(0.0, 1.0).float().to(self.device, non_blocking=True)
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
 
 from ablate.errors import SpecError
 from ablate.learning.models.fat import FrequencyMask
@@ -166,6 +165,8 @@ def quantize_network(network: nn.Module, spec: QuantizationSpec) -> nn.Module:
     activations = activation_bits < FULL_PRECISION
     if not weights and not activations:
         return network
+    from torchvision.ops import SqueezeExcitation  # takes seconds, and planning needs none of it
+
     gates = [module for module in network.modules() if isinstance(module, SqueezeExcitation)]
     gated = {id(inner) for gate in gates for inner in gate.modules()}
     layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]

@@ -11,6 +11,8 @@ EfficientNet's squeeze-and-excitation, whose sigmoid gate stays.
 
 Dropout and stochastic depth are 0 in both: they would draw from the global random state, and a replayed step must draw
 the same numbers.
+
+torchvision takes seconds to import and only these two networks need it: they import it when they are built.
 """
 
 from __future__ import annotations
@@ -18,8 +20,6 @@ from __future__ import annotations
 from functools import partial
 
 from torch import nn
-from torchvision.models import EfficientNet, MobileNetV2
-from torchvision.models.efficientnet import MBConvConfig
 
 from ablate.learning.models.registry import register_network
 from ablate.specs import ModelSpec
@@ -33,6 +33,8 @@ def mobilenet_v2(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Modul
 
     `width` is torchvision's multiplier: channels are rounded to multiples of 8, and the last 1280 are never fewer.
     """
+    from torchvision.models import MobileNetV2
+
     early = _early_stride(image_size)
     stages = [
         # expansion, channels, blocks, stride
@@ -56,6 +58,9 @@ def efficientnet_b0(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Mo
 
     `width` is torchvision's multiplier: channels are rounded to multiples of 8.
     """
+    from torchvision.models import EfficientNet
+    from torchvision.models.efficientnet import MBConvConfig
+
     early = _early_stride(image_size)
     stage = partial(MBConvConfig, width_mult=spec.width)
     stages = [

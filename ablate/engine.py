@@ -1,0 +1,120 @@
+"""What runs trainings: this process, or Ray; opened only where there is something to run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from ablate.events import Listener
+from ablate.learning import data
+from ablate.options import Options
+from ablate.planning import PlannedTraining
+from ablate.specs import TrialSpec
+from ablate.storage import Storage
+from ablate.worker import Outcome, Task, run
+
+Engine = Callable[[Sequence[PlannedTraining], Listener], dict[str, Outcome]]
+"""Runs trainings to their end, and says how each ended, by key."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: end in order, keep everything."""
+
+
+class Datasets:
+    """Data sets by name, each loaded once, when it is wanted.
+
+    Args:
+        root: Where downloaded data lie.
+    """
+
+    def __init__(self, root: object) -> None:
+        self._root = root
+        self._loaded: dict[str, data.Dataset] = {}
+
+    def name(self, spec: TrialSpec) -> str:
+        """What tells the data sets of trials apart."""
+        return f"{spec.data.name}-{spec.data.image_size}-{spec.data.root or ''}"
+
+    def of(self, spec: TrialSpec) -> data.Dataset:
+        """The data set of a trial."""
+        name = self.name(spec)
+        if name not in self._loaded:
+            self._loaded[name] = data.load(spec.data, self._root)  # type: ignore[arg-type]
+        return self._loaded[name]
+
+
+def task_of(training: PlannedTraining, storage: Storage, threads: int, device: str) -> Task:
+    """What a worker is asked to do about a planned training."""
+    return Task(training.key, training.spec, tuple(training.measurements.values()), storage.location, threads, device)
+
+
+def local_resources(options: Options) -> tuple[int, str]:
+    """Threads and device of trainings in this process."""
+    import torch
+
+    return options.cpus_per_trial or os.cpu_count() or 1, "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def open_engine(
+    options: Options, storage: Storage, datasets: Datasets, count: int, note: Callable[[str], None]
+) -> Iterator[Engine]:
+    """The engine that a launch asked for.
+
+    Args:
+        options: Of the launch.
+        storage: Where its results go.
+        datasets: What its trainings are trained on.
+        count: How many trainings the whole plan has.
+        note: Told what a user should know of the cluster.
+
+    Yields:
+        The engine; SIGTERM ends it as Ctrl-C does.
+    """
+    if options.local:
+        threads, device = local_resources(options)
+
+        def here(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
+            tasks = [task_of(training, storage, threads, device) for training in trainings]
+            return {task.key: run(task, datasets.of(task.spec), listen) for task in tasks}
+
+        with terminate_in_order():
+            yield here
+        return
+    from ablate.scheduling import placement
+
+    with placement.cluster():
+        # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.
+        cpus, gpus = placement.share(count, options.cpus_per_trial, options.gpus_per_trial, note)
+        resources = placement.Resources(cpus, gpus, options.max_concurrent, options.max_failures)
+
+        def on_ray(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
+            tasks = [task_of(training, storage, cpus, "cuda" if gpus else "cpu") for training in trainings]
+            names = {task.key: datasets.name(task.spec) for task in tasks}
+            loaded = {datasets.name(task.spec): datasets.of(task.spec) for task in tasks}
+            return placement.place(tasks, loaded, names, resources, listen, options.imports)
+
+        with terminate_in_order():  # after ray.init, which owns SIGTERM until then
+            yield on_ray
+
+
+@contextlib.contextmanager
+def terminate_in_order() -> Iterator[None]:
+    """SIGTERM (preemption) ends a launch as Ctrl-C does."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: a notebook's or a test's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,323 @@
+"""How long a plan will take on this machine: from what was trained here before, else from a quick calibration.
+
+Work is counted in forward passes of one image, in floating-point operations: an attack's step is one pass and one
+gradient for the image (twice a pass), an optimizer step a pass and its full gradient (three times a pass).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablate.attacks import build_attack
+from ablate.learning.models import build_network
+from ablate.learning.monitoring import PROBE_IMAGES
+from ablate.options import Options
+from ablate.planning import Plan, PlannedTraining
+from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
+from ablate.storage import Storage
+from ablate.terminal import duration, plural
+
+DAY_S = 86_400.0
+STEP_COST, UPDATE_COST = 2.0, 3.0
+"""Forward passes that an attack's step and an optimizer's step amount to."""
+
+MOST_EXAMPLES = 20
+"""So many stored trainings are read at most to learn how fast this machine is."""
+
+_STEPS = {"fgsm": 1}
+_ASSUMED_STEPS = 20  # of an attack that does not say
+_ASSUMED_GPU_FLOPS = 1e12  # where no calibration can be had: slow, so that nobody is surprised
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a plan would take.
+
+    Args:
+        work_s: Seconds of this machine's whole capacity (all its CPU cores, or one GPU).
+        gpus: Of this machine; 0: it trains on its CPU.
+        cores: CPU cores of this machine.
+        device: What it would train on.
+        basis: What the numbers rest on.
+    """
+
+    work_s: float
+    gpus: int
+    cores: int
+    device: str
+    basis: str
+
+    @property
+    def wall_s(self) -> float:
+        """From start to end, in seconds, on this machine."""
+        return self.work_s / max(1, self.gpus)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of all GPUs together; 0 on a machine without."""
+        return self.work_s / 3600 if self.gpus else 0.0
+
+    def sentence(self) -> str:
+        """The estimate in words."""
+        if not self.work_s:
+            return "estimated time: none, everything is there"
+        if self.gpus:
+            here = f"{plural(self.gpus, 'GPU')}, {self.device}"
+            cost = f"{self.gpu_hours:.2g} GPU-hours"
+        else:
+            here = f"{plural(self.cores, 'CPU core')}, no GPU"
+            cost = f"0 GPU-hours, {self.work_s / 3600 * self.cores:.2g} core-hours"
+        return f"estimated time: {duration(self.wall_s)} on this machine ({here}); {cost}; {self.basis}."
+
+    def as_json(self) -> dict[str, Any]:
+        """The estimate as plain data."""
+        return {
+            "seconds": self.wall_s,
+            "gpu_hours": self.gpu_hours,
+            "core_hours": 0.0 if self.gpus else self.work_s / 3600 * self.cores,
+            "device": self.device,
+            "gpus": self.gpus,
+            "basis": self.basis,
+        }
+
+
+def estimate(plan: Plan, storage: Storage) -> Estimate:
+    """What is left of a plan would take on this machine.
+
+    Args:
+        plan: With its actions decided.
+        storage: Where earlier trainings tell how fast this machine is.
+
+    Returns:
+        The estimate; the time of trainings that other launches hold is not in it.
+    """
+    gpus = torch.cuda.device_count()
+    cores = os.cpu_count() or 1
+    device = _gpu_name() if gpus else "cpu"
+    counts = {planned.training: planned.data for planned in plan.trials}
+    work = {
+        key: work_flops(training, counts[key].train_count, counts[key].test_count, counts[key].classes)
+        for key, training in plan.trainings.items()
+        if training.action in ("train", "continue")
+    }
+    work = {key: flops for key, flops in work.items() if flops > 0}
+    if not work:
+        return Estimate(0.0, gpus, cores, device, "nothing to do")
+    known = measured_speed(storage, (plan.trainings[key] for key in work), device, cores)
+    calibrated = None
+    seconds, from_history = 0.0, 0
+    for key, flops in work.items():
+        arch = plan.trainings[key].spec.model.arch
+        if arch in known:
+            speed = known[arch]
+            from_history += 1
+        else:
+            calibrated = calibrated or calibrated_speed(bool(gpus))
+            speed = calibrated
+        seconds += flops / speed
+    if from_history == len(work):
+        basis = "by the speed of trainings in storage"
+    elif from_history:
+        basis = f"{from_history} of {len(work)} trainings by the speed of those in storage, the rest by a calibration"
+    else:
+        basis = "by a quick calibration"
+    return Estimate(seconds, gpus, cores, device, basis)
+
+
+def runs_here(options: Options) -> bool:
+    """Whether a launch would run on this machine, and not on a cluster."""
+    return options.cluster is None and (options.local or "RAY_ADDRESS" not in os.environ)
+
+
+def _gpu_name() -> str:
+    # torch would open a CUDA context in this process to tell.
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.splitlines()[0].strip()
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "GPU"
+
+
+def work_flops(training: PlannedTraining, train_count: int, test_count: int, classes: int) -> float:
+    """What is left of a training with its measurements, in floating-point operations.
+
+    Args:
+        training: Decided.
+        train_count: Training images, those held out for validation included.
+        test_count: Test images.
+        classes: Of the data.
+
+    Returns:
+        Operations; 0 where nothing is left.
+    """
+    spec = training.spec
+    forward = forward_flops(spec.model, spec.data.image_size, classes)
+    held_out = round(train_count * spec.data.validation)
+    attack = _steps(spec.training.attack)
+    epochs = 0 if training.view and training.view.finished else spec.training.epochs - max(0, training.epoch)
+    epoch = (train_count - held_out) * image_cost(spec)
+    epoch += min(PROBE_IMAGES, train_count) * 2 + held_out * (2 + STEP_COST * attack)
+    done = {}
+    for key, measurement in training.measurements.items():
+        if key not in (training.missing or training.measurements if epochs else training.missing):
+            continue
+        steps = 0
+        if measurement.kind == "attack":
+            made = build_attack(measurement.name, measurement.settings)
+            assumed = _STEPS.get(measurement.name, _ASSUMED_STEPS if made.uses_network else 0)
+            steps = int(getattr(made, "steps", assumed))
+        else:
+            steps = _ASSUMED_STEPS
+        # Degrees of one unaware attack share its examples.
+        what = (measurement.name, measurement.network, measurement.degree if measurement.adaptive else None)
+        done[what] = test_count * (1 + STEP_COST * steps)
+    return forward * (epochs * epoch + sum(done.values()))
+
+
+def image_cost(spec: TrialSpec) -> float:
+    """Forward passes that training on one image amounts to."""
+    return STEP_COST * _steps(spec.training.attack) + UPDATE_COST
+
+
+def _steps(attack: TrainingAttackSpec) -> int:
+    return attack.steps if attack.name != "none" else 0
+
+
+@functools.cache
+def forward_flops(model: ModelSpec, image_size: int, classes: int) -> float:
+    """Floating-point operations of one image's way through a network.
+
+    Args:
+        model: Which.
+        image_size: Height and width in pixels.
+        classes: Number of logits.
+
+    Returns:
+        Operations, a multiplication and an addition as two.
+    """
+    # Quantizing changes no product; building without it is quick.
+    plain = model.model_copy(update={"quantization": ModelSpec().quantization})
+    network = build_network(plain, classes, image_size, 0).eval()
+    total = 0.0
+
+    def count(module: nn.Module, inputs: object, output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total += 2.0 * output.numel() * weight.numel() / weight.shape[0]
+
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            # torch's own counter imports the compiler, for seconds, to count the same products.
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, image_size, image_size))
+    return max(total, 2.0 * sum(parameter.numel() for parameter in network.parameters()), 1.0)
+
+
+def measured_speed(storage: Storage, trainings: Iterable[PlannedTraining], device: str, cores: int) -> dict[str, float]:
+    """How fast networks were trained on this kind of device before.
+
+    Args:
+        storage: Where the trainings are.
+        trainings: What is planned; trainings of the same network are looked for.
+        device: The device's name, `cpu` for any CPU.
+        cores: Of this machine; what was trained with fewer threads counts in proportion.
+
+    Returns:
+        Network -> operations per second, the median over what was found.
+    """
+    wanted = {training.spec.model.arch for training in trainings}
+    found: dict[str, list[float]] = {}
+    read = 0
+    for key in reversed(storage.keys()):
+        if read >= MOST_EXAMPLES:
+            break
+        identity = _identity(storage, key)
+        arch = identity.get("model", {}).get("arch")
+        if arch not in wanted:
+            continue
+        read += 1
+        view = storage.view(key)
+        record = next((made for name in view.records if (made := storage.record(view, name)) is not None), None)
+        rates = [entry["metrics"].get("images_per_second") for entry in storage.history(key)]
+        rates = [rate for rate in rates if rate and math.isfinite(rate)]
+        if record is None or not rates or str(record.meta.get("device", "cpu")) != device:
+            continue
+        share = min(1.0, int(record.meta.get("threads", cores)) / cores) if device == "cpu" else 1.0
+        flops = _flops_per_image(identity)
+        if flops:
+            found.setdefault(arch, []).append(sorted(rates)[len(rates) // 2] * flops / share)
+    return {arch: sorted(speeds)[len(speeds) // 2] for arch, speeds in found.items()}
+
+
+def _identity(storage: Storage, key: str) -> dict[str, Any]:
+    content = storage.files.read(f"{key}/training.json")
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _flops_per_image(identity: Mapping[str, Any]) -> float | None:
+    settings = identity["model"]
+    try:
+        model = ModelSpec.model_validate({name: settings[name] for name in ("arch", "width", "depth")})
+        attack = TrainingAttackSpec.model_validate(identity["training"]["attack"])
+        size = int(identity["data"]["image_size"])
+        return forward_flops(model, size, 10) * (STEP_COST * _steps(attack) + UPDATE_COST)
+    except (ValueError, KeyError, TypeError):  # another version's
+        return None
+
+
+def calibrated_speed(gpu: bool) -> float:
+    """Operations per second of this machine, measured for a moment on a small network.
+
+    Args:
+        gpu: Whether to measure a GPU; in a process of its own, since a CUDA context would stay in this one.
+
+    Returns:
+        Operations per second.
+    """
+    if not gpu:
+        return _measure(torch.device("cpu"), 8)
+    code = "import torch; from ablate import estimates; print(estimates._measure(torch.device('cuda'), 512))"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+        return float(done.stdout.split()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return _ASSUMED_GPU_FLOPS
+
+
+def _measure(device: torch.device, batch: int) -> float:
+    model = ModelSpec()
+    size = 32
+    network = build_network(model, 10, size, 0).to(device)
+    images = torch.rand(batch, 3, size, size, device=device, requires_grad=True)
+
+    def step() -> None:
+        torch.autograd.grad(network(images).sum(), images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    step()
+    start, steps = time.perf_counter(), 0
+    while steps < 2 or (time.perf_counter() - start < 0.3 and steps < 50):
+        step()
+        steps += 1
+    seconds = time.perf_counter() - start
+    return steps * batch * STEP_COST * forward_flops(model, size, 10) / seconds

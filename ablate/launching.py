@@ -1,0 +1,316 @@
+"""What a launch does: space -> plan -> Ray or this process -> storage, MLflow, table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from ablate import plan_file, spaces
+from ablate.claiming import Claims
+from ablate.console import Progress, plan_as_json, show_next_steps, show_plan
+from ablate.engine import Datasets, Engine, open_engine
+from ablate.errors import DataError, StorageError, UserError
+from ablate.estimates import DAY_S, Estimate, estimate, runs_here
+from ablate.events import Event
+from ablate.options import Options, import_modules
+from ablate.planning import Plan, PlannedTraining, decide, make_plan
+from ablate.provenance import provenance
+from ablate.results import results_as_json
+from ablate.spaces import SpaceFile, Trial
+from ablate.storage import Storage
+from ablate.terminal import duration
+from ablate.worker import Outcome
+
+WAIT_S = 1.0
+"""How often a waiting launch looks whether another one has finished or died."""
+
+TOLD = ("started", "epoch", "measured", "finished", "failed")
+"""Events after which MLflow is told."""
+
+
+def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
+    """The spaces and trials a command line asks for, before any data are looked at.
+
+    Args:
+        options: The command line.
+
+    Returns:
+        The spaces, and their rows with every seed.
+
+    Raises:
+        UserError: Anything in it that cannot be used.
+    """
+    import_modules(options.imports)
+    names = [name for given in options.space for name in (spaces.space_names() if given == "all" else [given])]
+    loaded = [spaces.load_space(name) for name in dict.fromkeys(names)]
+    spaces.load_preset(options.preset)
+    overrides = spaces.parse_overrides(options.sets)
+    return loaded, [
+        trial for space in loaded for trial in spaces.expand(space, options.preset, overrides, options.seeds)
+    ]
+
+
+def plan_of(options: Options) -> Plan:
+    """The plan a command line asks for, before storage is looked at.
+
+    Args:
+        options: The command line.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: Anything in it that cannot be used.
+    """
+    loaded, trials = trials_of(options)
+    return make_plan(
+        loaded,
+        trials,
+        preset=options.preset,
+        overrides=options.sets,
+        seeds=options.seeds,
+        data_root=options.data_root,
+    )
+
+
+def launch(options: Options, console: Console, out: TextIO | None = None) -> int:
+    """Plan, train, measure, track, and print the table.
+
+    Args:
+        options: The command line.
+        console: Where to print.
+        out: Where JSON goes; none: standard output.
+
+    Returns:
+        The exit code: 0 all there, 1 something failed, 130 interrupted.
+
+    Raises:
+        UserError: Something the user gave cannot be used; nothing was lost.
+    """
+    if options.cluster is not None and not options.dry_run:
+        return _submit(options, console)
+    out = out or sys.stdout
+    plan = plan_of(options)
+    storage = Storage(options.storage)
+    if options.dry_run:
+        decide(plan, storage, retry_failed=options.retry_failed)
+        expected = estimate(plan, storage)
+        if options.as_json:
+            out.write(json.dumps({**plan_as_json(plan), "estimate": expected.as_json()}, indent=1) + "\n")
+        else:
+            show_plan(plan, console)
+            console.print(Text(expected.sentence(), overflow="fold"))
+        return 0
+    storage.check()
+    if not options.yes and runs_here(options):
+        decide(plan, storage, retry_failed=options.retry_failed)
+        expected = estimate(plan, storage)
+        if expected.wall_s > DAY_S and not _agreed(options, expected, storage, console):
+            return 2
+    return Launch(options, plan, storage, console, out).run()
+
+
+def _agreed(options: Options, expected: Estimate, storage: Storage, console: Console) -> bool:
+    """Ask about a launch of more than a day; where nobody can answer, refuse it."""
+    said = f"{expected.sentence()} {_fitting_preset(options, storage)}"
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError(f"expected a launch of less than a day on this machine, or --yes; {said}")
+    console.print(Text(said, overflow="fold"))
+    import typer
+
+    return typer.confirm("Go on?", default=False)
+
+
+def _fitting_preset(options: Options, storage: Storage) -> str:
+    """Which preset of the same spaces takes less than a day here."""
+    for preset in spaces.preset_names():
+        if preset == options.preset:
+            continue
+        with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
+            other = Options(**{**vars(options), "preset": preset})
+            plan = plan_of(other)
+            decide(plan, storage)
+            expected = estimate(plan, storage)
+            if expected.wall_s <= DAY_S:
+                return f"--preset {preset} takes about {duration(expected.wall_s)} here."
+    return "No preset of these spaces takes less than a day here; --cluster submits to a Ray cluster."
+
+
+def _submit(options: Options, console: Console) -> int:
+    from ablate.scheduling import jobs
+
+    assert options.cluster is not None
+    loaded, trials = trials_of(options)
+    try:
+        plan_id = plan_of(options).id
+    except DataError:
+        plan_id = None  # the data may lie on the cluster alone
+    return jobs.submit(jobs.Submission(options.cluster, options, loaded, trials, plan_id), console)
+
+
+class Launch:
+    """One launch of a plan of tables, from its decisions to its last line.
+
+    Args:
+        options: The command line.
+        plan: What it asked for.
+        storage: Where results go.
+        console: Where to print.
+        out: Where JSON goes.
+    """
+
+    def __init__(self, options: Options, plan: Plan, storage: Storage, console: Console, out: TextIO) -> None:
+        self.options = options
+        self.plan = plan
+        self.storage = storage
+        self.console = console
+        self.out = out
+        self.datasets = Datasets(options.data_root)
+        self.sync: Any = None
+        self.tracker: Any = None
+
+    def run(self) -> int:
+        """Do it.
+
+        Returns:
+            The exit code, as of `launch`.
+        """
+        options, plan, storage = self.options, self.plan, self.storage
+        for training in plan.trainings.values():
+            storage.describe(training.key, training.identity)
+        plan_file.save(plan, storage)
+        interrupted = False
+        with Claims(storage.files) as claims:
+            decide(plan, storage, retry_failed=options.retry_failed, held_elsewhere=claims.held_elsewhere)
+            show_plan(plan, self.console)
+            with self._tracking():
+                try:
+                    self._work(claims)
+                except KeyboardInterrupt:
+                    interrupted = True
+                    # A second Ctrl-C must not lose the numbers that are being sent.
+                    with contextlib.suppress(ValueError):  # not the main thread
+                        signal.signal(signal.SIGINT, signal.SIG_IGN)
+                    self.console.print("Stopping: what is trained is kept.")
+                if options.prune and not interrupted:
+                    self._prune()
+        decide(plan, storage)
+        return self._finish(interrupted)
+
+    @contextlib.contextmanager
+    def _tracking(self) -> Iterator[None]:
+        if not self.options.tracking:
+            yield
+            return
+        from ablate import tracking
+
+        self.tracker = tracking.Tracker(self.options.tracking_uri)
+        self.tracker.prepare()
+        self.tracker.open_plan(self.plan, provenance(sys.argv))
+        self.sync = tracking.BackgroundSync(self.tracker, self.plan, self.storage)
+        try:
+            yield
+        finally:
+            if not self.sync.close(timeout_s=60):
+                self.console.print(
+                    f"MLflow did not take everything ({self.sync.last_error}). The results are safe in storage; "
+                    f"send them with: python -m ablate.report --sync --storage {self.options.storage} "
+                    f"--plan {self.plan.id}",
+                    markup=False,
+                )
+
+    def _work(self, claims: Claims) -> None:
+        options, plan = self.options, self.plan
+        progress = Progress(plan, self.console)
+
+        def listen(event: Event) -> None:
+            progress.handle(event)
+            if self.sync is not None and event.kind in TOLD:
+                self.sync.notify(event.key)
+
+        def wanted() -> list[PlannedTraining]:
+            return [t for t in plan.trainings.values() if t.action in ("continue", "train") and t.key not in tried]
+
+        tried: set[str] = set()
+        with self._engine() as engine, progress:
+            while True:
+                mine = [training for training in wanted() if claims.acquire(training.key)]
+                # Between the decision and the claim another launch may have finished it.
+                keys = [training.key for training in mine]
+                decide(plan, self.storage, retry_failed=options.retry_failed, only=keys)
+                ready = [training for training in mine if training.action in ("continue", "train")]
+                tried.update(training.key for training in ready)
+                if ready:
+                    for outcome in engine(ready, listen).values():
+                        self._settle(outcome)
+                for key in keys:
+                    claims.release(key)
+                rest = [t.key for t in plan.trainings.values() if t.action != "reuse" and t.key not in tried]
+                decide(
+                    plan,
+                    self.storage,
+                    retry_failed=options.retry_failed,
+                    held_elsewhere=claims.held_elsewhere,
+                    only=rest,
+                )
+                waiting = [key for key in rest if plan.trainings[key].action == "wait"]
+                if not waiting and not wanted():
+                    return
+                if waiting and not wanted():
+                    progress.waiting(waiting)
+                    time.sleep(WAIT_S)
+
+    def _settle(self, outcome: Outcome) -> None:
+        if outcome.state != "failed":
+            return
+        if self.storage.view(outcome.key).failure is None:
+            # Its process died before it could say why.
+            with contextlib.suppress(StorageError):
+                attempt = self.storage.attempt(outcome.key)
+                attempt.save_failure(outcome.reason, "", time.time_ns() // 1_000_000)
+        if self.sync is not None:
+            self.sync.notify(outcome.key)
+
+    @contextlib.contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        """Started only when there is something to run."""
+        if not any(t.action in ("continue", "train", "wait") for t in self.plan.trainings.values()):
+            yield lambda trainings, listen: {}
+            return
+        count = len(self.plan.trainings)
+        with open_engine(self.options, self.storage, self.datasets, count, self.console.print) as engine:
+            yield engine
+
+    def _prune(self) -> None:
+        freed = sum(
+            self.storage.prune(t.key) for t in self.plan.trainings.values() if self.storage.view(t.key).finished
+        )
+        self.console.print(f"Pruned {freed / 1e6:.1f} MB of checkpoints; records are kept.")
+
+    def _finish(self, interrupted: bool) -> int:
+        options = self.options
+        if self.tracker is not None:
+            from ablate import report
+
+            for space in self.plan.spaces:
+                report.print_space(self.tracker, space.name, self.plan.id, self.console)
+        show_next_steps(
+            self.plan,
+            self.console,
+            tracking_uri=self.tracker.uri if self.tracker is not None else None,
+            interrupted=interrupted,
+            storage=options.storage,
+        )
+        if options.as_json:
+            self.out.write(json.dumps(results_as_json(self.plan, self.storage), indent=1) + "\n")
+        if interrupted:
+            return 130
+        return 0 if all(t.action in ("reuse", "stopped") for t in self.plan.trainings.values()) else 1

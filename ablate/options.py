@@ -1,0 +1,102 @@
+"""What a launch is asked for, as the command line and notebooks give it; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ablate.errors import SpecError
+
+
+@dataclass
+class Options:
+    """What the command line asked for; `python -m ablate.launch --help` says what each is.
+
+    Args:
+        space: Names or paths of spaces, or `all`.
+        preset: Name of the preset.
+        sets: `path=value` each.
+        seeds: Every row with each.
+        storage: Folder or bucket.
+        data_root: Folder for downloaded data.
+        tracking_uri: Of MLflow; none: `MLFLOW_TRACKING_URI`, else `mlflow.db` here.
+        tracking: Whether MLflow is told at all.
+        local: In this process, without Ray.
+        cpus_per_trial: CPU cores of a training; none: an equal share.
+        gpus_per_trial: GPUs of a training; none: one where there are any.
+        max_concurrent: Trainings at once; 0: all that fit.
+        max_failures: How often a lost process is started again.
+        retry_failed: Whether failed trainings are tried again.
+        prune: Whether checkpoints of finished trainings are dropped.
+        dry_run: Only show the plan.
+        as_json: Print JSON for scripts: the plan with `dry_run`, else the results.
+        imports: The user's own modules.
+        cluster: Job server to submit to.
+        storage_is_shared: With `cluster`: every node mounts the storage folder.
+        yes: Go on also where it would take more than a day.
+    """
+
+    space: list[str]
+    preset: str = "paper"
+    sets: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    storage: str = "./storage"
+    data_root: Path = Path("data")
+    tracking_uri: str | None = None
+    tracking: bool = True
+    local: bool = False
+    cpus_per_trial: int | None = None
+    gpus_per_trial: float | None = None
+    max_concurrent: int = 0
+    max_failures: int = 2
+    retry_failed: bool = False
+    prune: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+    imports: list[str] = field(default_factory=list)
+    cluster: str | None = None
+    storage_is_shared: bool = False
+    yes: bool = False
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Load the user's own modules, also from the working directory.
+
+    Args:
+        modules: Their dotted names.
+
+    Raises:
+        SpecError: One cannot be imported.
+    """
+    for module in modules:
+        if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
+            sys.path.insert(0, os.getcwd())  # noqa: PTH109
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise SpecError(f"--import {module}: expected a module that can be imported, got {error}") from error
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2` as numbers.
+
+    Args:
+        text: Whole numbers from 0 up with commas between, each once.
+
+    Returns:
+        The seeds, in their order.
+
+    Raises:
+        SpecError: Anything else.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SpecError(f"--seeds: expected whole numbers with commas between, like 0,1,2, got {text!r}") from None
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise SpecError(f"--seeds: expected distinct numbers from 0 up, got {text!r}")
+    return seeds
