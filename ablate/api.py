@@ -1,0 +1,267 @@
+"""Ablations from Python: `load_space(...).plan(...)`, `.run()`, `.results()`, as a notebook wants them.
+
+    space = ablate.load_space("batch_size")
+    plan = space.plan(preset="smoke", seeds=[0, 1])
+    plan                                # in a notebook: what it would train, share and reuse
+    plan.run(local=True)                # 0 once everything is there; again: reuses and goes on
+    plan.results()["accuracy/pgd20"]    # a pandas frame with a line for each row and seed
+
+The arguments are those of the command line, and so are plans, keys and storage: what a notebook has trained a launch
+reuses, and the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablate import spaces
+from ablate.options import Options
+from ablate.terminal import open_console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ablate.planning import Plan
+
+
+def space_names() -> list[str]:
+    """Names of the shipped spaces."""
+    return spaces.space_names()
+
+
+def load_space(name_or_path: str | Path) -> Ablation:
+    """An ablation or search by its name or by its file's path.
+
+    Args:
+        name_or_path: `batch_size`, or the path of a `.yaml` file of your own.
+
+    Returns:
+        The space, validated; nothing heavy is imported yet.
+
+    Raises:
+        UserError: No such space, or a file that is refused, with the line and the nearest valid name.
+    """
+    return Ablation(str(name_or_path), spaces.load_space(str(name_or_path)))
+
+
+class Ablation:
+    """One space: what varies, what was published, what is claimed.
+
+    Args:
+        given: The name or path it was loaded by.
+        file: The validated space.
+    """
+
+    def __init__(self, given: str, file: spaces.SpaceFile) -> None:
+        self._given = given
+        self.file = file
+
+    @property
+    def name(self) -> str:
+        """The space's name."""
+        return self.file.name
+
+    @property
+    def title(self) -> str:
+        """The space's title."""
+        return self.file.space.title
+
+    @property
+    def rows(self) -> list[str]:
+        """Labels of its rows; none of a search, whose samples are found while it runs."""
+        return [row.label for row in self.file.space.rows]
+
+    def plan(
+        self,
+        *,
+        preset: str = "paper",
+        sets: Mapping[str, Any] | None = None,
+        seeds: Sequence[int] = (0,),
+        storage: str | Path = "./storage",
+        data_root: str | Path = "data",
+    ) -> LaunchPlan:
+        """What a launch would do; nothing is trained.
+
+        Args:
+            preset: `paper`: its own settings; `smoke`: minutes on a laptop.
+            sets: Any setting by its dotted path, `{"training.epochs": 3}`.
+            seeds: Every row with each.
+            storage: Folder or bucket for checkpoints and records.
+            data_root: Folder for downloaded data.
+
+        Returns:
+            The plan, decided against storage.
+
+        Raises:
+            UserError: A setting, preset or data set that cannot be used.
+        """
+        given = [f"{path}={json.dumps(value)}" for path, value in (sets or {}).items()]
+        return LaunchPlan(
+            Options(
+                space=[self._given],
+                preset=preset,
+                sets=given,
+                seeds=list(seeds),
+                storage=str(storage),
+                data_root=Path(data_root),
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"<Ablation {self.name}: {self.title}>"
+
+
+class LaunchPlan:
+    """One plan of a space: what is trained, shared and reused, and its results.
+
+    Args:
+        options: As of the command line.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._plan: Plan | None = None
+        self._decided()
+
+    @property
+    def id(self) -> str:
+        """The same for the same trials, whoever launches them and wherever; reports take it as `--plan`."""
+        return self._decided().id
+
+    def trials(self) -> pd.DataFrame:
+        """What a launch would do now, trial by trial.
+
+        Returns:
+            A frame with `space`, `row`, `seed`, `training` (its key), `action` (reuse, continue, train, wait, failed,
+            stopped), `epoch` and `epochs`.
+        """
+        import pandas as pd
+
+        plan = self._decided()
+        return pd.DataFrame(
+            [
+                {
+                    "space": planned.trial.space,
+                    "row": planned.trial.label,
+                    "seed": planned.trial.seed,
+                    "training": planned.training,
+                    "action": plan.trainings[planned.training].action,
+                    "epoch": max(0, plan.trainings[planned.training].epoch),
+                    "epochs": plan.trainings[planned.training].spec.training.epochs,
+                }
+                for planned in plan.trials
+            ],
+            columns=["space", "row", "seed", "training", "action", "epoch", "epochs"],
+        )
+
+    def estimate(self) -> dict[str, Any]:
+        """How long what is left would take on this machine.
+
+        Returns:
+            `seconds`, `gpu_hours`, `core_hours`, `device`, `gpus`, and the `basis` of the numbers.
+        """
+        from ablate.estimates import estimate
+        from ablate.storage import Storage
+
+        return estimate(self._decided(), Storage(self._options.storage)).as_json()
+
+    def run(
+        self,
+        *,
+        local: bool = False,
+        tracking: bool = True,
+        tracking_uri: str | None = None,
+        cpus_per_trial: int | None = None,
+        gpus_per_trial: float | None = None,
+        max_concurrent: int = 0,
+        retry_failed: bool = False,
+        imports: Sequence[str] = (),
+        quiet: bool = False,
+    ) -> int:
+        """Train and measure what is left, to its end; interrupted, the same call goes on.
+
+        Args:
+            local: In this process, without Ray, so that a debugger can step through.
+            tracking: Whether MLflow is told.
+            tracking_uri: Of MLflow; none: `MLFLOW_TRACKING_URI`, else `mlflow.db` here.
+            cpus_per_trial: CPU cores of a training; none: an equal share.
+            gpus_per_trial: GPUs of a training; none: one where there are any.
+            max_concurrent: Trainings at once; 0: all that fit.
+            retry_failed: Whether failed trainings are tried again.
+            imports: Your own modules, for the workers too.
+            quiet: Print nothing.
+
+        Returns:
+            0: everything is there; 1: something failed; 130: interrupted.
+
+        Raises:
+            UserError: Something given cannot be used; nothing was lost.
+        """
+        from ablate.launching import launch
+
+        options = replace(
+            self._options,
+            local=local,
+            tracking=tracking,
+            tracking_uri=tracking_uri,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            max_concurrent=max_concurrent,
+            retry_failed=retry_failed,
+            imports=list(imports),
+            yes=True,  # whoever calls this has asked for it; `estimate` tells how long
+        )
+        console = open_console()
+        console.quiet = quiet
+        return launch(options, console)
+
+    def results(self) -> pd.DataFrame:
+        """What there is, from storage: also while a launch runs, here or elsewhere.
+
+        Returns:
+            A frame with an index of (`row`, `seed`) (of (`space`, `row`, `seed`) where there are several spaces), a
+            column `state` (finished, training, stopped, failed, missing) and one for each metric: `accuracy/pgd20` and
+            the like in percent on the test split, what analyses found; missing numbers are NaN.
+        """
+        import pandas as pd
+
+        from ablate.results import trial_results
+        from ablate.storage import Storage
+
+        plan = self._decided()
+        lines = [
+            {"space": found["space"], "row": found["row"], "seed": found["seed"], "state": found["state"]}
+            | found["metrics"]
+            for found in trial_results(plan, Storage(self._options.storage))
+        ]
+        frame = pd.DataFrame(lines)
+        if frame.empty:
+            return frame
+        index = ["row", "seed"] if len(plan.spaces) == 1 else ["space", "row", "seed"]
+        return frame.drop(columns=["space"] if len(plan.spaces) == 1 else []).set_index(index)
+
+    def _decided(self) -> Plan:
+        from ablate.launching import plan_of
+        from ablate.planning import decide
+        from ablate.storage import Storage
+
+        if self._plan is None:
+            self._plan = plan_of(self._options)
+        decide(self._plan, Storage(self._options.storage))
+        return self._plan
+
+    def __repr__(self) -> str:
+        from ablate.console import summary
+
+        plan = self._decided()
+        return f"<plan {plan.id}, preset {plan.preset}: {summary(plan)}>"
+
+    def _repr_html_(self) -> str:
+        from ablate.console import summary
+
+        plan = self._decided()
+        return f"<p>plan {plan.id}, preset {plan.preset}: {summary(plan)}</p>{self.trials().to_html(index=False)}"

@@ -1,0 +1,81 @@
+"""Ablations from Python: lazy, typed, and the same storage as the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ablate
+from tests.helpers import environment, run_launch, write_space
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "ray", "mlflow", "pandas", "numpy", "sklearn", "matplotlib", "pydantic")
+
+
+def test_importing_ablate_loads_nothing_heavy() -> None:
+    code = f"import ablate, sys; print(sorted(set(sys.modules) & set({HEAVY!r})))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    code = "import ablate, sys; ablate.load_space('lowpass').rows; print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in ablate.__all__:
+        assert getattr(ablate, name) is not None
+        assert name in dir(ablate)
+    with pytest.raises(AttributeError, match="no attribute 'lod_space'"):
+        ablate.lod_space  # noqa: B018
+
+
+def test_plan_run_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = ablate.load_space(write_space(tmp_path, epochs=1))
+    assert space.name == "tiny" and space.title == "A tiny space"
+    assert space.rows == ["small", "large", "large again"]
+    plan = space.plan(seeds=[0, 1], storage=tmp_path / "storage", sets={"measurement.attacks": ["natural"]})
+    frame = plan.trials()
+    assert len(frame) == 6 and set(frame["action"]) == {"train"} and frame["training"].nunique() == 4
+    assert "6 trials, 4 distinct trainings" in repr(plan)
+    assert "<table" in plan._repr_html_()
+    assert set(plan.results()["state"]) == {"missing"}
+    assert plan.estimate()["seconds"] > 0
+    assert plan.run(local=True, tracking=False, cpus_per_trial=1, quiet=True) == 0
+    assert capsys.readouterr().out == ""
+    results = plan.results()
+    assert list(results.index.names) == ["row", "seed"]
+    assert set(results["state"]) == {"finished"}
+    accuracy = results["accuracy/natural"]
+    assert accuracy.between(0, 100).all()
+    assert results.loc[("large again", 0), "accuracy/natural"] >= 0
+    assert "accuracy_adaptive/natural" not in results.columns
+    assert set(plan.trials()["action"]) == {"reuse"}
+    shared = run_launch(
+        tmp_path,
+        *("--space", str(tmp_path / "tiny.yaml"), "--seeds", "0,1", "--dry-run", "--json"),
+        *("--set", "measurement.attacks=[natural]"),
+    )
+    assert json.loads(shared)["id"] == plan.id
+    assert {training["action"] for training in json.loads(shared)["trainings"].values()} == {"reuse"}
+
+
+def test_mistakes_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(ablate.UserError, match="did you mean 'batch_size'"):
+        ablate.load_space("batch_sise")
+    with pytest.raises(ablate.UserError, match=r"training\.epochs"):
+        ablate.load_space("batch_size").plan(sets={"training.epoch": 3}, storage=tmp_path)
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples" / "first_ablation.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "first_ablation.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "accuracy/fgsm" in done.stdout
+    assert (tmp_path / "storage").is_dir()
