@@ -15,14 +15,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ablate.analysis.registry import AnalysisResult as AnalysisResult
+    from ablate.analysis.registry import register_analysis as register_analysis
     from ablate.api import Ablation as Ablation
     from ablate.api import LaunchPlan as LaunchPlan
     from ablate.api import load_space as load_space
     from ablate.api import space_names as space_names
+    from ablate.attacks import register_attack as register_attack
     from ablate.errors import UserError as UserError
+    from ablate.figures import Drawing as Drawing
     from ablate.figures import register_figure as register_figure
+    from ablate.learning.augmentation import register_augmentation as register_augmentation
+    from ablate.learning.models import register_network as register_network
 
 _PLACES = {
+    "AnalysisResult": "ablate.analysis.registry",
+    "Drawing": "ablate.figures",
     "Ablation": "ablate.api",
     "LaunchPlan": "ablate.api",
     "load_space": "ablate.api",

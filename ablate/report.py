@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ablate.errors import SpecError, TrackingError, UserError, nearest
+from ablate.options import import_modules
 from ablate.reporting.formats import to_csv, to_latex, to_markdown, to_terminal
 from ablate.reporting.reproduced import Network, claims_of, results_of, table_input, verdicts_of
 from ablate.reporting.tables import Table, build_table
@@ -191,12 +192,14 @@ def main(
     network: Annotated[Which, typer.Option(help="Numbers of the last or of the best network.")] = Which.LAST,
     sync: Annotated[bool, typer.Option("--sync", help="First send MLflow what storage holds of the plan.")] = False,
     storage: Annotated[str, typer.Option(help="With --sync: the storage.")] = "./storage",
+    imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module with figures.")] = None,
 ) -> None:
     """Rebuild tables and verdicts from MLflow, published beside reproduced."""
     console = open_console()
     try:
         from ablate.tracking import Tracker
 
+        import_modules(imports or [])
         tracker = Tracker(tracking_uri)
         tracker.prepare(create=sync)
         if sync:

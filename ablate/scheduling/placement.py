@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
@@ -155,7 +156,12 @@ def place(
     """
     references = {name: ray.put(dataset) for name, dataset in datasets.items()}
     payload = {
-        task.key: {"task": task, "dataset": references[dataset_of[task.key]], "imports": list(imports)}
+        task.key: {
+            "task": task,
+            "dataset": references[dataset_of[task.key]],
+            "imports": list(imports),
+            "folder": str(Path.cwd()),
+        }
         for task in tasks
     }
     relay = _Relay(listen)
@@ -188,15 +194,26 @@ def place(
 
 def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
     entry = payload[config["key"]]
-    for module in entry["imports"]:
-        if str(os.environ.get("TUNE_ORIG_WORKING_DIR", "")) not in sys.path:
-            sys.path.insert(0, os.environ.get("TUNE_ORIG_WORKING_DIR", ""))
-        importlib.import_module(module)
+    import_in_worker(entry["imports"], entry["folder"])
     dataset = entry["dataset"]
     if isinstance(dataset, ray.ObjectRef):
         dataset = ray.get(dataset)
     outcome = run(entry["task"], dataset, lambda event: tune.report({"event": asdict(event)}))
     tune.report({"outcome": asdict(outcome)})
+
+
+def import_in_worker(modules: Sequence[str], folder: str) -> None:
+    """Load the user's own modules in a worker, which Tune has moved to a folder of its own.
+
+    Args:
+        modules: Their dotted names.
+        folder: The working directory of the launch; a node that lacks it has a job's copy of the code in its own.
+    """
+    if modules:
+        here = os.environ.get("TUNE_ORIG_WORKING_DIR", "")
+        sys.path[:0] = [path for path in (folder, here) if path and path not in sys.path]
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _reason(error: str) -> str:
