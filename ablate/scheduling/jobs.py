@@ -24,6 +24,7 @@ from rich.console import Console
 
 from ablate import identity
 from ablate.errors import UserError
+from ablate.options import Options
 from ablate.provenance import commit
 from ablate.scheduling import package, reach
 from ablate.spaces import SpaceFile, Trial
@@ -47,14 +48,14 @@ class Submission:
 
     Args:
         cluster: Address of the job server, `http://head:8265`.
-        options: The command line, a dataclass whose fields are named as its options.
+        options: The command line; its fields are named as its options.
         spaces: Those asked for.
         trials: Of those spaces.
         plan_id: None where the data that the plan hangs on lie on the cluster alone.
     """
 
     cluster: str
-    options: Any
+    options: Options
     spaces: Sequence[SpaceFile]
     trials: Sequence[Trial]
     plan_id: str | None
@@ -107,8 +108,9 @@ def arguments_of(submission: Submission) -> list[str]:
         UserError: What they name is reached from this machine alone, or holds a password.
     """
     options = submission.options
-    if options.local:
-        raise UserError("expected --local or --cluster, got both")
+    for given, flag in ((options.local, "--local"), (options.as_json, "--json")):
+        if given:
+            raise UserError(f"expected {flag} or --cluster, got both")
     reach.check_storage(options.storage, options.storage_is_shared)
     for trial in submission.trials:
         root = trial.spec.data.root
@@ -124,8 +126,7 @@ def arguments_of(submission: Submission) -> list[str]:
         arguments += ["--space", own.get(str(Path(space.file.path).resolve()), space.name)]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if field.name in _NOT_SENT or value == default:
+        if field.name in _NOT_SENT or value == getattr(Options(space=[]), field.name):
             continue
         flag = _FLAGS.get(field.name, "--" + field.name.replace("_", "-"))
         if value is True:

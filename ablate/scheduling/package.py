@@ -95,8 +95,11 @@ def _copy_module(module: str, target: Path) -> None:
         shutil.copyfile(origin, target / origin.name)
     for other in list(sys.modules.values()):  # helpers beside it
         file = getattr(other, "__file__", None)
-        path = Path(file).resolve() if file else None
-        if path is None or path.suffix != ".py" or _installed(path) or not path.is_relative_to(origin.parent):
+        path = Path(file) if isinstance(file, str) else Path()
+        if not path.is_absolute() or not path.is_file():  # torch.ops says it is a file called _ops.py
+            continue
+        path = path.resolve()
+        if path.suffix != ".py" or _installed(path) or not path.is_relative_to(origin.parent):
             continue
         inside = path.relative_to(origin.parent)
         if inside.parts[0] != "ablate" and not _NEVER & set(inside.parts):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class RayCluster:
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
+        self.folders: list[str] = []
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.node = self.add_node()
 
@@ -39,8 +41,9 @@ class RayCluster:
         return f"http://{self.cluster.head_node.webui_url}"
 
     def add_node(self) -> Any:
-        """A node with two CPUs."""
-        return self.cluster.add_node(num_cpus=2)
+        """A node with two CPUs, and a session folder of its own: nodes of one folder delete each other's packages."""
+        self.folders.append(tempfile.mkdtemp(prefix="ray-"))  # in /tmp: a socket's path is short
+        return self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1])
 
     def lose_node(self) -> None:
         """SIGKILL every process of the node; another one with as many CPUs must be there."""
@@ -48,6 +51,8 @@ class RayCluster:
 
     def shutdown(self) -> None:
         self.cluster.shutdown()
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +67,22 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
     patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # nodes have ablate installed
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     patch.setenv("PATH", path)  # a job's `python` is this one
+    _read_settings_again()
     cluster = RayCluster()
     try:
         yield cluster
     finally:
         cluster.shutdown()
         patch.undo()
+        _read_settings_again()
+
+
+def _read_settings_again() -> None:
+    """Ray keeps the environment of its import, and other tests may have imported it."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @pytest.fixture

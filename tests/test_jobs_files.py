@@ -1,0 +1,138 @@
+"""The files in jobs/: they parse, their pins are what is tested here, security is on, and they hold no secret."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
+CLUSTERS = ("ray-cluster-aws.yaml", "ray-cluster-onprem.yaml")
+FILES = sorted(path for path in JOBS.rglob("*") if path.is_file() and path.name != ".env")
+
+
+def load(name: str) -> Any:
+    documents = list(yaml.safe_load_all((JOBS / name).read_text()))
+    return documents[0] if len(documents) == 1 else documents
+
+
+def requirements() -> dict[str, str]:
+    lines = [line for line in (JOBS / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    return {re.split(r"[\[=]", line)[0].lower(): line.split("==")[1] for line in lines}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".yaml"], ids=lambda path: path.name)
+def test_yaml_parses(path: Path) -> None:
+    assert all(isinstance(document, dict) for document in yaml.safe_load_all(path.read_text()))
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_ray_accepts_the_cluster_files(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = load(name)
+    validate_config(prepare_config(config))
+
+
+def test_nodes_have_all_that_is_imported_at_versions_the_project_allows() -> None:
+    pinned = requirements()
+    for line in tomllib.loads((JOBS.parent / "pyproject.toml").read_text())["project"]["dependencies"]:
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(pinned[wanted.name.lower()]), line
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(JOBS)))
+def test_versions_are_pinned_and_the_same_everywhere(path: Path) -> None:
+    text, pinned = path.read_text(), requirements()
+    for package in ("ray", "mlflow", "boto3"):
+        for version in re.findall(rf"\b{package}(?:\[[a-z,]+\])?==([\w.]+)", text):
+            assert version == pinned[package]
+    for version in re.findall(r'(?:rayproject/ray:|rayVersion: "|-ray)(\d+\.\d+\.\d+)', text):
+        assert version == pinned["ray"]
+    for image in re.findall(r"^\s*image: (\S+)", text, re.MULTILINE):
+        assert re.search(r":[\w.]*\d+\.\d+|:RELEASE\.", image), f"{image} is not pinned"
+    assert ":latest" not in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(JOBS)))
+def test_no_secret_is_written_down(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|\b[0-9a-f]{32,}\b", text)
+    for line in text.splitlines():
+        named = r"(?i)(?:password|secret|secret_key|[^p]tokens?\b)\w*"
+        for value in re.findall(rf"{named}(?: = |=|: )[\"']?([^\s\"',}}]+)", line):
+            # A reference, the name of a Secret, a file, a command that makes one, or an ellipsis.
+            assert re.match(r"\$|ray-token|mlflow-login|/|~|\.\.\.|\{|token$|MLFLOW_|required$|spec\b", value), line
+    assert not re.search(r"://[^/\s$]+:[^/\s$@]+@", text)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_every_node_of_a_cluster_authenticates_and_the_dashboard_is_on_loopback(name: str) -> None:
+    config = load(name)
+    starts = [line for key in ("head_start_ray_commands", "worker_start_ray_commands") for line in config[key]]
+    starting = [line for line in starts if "ray start" in line]
+    assert len(starting) == 2
+    for line in starting:
+        assert "RAY_AUTH_MODE=token" in line
+        assert re.search(r"RAY_AUTH_TOKEN_PATH=\S+/\.ray/auth_token", line)
+    assert "--dashboard-host=127.0.0.1" in starting[0]
+    assert "--num-cpus=0" in starting[0]
+    assert any(re.fullmatch(r"chmod 600 \S+/\.ray/auth_token", line) for line in config["setup_commands"])
+    assert "0.0.0.0" not in (JOBS / name).read_text()
+
+
+def test_kuberay_authenticates_everywhere_and_only_the_head_logs_in_to_mlflow() -> None:
+    job, policy, _account = load("kuberay-rayjob.yaml")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "ray-token"}
+    heads, workers = [cluster["headGroupSpec"]], cluster["workerGroupSpecs"]
+    for group in [*heads, *workers]:
+        pod = group["template"]["spec"]
+        variables = {entry["name"]: entry for entry in pod["containers"][0]["env"]}
+        assert variables["RAY_AUTH_MODE"]["value"] == "token"
+        assert variables["RAY_AUTH_TOKEN_PATH"]["value"] == "/etc/ray/auth_token"
+        assert pod["volumes"][0]["secret"] == {"secretName": "ray-token", "defaultMode": 0o600}
+        assert ("MLFLOW_TRACKING_PASSWORD" in variables) == (group in heads)
+        assert all("value" not in entry for name, entry in variables.items() if name.startswith("MLFLOW"))
+    assert "MLFLOW" not in job["spec"]["runtimeEnvYAML"]
+    assert policy["kind"] == "NetworkPolicy"
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_slurm_authenticates_and_binds_to_loopback() -> None:
+    subprocess.run(["bash", "-n", str(JOBS / "slurm.sh")], check=True)
+    text = (JOBS / "slurm.sh").read_text()
+    assert "export RAY_AUTH_MODE=token" in text
+    assert 'chmod 600 "$RAY_AUTH_TOKEN_PATH"' in text
+    assert text.index("umask 077") < text.index('> "$RAY_AUTH_TOKEN_PATH"')
+    assert "--dashboard-host=127.0.0.1" in text
+    assert "ray stop" not in text  # it would end other people's Ray on the node
+
+
+def test_the_mlflow_server_asks_for_a_login_and_knows_its_names() -> None:
+    services = load("mlflow/compose.yaml")["services"]
+    command = services["mlflow"]["command"]
+    assert "--app-name basic-auth" in command
+    assert "mlflow.ablate.svc.cluster.local:5000" in command
+    assert "--serve-artifacts" in command
+    assert "--artifacts-destination s3://" in command
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD" in services["mlflow"]["environment"]
+    for name, service in services.items():
+        ports = service.get("ports", [])
+        assert ports == (["127.0.0.1:5000:5000"] if name == "mlflow" else [])
+        for variable, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|SECRET|ACCESS_KEY|_URI$|MC_HOST", variable):
+                assert "${" in value, f"{name}: {variable}"
+
+
+def test_the_readme_names_every_file() -> None:
+    text = (JOBS / "README.md").read_text()
+    for path in FILES:
+        if path.parent == JOBS and path.name != "README.md":
+            assert path.name in text or path.stem.rsplit("-", 1)[0] in text, path.name
