@@ -60,6 +60,7 @@ def main(
     seeds: Annotated[
         str, typer.Option(metavar="0,1,2", show_default=False, help="Every row with each; default 0.")
     ] = "0",
+    rows: Annotated[list[str] | None, typer.Option("--row", metavar="LABEL", help="Only this row; may repeat.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show trials, sharing, reuse, time; stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Go on if it takes more than a day.")] = False,
     list_spaces: Annotated[bool, typer.Option("--list", help="Show the spaces, one line each; stop.")] = False,
@@ -108,6 +109,7 @@ def main(
                 preset=preset,
                 sets=sets or [],
                 seeds=parse_seeds(seeds),
+                rows=rows or [],
                 storage=storage,
                 data_root=data_root,
                 tracking_uri=tracking_uri,

@@ -17,7 +17,7 @@ from ablate import plan_file, spaces
 from ablate.claiming import Claims
 from ablate.console import Progress, plan_as_json, show_next_steps, show_plan
 from ablate.engine import Datasets, Engine, open_engine
-from ablate.errors import DataError, StorageError, UserError
+from ablate.errors import DataError, SpecError, StorageError, UserError, nearest
 from ablate.estimates import DAY_S, Estimate, estimate, runs_here
 from ablate.events import Event
 from ablate.options import Options, import_modules
@@ -53,9 +53,12 @@ def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
     loaded = [spaces.load_space(name) for name in dict.fromkeys(names)]
     spaces.load_preset(options.preset)
     overrides = spaces.parse_overrides(options.sets)
-    return loaded, [
-        trial for space in loaded for trial in spaces.expand(space, options.preset, overrides, options.seeds)
-    ]
+    trials = [trial for space in loaded for trial in spaces.expand(space, options.preset, overrides, options.seeds)]
+    labels = {trial.label for trial in trials}
+    for row in options.rows:
+        if row not in labels:
+            raise SpecError(f"--row: expected the label of a row, got {row!r}; {nearest(row, labels)}")
+    return loaded, [trial for trial in trials if not options.rows or trial.label in options.rows]
 
 
 def plan_of(options: Options) -> Plan:

@@ -44,6 +44,7 @@ class Options:
     preset: str = "paper"
     sets: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0])
+    rows: list[str] = field(default_factory=list)
     storage: str = "./storage"
     data_root: Path = Path("data")
     tracking_uri: str | None = None

@@ -79,7 +79,7 @@ def numbers(storage: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     opened = Storage(str(storage))
-    for key in opened.keys():
+    for key in list(opened.keys()):
         view = opened.view(key)
         timing = ("seconds", "images_per_second")
         found[f"{key}/history"] = [

@@ -26,6 +26,7 @@ LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
         (["--space", "batch_size", "--seeds", "0,zero"], ["--seeds", "0,zero"]),
         (["--space", "batch_size", "--seeds", "1,1"], ["--seeds", "distinct"]),
         (["--space", "batch_size", "--import", "no_such_module"], ["--import no_such_module"]),
+        (["--space", "batch_size", "--row", "2566"], ["--row", "did you mean '256'?"]),
         (["--space", "nowhere/tiny.yaml"], ["nowhere/tiny.yaml"]),
         (["--space", "batch_size", "--preset", "smoke", "--set", "data.name=imagefolder"], ["data.root"]),
         (["--space", "batch_size", "--preset", "smoke", "--set", "training.batch_size=4096"], ["batch_size", "4096"]),
@@ -56,6 +57,8 @@ def test_dry_run_shows_what_rows_share(tmp_path: Path) -> None:
     assert len(plan["trials"]) == 3
     assert len(plan["trainings"]) == 2
     assert {training["action"] for training in plan["trainings"].values()} == {"train"}
+    one = json.loads(run_launch(tmp_path, "--space", str(space), "--row", "large", "--dry-run", "--json"))
+    assert len(one["trials"]) == 1 and set(one["trainings"]) < set(plan["trainings"])
     text = run_launch(tmp_path, "--space", str(space), "--dry-run")
     assert "large again" in text
     assert list(tmp_path.iterdir()) == [space]
@@ -92,7 +95,8 @@ def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
 ) -> None:
     from rich.console import Console
 
-    from ablate import engine, launching as module
+    from ablate import engine
+    from ablate import launching as module
 
     space = write_space(tmp_path, epochs=1)
     options = module.Options(
