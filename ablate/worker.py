@@ -21,7 +21,7 @@ from ablate.attacks import CleanLogits, build_attack, evaluate
 from ablate.errors import StorageError
 from ablate.events import Event, Kind, Listener
 from ablate.learning.data import Dataset
-from ablate.learning.models import build_network
+from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.training import TrainingError, TrainingState, train
 from ablate.planning import PlannedMeasurement
 from ablate.specs import TrialSpec
@@ -154,6 +154,7 @@ class _Run:
     def _measure(self, attempt: Attempt, state: TrainingState, missing: list[PlannedMeasurement]) -> None:
         spec = self.task.spec
         images = torch.from_numpy(self.dataset.test_images).to(self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.from_numpy(self.dataset.test_labels).to(self.device)
         network = build_network(spec.model, len(self.dataset.classes), spec.data.image_size, spec.seed)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -162,26 +163,42 @@ class _Run:
             group = [m for m in missing if m.network == which]
             if not group:
                 continue
-            weights = state.network if which == "last" else (state.best or {})["network"]
-            network.load_state_dict(weights)
+            last: dict[str, Any] = {"network": state.network, "epoch": state.epoch}
+            chosen = last if which == "last" else state.best or {}
+            network.load_state_dict(chosen["network"])
             network.eval()
             clean = CleanLogits(network, images, spec.measurement.batch_size)  # of these weights
-            for same in _by_attack(group):
-                first = same[0]
-                self._tell("measuring", done=done, total=total, text=first.name)
-                start = time.perf_counter()
-                if first.kind == "analysis":
-                    records = [self._analyse(network, first, images, labels)]
-                else:
-                    records = self._attack(network, same, images, labels, clean)
-                seconds = (time.perf_counter() - start) / len(same)
-                for record in records:
-                    record.meta.update(self._provenance(), seconds=seconds, network=which, epoch=state.epoch)
-                    attempt.save_record(record)
-                done += len(same)
-                self.log.info(f"measured {first.name} of {which} in {seconds * len(same):.3g} s")
-                attempt.save_log(self.log.text())
-                self._tell("measured", done=done, total=total, text=first.name)
+            with frozen_parameters(network):  # quantized weights are transformed once, not at every step of an attack
+                for same in _by_attack(group):
+                    self._measure_together(attempt, network, same, images, labels, clean, chosen["epoch"], done, total)
+                    done += len(same)
+
+    def _measure_together(
+        self,
+        attempt: Attempt,
+        network: nn.Module,
+        same: list[PlannedMeasurement],
+        images: Tensor,
+        labels: Tensor,
+        clean: CleanLogits,
+        epoch: int,
+        done: int,
+        total: int,
+    ) -> None:
+        first = same[0]
+        self._tell("measuring", done=done, total=total, text=first.name)
+        start = time.perf_counter()
+        if first.kind == "analysis":
+            records = [self._analyse(network, first, images, labels)]
+        else:
+            records = self._attack(network, same, images, labels, clean)
+        seconds = time.perf_counter() - start
+        for record in records:
+            record.meta.update(self._provenance(), seconds=seconds / len(same), network=first.network, epoch=epoch)
+            attempt.save_record(record)
+        self.log.info(f"measured {first.name} of {first.network} in {seconds:.3g} s")
+        attempt.save_log(self.log.text())
+        self._tell("measured", done=done + len(same), total=total, text=first.name)
 
     def _attack(
         self, network: nn.Module, same: list[PlannedMeasurement], images: Tensor, labels: Tensor, clean: CleanLogits

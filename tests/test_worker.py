@@ -1,0 +1,118 @@
+"""One training in one process: measured together, stored as it goes, failures kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ablate import worker
+from ablate.learning import data
+from ablate.learning.training import TrainingState
+from ablate.planning import Plan, decide, make_plan
+from ablate.spaces import expand, load_space, parse_overrides
+from ablate.storage import Storage
+from tests.helpers import write_space
+
+QUICK = ["training.epochs=1", "measurement.attacks=[natural, fgsm]"]
+
+
+def planned(folder: Path, *sets: str) -> Plan:
+    space = load_space(str(write_space(folder)))
+    overrides = parse_overrides([*QUICK, *sets])
+    trials = expand(space, "paper", overrides, [0])
+    return make_plan([space], trials, preset="paper", overrides=[], seeds=[0], data_root=folder)
+
+
+def task(plan: Plan, storage: Storage, number: int = -1) -> worker.Task:
+    training = list(plan.trainings.values())[number]
+    measurements = tuple(training.measurements.values())
+    return worker.Task(training.key, training.spec, measurements, storage.location, 1, "cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Dataset:
+    from ablate.specs import DataSpec
+
+    return data.load(DataSpec(name="digits", image_size=8), Path())
+
+
+def test_an_attack_is_generated_once_for_all_filters(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
+    calls: list[tuple[str, list[int | None], bool]] = []
+    original = worker.evaluate
+
+    def counting(network: Any, attack: Any, *rest: Any, **named: Any) -> Any:
+        calls.append((type(attack).__name__, list(named["degrees"]), named["adaptive"]))
+        return original(network, attack, *rest, **named)
+
+    monkeypatch.setattr(worker, "evaluate", counting)
+    outcome = worker.run(task(plan, storage), digits, lambda event: None)
+    assert outcome.state == "finished", outcome.reason
+    unaware = [call for call in calls if not call[2]]
+    assert unaware == [("Natural", [None, 6], False), ("FGSM", [None, 6], False)]
+    assert [call for call in calls if call[2]] == [("FGSM", [6], True)]
+    decide(plan, storage)
+    assert list(plan.trainings.values())[-1].action == "reuse"
+
+
+def test_a_new_column_computes_only_itself(tmp_path: Path, digits: data.Dataset) -> None:
+    storage = Storage(str(tmp_path / "storage"))
+    first = planned(tmp_path)
+    worker.run(task(first, storage), digits, lambda event: None)
+    second = planned(tmp_path, "measurement.attacks=[natural, fgsm, gn]")
+    events: list[Any] = []
+    worker.run(task(second, storage), digits, events.append)
+    assert [event.text for event in events if event.kind == "measured"] == ["gn"]
+    assert not [event for event in events if event.kind == "epoch"]
+
+
+def test_an_exception_is_a_stored_failure_with_its_reason(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the device fell off the bus")
+
+    monkeypatch.setattr(worker, "train", broken)
+    outcome = worker.run(task(plan, storage), digits, lambda event: None)
+    assert outcome.state == "failed" and "fell off the bus" in outcome.reason
+    failure = storage.view(outcome.key).failure
+    assert failure is not None and "fell off the bus" in failure["reason"] and "Traceback" in failure["details"]
+    assert "fell off the bus" in next((tmp_path / "storage").glob("*/attempts/*/log.txt")).read_text()
+
+
+def test_with_a_validation_split_both_networks_are_measured(tmp_path: Path, digits: data.Dataset) -> None:
+    plan = planned(tmp_path, "data.validation=0.2", "training.epochs=2")
+    storage = Storage(str(tmp_path / "storage"))
+    doing = task(plan, storage, 0)
+    worker.run(doing, digits, lambda event: None)
+    view = storage.view(doing.key)
+    found = {(m.name, m.network): storage.record(view, m.key) for m in doing.measurements}
+    assert {network for _, network in found} == {"last", "best"}
+    best = found["natural", "best"]
+    assert best is not None and best.meta["epoch"] in (1, 2)
+
+
+def test_a_checkpoint_holds_no_pickled_code_and_comes_back_whole() -> None:
+    history = [{"epoch": 0, "timestamp_ms": 1, "metrics": {"energy/ratio": 1.5}}]
+    state = TrainingState(3, {"weight": torch.arange(3.0)}, {"state": {}, "param_groups": []}, history, None)
+    again = worker.load_state(worker.save_state(state))
+    assert again.epoch == 3 and again.history == history
+    assert torch.equal(again.network["weight"], state.network["weight"])
+
+
+def test_a_checkpoint_of_another_layout_is_refused_by_name() -> None:
+    import io
+
+    from ablate.errors import StorageError
+
+    stream = io.BytesIO()
+    torch.save({"layout": 99}, stream)
+    with pytest.raises(StorageError, match="layout 1, got 99"):
+        worker.load_state(stream.getvalue())
