@@ -1,0 +1,100 @@
+"""What a launch decides: which rows share, and reuse, continue, train, wait or failed from what storage holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablate import spaces
+from ablate.errors import SpecError
+from ablate.planning import Plan, decide, make_plan
+from ablate.storage import Record, Storage
+from tests.helpers import write_space
+
+TABLES = ("lowpass", "batch_size", "augmentation", "architecture", "bit_width")
+
+
+def plan_of(names: list[str], folder: Path, *sets: str, seeds: tuple[int, ...] = (0,), preset: str = "paper") -> Plan:
+    loaded = [spaces.load_space(name) for name in names]
+    overrides = spaces.parse_overrides(sets)
+    trials = [trial for space in loaded for trial in spaces.expand(space, preset, overrides, seeds)]
+    return make_plan(loaded, trials, preset=preset, overrides=list(sets), seeds=list(seeds), data_root=folder)
+
+
+def test_the_paper_needs_no_data_to_be_planned_and_shares_its_baseline(tmp_path: Path) -> None:
+    plan = plan_of(list(TABLES), tmp_path)
+    control = [trial for trial in plan.trials if not trial.trial.published]
+    assert len(plan.trials) - len(control) == 27
+    assert len(plan.trainings) - len({trial.training for trial in control}) == 19
+    assert max(len(training.rows) for training in plan.trainings.values()) == 9
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bit_width_after_lowpass_trains_six_networks(tmp_path: Path) -> None:
+    first, second = plan_of(["lowpass"], tmp_path), plan_of(["bit_width"], tmp_path)
+    assert len(first.trainings) == 1
+    assert len(second.trainings.keys() - first.trainings.keys()) == 6
+
+
+def test_natural_and_adversarial_training_of_figure_5_share_the_baseline(tmp_path: Path) -> None:
+    both = plan_of(["frequency", "lowpass"], tmp_path)
+    assert len(both.trainings) == 2
+
+
+def test_a_plan_is_named_by_what_it_trains_and_measures(tmp_path: Path) -> None:
+    plan = plan_of(["batch_size"], tmp_path)
+    assert plan.id == plan_of(["batch_size"], tmp_path / "elsewhere").id
+    others = [
+        plan_of(["batch_size"], tmp_path, seeds=(1,)),
+        plan_of(["batch_size"], tmp_path, "training.epochs=3"),
+        plan_of(["batch_size"], tmp_path, "measurement.eps_255=4"),
+        plan_of(["batch_size"], tmp_path, preset="smoke"),
+        plan_of(["lowpass"], tmp_path),
+    ]
+    assert len({plan.id, *(other.id for other in others)}) == 6
+
+
+def test_measuring_otherwise_keeps_the_training(tmp_path: Path) -> None:
+    plain, other = plan_of(["lowpass"], tmp_path), plan_of(["lowpass"], tmp_path, "measurement.eps_255=4")
+    (a,), (b,) = plain.trainings.values(), other.trainings.values()
+    assert a.key == b.key
+    shared = a.measurements.keys() & b.measurements.keys()
+    names = {a.measurements[key].name for key in shared}
+    assert {"natural", "gn", "cw20"} <= names and not {"fgsm", "pgd20"} & names
+
+
+def test_every_state_of_storage_has_its_action(tmp_path: Path) -> None:
+    plan = plan_of([str(write_space(tmp_path))], tmp_path)
+    storage = Storage(str(tmp_path / "storage"))
+    key = next(iter(plan.trainings))
+    training = plan.trainings[key]
+
+    def action(**options: object) -> str:
+        decide(plan, storage, **options)  # type: ignore[arg-type]
+        return training.action
+
+    assert action() == "train"
+    assert action(held_elsewhere=lambda asked: asked == key) == "wait"
+    attempt = storage.attempt(key)
+    attempt.save_checkpoint(1, b"one", [])
+    assert action() == "continue" and training.epoch == 1
+    attempt.save_failure("the loss became nan", "", 0)
+    assert action() == "failed" and training.failure == "the loss became nan"
+    assert action(retry_failed=True) == "continue"
+    again = storage.attempt(key)
+    again.save_checkpoint(2, b"two", [], finished=True)
+    assert action() == "continue" and training.missing == frozenset(training.measurements)
+    for measurement in training.measurements:
+        again.save_record(Record(measurement, {"accuracy": 50.0}))
+    assert action() == "reuse"
+    assert action(held_elsewhere=lambda asked: True) == "reuse"
+
+
+def test_a_batch_larger_than_the_data_names_the_line_that_set_it(tmp_path: Path) -> None:
+    space = write_space(tmp_path)
+    space.write_text(space.read_text().replace("training.batch_size: 64", "training.batch_size: 4096"))
+    with pytest.raises(SpecError, match=r"tiny.yaml:2: training.batch_size: expected at most .* got 4096"):
+        plan_of([str(space)], tmp_path)
+    with pytest.raises(SpecError, match=r"--set training.batch_size=2000"):
+        plan_of([str(write_space(tmp_path))], tmp_path, "training.batch_size=2000")
