@@ -12,6 +12,7 @@ from PIL import Image
 
 from ablate.errors import DataError, SpecError
 from ablate.learning.data import describe, load, split_validation
+from ablate.learning.imagefolder import scan
 from ablate.specs import DataSpec
 
 SIZE = 8
@@ -39,13 +40,36 @@ def spec_of(root: Path, **settings: object) -> DataSpec:
 # Image folders
 
 
-def test_folder_loads_in_class_then_name_order(folder: Path, tmp_path: Path) -> None:
+def image_of(root: Path, file: str, scratch: Path) -> np.ndarray:
+    """The training image that came from a file."""
+    _, splits = scan(root)
+    return load(spec_of(root), scratch).train_images[splits["train"].files.index(file)]
+
+
+def test_folder_loads_every_image_with_its_label(folder: Path, tmp_path: Path) -> None:
     dataset = load(spec_of(folder), tmp_path)
     assert dataset.classes == ("cat", "dog") and dataset.label == "pets" and dataset.name == "imagefolder"
     assert dataset.train_images.shape == (6, 3, SIZE, SIZE) and dataset.train_images.dtype == np.uint8
     assert dataset.test_images.shape == (4, 3, SIZE, SIZE)
-    assert dataset.train_labels.tolist() == [0, 0, 0, 1, 1, 1] and dataset.train_labels.dtype == np.int64
-    assert dataset.train_images[:, :, 0, 0].tolist() == [[v, 255 - v, v // 2] for v in (0, 10, 20, 40, 50, 60)]
+    assert dataset.train_labels.dtype == np.int64
+    found = zip(dataset.train_labels.tolist(), dataset.train_images[:, :, 0, 0].tolist(), strict=True)
+    assert sorted(found) == [(v // 40, [v, 255 - v, v // 2]) for v in (0, 10, 20, 40, 50, 60)]
+
+
+def test_the_first_images_are_of_all_classes_in_an_order_that_more_images_leave_alone(tmp_path: Path) -> None:
+    root = tmp_path / "many"
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(40):
+                picture(index).save(root / split / name / f"{index}.png")
+    classes, splits = scan(root)
+    for split in splits.values():
+        assert 5 <= split.labels[:20].sum() <= 15
+        assert [classes[label] for label in split.labels] == [file.split("/")[0] for file in split.files]
+    picture(99).save(root / "train" / "cat" / "more.png")
+    grown = [file for file in scan(root)[1]["train"].files if file != "cat/more.png"]
+    assert grown == list(splits["train"].files)
 
 
 def test_summary_agrees_with_what_is_loaded(folder: Path, tmp_path: Path) -> None:
@@ -106,7 +130,7 @@ def test_every_kind_of_image_becomes_rgb(
     folder: Path, tmp_path: Path, name: str, content: bytes, expected: tuple[int, int, int] | None
 ) -> None:
     (folder / "train" / "cat" / f"a-{name}").write_bytes(content)
-    image = load(spec_of(folder), tmp_path).train_images[3]
+    image = image_of(folder, f"cat/a-{name}", tmp_path)
     assert image.shape == (3, SIZE, SIZE)
     if expected is not None:
         assert np.abs(image.astype(int) - np.asarray(expected)[:, None, None]).max() <= 1
@@ -116,7 +140,7 @@ def test_shrinking_is_antialiased(folder: Path, tmp_path: Path) -> None:
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(folder / "train" / "cat" / "a.png")
-    image = load(spec_of(folder), tmp_path).train_images[3]
+    image = image_of(folder, "cat/a.png", tmp_path)
     assert np.abs(image.astype(int) - 127).max() < 10
 
 
