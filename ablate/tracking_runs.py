@@ -7,6 +7,7 @@ experiment <space>        a run per plan (tag ablate.kind=plan, artifact plan.js
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ def _parent(store: Store, file: PlanFile, space: SpacePart, experiment: str, run
         run = store.create(experiment, name, tags, file.created_ms)
     elif int(run.tags.get("ablate.launched_ms", 0)) <= file.launched_ms:
         store.log(run, tags=tags)
-    if run.status != "FINISHED":
+    if run.status != "FINISHED" or space.search is not None:  # a search may go on with more samples
         store.set_status(run, "RUNNING")
     store.upload(run, tracked.PLAN, part.to_json().encode())
     return run
@@ -166,6 +167,9 @@ def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart,
         if run.metrics.get(f"accuracy/{name}") != value
     ]
     store.log(run, points)
+    if points:
+        # MLflow's compare view fails on runs that have no artifact at all.
+        store.upload(run, "published.json", json.dumps(row.published, indent=1).encode())
     store.set_status(run, "FINISHED", run.start_ms)
 
 
@@ -175,9 +179,11 @@ def settle(store: Store, opened: PlanRuns) -> None:
         parts = [trial for trial in opened.plan.trials if trial.space == space.name]
         runs = [opened.trials.get(place(trial)) for trial in parts]
         states = {"waiting" if run is None else run.tags.get("ablate.state", "training") for run in runs}
-        if states <= {"finished", "failed"}:
+        if states <= {"finished", "failed", "stopped"}:
             ended = max((run.end_ms or 0 for run in runs if run is not None), default=0) or now_ms()
-            store.set_status(opened.parents[space.name], "FAILED" if "failed" in states else "FINISHED", ended)
+            # A sample that failed is a result of its search.
+            failed = "failed" in states and (space.search is None or "finished" not in states)
+            store.set_status(opened.parents[space.name], "FAILED" if failed else "FINISHED", ended)
 
 
 def _identity(run: Run) -> tuple[str | None, ...]:
