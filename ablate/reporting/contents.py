@@ -131,6 +131,7 @@ def _space(
         verdict_note=_verdict_note(plan),
         figures=list(figures.values()),
         problems=[f"{row}, seed {seed}: {reason}" for (row, seed), reason in sorted(results.problems.items())],
+        experiment=_experiment(plan, server),
     )
 
 
@@ -160,7 +161,19 @@ def _runs(plan: PlanResults, server: str | None) -> dict[tuple[str, str], list[L
 def _link(text: str, run_id: str, experiment_id: str, server: str | None) -> Link:
     if server is None or not re.match(r"https?://", server):
         return Link(text, None, run_id)
-    return Link(text, f"{server.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}", run_id)
+    return Link(text, f"{_address(experiment_id, server)}/{quote(run_id)}", run_id)
+
+
+def _experiment(plan: PlanResults, server: str | None) -> Link | None:
+    if server is None or not re.match(r"https?://", server):
+        return None
+    # Without the workflow MLflow may open its page for language models, which has no runs.
+    url = f"{_address(plan.info.experiment_id, server)}?workflowType=machine_learning"
+    return Link("Compare these runs in MLflow", url)
+
+
+def _address(experiment_id: str, server: str) -> str:
+    return f"{server.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
 
 
 def _facts(plans: Sequence[PlanResults], network: Network) -> list[tuple[str, str]]:

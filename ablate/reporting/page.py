@@ -54,6 +54,7 @@ class SpacePage:
         verdict_note: Which data verdicts are about, or why there are none.
         figures: Pictures, or why there is none.
         problems: Rows and seeds that failed or are missing, with the reason.
+        experiment: Where all runs of the space can be compared; None without a server.
     """
 
     name: str
@@ -66,6 +67,7 @@ class SpacePage:
     verdict_note: str = ""
     figures: Sequence[Picture | Missing] = ()
     problems: Sequence[str] = ()
+    experiment: Link | None = None
 
 
 @dataclass(frozen=True)

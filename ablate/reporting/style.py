@@ -120,7 +120,7 @@ def told(seeds: Mapping[int, Seen], metric: str, digits: int = 2, percent: bool 
     if not values:
         return None
     unit = " %" if percent else ""
-    text = f"{np.mean(values):.{digits}f}"
+    text = f"{round(float(np.mean(values)), digits) + 0.0:.{digits}f}"  # never a negative zero
     if len(values) == 1:
         return text + unit
     return f"{text} ± {np.std(values, ddof=1):.{digits}f}{unit} ({len(values)} seeds)"
