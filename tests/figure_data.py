@@ -1,0 +1,33 @@
+"""Made-up arrays in the shapes that analyses give, for figures to be drawn from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ablate.figures import FigureData, Seen
+
+LAYERS = 20
+
+
+def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) -> Seen:
+    random = np.random.default_rng(seed)
+    arrays = {f"spectrum/{name}": random.random((16, 16)) for name in ("clean", "adversarial", "difference")}
+    matrix = random.random((layers, layers))
+    arrays |= {
+        "spectrum/profile": 0.1 + random.random(12),
+        "first_kernels/kernels": random.normal(size=(filters, 3, 3, 3)),
+        "first_kernels/layer": np.array("conv1"),
+        "quantized_kernels/kernels": random.integers(-1, 2, (filters, filters, 3, 3)) / 1.0,
+        "quantized_kernels/layer": np.array("conv2"),
+        "cka/matrix": (matrix + matrix.T) / 2,
+        "cka/layers": np.array([f"layer{n}" for n in range(layers)]),
+        "kernel_spectra/layers": np.array(["a", "b", "c", "d"]),
+    }
+    arrays |= {f"kernel_spectra/group{g}": random.random((filters * (g + 1), 27 * 2**g)) for g in range(4)}
+    scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3}
+    curves = {"energy/ratio": {epoch: 1.0 + epoch + seed for epoch in range(epochs + 1)}}
+    return Seen(arrays, scalars, curves)
+
+
+def data_of(*labels: str, seeds: int = 2, **shape: int) -> FigureData:
+    return FigureData({label: {s: seen(10 * n + s, **shape) for s in range(seeds)} for n, label in enumerate(labels)})

@@ -1,0 +1,151 @@
+"""In a real browser: the report page, and MLflow's own table of a space's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ablate.plan_file import PlanFile
+from ablate.report import app
+from ablate.storage import Record, Storage
+from tests.browser import Browser, browse, executable
+from tests.cluster.test_tracking_server import Server
+from tests.figure_data import seen
+from tests.tracking_world import T0, Tracker, measure, plan_of, train
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(executable() is None, reason="needs Chromium, e.g. apt-get install chromium"),
+]
+
+ANALYSES = ("spectrum", "first_kernels", "kernel_spectra", "cka", "quantized_kernels")
+FIGURES = ["2", "3", "4", "5", "6", "7", "8"]
+ROWS = ("Natural", "Adversarial")
+CLAIMS = [
+    {"says": "adversarial is better", "above": {"row": "Adversarial", "rows": ["Natural"], "metrics": ["pgd20"]}},
+    {"says": "mainly low", "value": {"row": "Natural", "at_least": 0.5, "metrics": ["spectrum/share"]}},
+]
+
+
+def plan() -> PlanFile:
+    """Two rows, two seeds, every figure, published numbers, a claim."""
+    made = plan_of(ROWS, (0, 1), space="frequency", analyses=ANALYSES, claims=CLAIMS, paper=True)
+    return made.model_copy(update={"spaces": [made.spaces[0].model_copy(update={"figures": FIGURES})]})
+
+
+def fill(storage: Storage, plan: PlanFile) -> None:
+    """What workers would have left, with arrays of the shapes that figures need; the last training failed."""
+    *done, failing = plan.trainings().items()
+    for number, (key, trials) in enumerate(done):
+        attempt = train(storage, key)
+        arrays = seen(number).arrays
+        for trial in trials:
+            for analysis, record in trial.analyses.items():
+                own = {
+                    name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{analysis}/")
+                }
+                scalars = {f"{analysis}/share": 0.25 + number / 8}
+                attempt.save_record(Record(record, scalars, own, {"device": "cpu", "timestamp_ms": T0 + 9000}))
+            measure(attempt, trial.model_copy(update={"analyses": {}}))
+    train(storage, failing[0], 1).save_failure("loss became nan in epoch 2", "", T0 + 5)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browse(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    storage, tracker = Storage(str(tmp_path_factory.mktemp("storage"))), Tracker(server.uri)
+    tracker.prepare()
+    fill(storage, plan())
+    tracker.sync(plan(), storage)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    done = CliRunner().invoke(app, ["--space", "all", "--out", str(out), "--tracking-uri", server.uri])
+    assert done.exit_code == 0, done.output
+    return out / "index.html"
+
+
+def test_the_page_opens_from_disk_with_its_tables_figures_and_no_error(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    assert browser.errors == []
+    assert browser.evaluate("document.querySelectorAll('table').length") == 2
+    shown = browser.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth > 300)))")
+    assert shown == [True] * len(FIGURES)
+    text = browser.evaluate("document.body.innerText")
+    for words in ("Adversarial", "42.50", "loss became nan in epoch 2", "adversarial is better", "not enough evidence"):
+        assert words in text
+
+
+@pytest.mark.parametrize("width", [320, 375, 1280])
+def test_nothing_is_wider_than_the_screen(browser: Browser, page: Path, width: int) -> None:
+    browser.resize(width, 800, phone=width < 600)
+    browser.open(page.as_uri())
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    browser.resize(1280, 900)
+
+
+def test_the_first_key_leads_past_the_contents(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    browser.press("Tab")
+    assert browser.evaluate("document.activeElement.textContent") == "Skip to the results"
+    assert browser.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+
+
+def test_dark_where_the_reader_prefers_it_and_pictures_on_white_all_the_same(browser: Browser, page: Path) -> None:
+    colours = {}
+    for scheme in ("light", "dark"):
+        browser.prefer(scheme)
+        browser.open(page.as_uri())
+        colours[scheme] = [
+            browser.evaluate(f"getComputedStyle({element}).backgroundColor")
+            for element in ("document.body", "document.querySelector('.picture')")
+        ]
+    browser.prefer("light")
+    assert colours["light"] == ["rgb(255, 255, 255)"] * 2
+    assert colours["dark"] == ["rgb(22, 24, 27)", "rgb(255, 255, 255)"]
+
+
+def test_a_number_leads_to_its_run_in_mlflow(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    address = browser.evaluate("document.querySelector('tr.ours .runs a').href")
+    browser.open(address)
+    browser.wait_for("document.body.innerText.includes('Natural · seed 0')")
+
+
+def test_comparing_rows_in_mlflow_shows_the_table_beside_the_published_one(
+    browser: Browser, server: Server, page: Path
+) -> None:
+    """As a user does it: open the experiment, unfold the plan, tick rows, press Compare, read the numbers."""
+    results = Tracker(server.uri).read_plan("frequency")
+    browser.resize(1600, 1000)
+    browser.open(page.as_uri())
+    browser.open(browser.evaluate("[...document.links].find(link => link.innerText.startsWith('Compare')).href"))
+    browser.click("document.querySelector('[col-id*=\"Run Name\"] button')")
+    for name in ("Natural · seed 0", "Adversarial · seed 0", "Natural · published"):
+        row = f"[...document.querySelectorAll('.ag-row')].find(row => row.innerText.includes('{name}'))"
+        browser.click(f"document.querySelector(`[row-id='${{{row}.getAttribute('row-id')}}'] .ag-checkbox-input`)")
+    browser.click("document.querySelector('[data-testid=runs-compare-button]')")
+    browser.wait_for("document.body.innerText.includes('No common artifacts')")
+    table = "[...document.querySelectorAll('table')].map(table => table.innerText).join('\\n')"
+    wanted = [results.trials[row, 0].metrics["accuracy/pgd20"] for row in ROWS]
+    wanted += [results.published["Natural"]["pgd20"]]
+    for number in wanted:
+        browser.wait_for(f"({table}).includes('{number:g}') || document.body.innerText.includes('{number:g}')")
+    text = browser.evaluate("document.body.innerText")
+    assert "accuracy/pgd20" in text and "Natural · published" in text
+    assert "Something went wrong" not in text
+    browser.resize(1280, 900)
