@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ablate.figures import FigureData, Seen, figure_kind
+from ablate.figures import FigureData, Seen, figure_kind, figure_names
 from ablate.reporting.figures import Picture, draw
 from ablate.reporting.page import Link, Missing, PageData, SpacePage
 from ablate.reporting.reproduced import Network, claims_of, columns_of, results_of, table_input, verdicts_of
@@ -77,13 +77,14 @@ def draw_all(plan: PlanResults, network: Network = "last") -> dict[str, Picture 
 
 
 def _drawn(name: str, data: FigureData) -> Picture | Missing:
+    if name not in figure_names():
+        return Missing(f"Figure {name}", "its module is not loaded; name it with --import.")
+    title = f"Figure {name}: {figure_kind(name).title}"
     try:
-        title = figure_kind(name).title
         picture = draw(name, data)
-    # A user's own figure may raise anything, and its module may not be loaded here.
-    except Exception as error:
-        return Missing(f"Figure {name}", f"could not be drawn ({type(error).__name__}: {error})")
-    return picture or Missing(f"{name}: {title}", "no row has been measured for it yet.")
+    except Exception as error:  # a user's own figure may raise anything
+        return Missing(title, f"could not be drawn ({type(error).__name__}: {error}).")
+    return picture or Missing(title, "no row has been measured for it yet.")
 
 
 def page_of(

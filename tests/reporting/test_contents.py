@@ -1,0 +1,146 @@
+"""The page's contents out of MLflow: what was shared, whose numbers, where runs are, what cannot be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablate import figures
+from ablate.figures import Drawing, FigureData, register_figure
+from ablate.plan_file import PlanFile
+from ablate.reporting.contents import draw_all, figure_data, page_of
+from ablate.reporting.figures import Picture
+from ablate.reporting.page import Link, Missing, render
+from ablate.reporting.publishing import page_files, write_page
+from ablate.storage import Record, Storage
+from tests.figure_data import seen
+from tests.tracking_world import T0, Tracker, make_template, measure, plan_of, tracker_at, train
+
+SERVER = "http://host:5000/"
+
+
+def with_figures(plan: PlanFile, *names: str) -> PlanFile:
+    return plan.model_copy(update={"spaces": [plan.spaces[0].model_copy(update={"figures": list(names)})]})
+
+
+def fill(storage: Storage, plan: PlanFile, broken: str | None = None) -> None:
+    for number, (key, trials) in enumerate(plan.trainings().items()):
+        if key == broken:
+            train(storage, key, 1).save_failure("loss became nan in epoch 2", "", T0 + 5)
+            continue
+        attempt = train(storage, key)
+        for trial in trials:
+            for name, record in trial.analyses.items():
+                base = name.removesuffix("_best")
+                own = {
+                    array.partition("/")[2]: value + (name != base if value.dtype.kind == "f" else 0)
+                    for array, value in seen(number).arrays.items()
+                    if array.startswith(f"{base}/") and value.dtype.kind == "f"
+                }
+                attempt.save_record(Record(record, {f"{base}/share": float(name != base)}, own, {"timestamp_ms": T0}))
+            measure(attempt, trial.model_copy(update={"analyses": {}}))
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tracker]:
+    return tracker_at(make_template(tmp_path_factory.mktemp("template")))
+
+
+@pytest.fixture(scope="module")
+def tracker(at: Callable[[Path], Tracker], tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    folder = tmp_path_factory.mktemp("world")
+    storage, tracker = Storage(str(folder / "storage")), at(folder)
+    metrics = ("accuracy/natural", "accuracy_best/natural")
+    shared = plan_of(("32", "16"), (0, 1), space="lowpass", shared=True, plan_id="1" * 10, salt="s")
+    broken = plan_of(("a", "b"), plan_id="2" * 10, metrics=metrics, analyses=("cka", "cka_best"))
+    broken = with_figures(broken, "5", "6", "2", "exploding", "unknown")
+    fill(storage, shared)
+    fill(storage, broken, broken=list(broken.trainings())[1])
+    for plan in (shared, broken):
+        tracker.sync(plan, storage)
+    return tracker
+
+
+@pytest.fixture(autouse=True)
+def _own_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_kinds", dict(figures._kinds))
+
+    @register_figure("exploding", title="Boom")
+    def exploding(data: FigureData) -> Drawing | None:
+        raise ZeroDivisionError("no <rows>")
+
+
+def test_rows_that_share_a_training_are_counted_once(tracker: Tracker) -> None:
+    facts = dict(page_of([tracker.read_plan("lowpass")], {}).facts)
+    assert facts["Shared"].startswith("2 trainings for 4 trials, which saved")
+    assert facts["Trials"] == "4 of 4 finished, in 1 space"
+    assert facts["Commit"] == "c0ffee"
+    assert facts["Devices"].startswith("cpu: ")
+
+
+def test_failures_are_counted_and_named(tracker: Tracker) -> None:
+    page = page_of([tracker.read_plan("lowpass"), tracker.read_plan("batch_size")], {})
+    assert dict(page.facts)["Trials"] == "5 of 6 finished, in 2 spaces"
+    assert page.spaces[0].problems == []
+    assert page.spaces[1].problems == ["b, seed 0: failed: loss became nan in epoch 2"]
+    assert "loss became nan" in render(page)
+
+
+def test_a_figure_that_cannot_be_drawn_says_why_and_spoils_no_other(tracker: Tracker) -> None:
+    drawn = draw_all(tracker.read_plan("batch_size"))
+    assert isinstance(drawn["5"], Picture) and isinstance(drawn["6"], Picture)
+    assert drawn["2"] == Missing(
+        "Figure 2: Where the perturbation’s energy lies", "no row has been measured for it yet."
+    )
+    assert drawn["exploding"] == Missing("Figure exploding: Boom", "could not be drawn (ZeroDivisionError: no <rows>).")
+    unknown = drawn["unknown"]
+    assert isinstance(unknown, Missing) and "--import" in unknown.reason
+
+
+def test_rows_that_did_not_finish_are_in_no_figure(tracker: Tracker) -> None:
+    data = figure_data(tracker.read_plan("batch_size"))
+    assert list(data.rows) == ["a"]
+    assert data.rows["a"][0].curves["energy/ratio"].keys() == {0, 1, 2, 3}
+    assert "nothing" not in data.rows["a"][0].curves
+
+
+def test_last_and_best_networks_have_their_own_arrays_and_numbers(tracker: Tracker) -> None:
+    plan = tracker.read_plan("batch_size")
+    last, best = (figure_data(plan, network).rows["a"][0] for network in ("last", "best"))
+    assert np.allclose(best.arrays["cka/matrix"], last.arrays["cka/matrix"] + 1)
+    assert (last.scalars["cka/share"], best.scalars["cka/share"]) == (0.0, 1.0)
+    assert not any("best" in name for name in (*last.arrays, *best.arrays))
+
+
+def test_runs_are_linked_on_a_server_that_a_browser_reaches(tracker: Tracker) -> None:
+    plan = tracker.read_plan("lowpass")
+    for server, linked in ((SERVER, True), (None, False), ("javascript:alert(1)", False)):
+        page = page_of([plan], {}, server=server)
+        links = page.spaces[0].runs["32", "ours"]
+        assert [link.text for link in links] == ["seed 0", "seed 1"]
+        assert all(isinstance(link, Link) and (link.url is not None) == linked for link in links)
+        assert (page.spaces[0].experiment is not None) == linked
+    link = page_of([plan], {}, server=SERVER).spaces[0].runs["32", "published"][0]
+    assert link.url == f"http://host:5000/#/experiments/{plan.info.experiment_id}/runs/{plan.published_runs['32']}"
+
+
+def test_page_and_figures_are_written_and_kept_in_mlflow(tracker: Tracker, tmp_path: Path) -> None:
+    plans = [tracker.read_plan("lowpass"), tracker.read_plan("batch_size")]
+    written = write_page(tracker, plans, tmp_path / "new" / "report")
+    names = ["index.html", *(f"batch_size/figure-{name}.{kind}" for name in "56" for kind in ("png", "svg"))]
+    assert [path.relative_to(tmp_path / "new" / "report").as_posix() for path in written] == names
+    store = tracker._store
+    experiment = store.experiment("report")
+    assert experiment is not None
+    (run,) = store.runs(experiment)
+    assert run.status == "FINISHED" and run.tags["ablate.spaces"] == "lowpass, batch_size"
+    for path, name in zip(written, names, strict=True):
+        assert store.download(run.id, name) == path.read_bytes()
+
+
+def test_no_space_of_that_report_run_disturbs_the_next_report(tracker: Tracker) -> None:
+    assert tracker.list_plans("report") == []
+    assert set(page_files([tracker.read_plan("lowpass")])) == {"index.html"}
