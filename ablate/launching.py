@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import signal
 import sys
 import time
@@ -31,6 +32,9 @@ from ablate.worker import Outcome
 
 WAIT_S = 1.0
 """How often a waiting launch looks whether another one has finished or died."""
+
+CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
+"""How long the end of a launch waits for MLflow; a preempted one has 30 s in all."""
 
 TOLD = ("started", "epoch", "measured", "finished", "failed")
 """Events after which MLflow is told."""
@@ -179,6 +183,7 @@ class Launch:
         self.datasets = Datasets(options.data_root)
         self.sync: Any = None
         self.tracker: Any = None
+        self.interrupted = False
 
     def run(self) -> int:
         """Do it.
@@ -190,7 +195,6 @@ class Launch:
         for training in plan.trainings.values():
             storage.describe(training.key, training.identity)
         plan_file.save(plan, storage)
-        interrupted = False
         with Claims(storage.files) as claims:
             decide(plan, storage, retry_failed=options.retry_failed, held_elsewhere=claims.held_elsewhere)
             show_plan(plan, self.console)
@@ -198,15 +202,15 @@ class Launch:
                 try:
                     self._work(claims)
                 except KeyboardInterrupt:
-                    interrupted = True
+                    self.interrupted = True
                     # A second Ctrl-C must not lose the numbers that are being sent.
                     with contextlib.suppress(ValueError):  # not the main thread
                         signal.signal(signal.SIGINT, signal.SIG_IGN)
                     self.console.print("Stopping: what is trained is kept.")
-                if options.prune and not interrupted:
+                if options.prune and not self.interrupted:
                     self._prune()
         decide(plan, storage)
-        return self._finish(interrupted)
+        return self._finish(self.interrupted)
 
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:
@@ -222,13 +226,17 @@ class Launch:
         try:
             yield
         finally:
-            if not self.sync.close(timeout_s=60):
+            if not self.sync.close(CLOSE_INTERRUPTED_S if self.interrupted else CLOSE_S):
+                uri = self.options.tracking_uri
+                there = f" --tracking-uri {shlex.quote(self.tracker.uri)}" if uri is not None else ""
                 self.console.print(
-                    f"MLflow did not take everything ({self.sync.last_error}). The results are safe in storage; "
-                    f"send them with: python -m ablate.report --sync --storage {self.options.storage} "
-                    f"--plan {self.plan.id}",
+                    f"MLflow did not take everything ({self.sync.last_error}). The results are safe in storage; send "
+                    "them and see the table with:\n"
+                    f"  python -m ablate.report --sync --storage {shlex.quote(self.options.storage)} "
+                    f"--plan {self.plan.id}{there}",
                     markup=False,
                 )
+                self.tracker = None  # it cannot be asked for the table either
 
     def _work(self, claims: Claims) -> None:
         options, plan = self.options, self.plan
