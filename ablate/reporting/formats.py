@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -15,6 +15,7 @@ from rich.text import Text
 from ablate.claims import is_accuracy
 from ablate.reporting.names import column_name
 from ablate.reporting.tables import Cell, Line, Row, Table
+from ablate.specs import COLUMNS
 
 NOTHING = "—"
 LABEL_WIDTH = 18
@@ -51,25 +52,35 @@ def to_terminal(table: Table, width: int = 100) -> Group:
     Returns:
         A rich renderable: title, table, footnotes, caption.
     """
-    grid = _grid(table, beside=True)
-    if Console(width=10 * width).measure(grid).maximum > width:
-        grid = _grid(table, beside=False)
+    grids = [_grid(table, table.columns, beside=True)]
+    if not _fits(grids, width):
+        grids = [_grid(table, table.columns, beside=False)]
+    if not _fits(grids, width):  # the paper's columns first, what we measure besides below them
+        own = [column for column in table.columns if column in COLUMNS]
+        parts = [part for part in (own, [column for column in table.columns if column not in COLUMNS]) if part]
+        grids = [_grid(table, part, beside=True) for part in parts]
+        if not _fits(grids, width):
+            grids = [_grid(table, part, beside=False) for part in parts]
     notes = [Text(f"[{i}] {label}: {note}", style="dim") for i, (label, note) in enumerate(table.footnotes(), start=1)]
-    return Group(Text(table.title, style="bold"), grid, *notes, Text(table.caption, style="dim"))
+    return Group(Text(table.title, style="bold"), *grids, *notes, Text(table.caption, style="dim"))
 
 
-def _grid(table: Table, *, beside: bool) -> RichTable:
+def _fits(grids: Sequence[RichTable], width: int) -> bool:
+    return all(Console(width=10 * width).measure(grid).maximum <= width for grid in grids)
+
+
+def _grid(table: Table, columns: Sequence[str], *, beside: bool) -> RichTable:
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     grid.add_column("Row", max_width=LABEL_WIDTH)
-    grid.add_column("")
-    for column in table.columns:
+    grid.add_column("", no_wrap=True)
+    for column in columns:
         # A name of two words goes on two lines: the column stays as narrow as its numbers.
         grid.add_column(column_name(column).replace(" ", "\n"), justify="right", no_wrap=True)
     numbers = marks(table)
     for row in table.rows:
         label = Text(f"{row.label} [{numbers[row.label]}]" if row.label in numbers else row.label)
         sources, cells = [_source(line, beside=beside) for line in row.lines], []
-        for column in table.columns:
+        for column in columns:
             cell = Text()
             for index, line in enumerate(row.lines):
                 cell.append("\n" if index else "").append_text(_terminal_cell(line, column, beside=beside))
