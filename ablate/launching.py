@@ -184,6 +184,7 @@ class Launch:
         self.sync: Any = None
         self.tracker: Any = None
         self.interrupted = False
+        self.arrived = True
 
     def run(self) -> int:
         """Do it.
@@ -236,7 +237,7 @@ class Launch:
                     f"--plan {self.plan.id}{there}",
                     markup=False,
                 )
-                self.tracker = None  # it cannot be asked for the table either
+                self.arrived = False
 
     def _work(self, claims: Claims) -> None:
         options, plan = self.options, self.plan
@@ -308,7 +309,7 @@ class Launch:
 
     def _finish(self, interrupted: bool) -> int:
         options = self.options
-        if self.tracker is not None:
+        if self.tracker is not None and self.arrived:  # one that is away cannot be asked for the table
             from ablate import report
 
             for space in self.plan.spaces:

@@ -50,7 +50,7 @@ def to_terminal(table: Table, width: int = 100) -> Group:
         width: Columns of the terminal.
 
     Returns:
-        A rich renderable: title, table, footnotes, caption.
+        A rich renderable: title, accuracies, scalars in a list of their own, footnotes, caption.
     """
     grids = [_grid(table, table.columns, beside=True)]
     if not _fits(grids, width):
@@ -79,10 +79,12 @@ def _grid(table: Table, columns: Sequence[str], *, beside: bool) -> RichTable:
     numbers = marks(table)
     for row in table.rows:
         label = Text(f"{row.label} [{numbers[row.label]}]" if row.label in numbers else row.label)
-        sources, cells = [_source(line, beside=beside) for line in row.lines], []
+        # A part of the table shows no line that has nothing in it, such as what the paper did not measure.
+        lines = [line for line in row.lines if columns is table.columns or line.state or line.cells.keys() & {*columns}]
+        sources, cells = [_source(line, beside=beside) for line in lines], []
         for column in columns:
             cell = Text()
-            for index, line in enumerate(row.lines):
+            for index, line in enumerate(lines):
                 cell.append("\n" if index else "").append_text(_terminal_cell(line, column, beside=beside))
             cells.append(cell)
         grid.add_row(label, Text("\n".join(sources)), *cells)
