@@ -52,15 +52,19 @@ def to_terminal(table: Table, width: int = 100) -> Group:
     Returns:
         A rich renderable: title, accuracies, scalars in a list of their own, footnotes, caption.
     """
-    grids = [_grid(table, table.columns, beside=True)]
+    accuracies = [column for column in table.columns if is_accuracy(column)]
+    grids = [_grid(table, accuracies, beside=True)]
     if not _fits(grids, width):
-        grids = [_grid(table, table.columns, beside=False)]
+        grids = [_grid(table, accuracies, beside=False)]
     if not _fits(grids, width):  # the paper's columns first, what we measure besides below them
-        own = [column for column in table.columns if column in COLUMNS]
-        parts = [part for part in (own, [column for column in table.columns if column not in COLUMNS]) if part]
+        own = [column for column in accuracies if column in COLUMNS]
+        parts = [part for part in (own, [column for column in accuracies if column not in COLUMNS]) if part]
         grids = [_grid(table, part, beside=True) for part in parts]
         if not _fits(grids, width):
             grids = [_grid(table, part, beside=False) for part in parts]
+    scalars = [column for column in table.columns if not is_accuracy(column)]
+    if scalars:
+        grids.append(_scalars(table, scalars))
     notes = [Text(f"[{i}] {label}: {note}", style="dim") for i, (label, note) in enumerate(table.footnotes(), start=1)]
     return Group(Text(table.title, style="bold"), *grids, *notes, Text(table.caption, style="dim"))
 
@@ -77,10 +81,11 @@ def _grid(table: Table, columns: Sequence[str], *, beside: bool) -> RichTable:
         # A name of two words goes on two lines: the column stays as narrow as its numbers.
         grid.add_column(column_name(column).replace(" ", "\n"), justify="right", no_wrap=True)
     numbers = marks(table)
+    whole = len(columns) == sum(is_accuracy(column) for column in table.columns)
     for row in table.rows:
         label = Text(f"{row.label} [{numbers[row.label]}]" if row.label in numbers else row.label)
         # A part of the table shows no line that has nothing in it, such as what the paper did not measure.
-        lines = [line for line in row.lines if columns is table.columns or line.state or line.cells.keys() & {*columns}]
+        lines = [line for line in row.lines if whole or line.state or line.cells.keys() & {*columns}]
         sources, cells = [_source(line, beside=beside) for line in lines], []
         for column in columns:
             cell = Text()
@@ -89,6 +94,18 @@ def _grid(table: Table, columns: Sequence[str], *, beside: bool) -> RichTable:
             cells.append(cell)
         grid.add_row(label, Text("\n".join(sources)), *cells)
         grid.add_section()
+    return grid
+
+
+def _scalars(table: Table, columns: Sequence[str]) -> RichTable:
+    """Scalar by scalar, ours of every row: a dozen of them would not fit beside the accuracies."""
+    grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    grid.add_column("Ours")
+    for row in table.rows:
+        grid.add_column(Text(row.label), justify="right", max_width=LABEL_WIDTH)
+    ours = [next(line for line in row.lines if line.source == "ours") for row in table.rows]
+    for column in columns:
+        grid.add_row(column_name(column), *(_terminal_cell(line, column, beside=True) for line in ours))
     return grid
 
 

@@ -131,6 +131,16 @@ def test_columns_are_the_paper_s_then_what_was_measured_beside_them() -> None:
     assert "2.030" in to_markdown(scalars) and "**" not in to_markdown(scalars).replace("**t**", "")
 
 
+def test_many_scalars_stay_readable_on_a_terminal() -> None:
+    names = [f"analysis/number_{n}" for n in range(12)]
+    values = {name: n + 0.125 for n, name in enumerate(names)} | {"pgd20": 43.5}
+    table = built("t", ["first", "second"], results({"first": [values, values], "second": [values]}), extra=names)
+    lines = shown(table, 80).splitlines()
+    for n, name in enumerate(names):
+        (line,) = [line for line in lines if f"{name} " in line]
+        assert line.split()[1:] == [f"{n}.125±0.000", f"{n}.125"]
+
+
 def test_names_are_readable() -> None:
     names = [column_name(column) for column in (*EXACT, "adaptive/pgd20", "adaptive/cw20_exact", "mine")]
     assert names == [
