@@ -186,8 +186,10 @@ def _facts(plans: Sequence[PlanResults], network: Network) -> list[tuple[str, st
             if trial.part.training not in seconds and trial.training_run_id is not None:
                 spent = sum(value for _, value in plan.curve(row, seed, "seconds"))
                 seconds[trial.part.training] = spent
-                device = trial.tags.get("ablate.device", "an unknown device")
-                devices[device] = devices.get(device, 0.0) + spent
+                device = trial.tags.get("ablate.device", "")
+                if device or spent:  # a training that failed at once tells no device
+                    device = device or "device not recorded"
+                    devices[device] = devices.get(device, 0.0) + spent
     trainings = {trial.part.training for trial in trials}
     alone = sum(seconds.get(trial.part.training, 0.0) for trial in trials)
     saved = alone - sum(seconds.values())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ablate.figures import Drawing, FigureData
 from ablate.reporting.style import (
@@ -63,6 +63,9 @@ def draw_spectra(data: FigureData) -> Drawing | None:
             0.98, 1.06, "white noise", fontsize=8, color="0.35", ha="right", transform=line[3].get_yaxis_transform()
         )
         line[3].set_yscale("log")
+        line[3].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        line[3].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        line[3].yaxis.set_minor_formatter(NullFormatter())
         line[3].set_ylabel("power, white noise = 1")
         if number == 0:
             line[3].set_title("PGD-20 − clean, by distance")

@@ -180,7 +180,7 @@ def _picture(axes: Axes, kernels: NDArray[Any]) -> None:
     largest = float(np.abs(kernels).max()) or 1.0
     axes.imshow(mosaic(kernels / largest), cmap=DIVERGING, vmin=-1, vmax=1)
     bare(axes)
-    axes.set_facecolor("0.8")  # between the kernels: white would be taken for weights of zero
+    axes.set_facecolor("0.87")  # between the kernels: white would be taken for weights of zero
 
 
 def _weight_colours(figure: Any, panels: list[Axes]) -> None:

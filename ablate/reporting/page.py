@@ -169,7 +169,7 @@ def _verdict(ours: Verdict, published: Verdict) -> dict[str, Any]:
                 "verdict": verdict.verdict,
                 "kind": verdict.verdict.replace(" ", "-"),
                 "sign": _SIGNS[verdict.verdict],
-                "sentence": verdict.sentence(),
+                "sentence": verdict.sentence().removeprefix(verdict.verdict).lstrip(": "),
                 "test": "" if verdict.test == "none" else verdict.test,
                 "comparisons": [each.sentence() for each in verdict.comparisons]
                 if len(verdict.comparisons) > 1

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from ablate import figures
@@ -99,6 +100,16 @@ def test_figure_2_marks_the_square_that_the_share_is_of() -> None:
     assert right - left == 16 and left == -8.5  # the pixel of frequency 0 lies around 0
     square = axes.patches[0].get_bbox()
     assert square.x0 == pytest.approx(-4.5, abs=0.2) and square.x1 == pytest.approx(3.5, abs=0.2)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_label_is_left_as_markup(name: str) -> None:
+    """Labels are taken as they are, so that ticks must not be written as mathematics."""
+    drawer = {"2": draw_spectra, "3": draw_first_kernels, "4": draw_kernel_spectra, "5": draw_ratio}.get(name)
+    drawing = (drawer or (draw_similarity if name in "67" else draw_quantized_kernels))(TWO)
+    assert drawing is not None
+    drawing.figure.draw_without_rendering()
+    assert not [text for text in drawing.figure.findobj(Text) if "$" in text.get_text() or "\\" in text.get_text()]
 
 
 def test_figure_3_has_channels_downwards_and_filters_across() -> None:
