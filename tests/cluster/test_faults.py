@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import Launch, RayCluster
 from tests.faults import POINTS
 from tests.helpers import kill_group, numbers, run_launch, until, write_space
+from tests.ray_cluster import Launch, RayCluster
 
 EPOCHS = 4
 

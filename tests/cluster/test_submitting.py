@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import RayCluster
 from tests.helpers import command, environment, numbers, run_launch, until, write_space
+from tests.ray_cluster import RayCluster
 
 # What rides along under `--import`: it holds the job, by a file whose path the space's title cannot carry.
 HOLD = """\

@@ -1,0 +1,138 @@
+"""A small Ray cluster of real processes on this machine, and launches that are held and killed on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import command, environment, until
+
+HEALTH = {
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A dead node is noticed in seconds instead of a minute."""
+
+
+class RayCluster:
+    """A head without CPUs and one node with two, on this machine, with token authentication."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
+        self.folders: list[str] = []
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.node = self.add_node()
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    @property
+    def job_server(self) -> str:
+        return f"http://{self.cluster.head_node.webui_url}"
+
+    def add_node(self) -> Any:
+        """A node with two CPUs, and a session folder of its own: nodes of one folder delete each other's packages."""
+        self.folders.append(tempfile.mkdtemp(prefix="ray-"))  # in /tmp: a socket's path is short
+        return self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1])
+
+    def lose_node(self) -> None:
+        """SIGKILL every process of the node; another one with as many CPUs must be there."""
+        self.cluster.remove_node(self.node, allow_graceful=False)
+
+    def shutdown(self) -> None:
+        self.cluster.shutdown()
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def started(token: Path) -> Iterator[RayCluster]:
+    """A cluster with token authentication, while the block runs.
+
+    Args:
+        token: Where its token is written.
+    """
+    token.touch(mode=0o600)
+    token.write_text("0123456789abcdef" * 4)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    settings = {
+        **HEALTH,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": environment()["PYTHONPATH"],  # nodes have ablate installed
+        "PATH": path,  # a job's `python` is this one
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    _read_settings_again()
+    cluster = RayCluster()
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        _read_settings_again()
+
+
+def _read_settings_again() -> None:
+    """Ray keeps the environment of its import, and other tests may have imported it."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+class Launch:
+    """A launch in a process of its own, held and killed where a test wants it (see tests/faults.py)."""
+
+    def __init__(self, folder: Path, *arguments: str, hold: Iterable[str] = ()) -> None:
+        self.folder = folder
+        self.out = folder / "out.txt"
+        shutil.copy(Path(__file__).parent / "faults.py", folder / "faults.py")
+        for point in hold:
+            (folder / f"hold-{point}").touch()
+        self.process = subprocess.Popen(
+            command(*arguments, "--cpus-per-trial", "1", "--import", "faults"),
+            cwd=folder,
+            env=environment(),
+            start_new_session=True,
+            stdout=self.out.open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def text(self) -> str:
+        return self.out.read_text()
+
+    def ends_with(self, code: int, timeout_s: float = 120) -> str:
+        """Wait for the launch's end, check its exit code, and return what it printed."""
+        assert self.process.wait(timeout_s) == code, self.text()
+        return self.text()
+
+    def release(self, point: str) -> None:
+        (self.folder / f"hold-{point}").unlink()
+
+    def at(self, point: str, count: int) -> list[int]:
+        """Process ids, once so many processes have come to a point."""
+
+        def there() -> list[int]:
+            found = [int(path.name.rsplit("-", 1)[1]) for path in self.folder.glob(f"at-{point}-*")]
+            assert self.process.poll() is None, self.text()
+            return found if len(found) >= count else []
+
+        return list(until(there, what=f"{count} processes at {point!r}"))
