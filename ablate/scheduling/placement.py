@@ -77,7 +77,8 @@ def cluster(num_cpus: int | None = None) -> Iterator[None]:
     # Tune's tracebacks of lost processes: what was lost and why is told by our own lines.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+    # "local": without it Ray would join any cluster that somebody else has started on this machine.
+    options: dict[str, Any] = {} if address else {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     try:
         ray.init(logging_level="ERROR", log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
