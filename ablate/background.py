@@ -30,6 +30,9 @@ class Syncing(Protocol):
     def interrupt(self, plan: Plan | PlanFile) -> None:
         """Mark unfinished runs as stopped; see `Tracker.interrupt`."""
 
+    def open_plan(self, plan: Plan | PlanFile) -> None:
+        """Find or create a plan's runs; see `Tracker.open_plan`."""
+
 
 class BackgroundSync:
     """Keeps MLflow up to date with storage while a launch goes on.
@@ -60,6 +63,7 @@ class BackgroundSync:
         self._longest_pause_s = longest_pause_s
         self._changed: set[str] = set()
         self._everything = True  # what storage held before this launch goes first
+        self._grown = False
         self._closing = False
         self._arrived = False
         self._deadline = float("inf")
@@ -76,6 +80,16 @@ class BackgroundSync:
         with self._told:
             self._changed.add(key)
             self._told.notify()
+
+    def grow(self, plan: Plan | PlanFile) -> None:
+        """Tell that the plan has more trials, as a search has while it goes on; returns at once.
+
+        Args:
+            plan: The same plan, as it is now.
+        """
+        file = from_plan(plan)
+        with self._told:
+            self._plan, self._grown = file, True
 
     def close(self, timeout_s: float) -> bool:
         """Sync everything once more, and stop.
@@ -102,15 +116,19 @@ class BackgroundSync:
                 self._told.wait_for(lambda: self._closing or self._everything or self._changed)
                 final, everything, keys = self._closing, self._everything or self._closing, self._changed
                 self._everything, self._changed = False, set()
+                plan, grown, self._grown = self._plan, self._grown, False
             try:
-                unfinished = self._tracker.sync(self._plan, self._storage, None if everything else keys)
+                if grown:
+                    self._tracker.open_plan(plan)
+                unfinished = self._tracker.sync(plan, self._storage, None if everything else keys)
                 if final and unfinished:
-                    self._tracker.interrupt(self._plan)
+                    self._tracker.interrupt(plan)
             except Exception as error:  # whatever it is, the training goes on and storage keeps its numbers
                 with self._told:
                     self.last_error = error
                     self._everything = self._everything or everything
                     self._changed |= keys
+                    self._grown = self._grown or grown
                 pause = min(2 * pause, self._longest_pause_s)
             else:
                 pause = self._pause_s

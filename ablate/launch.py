@@ -15,7 +15,7 @@ from rich.text import Text
 from ablate import completion, spaces
 from ablate.errors import SpecError, UserError
 from ablate.options import Options, import_modules, parse_seeds
-from ablate.terminal import open_console, printable
+from ablate.terminal import open_console, plural, printable
 
 WIDTH = 100
 """Columns of the help text."""
@@ -178,12 +178,12 @@ def _list(console: Console, as_json: bool) -> int:
 
 
 def _listed(space: spaces.SpaceFile) -> dict[str, object]:
-    rows = len(space.space.rows)
+    size = plural(len(space.space.rows), "row")
     return {
         "name": space.name,
         "title": space.space.title,
         "table": space.space.table,
-        "size": f"{rows} row{'' if rows == 1 else 's'}",
+        "size": size if space.space.search is None else "search",
         "description": space.space.description,
     }
 

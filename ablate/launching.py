@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -53,7 +54,7 @@ def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
         UserError: Anything in it that cannot be used.
     """
     import_modules(options.imports)
-    names = [name for given in options.space for name in (spaces.space_names() if given == "all" else [given])]
+    names = [name for given in options.space for name in (spaces.table_names() if given == "all" else [given])]
     loaded = [spaces.load_space(name) for name in dict.fromkeys(names)]
     spaces.load_preset(options.preset)
     overrides = spaces.parse_overrides(options.sets)
@@ -65,8 +66,18 @@ def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
     return loaded, [trial for trial in trials if not options.rows or trial.label in options.rows]
 
 
+def is_search(options: Options) -> bool:
+    """Whether a command line asks for a search.
+
+    Raises:
+        UserError: As of `trials_of`.
+    """
+    import_modules(options.imports)
+    return any(spaces.load_space(name).space.search is not None for name in options.space if name != "all")
+
+
 def plan_of(options: Options) -> Plan:
-    """The plan a command line asks for, before storage is looked at.
+    """The plan a command line asks for, before storage is looked at; of a search, its samples so far.
 
     Args:
         options: The command line.
@@ -77,6 +88,10 @@ def plan_of(options: Options) -> Plan:
     Raises:
         UserError: Anything in it that cannot be used.
     """
+    if is_search(options):
+        from ablate import search_launch
+
+        return search_launch.search_plan(options, Storage(options.storage)).plan
     loaded, trials = trials_of(options)
     return make_plan(
         loaded,
@@ -105,8 +120,19 @@ def launch(options: Options, console: Console, out: TextIO | None = None) -> int
     if options.cluster is not None and not options.dry_run:
         return _submit(options, console)
     out = out or sys.stdout
-    plan = plan_of(options)
     storage = Storage(options.storage)
+    if is_search(options):
+        from ablate import search_launch
+
+        if options.dry_run:
+            return search_launch.dry_run(options, storage, console, out)
+        storage.check()
+        if not options.yes and runs_here(options):
+            expected = search_launch.search_estimate(search_launch.search_plan(options, storage), storage)
+            if expected.wall_s > DAY_S and not _agreed(options, expected, storage, console):
+                return 2
+        return search_launch.launch_search(options, storage, console, out)
+    plan = plan_of(options)
     if options.dry_run:
         decide(plan, storage, retry_failed=options.retry_failed)
         expected = estimate(plan, storage)
@@ -142,10 +168,15 @@ def _fitting_preset(options: Options, storage: Storage) -> str:
         if preset == options.preset:
             continue
         with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
-            other = Options(**{**vars(options), "preset": preset})
-            plan = plan_of(other)
-            decide(plan, storage)
-            expected = estimate(plan, storage)
+            other = replace(options, preset=preset)
+            if is_search(options):
+                from ablate import search_launch
+
+                expected = search_launch.search_estimate(search_launch.search_plan(other, storage), storage)
+            else:
+                plan = plan_of(other)
+                decide(plan, storage)
+                expected = estimate(plan, storage)
             if expected.wall_s <= DAY_S:
                 return f"--preset {preset} takes about {duration(expected.wall_s)} here."
     return "No preset of these spaces takes less than a day here; --cluster submits to a Ray cluster."
@@ -181,6 +212,7 @@ class Launch:
         self.console = console
         self.out = out
         self.datasets = Datasets(options.data_root)
+        self.provenance = provenance(sys.argv)
         self.sync: Any = None
         self.tracker: Any = None
         self.interrupted = False
@@ -192,13 +224,11 @@ class Launch:
         Returns:
             The exit code, as of `launch`.
         """
-        options, plan, storage = self.options, self.plan, self.storage
-        for training in plan.trainings.values():
-            storage.describe(training.key, training.identity)
-        plan_file.save(plan, storage)
+        options, storage = self.options, self.storage
         with Claims(storage.files) as claims:
-            decide(plan, storage, retry_failed=options.retry_failed, held_elsewhere=claims.held_elsewhere)
-            show_plan(plan, self.console)
+            self._prepare(claims)
+            decide(self.plan, storage, retry_failed=options.retry_failed, held_elsewhere=claims.held_elsewhere)
+            self._show()
             with self._tracking():
                 try:
                     self._work(claims)
@@ -210,8 +240,17 @@ class Launch:
                     self.console.print("Stopping: what is trained is kept.")
                 if options.prune and not self.interrupted:
                     self._prune()
-        decide(plan, storage)
+        decide(self.plan, storage)
         return self._finish(self.interrupted)
+
+    def _prepare(self, claims: Claims) -> None:
+        """Write down what is going to be done."""
+        for training in self.plan.trainings.values():
+            self.storage.describe(training.key, training.identity)
+        plan_file.save(self.plan, self.storage, self.provenance)
+
+    def _show(self) -> None:
+        show_plan(self.plan, self.console)
 
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:
@@ -222,7 +261,7 @@ class Launch:
 
         self.tracker = tracking.Tracker(self.options.tracking_uri)
         self.tracker.prepare()
-        self.tracker.open_plan(self.plan, provenance(sys.argv))
+        self.tracker.open_plan(self.plan, self.provenance)
         self.sync = tracking.BackgroundSync(self.tracker, self.plan, self.storage)
         try:
             yield
@@ -309,11 +348,7 @@ class Launch:
 
     def _finish(self, interrupted: bool) -> int:
         options = self.options
-        if self.tracker is not None and self.arrived:  # one that is away cannot be asked for the table
-            from ablate import report
-
-            for space in self.plan.spaces:
-                report.print_space(self.tracker, space.name, self.plan.id, self.console)
+        self._tell()
         show_next_steps(
             self.plan,
             self.console,
@@ -322,7 +357,19 @@ class Launch:
             storage=options.storage,
         )
         if options.as_json:
-            self.out.write(json.dumps(results_as_json(self.plan, self.storage), indent=1) + "\n")
-        if interrupted:
-            return 130
-        return 0 if all(t.action in ("reuse", "stopped") for t in self.plan.trainings.values()) else 1
+            self.out.write(json.dumps(self._as_json(), indent=1) + "\n")
+        return 130 if interrupted else self._code()
+
+    def _tell(self) -> None:
+        """Print the results."""
+        if self.tracker is not None and self.arrived:  # an MLflow that is away cannot be asked for the table
+            from ablate import report
+
+            for space in self.plan.spaces:
+                report.print_space(self.tracker, space.name, self.plan.id, self.console)
+
+    def _as_json(self) -> dict[str, Any]:
+        return results_as_json(self.plan, self.storage)
+
+    def _code(self) -> int:
+        return 0 if all(training.action == "reuse" for training in self.plan.trainings.values()) else 1

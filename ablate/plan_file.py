@@ -66,6 +66,8 @@ class RowPart(Spec):
     label: str
     note: str | None = None
     published: dict[str, float] = {}
+    sample: dict[str, Any] | None = None
+    """Of a search: the values of the parameters that were searched in it."""
 
 
 class SpacePart(Spec):
@@ -78,6 +80,8 @@ class SpacePart(Spec):
     rows: list[RowPart]
     claims: list[dict[str, Any]] = []
     figures: list[str] = []
+    search: dict[str, Any] | None = None
+    """What was searched, as of `ablate.search_space.SearchSpec`; its samples are the rows."""
 
 
 class TrialPart(Spec):
@@ -164,11 +168,17 @@ def from_plan(plan: Plan | PlanFile, provenance: Mapping[str, str] | None = None
             description=loaded.space.description,
             table=loaded.space.table,
             rows=[
-                RowPart(label=row.label, note=notes.get((loaded.name, row.label), row.note), published=row.published)
+                RowPart(
+                    label=row.label,
+                    note=notes.get((loaded.name, row.label), row.note),
+                    published=row.published,
+                    sample=dict(row.set) if loaded.space.search is not None else None,
+                )
                 for row in loaded.space.rows
             ],
             claims=[claim.model_dump(mode="json", exclude_none=True) for claim in loaded.space.claims],
             figures=list(loaded.space.figures),
+            search=loaded.space.search.model_dump(mode="json", exclude_unset=True) if loaded.space.search else None,
         )
         for loaded in plan.spaces
     ]

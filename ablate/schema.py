@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ablate.search_space import searchable
 from ablate.spaces import Space, folder
 from ablate.specs import TrialSpec
 from ablate.yamlfile import models_in
@@ -38,6 +39,7 @@ def schema() -> dict[str, Any]:
         owner = content if model == "Space" else definitions[model]
         described = owner["properties"][field]
         owner["properties"][field] = {"$ref": "#/$defs/Settings", "default": described.get("default", {})}
+    _search(definitions)
     # Nothing reaches the models of a trial but settings, whose groups are written out.
     while unused := [name for name in definitions if not _used(name, content)]:
         for name in unused:
@@ -48,6 +50,35 @@ def schema() -> dict[str, Any]:
         "title": "A space of ablate",
         "description": "One ablation or search; see search_spaces/README.md.",
     }
+
+
+def _search(definitions: dict[str, Any]) -> None:
+    """What the models of a search take besides what pydantic tells of them: shorthands, and dotted paths."""
+    properties = definitions["SearchSpec"]["properties"]
+    one = {"$ref": "#/$defs/Objective"}
+    properties["objective"] = {
+        "anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": 2}],
+        "description": properties["objective"]["description"],
+    }
+    names = definitions["Scheduler"]["properties"]["name"]
+    properties["scheduler"] = {"anyOf": [{"enum": names["enum"]}, {"$ref": "#/$defs/Scheduler"}]}
+    settings = definitions["Settings"]["properties"]
+    properties["parameters"] = {
+        "type": "object",
+        "properties": {path: {"$ref": "#/$defs/Parameter", **_described(settings[path])} for path in searchable()},
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
+    definitions["PresetPart"]["properties"]["search"] = {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "default": {},
+    }
+
+
+def _described(leaf: dict[str, Any]) -> dict[str, Any]:
+    return {"description": leaf["description"]} if "description" in leaf else {}
 
 
 def text() -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ablate.claims import Claim
 from ablate.errors import SpecError, nearest
 from ablate.figures import analyses_for, figure_kind
+from ablate.search_space import SearchSpec
 from ablate.settings import Setting, build_spec, parse_overrides, setting_paths
 from ablate.specs import Spec, TrialSpec
 from ablate.yamlfile import YamlFile, flatten
@@ -70,19 +71,32 @@ class PresetPart(Spec):
 
     set: dict[str, Any] = {}
     rows: dict[str, RowChange] = {}
+    search: dict[str, Any] = Field({}, description="What of `search` is other; parameters are replaced one by one.")
 
 
 class Space(Spec):
-    """One ablation: the content of a file in `search_spaces/`."""
+    """One ablation, or one search: the content of a file in `search_spaces/`."""
 
     title: str = Field(min_length=1)
     description: str = ""
     table: int | None = None
     base: dict[str, Any] = {}
-    rows: list[Row] = Field(min_length=1)
+    rows: list[Row] = []
+    search: SearchSpec | None = None
     claims: list[Claim] = []
     figures: list[FigureName] = []
     smoke: PresetPart = PresetPart()
+
+    @model_validator(mode="after")
+    def _rows_or_search(self) -> Self:
+        if bool(self.rows) == (self.search is not None):
+            raise ValueError(f"expected either rows or search, got {'both' if self.rows else 'neither'}")
+        about_rows = [name for name in ("claims", "figures", "table") if self.search and getattr(self, name)]
+        if about_rows:
+            raise ValueError(f"expected no {about_rows[0]} beside search, which has no rows that they could be about")
+        if self.smoke.search and self.search is None:
+            raise ValueError("expected no smoke.search without search")
+        return self
 
     @model_validator(mode="after")
     def _labels_once(self) -> Self:
@@ -149,6 +163,11 @@ def space_names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
+def table_names() -> list[str]:
+    """Names of the shipped spaces that have rows: what `all` means; a search is launched on its own."""
+    return [name for name in space_names() if load_space(name).space.search is None]
+
+
 def preset_names() -> list[str]:
     """Names of the shipped presets."""
     return sorted(path.stem for path in (folder() / "presets").glob("*.yaml"))
@@ -183,6 +202,10 @@ def load_space(name_or_path: str) -> SpaceFile:
     _check_labels(file)
     loaded = SpaceFile(path.stem, file.validate(Space), file)
     _check_claims(loaded)
+    if loaded.space.search is not None:
+        from ablate import samples  # which stands on this module
+
+        samples.check(loaded)
     for number, row in enumerate(loaded.space.rows):  # a mistake shows now, not when its row is launched
         build_spec(_settings_of(loaded, row, None), 0, f"{file.where(('rows', number))}: row {row.label!r}")
     return loaded
@@ -245,7 +268,8 @@ def load_preset(name: str) -> tuple[Preset, YamlFile]:
     return file.validate(Preset), file
 
 
-def _from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple[str | int, ...]) -> list[Setting]:
+def settings_from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple[str | int, ...]) -> list[Setting]:
+    """Settings of a mapping in a file, each with the line it stands on."""
     found = []
     for key, value in settings.items():
         origin = file.where((*place, key))
@@ -256,14 +280,15 @@ def _from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple[str | i
 def _settings_of(loaded: SpaceFile, row: Row, preset: str | None) -> list[Setting]:
     space, file = loaded.space, loaded.file
     number = space.rows.index(row)
-    settings = _from_file(space.base, file, ("base",)) + _from_file(row.set, file, ("rows", number, "set"))
+    settings = settings_from_file(space.base, file, ("base",))
+    settings += settings_from_file(row.set, file, ("rows", number, "set"))
     if preset is not None:
         content, preset_file = load_preset(preset)
-        settings += _from_file(content.set, preset_file, ("set",))
+        settings += settings_from_file(content.set, preset_file, ("set",))
         if preset == "smoke":
-            settings += _from_file(space.smoke.set, file, ("smoke", "set"))
+            settings += settings_from_file(space.smoke.set, file, ("smoke", "set"))
             change = space.smoke.rows.get(row.label, RowChange())
-            settings += _from_file(change.set, file, ("smoke", "rows", row.label, "set"))
+            settings += settings_from_file(change.set, file, ("smoke", "rows", row.label, "set"))
     return settings
 
 
@@ -277,7 +302,7 @@ def expand(loaded: SpaceFile, preset: str, overrides: Sequence[Setting], seeds: 
         seeds: Distinct whole numbers.
 
     Returns:
-        Row by row, seed by seed.
+        Row by row, seed by seed; none of a search, whose samples `ablate.samples` makes.
 
     Raises:
         SpecError: With the origin and dotted path of what is wrong.

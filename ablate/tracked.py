@@ -298,5 +298,7 @@ def _problem(run: Run) -> str | None:
         return None
     if state == "failed":
         return f"failed: {run.tags.get('ablate.failure', 'unknown reason')}"
+    if state == "stopped":
+        return f"stopped early after epoch {run.tags.get('ablate.stopped_epoch', '?')}"
     doing = "while measuring" if state == "measuring" else "while training"
     return f"interrupted {doing}" if run.status == "KILLED" else f"not finished, {doing.removeprefix('while ')}"

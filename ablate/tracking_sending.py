@@ -62,7 +62,7 @@ def send(store: Store, opened: PlanRuns, storage: Storage, key: str, trials: Seq
     if not synced(run):
         _send_training(store, run, whole, trials[0])
     done = [_send_trial(store, opened, run, whole, trial) for trial in waiting]
-    return view.finished and all(done)
+    return (view.finished or view.stopped is not None) and all(done)
 
 
 def _training_run(store: Store, plan: PlanFile, key: str, trial: TrialPart, whole: _Whole) -> Run:
@@ -90,6 +90,7 @@ def _send_training(store: Store, run: Run, whole: _Whole, trial: TrialPart) -> N
         for name, value in entry["metrics"].items()
     ]
     state = "finished" if view.finished else "failed" if view.failure else "training"
+    state = "stopped" if state == "training" and view.stopped is not None else state
     tags = {"ablate.state": state, "ablate.attempts": str(view.attempts)}
     if new:
         tags["ablate.synced_epoch"] = str(new[-1]["epoch"])
@@ -102,6 +103,8 @@ def _send_training(store: Store, run: Run, whole: _Whole, trial: TrialPart) -> N
         store.set_status(run, "RUNNING")
     elif state == "failed":
         store.set_status(run, "FAILED", whole.failed_ms)
+    elif state == "stopped":
+        store.set_status(run, "KILLED", whole.ended_ms)
     else:
         store.untag(run, "ablate.failure")
         store.set_status(run, "FINISHED", whole.ended_ms)
@@ -146,6 +149,8 @@ def _send_trial(store: Store, opened: PlanRuns, training: Run, whole: _Whole, tr
     complete = there and all(whole.record(key) is not None for key in trial.measurements)
     failed = view.failure is not None and not complete
     state = "finished" if complete else "failed" if failed else "measuring" if view.finished else "training"
+    stopped = state == "training" and view.stopped is not None and opened.plan.space(trial.space).search is not None
+    state = "stopped" if stopped else state
     tags = {
         "ablate.state": state,
         "ablate.attempts": str(view.attempts),
@@ -153,6 +158,8 @@ def _send_trial(store: Store, opened: PlanRuns, training: Run, whole: _Whole, tr
     }
     if failed:
         tags["ablate.failure"] = whole.reason
+    if stopped:
+        tags["ablate.stopped_epoch"] = str(view.stopped)
     if complete:
         records = {name: whole.record(key) for name, key in {**trial.columns, **trial.analyses}.items()}
         present = {name: record for name, record in records.items() if record is not None}
@@ -166,10 +173,13 @@ def _send_trial(store: Store, opened: PlanRuns, training: Run, whole: _Whole, tr
     store.log(run, points, flat(trial.spec), tags)
     if failed:
         store.set_status(run, "FAILED", whole.failed_ms)
+    elif stopped:
+        store.untag(run, "ablate.failure")
+        store.set_status(run, "KILLED", whole.ended_ms)
     elif not complete:
         store.untag(run, "ablate.failure")
         store.set_status(run, "RUNNING")
-    return complete
+    return complete or stopped
 
 
 def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) -> Run:

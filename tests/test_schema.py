@@ -8,10 +8,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
 from ablate import schema, spaces
 from ablate.settings import setting_paths
+from ablate.yamlfile import YamlFile
 
 FILE = Path(spaces.folder()) / schema.FILE
 
@@ -32,7 +32,7 @@ def test_every_shipped_space_fits_and_names_the_schema(name: str, validator: Any
     path = Path(spaces.folder()) / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=./schema.json\n")
-    problems = [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(yaml.safe_load(text))]
+    problems = [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(YamlFile(path).data)]
     assert problems == []
 
 
@@ -83,3 +83,30 @@ def test_printing_and_writing_are_one_text(
     assert (tmp_path / schema.FILE).read_text(encoding="utf-8") == printed
     assert json.loads(printed)["$schema"].startswith("https://json-schema.org")
     assert schema.main(["--wirte"]) == 2
+
+
+SEARCH = {
+    "parameters": {"training.learning_rate": {"loguniform": [0.01, 1]}},
+    "objective": {"metric": "validation/robust"},
+    "samples": 3,
+}
+
+
+def test_searches_complete_too(validator: Any) -> None:
+    good = {"title": "A", "search": SEARCH}
+    assert validator.is_valid(good)
+    for change in (
+        {"scheduler": "asha"},
+        {"scheduler": {"name": "asha", "grace_epochs": 2}},
+        {"objective": [{"metric": "validation/natural"}, {"metric": "validation/robust", "mode": "max"}]},
+    ):
+        assert validator.is_valid({"title": "A", "search": {**SEARCH, **change}, "smoke": {"search": change}})
+    for change in (
+        {"scheduler": "ahsa"},
+        {"objective": {"metric": "accuracy/pgd20"}},
+        {"parameters": {"training.learning_rte": {"uniform": [0, 1]}}},
+        {"parameters": {"training.momentum": {"unifrm": [0, 1]}}},
+        {"parameters": {"measurement.eps_255": {"uniform": [0, 1]}}},
+        {"sample": 3},
+    ):
+        assert not validator.is_valid({"title": "A", "search": {**SEARCH, **change}}), change

@@ -94,8 +94,8 @@ def test_a_file_name_that_cannot_name_an_experiment(write: Write, name: str) -> 
     ("text", "line", "said"),
     [
         ("rows:\n  - {label: a}\n", 1, "title: expected a value, got nothing"),
-        ("title: T\n", 1, "rows: expected a value, got nothing"),
-        ("title: T\nrows: []\n", 2, "rows: expected at least 1 item, got 0"),
+        ("title: T\n", 1, "expected either rows or search, got neither"),
+        ("title: T\nrows: []\n", 1, "expected either rows or search, got neither"),
         ("title: T\nrows: {a: 1}\n", 2, "rows: expected a list, got a mapping"),
         ("title: T\ntabel: 2\nrows:\n  - {label: a}\n", 2, "expected a known key, got 'tabel'; did you mean 'table'?"),
         (ROWS + "  - {lable: a}\n", 3, "rows.0.lable: expected a known key, got 'lable'; did you mean 'label'?"),

@@ -66,15 +66,8 @@ class Validation:
     ) -> None:
         self.images, self.labels, self.seed = images, labels, seed
         self.places = torch.from_numpy(places)
-        self.attack: Attack = Natural()
-        if attack.name == "pgd":
-            self.attack = PGD(
-                name="validation",
-                eps_255=attack.eps_255,
-                step_255=attack.step_255,
-                steps=attack.steps,
-                random_start=attack.random_start,
-            )
+        self.attack = _attack(attack)
+        self.reference = _attack(TrainingAttackSpec())
 
     def metrics(self, network: nn.Module) -> dict[str, float]:
         """Accuracies in percent, with the same noise in every epoch.
@@ -83,13 +76,18 @@ class Validation:
             network: Left as it was found.
 
         Returns:
-            `validation/natural`, and `validation/attack` under the training attack (the same without one).
+            `validation/natural`, `validation/attack` under the training attack (the same without one), and
+            `validation/robust` under the paper's PGD-7 of 8/255, by which trainings with other attacks compare.
         """
         with frozen_parameters(network):
-            return {
-                "validation/natural": self._accuracy(network, Natural()),
-                "validation/attack": self._accuracy(network, self.attack),
-            }
+            natural = self._accuracy(network, Natural())
+            robust = self._accuracy(network, self.reference)
+            # Nothing is attacked twice: most trainings use the paper's own attack.
+            known = {repr(Natural()): natural, repr(self.reference): robust}
+            attacked = known.get(repr(self.attack))
+            if attacked is None:
+                attacked = self._accuracy(network, self.attack)
+            return {"validation/natural": natural, "validation/attack": attacked, "validation/robust": robust}
 
     def _accuracy(self, network: nn.Module, attack: Attack) -> float:
         correct = evaluate(
@@ -102,3 +100,15 @@ class Validation:
             index=self.places,
         )[None]
         return 100.0 * int(correct.sum()) / len(correct)
+
+
+def _attack(spec: TrainingAttackSpec) -> Attack:
+    if spec.name == "none":
+        return Natural()
+    return PGD(
+        name="validation",
+        eps_255=spec.eps_255,
+        step_255=spec.step_255,
+        steps=spec.steps,
+        random_start=spec.random_start,
+    )

@@ -391,7 +391,7 @@ def test_a_batch_larger_than_the_training_images_is_refused() -> None:
 def test_metrics_of_each_epoch() -> None:
     state = run(data__validation=0.2)
     probe = {"energy/ratio", "energy/lfi", "energy/hfi", "train/accuracy_natural"}
-    held_out = {"validation/natural", "validation/attack"}
+    held_out = {"validation/natural", "validation/attack", "validation/robust"}
     trained = {"train/loss", "train/accuracy_attack", "learning_rate", "seconds", "images_per_second"}
     first, *rest = state.history
     assert first["epoch"] == 0 and first["metrics"].keys() == probe | held_out

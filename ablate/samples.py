@@ -1,0 +1,199 @@
+"""Samples of a search: one configuration each, which makes a trial as a table's row does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from ablate.errors import SpecError
+from ablate.search_space import SearchSpec
+from ablate.settings import Setting, build_spec
+from ablate.spaces import SpaceFile, Trial, load_preset, settings_from_file
+from ablate.specs import TrialSpec
+from ablate.yamlfile import explain
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One configuration.
+
+    Args:
+        number: From 0, in the order in which they were asked for.
+        values: Dotted path -> value, of the parameters that are searched in it.
+    """
+
+    number: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What its row is called."""
+        return f"sample {self.number}"
+
+    @property
+    def note(self) -> str:
+        """Its settings in words, shortened to what a table's footnote takes."""
+        return ", ".join(f"{path.rpartition('.')[2]} {told(value)}" for path, value in self.values.items())
+
+
+def told(value: Any) -> str:
+    """A value as tables and notes show it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search as a launch asked for it: with its preset and the settings of the command line.
+
+    Args:
+        file: The space.
+        search: What is left to search.
+        before: Settings that a sample's values come after.
+        after: Settings that win over them.
+        seed: Of every training.
+    """
+
+    file: SpaceFile
+    search: SearchSpec
+    before: tuple[Setting, ...]
+    after: tuple[Setting, ...]
+    seed: int
+
+    def spec(self, values: Mapping[str, Any], what: str = "") -> TrialSpec:
+        """The trial of a configuration.
+
+        Args:
+            values: Dotted path -> value.
+            what: Names it in an error that no single setting caused.
+
+        Returns:
+            The spec.
+
+        Raises:
+            SpecError: The values do not go together, or nothing is held out to judge by.
+        """
+        what = what or self.file.file.where(("search",))
+        spec = build_spec(self._settings(values), self.seed, what)
+        if spec.data.validation == 0:
+            where = [setting.origin for setting in (*self.before, *self.after) if setting.path == "data.validation"]
+            raise SpecError(
+                f"{where[-1] if where else what}: data.validation: expected a share above 0 for a search, which is "
+                "judged on images held out for validation, got 0"
+            )
+        return spec
+
+    def trial(self, sample: Sample) -> Trial:
+        """A sample as a trial.
+
+        Raises:
+            SpecError: As of `spec`.
+        """
+        origin = self.file.file.where(("search", "parameters"))
+        spec = self.spec(sample.values, f"{origin}: {sample.label} ({sample.note})")
+        settings = tuple(self._settings(sample.values))
+        return Trial(self.file.name, sample.label, spec, {}, sample.note, settings, origin)
+
+    def _settings(self, values: Mapping[str, Any]) -> list[Setting]:
+        where = self.file.file.where
+        own = [Setting(path, value, where(("search", "parameters", path))) for path, value in values.items()]
+        return [*self.before, *own, *self.after]
+
+
+def ask_for(loaded: SpaceFile, preset: str | None, overrides: Sequence[Setting], seed: int) -> Asked:
+    """A search under a preset and the settings of the command line.
+
+    What a preset or the command line sets is no longer searched. `search.samples=20` and the like change the search
+    itself.
+
+    Args:
+        loaded: A space with `search`.
+        preset: Name of the preset; None for the file alone.
+        overrides: From `parse_overrides`.
+        seed: Of every training.
+
+    Returns:
+        What to search.
+
+    Raises:
+        SpecError: Something that cannot be used, with its origin.
+    """
+    space, file = loaded.space, loaded.file
+    assert space.search is not None
+    own = [setting for setting in overrides if setting.path.split(".")[0] == "search"]
+    after = [setting for setting in overrides if setting not in own]
+    changes: Mapping[str, Any] = {}
+    if preset is not None:
+        content, preset_file = load_preset(preset)
+        of_preset = settings_from_file(content.set, preset_file, ("set",))
+        if preset == "smoke":
+            of_preset += settings_from_file(space.smoke.set, file, ("smoke", "set"))
+            changes = space.smoke.search
+        after = [*of_preset, *after]
+    search = _changed(space.search, changes, file.where(("smoke", "search")), own)
+    left = search.settled({setting.path: setting.value for setting in after})
+    if not left["parameters"]:
+        where = file.where(("search",))
+        raise SpecError(f"{where}: search: expected something left to search, got every parameter set")
+    search = _validated(left, file.where(("search",)))
+    return Asked(loaded, search, tuple(settings_from_file(space.base, file, ("base",))), tuple(after), seed)
+
+
+def check(loaded: SpaceFile) -> None:
+    """Refuse a search whose extremes are no valid settings, when it is loaded and not when it has run for a night.
+
+    Args:
+        loaded: A space with `search`.
+
+    Raises:
+        SpecError: With the line of the parameter.
+    """
+    for preset in (None, "smoke"):
+        asked = ask_for(loaded, preset, [], 0)
+        for path in asked.search.order():
+            needed = _needed(asked.search, path)
+            for value in asked.search.parameters[path].extremes():
+                asked.spec({**needed, path: value})
+
+
+def _needed(search: SearchSpec, path: str) -> dict[str, Any]:
+    """Values of other parameters under which one is searched."""
+    found: dict[str, Any] = {}
+    for other, wanted in search.parameters[path].when.items():
+        found |= _needed(search, other)
+        found[other] = wanted[0] if isinstance(wanted, tuple) else wanted
+    return found
+
+
+def _changed(search: SearchSpec, changes: Mapping[str, Any], origin: str, own: Sequence[Setting]) -> SearchSpec:
+    content = search.model_dump(exclude_unset=True)
+    if changes:
+        parameters = {**content["parameters"], **(changes.get("parameters") or {})}
+        content = {**content, **changes, "parameters": parameters}
+        content = _validated(content, origin).model_dump(exclude_unset=True)
+    for setting in own:
+        _, *steps = setting.path.split(".")
+        if not steps or steps[0] == "parameters":
+            raise SpecError(
+                f"{setting.origin}: expected search.samples, search.searcher, search.scheduler and the like, got "
+                f"{setting.path!r}; to fix a parameter, set its own path"
+            )
+        inner = content
+        for step in steps[:-1]:
+            inner = inner.setdefault(step, {})
+            if not isinstance(inner, dict):
+                raise SpecError(f"{setting.origin}: expected a mapping at {step!r}, got {inner!r}")
+        inner[steps[-1]] = setting.value
+        content = _validated(content, setting.origin).model_dump(exclude_unset=True)
+    return _validated(content, origin)
+
+
+def _validated(content: Mapping[str, Any], origin: str) -> SearchSpec:
+    try:
+        return SearchSpec.model_validate(content)
+    except ValidationError as error:
+        raise SpecError(explain(error, SearchSpec, lambda place: f"{origin}: search")) from error

@@ -1,0 +1,494 @@
+"""A launch of a search: samples are asked for, trained, judged and told, until there are enough."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from ablate import identity, plan_file, spaces
+from ablate.claiming import Claims
+from ablate.console import Progress, show_plan
+from ablate.engine import local_resources, task_of, terminate_in_order
+from ablate.errors import SpecError, UserError
+from ablate.estimates import Estimate, estimate
+from ablate.events import Event
+from ablate.launching import TOLD, Launch
+from ablate.options import Options
+from ablate.planning import Plan, PlannedTraining, decide, make_plan
+from ablate.samples import Asked, Sample, ask_for
+from ablate.searching import Search, Told, told
+from ablate.spaces import Row, SpaceFile
+from ablate.storage import Storage
+from ablate.terminal import plural
+from ablate.worker import Outcome, Task, run
+
+if TYPE_CHECKING:
+    from ablate.scheduling.search import Job, Judge
+
+_FALLBACK_SHARE = 8  # trainings that share a cluster where only time limits a search
+SEARCHED_AGAIN_S = 1.0
+
+
+class StoppedEarly(BaseException):
+    """A local training that the scheduler has stopped; no error, and nothing that a worker may catch."""
+
+
+@dataclass
+class SearchPlan:
+    """A search with the plan of its samples so far.
+
+    Args:
+        asked: What to search.
+        search: Its samples.
+        plan: Of these samples; `grow` adds to it.
+        base: The plan of the configuration without any sample's values.
+        options: The command line.
+    """
+
+    asked: Asked
+    search: Search
+    plan: Plan
+    base: Plan
+    options: Options
+
+    def grow(self, sample: Sample) -> PlannedTraining:
+        """Take a sample into the plan.
+
+        Args:
+            sample: Any.
+
+        Returns:
+            Its training, which an earlier sample may have too.
+
+        Raises:
+            SpecError: Its settings do not go together.
+        """
+        trial = self.asked.trial(sample)
+        made = _plan([self.asked.file], [trial], self.options)
+        [planned] = made.trials
+        known = self.plan.trainings.setdefault(planned.training, made.trainings[planned.training])
+        if all(other.trial.label != sample.label for other in self.plan.trials):
+            if known is not made.trainings[planned.training]:
+                known.rows.append(f"{trial.space}/{trial.label}")
+                known.measurements |= made.trainings[planned.training].measurements
+            self.plan.trials.append(planned)
+            loaded = self.plan.spaces[0]
+            row = Row.model_construct(label=sample.label, set=dict(sample.values), published={}, note=sample.note)
+            content = loaded.space.model_copy(update={"rows": [*loaded.space.rows, row]})
+            self.plan.spaces[0] = replace(loaded, space=content)
+        return known
+
+    def training(self, sample: Sample) -> PlannedTraining:
+        """The training of a sample of the plan."""
+        return next(
+            self.plan.trainings[planned.training] for planned in self.plan.trials if planned.trial.label == sample.label
+        )
+
+
+def _plan(loaded: list[SpaceFile], trials: list[spaces.Trial], options: Options) -> Plan:
+    return make_plan(
+        loaded,
+        trials,
+        preset=options.preset,
+        overrides=options.sets,
+        seeds=options.seeds,
+        data_root=options.data_root,
+    )
+
+
+def search_plan(options: Options, storage: Storage, *, readonly: bool = True) -> SearchPlan:
+    """The search that a command line asks for.
+
+    Args:
+        options: With one space, which is a search.
+        storage: Where its samples are recorded.
+        readonly: Write nothing.
+
+    Returns:
+        The search and the plan of its samples so far. The plan's id says what is searched, under which settings and by
+        which seed; not how long, so that more samples go on with the same search.
+
+    Raises:
+        UserError: Anything in it that cannot be used.
+    """
+    if len(options.space) > 1:
+        raise SpecError("--space: expected a search on its own, got it with other spaces; launch one after the other")
+    if options.rows:
+        raise SpecError(
+            f"--row: expected none for a search, whose samples are found while it runs, got {options.rows[0]!r}"
+        )
+    if len(options.seeds) > 1:
+        raise SpecError(
+            f"--seeds: expected one seed for a search, got {len(options.seeds)}; the best configuration is launched "
+            "with several, as python -m ablate.report writes it"
+        )
+    loaded = spaces.load_space(options.space[0])
+    asked = ask_for(loaded, options.preset, spaces.parse_overrides(options.sets), options.seeds[0])
+    base = _plan([loaded], [asked.trial(Sample(0))], options)
+    [training] = base.trainings.values()
+    what = asked.search.model_dump(mode="json", exclude={"samples", "time_budget_minutes"})
+    base_keys = sorted([training.key, *training.measurements])
+    plan_id = identity.digest({"preset": options.preset, "search": what, "base": base_keys})[:10]
+    # What a preset left of the search is what the plan, and so the report, tells.
+    settled = replace(loaded, space=loaded.space.model_copy(update={"search": asked.search}))
+    plan = Plan(plan_id, [settled], options.preset, list(options.sets), list(options.seeds), [], {}, search=True)
+    found = SearchPlan(asked, Search(asked.search, plan_id, storage, readonly=readonly), plan, base, options)
+    for sample in found.search.samples:
+        found.grow(sample)
+    return found
+
+
+def foreseen(found: SearchPlan) -> int:
+    """Take into a plan the samples that can be told beforehand: of a random search or a grid, all.
+
+    Args:
+        found: Read only; nothing is recorded.
+
+    Returns:
+        How many more there will be that nobody can tell yet.
+    """
+    number = len(found.search.samples)
+    while found.search.limit is None or number < found.search.limit:
+        if found.search.limit is None and found.asked.search.searcher != "grid":
+            return 0
+        sample = found.search.foreseen(number)
+        if sample is None:
+            break
+        found.grow(sample)
+        number += 1
+    if found.asked.search.searcher == "grid":
+        return 0
+    return (found.search.limit or number) - number
+
+
+def search_estimate(found: SearchPlan, storage: Storage) -> Estimate:
+    """How long a search would take at most.
+
+    Args:
+        found: Decided.
+        storage: As of `estimate`.
+
+    Returns:
+        As if nothing were stopped early; samples nobody can tell yet take as long as the space's own settings.
+    """
+    unknown = foreseen(found)
+    decide(found.plan, storage)
+    known = estimate(found.plan, storage)
+    seconds = known.work_s
+    if unknown:
+        for training in found.base.trainings.values():
+            training.action = "train"
+        one = estimate(found.base, storage)
+        seconds += unknown * one.work_s
+        known = replace(known, basis=one.basis)
+    words = known.basis if found.asked.search.scheduler.name == "fifo" else f"{known.basis}, less what is stopped early"
+    budget = found.asked.search.time_budget_minutes
+    if budget is not None:
+        left = max(0.0, budget * 60 - found.search.spent_s) * max(1, known.gpus)
+        if found.search.limit is None or left < seconds:
+            seconds, words = left, "by the search's time budget"
+    return replace(known, work_s=seconds, basis=words)
+
+
+class SearchLaunch(Launch):
+    """One launch of a search.
+
+    Args:
+        options: The command line.
+        found: The search.
+        storage: Where results go.
+        console: Where to print.
+        out: Where JSON goes.
+    """
+
+    def __init__(self, options: Options, found: SearchPlan, storage: Storage, console: Console, out: TextIO) -> None:
+        super().__init__(options, found.plan, storage, console, out)
+        self.found = found
+        self.search = found.search
+        self.spec = found.asked.search
+        self.epochs = max((t.spec.training.epochs for t in found.base.trainings.values()), default=1)
+        self.progress: Progress
+        self.judge: Judge | None = None
+        self.claims: Claims
+        self.results: dict[int, Told] = {}
+        self._pending: list[Sample] = []
+        self._running: dict[str, list[Sample]] = {}
+        self._ticked = time.monotonic()
+
+    def _prepare(self, claims: Claims) -> None:
+        if not claims.acquire(f"search-{self.plan.id}"):
+            raise UserError(f"another launch runs the search {self.plan.id} already; --watch follows it")
+        self.claims = claims
+        # Read after the claim is ours: another launch may have gone on with it until now.
+        self.found = search_plan(self.options, self.storage, readonly=False)
+        self.plan, self.search, self.spec = self.found.plan, self.found.search, self.found.asked.search
+        super()._prepare(claims)
+
+    def _show(self) -> None:
+        if self.plan.trials:
+            show_plan(self.plan, self.console)
+        more = f"of {plural(self.search.limit, 'sample')}" if self.search.limit else "samples, as time allows"
+        objectives = " and ".join(f"{each.mode} {each.metric}" for each in self.spec.objective)
+        self.console.print(
+            Text(
+                f"search {self.plan.id}: {len(self.search.samples)} {more} so far; {self.spec.searcher}, "
+                f"{self.spec.scheduler.name}, {objectives}",
+                overflow="fold",
+            )
+        )
+
+    def _work(self, claims: Claims) -> None:
+        self.progress = Progress(self.plan, self.console)
+        retry = self.options.retry_failed
+        for sample in self.search.samples:
+            training = self.found.training(sample)
+            result = told(self.storage.view(training.key), self.storage.history(training.key), self.spec)
+            if self._for_good(sample, training, result) and not (retry and result and result.state == "failed"):
+                assert result is not None
+                self._learn(sample, result)
+            else:
+                self._pending.append(sample)
+        with self.progress:
+            if self.options.local:
+                self._local()
+            else:
+                self._on_ray()
+
+    def _for_good(self, sample: Sample, training: PlannedTraining, result: Told | None) -> bool:
+        if result is None:
+            return False
+        if result.state == "complete":
+            return not training.missing
+        # Another search's decision binds that search alone.
+        return result.state != "stopped" or sample.number in self.search.stopped
+
+    def _learn(self, sample: Sample, result: Told) -> None:
+        self.results[sample.number] = result
+        self.search.tell(sample, result)
+        if self.judge is not None and result.curve:
+            self.judge.replay(sample.number, result.curve)
+
+    def _make_judge(self) -> Judge:
+        from ablate.scheduling.search import Judge
+
+        judge = Judge(self.spec, self.epochs, self._over)
+        for number, result in sorted(self.results.items()):
+            judge.replay(number, result.curve)
+        return judge
+
+    def _over(self) -> bool:
+        budget = self.spec.time_budget_minutes
+        return budget is not None and self._spent() >= budget * 60
+
+    def _spent(self) -> float:
+        now = time.monotonic()
+        self.search.spent_s += now - self._ticked
+        self._ticked = now
+        return self.search.spent_s
+
+    def next(self) -> Job | Literal["wait"] | None:
+        """The next sample to be trained; those that storage holds already are told and passed over."""
+        from ablate.scheduling.search import Job
+
+        chosen = self._next()
+        if chosen is None or chosen == "wait":
+            return chosen
+        sample, training, judged = chosen
+        return Job(sample.number, self._task(training), judged)
+
+    def _next(self) -> tuple[Sample, PlannedTraining, bool] | Literal["wait"] | None:
+        waiting: list[Sample] = []
+        try:
+            while not self._over():
+                sample = self._pending.pop(0) if self._pending else self._ask()
+                if sample is None:
+                    return "wait" if waiting else None
+                training = self.found.training(sample)
+                if training.key in self._running:
+                    self._running[training.key].append(sample)  # told when the one that trains it ends
+                    continue
+                if not self.claims.acquire(training.key):
+                    waiting.append(sample)
+                    if training.action != "wait":
+                        training.action = "wait"
+                        self.progress.waiting([training.key])
+                    continue
+                decide(self.plan, self.storage, retry_failed=self.options.retry_failed, only=[training.key])
+                view = training.view
+                assert view is not None
+                result = told(view, self.storage.history(training.key), self.spec)
+                retried = result is not None and result.state == "failed" and self.options.retry_failed
+                if self._for_good(sample, training, result) and not retried:
+                    assert result is not None
+                    self._learn(sample, result)
+                    self.claims.release(training.key)
+                    self._announce(training, result, sample)
+                    continue
+                training.action = "continue" if view.has_checkpoint else "train"
+                self._running[training.key] = [sample]
+                self.storage.describe(training.key, training.identity)
+                return sample, training, not view.finished
+            return None
+        finally:
+            self._pending = waiting + self._pending
+
+    def _ask(self) -> Sample | None:
+        sample = self.search.ask()
+        if sample is None:
+            return None
+        training = self.found.grow(sample)
+        self.progress.follow(training.key)
+        limit = f" of {self.search.limit}" if self.search.limit else ""
+        self.progress.note(f"{sample.label}{limit}: {sample.note}")
+        file = plan_file.save(self.plan, self.storage, self.provenance)
+        if self.sync is not None:
+            self.sync.grow(file)
+        return sample
+
+    def _announce(self, training: PlannedTraining, result: Told, sample: Sample) -> None:
+        words = {"complete": "was trained before", "failed": f"failed before: {result.reason}"}
+        self.progress.note(f"{sample.label}: {words.get(result.state, 'was stopped early before')}")
+        if self.sync is not None:
+            self.sync.notify(training.key)
+
+    def ended(self, number: int, outcome: Outcome | None, epoch: int) -> None:
+        """A sample has ended: keep it, tell the searcher, and everyone with the same configuration."""
+        sample = self.search.samples[number]
+        training = self.found.training(sample)
+        samples = self._running.pop(training.key, [sample])
+        if outcome is None:
+            # Its worker may not have been told yet; its attempt is not the latest any more.
+            self.storage.attempt(training.key).save_stopped(epoch)
+            self.search.stopped |= {each.number for each in samples}
+            self._listen(Event(training.key, "stopped", epoch, self.epochs, timestamp_ms=time.time_ns() // 1_000_000))
+        else:
+            self._settle(outcome)
+        decide(self.plan, self.storage, only=[training.key])
+        result = told(self.storage.view(training.key), self.storage.history(training.key), self.spec)
+        for each in samples if result is not None else ():
+            assert result is not None
+            self.results[each.number] = result
+            self.search.tell(each, result)
+        self._spent()
+        self.search.save()
+        self.claims.release(training.key)
+        if self.sync is not None:
+            self.sync.notify(training.key)
+
+    def _listen(self, event: Event) -> None:
+        self.progress.handle(event)
+        if self.sync is not None and event.kind in TOLD:
+            self.sync.notify(event.key)
+
+    def _task(self, training: PlannedTraining) -> Task:
+        return task_of(training, self.storage, *self._resources)
+
+    def _local(self) -> None:
+        self._resources = local_resources(self.options)
+        # Ray Tune's schedulers judge here too; without one, Ray is not even imported.
+        self.judge = self._make_judge() if self.spec.scheduler.name != "fifo" else None
+        with terminate_in_order():
+            while (chosen := self._next()) is not None:
+                if chosen == "wait":
+                    time.sleep(SEARCHED_AGAIN_S)
+                    continue
+                sample, training, judged = chosen
+                self._one(sample, training, judged)
+
+    def _one(self, sample: Sample, training: PlannedTraining, judged: bool) -> None:
+        metric, last = self.spec.objective[0].metric, 0
+
+        def judge(epoch: int, metrics: Mapping[str, float]) -> None:
+            nonlocal last
+            if not judged or epoch < 1 or metric not in metrics:
+                return
+            last = epoch
+            on = self.judge is None or self.judge.goes_on(sample.number, epoch, metrics[metric])
+            if (not on or self._over()) and epoch < training.spec.training.epochs:
+                raise StoppedEarly
+
+        def listen(event: Event) -> None:
+            self._listen(event)
+            if event.kind == "epoch":
+                judge(event.done, event.metrics)
+
+        try:
+            for entry in self.storage.history(training.key) if judged else ():
+                judge(int(entry["epoch"]), entry["metrics"])
+            outcome: Outcome | None = run(self._task(training), self.datasets.of(training.spec), listen)
+        except StoppedEarly:
+            outcome = None
+        self.ended(sample.number, outcome, last)
+
+    def _on_ray(self) -> None:
+        from ablate.scheduling import placement
+        from ablate.scheduling.search import run_search
+
+        self.judge = self._make_judge()
+        options = self.options
+        with placement.cluster():
+            count = self.search.limit or _FALLBACK_SHARE
+            cpus, gpus = placement.share(count, options.cpus_per_trial, options.gpus_per_trial, self.console.print)
+            self._resources = (cpus, "cuda" if gpus else "cpu")
+            resources = placement.Resources(cpus, gpus, options.max_concurrent, options.max_failures)
+            [base] = self.found.base.trainings.values()
+            with terminate_in_order():
+                run_search(self, self.judge, self.datasets.of(base.spec), resources, self._listen, options.imports)
+
+    def _tell(self) -> None:
+        from ablate.search_results import from_storage, summary_lines
+
+        self.console.print()
+        for line in summary_lines(from_storage(self.plan, self.storage)):
+            self.console.print(Text(line, overflow="fold"))
+
+    def _as_json(self) -> dict[str, Any]:
+        from ablate.search_results import from_storage, summary_as_json
+
+        content = super()._as_json()
+        return {**content, "search": summary_as_json(from_storage(self.plan, self.storage))}
+
+    def _code(self) -> int:
+        """A failed sample is a result of a search; only where none is left to choose from has it failed."""
+        left = [t for t in self.plan.trainings.values() if t.action not in ("reuse", "stopped", "failed")]
+        return 0 if not left and any(t.action == "reuse" for t in self.plan.trainings.values()) else 1
+
+
+def launch_search(options: Options, storage: Storage, console: Console, out: TextIO) -> int:
+    """Run a search; as of `ablate.launching.launch`.
+
+    Args:
+        options: The command line.
+        storage: Where results go.
+        console: Where to print.
+        out: Where JSON goes.
+
+    Returns:
+        The exit code.
+    """
+    return SearchLaunch(options, search_plan(options, storage), storage, console, out).run()
+
+
+def dry_run(options: Options, storage: Storage, console: Console, out: TextIO) -> int:
+    """Show a search without recording anything; as of `ablate.launching.launch`."""
+    from ablate.console import plan_as_json
+
+    found = search_plan(options, storage)
+    unknown = foreseen(found)
+    decide(found.plan, storage, retry_failed=options.retry_failed)
+    expected = search_estimate(found, storage)
+    if options.as_json:
+        content = {**plan_as_json(found.plan), "estimate": expected.as_json(), "not_yet_known": unknown}
+        out.write(json.dumps(content, indent=1) + "\n")
+        return 0
+    show_plan(found.plan, console)
+    if unknown:
+        console.print(f"{plural(unknown, 'more sample')} will be suggested by {found.asked.search.searcher}.")
+    console.print(Text(expected.sentence(), overflow="fold"))
+    return 0

@@ -1,0 +1,410 @@
+"""Searches: what is asked for, what is told, what a killed one goes on with; in one process, on tiny digits."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from ablate import engine, search_launch
+from ablate.errors import SpecError, StorageError, UserError
+from ablate.launching import launch, plan_of
+from ablate.options import Options
+from ablate.samples import Sample
+from ablate.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
+from ablate.search_space import SearchSpec
+from ablate.searching import GridSampler, RandomSampler, Search, Told, told
+from ablate.spaces import load_space
+from ablate.storage import Storage, TrainingView
+from ablate.studies import StudySampler
+from tests.search_helpers import SEARCH, trained_epochs, write_search
+
+
+def spec(**changes: Any) -> SearchSpec:
+    content = {key: value for key, value in {**SEARCH, **changes}.items() if value is not None}
+    return SearchSpec.model_validate(content)
+
+
+def options(folder: Path, **changes: Any) -> Options:
+    given: dict[str, Any] = {"space": [str(folder / "tiny_search.yaml")], "storage": str(folder / "storage")}
+    return Options(**{**given, "tracking": False, "local": True, "cpus_per_trial": 1, **changes})
+
+
+def run(folder: Path, **changes: Any) -> tuple[int, str]:
+    out = Console(file=io.StringIO(), width=150)
+    code = launch(options(folder, **changes), out)
+    return code, out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def results(folder: Path, **changes: Any) -> SearchResults:
+    return from_storage(plan_of(options(folder, **changes)), Storage(str(folder / "storage")))
+
+
+def test_random_samples_are_functions_of_seed_and_number() -> None:
+    sampler = RandomSampler(spec())
+    first = [sampler.values(number) for number in range(20)]
+    assert first == [RandomSampler(spec()).values(number) for number in range(20)]
+    assert len({repr(values) for values in first}) == 20
+    assert RandomSampler(spec(seed=1)).values(0) != first[0]
+    more = {**SEARCH["parameters"], "training.momentum": {"uniform": [0.1, 0.9]}}
+    wider = RandomSampler(spec(parameters=more)).values(3)
+    assert wider is not None and first[3] is not None
+    assert {path: wider[path] for path in SEARCH["parameters"]} == first[3]
+
+
+def test_a_grid_ends_and_does_not_repeat_what_it_started_from() -> None:
+    parameters = {"training.momentum": {"choice": [0.5, 0.9]}, "model.activation": {"choice": ["relu", "hardtanh"]}}
+    start = [{"training.momentum": 0.9, "model.activation": "relu"}]
+    search = spec(parameters=parameters, searcher="grid", samples=None, start=start)
+    sampler = GridSampler(search)
+    points = [*start, *(sampler.values(number) for number in range(1, 4))]
+    assert len({repr(sorted(point.items())) for point in points if point}) == 4
+    assert sampler.values(4) is None
+
+
+def test_records_are_plain_and_found_again(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    search = Search(spec(samples=2), "abc", storage)
+    first, second = search.ask(), search.ask()
+    assert first is not None and second is not None
+    assert search.ask() is None
+    again = Search(spec(samples=3), "abc", storage)
+    assert again.samples == [first, second]
+    third = again.ask()
+    assert third is not None and third.number == 2
+    assert json.loads((tmp_path / "searches" / "abc.json").read_text())["samples"][0]["values"] == first.values
+    (tmp_path / "searches" / "abc.json").write_text('{"layout": 99}')
+    with pytest.raises(StorageError, match="expected search layout 1, got 99"):
+        Search(spec(), "abc", storage)
+    (tmp_path / "searches" / "abc.json").write_text("[")
+    with pytest.raises(StorageError, match=r"searches/abc\.json: expected the records of a search"):
+        Search(spec(), "abc", storage)
+
+
+def history(*values: float) -> list[dict[str, Any]]:
+    return [{"epoch": epoch, "metrics": {"validation/natural": value}} for epoch, value in enumerate(values)]
+
+
+def test_how_a_sample_ended_is_read_from_its_training() -> None:
+    entries = history(10, 20, 30)
+    assert told(TrainingView("k", 2, True, True), entries, spec()) == Told("complete", (30.0,), {1: 20.0, 2: 30.0}, 2)
+    assert told(TrainingView("k", 2, False, True), entries, spec()) is None
+    stopped = told(TrainingView("k", 2, False, True, stopped=2), entries, spec())
+    assert stopped is not None and (stopped.state, stopped.epoch, stopped.values) == ("stopped", 2, ())
+    failed = told(TrainingView("k", 1, False, True, failure={"reason": "nan"}), entries, spec())
+    assert failed is not None and (failed.state, failed.reason) == ("failed", "nan")
+    other = told(TrainingView("k", 2, True, True), entries, spec(objective={"metric": "validation/robust"}))
+    assert other is not None and other.state == "failed" and "validation/robust" in other.reason
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished local search with ASHA."""
+    folder = tmp_path_factory.mktemp("searched")
+    write_search(folder)
+    code, text = run(folder)
+    assert code == 0, text
+    return folder
+
+
+def test_asha_stops_early_and_says_so(searched: Path) -> None:
+    found = results(searched)
+    states = [sample.state for sample in found.samples]
+    assert len(states) == 6 and {"complete", "stopped"} == set(states)
+    assert found.epochs == trained_epochs(searched / "storage") < 6 * 4
+    storage = Storage(str(searched / "storage"))
+    for planned, sample in zip(plan_of(options(searched)).trials, found.samples, strict=True):
+        view = storage.view(planned.training)
+        assert view.stopped == (sample.epoch if sample.state == "stopped" else None)
+        assert view.finished == (sample.state == "complete")
+        assert bool(view.records) == (sample.state == "complete")
+    best = pareto_front(found)[0]
+    assert best.objectives[0] == max(sample.objectives[0] for sample in found.complete)
+
+
+def test_the_same_command_again_trains_nothing(searched: Path) -> None:
+    before = trained_epochs(searched / "storage")
+    code, text = run(searched)
+    assert code == 0 and "stopped early" in text
+    assert trained_epochs(searched / "storage") == before
+    code, text = run(searched, dry_run=True)
+    assert code == 0 and "estimated time: none" in text
+    out = io.StringIO()
+    assert launch(options(searched, as_json=True), Console(file=io.StringIO()), out) == 0
+    content = json.loads(out.getvalue())
+    assert content["search"]["best"][0]["row"] == pareto_front(results(searched))[0].label
+    assert {trial["state"] for trial in content["trials"]} == {"finished", "stopped"}
+
+
+def test_more_samples_go_on_with_the_same_search(searched: Path) -> None:
+    before = [sample.values for sample in results(searched).samples]
+    code, text = run(searched, sets=["search.samples=7"])
+    assert code == 0 and "sample 6 of 7" in text and "sample 5 of 7" not in text
+    assert [sample.values for sample in results(searched, sets=["search.samples=7"]).samples][:6] == before
+
+
+def test_another_search_reuses_the_trainings_and_judges_for_itself(searched: Path) -> None:
+    """Without early stopping the same samples: finished ones are reused, stopped ones are taken up and finished."""
+    before = trained_epochs(searched / "storage")
+    kept = sum(sample.epoch for sample in results(searched).samples[:6])
+    code, text = run(searched, sets=["search.scheduler.name=fifo", "search.samples=6"])
+    assert code == 0 and "was trained before" in text
+    found = results(searched, sets=["search.scheduler.name=fifo", "search.samples=6"])
+    assert [sample.state for sample in found.samples] == ["complete"] * 6
+    assert trained_epochs(searched / "storage") - before == 6 * 4 - kept
+    # The first search now knows more of what it had stopped, and trains nothing.
+    assert run(searched)[0] == 0
+    assert {sample.state for sample in results(searched).samples} == {"complete"}
+
+
+def test_the_best_is_a_space_whose_first_seed_is_trained_already(searched: Path) -> None:
+    text = best_space(results(searched))
+    assert text is not None
+    path = searched / "tiny_search_best.yaml"
+    path.write_text(text)
+    assert load_space(str(path)).space.rows[0].label == pareto_front(results(searched))[0].label
+    plan = plan_of(options(searched, space=[str(path)], seeds=[0, 1]))
+    from ablate.planning import decide
+
+    decide(plan, Storage(str(searched / "storage")))
+    assert [training.action for training in plan.trainings.values()] == ["reuse", "train"]
+
+
+def test_a_table_takes_up_what_a_search_stopped(tmp_path: Path) -> None:
+    write_search(tmp_path, samples=3)
+    assert run(tmp_path)[0] == 0
+    stopped = next(sample for sample in results(tmp_path).samples if sample.state == "stopped")
+    table = tmp_path / "table.yaml"
+    base = yaml.safe_load((tmp_path / "tiny_search.yaml").read_text())["base"]
+    rows = [{"label": "again", "set": dict(stopped.values)}]
+    table.write_text(yaml.safe_dump({"title": "A table", "base": base, "rows": rows}))
+    before = trained_epochs(tmp_path / "storage")
+    code, text = run(tmp_path, space=[str(table)])
+    assert code == 0 and f"continue from epoch {stopped.epoch} of 4" in text
+    assert trained_epochs(tmp_path / "storage") - before == 4 - stopped.epoch
+
+
+class Killed(BaseException):
+    pass
+
+
+def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """End the process, as far as it can be told, after so many epochs of workers."""
+    left = iter(range(epochs))
+    real = search_launch.run
+
+    def dying(task: Any, dataset: Any, listen: Any) -> Any:
+        def told(event: Any) -> None:
+            if event.kind == "epoch" and event.done > 0 and next(left, None) is None:
+                raise Killed
+            listen(event)
+
+        return real(task, dataset, told)
+
+    monkeypatch.setattr(search_launch, "run", dying)
+
+
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+def test_a_killed_search_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searcher: str
+) -> None:
+    changes = {"searcher": searcher, "samples": 3, "base": {"training.epochs": 3}}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+        write_search(folder, **changes)
+    assert run(whole)[0] == 0
+    with monkeypatch.context() as patch:
+        killing(patch, epochs=4)
+        with pytest.raises(Killed):
+            run(cut)
+    assert run(cut)[0] == 0
+    ours, theirs = results(cut), results(whole)
+    assert [sample.values for sample in ours.samples] == [sample.values for sample in theirs.samples]
+    assert [sample.state for sample in ours.samples] == [sample.state for sample in theirs.samples]
+    assert [sample.curves for sample in ours.samples] == [sample.curves for sample in theirs.samples]
+    assert trained_epochs(cut / "storage") <= trained_epochs(whole / "storage") + 1  # the epoch it died in
+
+
+def suggestions(sampler: StudySampler, count: int) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        values = sampler.values(number)
+        assert values is not None
+        yield values
+        sampler.tell(number, Told("complete", (50.0 - 30 * abs(values["training.learning_rate"] - 0.1),)))
+
+
+def test_the_study_learns_and_is_reconciled_with_the_records(tmp_path: Path) -> None:
+    import optuna
+
+    storage = Storage(str(tmp_path))
+    search = spec(searcher="optuna", samples=12)
+    values = list(suggestions(StudySampler(search, "abc", storage, []), 8))
+    database = f"sqlite:///{tmp_path}/searches/abc.db"
+    study = optuna.load_study(study_name="abc", storage=database)
+    assert len(study.trials) == 8 and study.best_value is not None
+    # Killed between a suggestion and its record: the records are right.
+    records = [Sample(number, chosen) for number, chosen in enumerate(values[:7])]
+    sampler = StudySampler(search, "abc", storage, records)
+    assert sampler.values(7) is not None
+    study = optuna.load_study(study_name="abc", storage=database)
+    assert [trial.state.name for trial in study.trials].count("COMPLETE") >= 7
+    assert sum(trial.state.name == "RUNNING" for trial in study.trials) == 1
+    # A lost study is made again from the records.
+    (tmp_path / "searches" / "abc.db").unlink()
+    again = StudySampler(search, "abc", storage, records)
+    for sample in records:
+        assert again.values(sample.number) == sample.values
+        again.tell(sample.number, Told("complete", (40.0,)))
+    assert again.values(7) is not None
+    study = optuna.load_study(study_name="abc", storage=database)
+    assert [trial.params for trial in study.trials][:7] == [dict(sample.values) for sample in records]
+
+
+def test_tpe_and_nsga_differ_from_chance_and_seeds_matter(tmp_path: Path) -> None:
+    search = spec(searcher="optuna", samples=12)
+
+    def of(name: str, search: SearchSpec) -> list[dict[str, Any]]:
+        return list(suggestions(StudySampler(search, name, Storage(str(tmp_path)), []), 9))
+
+    first = of("a", search)
+    assert first == of("b", search)
+    assert first != of("c", spec(searcher="optuna", samples=12, seed=1))
+    two = spec(
+        searcher="optuna",
+        objective=[{"metric": "validation/natural"}, {"metric": "validation/robust", "mode": "max"}],
+        scheduler="fifo",
+    )
+    sampler = StudySampler(two, "d", Storage(str(tmp_path)), [])
+    for number in range(8):
+        values = sampler.values(number)
+        assert values is not None
+        sampler.tell(number, Told("complete", (1.0 * number, -1.0 * number)))
+    assert sampler.values(8) is not None
+    stopped = StudySampler(search, "e", Storage(str(tmp_path)), [])
+    stopped.values(0)
+    stopped.tell(0, Told("stopped", (), {1: 20.0}, 1))
+    stopped.tell(0, Told("complete", (99.0,), {1: 20.0}, 4))  # told once, it stays told
+
+
+def test_without_optuna_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"pip install 'ablate\[search\]', or search with searcher: random"):
+        Search(spec(searcher="optuna"), "abc", Storage(str(tmp_path)))
+
+
+def test_start_configurations_come_first(tmp_path: Path) -> None:
+    start = [{"training.learning_rate": 0.1, "model.activation": "relu"}]
+    for searcher in ("random", "optuna"):
+        search = Search(spec(start=start, searcher=searcher), searcher, Storage(str(tmp_path)))
+        first, second = search.ask(), search.ask()
+        assert first is not None and dict(first.values) == start[0]
+        assert second is not None and dict(second.values) != start[0]
+
+
+def test_a_time_budget_ends_a_search_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_search(tmp_path, samples=None, time_budget_minutes=1, scheduler="fifo")
+    clock = iter(range(0, 100_000, 7))
+    monkeypatch.setattr(search_launch.time, "monotonic", lambda: float(next(clock)))
+    code, _ = run(tmp_path)
+    found = results(tmp_path)
+    assert code in (0, 1) and 0 < len(found.samples) < 9
+    records = json.loads(next((tmp_path / "storage" / "searches").glob("*.json")).read_text())
+    assert records["spent_s"] >= 60
+    before = trained_epochs(tmp_path / "storage")
+    run(tmp_path)
+    assert trained_epochs(tmp_path / "storage") == before  # its time is up
+
+
+def test_a_failed_sample_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_search(tmp_path, samples=2, scheduler="fifo")
+    real = search_launch.run
+    count = iter(range(10))
+
+    def failing(task: Any, dataset: Any, listen: Any) -> Any:
+        if next(count) == 0:
+            return engine.Outcome(task.key, "failed", "loss became nan in epoch 1")
+        return real(task, dataset, listen)
+
+    monkeypatch.setattr(search_launch, "run", failing)
+    code, text = run(tmp_path)
+    assert code == 0 and "nan in epoch 1" in text
+    assert [sample.state for sample in results(tmp_path).samples] == ["failed", "complete"]
+    code, _ = run(tmp_path, retry_failed=True)
+    assert [sample.state for sample in results(tmp_path).samples] == ["complete", "complete"]
+
+
+def test_median_stops_what_is_below_the_others() -> None:
+    from ablate.scheduling.search import Judge
+
+    judge = Judge(spec(scheduler={"name": "median", "least_samples": 2}), 10)
+    for number, value in enumerate((60.0, 50.0, 55.0)):
+        judge.replay(number, {1: value, 2: value + 5, 3: value + 9})
+    assert judge.goes_on(7, 1, 58.0)
+    assert not judge.goes_on(8, 1, 20.0)
+
+
+def test_asha_promotes_the_best_and_never_judges_the_last_epoch() -> None:
+    from ablate.scheduling.search import Judge
+
+    judge = Judge(spec(scheduler={"name": "asha", "grace_epochs": 2, "reduction": 2}), 4)
+    judge.replay(0, {1: 50.0, 2: 60.0, 3: 61.0, 4: 62.0})
+    assert judge.goes_on(1, 1, 0.0)  # within its grace
+    assert not judge.goes_on(1, 2, 10.0)
+    assert judge.goes_on(2, 2, 70.0)
+    assert judge.goes_on(2, 4, 0.0)
+    down = Judge(spec(scheduler={"name": "asha"}, objective={"metric": "validation/natural", "mode": "min"}), 4)
+    down.replay(0, {1: 50.0})
+    assert not down.goes_on(1, 1, 60.0)
+
+
+def sample(label: str, *objectives: float) -> SampleResult:
+    return SampleResult(label, {}, "complete", objectives)
+
+
+def test_the_pareto_front_has_what_nothing_beats() -> None:
+    two = spec(objective=[{"metric": "validation/natural"}, {"metric": "validation/robust"}], scheduler="fifo")
+    samples = [sample("a", 80, 30), sample("b", 70, 40), sample("c", 69, 39), sample("d", 80, 20), sample("e", 60, 50)]
+    found = SearchResults("s", "t", "p", "paper", 0, "digits", two, [*samples, SampleResult("f", {}, "stopped")])
+    assert [each.label for each in pareto_front(found)] == ["a", "b", "e"]
+    lower = spec(objective={"metric": "validation/natural", "mode": "min"})
+    one = SearchResults("s", "t", "p", "paper", 0, "digits", lower, [sample("a", 3), sample("b", 2), sample("c", 2)])
+    assert [each.label for each in pareto_front(one)] == ["b"]
+    assert best_space(SearchResults("s", "t", "p", "paper", 0, "digits", lower, [])) is None
+
+
+def test_a_search_is_launched_alone_with_one_seed(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    path = str(tmp_path / "tiny_search.yaml")
+    with pytest.raises(SpecError, match="one seed for a search"):
+        run(tmp_path, seeds=[0, 1])
+    with pytest.raises(SpecError, match="a search on its own"):
+        run(tmp_path, space=[path, "batch_size"])
+
+
+def test_two_launches_of_one_search_at_once(tmp_path: Path) -> None:
+    from ablate.claiming import Claims
+
+    write_search(tmp_path)
+    plan = plan_of(options(tmp_path))
+    with Claims(Storage(str(tmp_path / "storage")).files) as claims:
+        assert claims.acquire(f"search-{plan.id}")
+        with pytest.raises(UserError, match=r"another launch runs the search \w+ already; --watch follows it"):
+            run(tmp_path)
+
+
+def test_dry_run_foresees_random_samples_and_records_nothing(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    code, text = run(tmp_path, dry_run=True)
+    assert code == 0 and "sample 5" in text and "less what is stopped early" in text
+    assert not (tmp_path / "storage").exists() or not any((tmp_path / "storage").rglob("*.json"))
+    code, text = run(tmp_path, dry_run=True, sets=["search.searcher=optuna"])
+    assert code == 0 and "6 more samples will be suggested by optuna" in text
