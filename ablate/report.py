@@ -18,7 +18,9 @@ from ablate.errors import SpecError, TrackingError, UserError, nearest
 from ablate.options import import_modules
 from ablate.reporting.formats import to_csv, to_latex, to_markdown, to_terminal
 from ablate.reporting.reproduced import Network, claims_of, results_of, table_input, verdicts_of
+from ablate.reporting.search import search_of, told_shares
 from ablate.reporting.tables import Table, build_table
+from ablate.search_results import best_space, summary_lines
 from ablate.terminal import open_console, printable
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ def print_space(tracker: Tracker, space: str, plan_id: str | None, console: Cons
     console.print()
     console.print(to_terminal(table_of(plan, network), width=console.width))
     _print_verdicts(plan, network, console)
+    if plan.space.search is not None:
+        _print_search(plan, console)
     _print_others([info for info in tracker.list_plans(space) if info.id != plan.info.id], space, console)
 
 
@@ -129,6 +133,19 @@ def _print_verdicts(plan: PlanResults, network: Network, console: Console) -> No
             lines.append(printable(ours.claim.note))
         for line in lines:
             console.print(Padding(Text(line), (0, 0, 0, 2)))
+
+
+def _print_search(plan: PlanResults, console: Console) -> None:
+    """How a search went, what matters, and the best as a space file, whole lines that can be copied."""
+    results = search_of(plan)
+    console.print()
+    for line in [*summary_lines(results), *told_shares(results)]:
+        console.print(Text(printable(line) if not line.startswith(" ") else line, overflow="fold"))
+    best = best_space(results)
+    if best is not None:
+        console.print()
+        for line in best.splitlines():
+            console.print(Text(line), soft_wrap=True)
 
 
 def _print_others(others: Sequence[PlanInfo], space: str, console: Console) -> None:

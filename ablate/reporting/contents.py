@@ -12,6 +12,8 @@ from ablate.figures import FigureData, Seen, figure_kind, figure_names
 from ablate.reporting.figures import Picture, draw
 from ablate.reporting.page import Link, Missing, PageData, SpacePage
 from ablate.reporting.reproduced import Network, claims_of, columns_of, results_of, table_input, verdicts_of
+from ablate.reporting.search import search_facts, search_of
+from ablate.reporting.search_figures import pictures
 from ablate.reporting.tables import build_table
 from ablate.tracked import PlanResults
 
@@ -70,6 +72,8 @@ def draw_all(plan: PlanResults, network: Network = "last") -> dict[str, Picture 
     Returns:
         Name -> the picture, or why there is none; a figure that cannot be drawn spoils no other.
     """
+    if plan.space.search is not None:
+        return dict(pictures(search_of(plan)))
     if not plan.space.figures:
         return {}
     data = figure_data(plan, network)
@@ -126,6 +130,7 @@ def _space(
             ("Data", ", ".join(plan.data_labels)),
             ("Launched", _day(plan.info.launched_ms)),
             *settings,
+            *search_facts(plan),
         ),
         runs=_runs(plan, server),
         verdicts=verdicts_of(plan, results),

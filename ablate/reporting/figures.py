@@ -69,7 +69,21 @@ def draw(name: str, data: FigureData) -> Picture | None:
         drawing = drawer(data)
         if drawing is None:
             return None
-        return Picture(name, kind.title, drawing.caption, _png(drawing), _svg(drawing))
+        return picture(name, kind.title, drawing)
+
+
+def picture(name: str, title: str, drawing: Drawing) -> Picture:
+    """A drawing as files; to be called inside the style that it was drawn in.
+
+    Args:
+        name: Of the figure.
+        title: Of the figure.
+        drawing: What was drawn.
+
+    Returns:
+        The picture.
+    """
+    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing))
 
 
 def _png(drawing: Drawing) -> bytes:

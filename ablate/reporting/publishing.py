@@ -12,6 +12,8 @@ from ablate.reporting.contents import draw_all, page_of
 from ablate.reporting.figures import Picture
 from ablate.reporting.page import render
 from ablate.reporting.reproduced import Network
+from ablate.reporting.search import search_of
+from ablate.search_results import best_space
 
 if TYPE_CHECKING:
     from ablate.tracked import PlanResults
@@ -29,7 +31,8 @@ def page_files(plans: Sequence[PlanResults], network: Network = "last", server: 
         server: Address of the MLflow server, if there is one.
 
     Returns:
-        Path -> content: `index.html`, `<space>/figure-<name>.png` and `.svg`; the page needs none of the others.
+        Path -> content: `index.html`, `<space>/figure-<name>.png` and `.svg`, and of a search `<space>_best.yaml`; the
+        page needs none of the others.
     """
     figures = {plan.space.name: draw_all(plan, network) for plan in plans}
     files = {PAGE: render(page_of(plans, figures, network=network, server=server)).encode()}
@@ -38,6 +41,10 @@ def page_files(plans: Sequence[PlanResults], network: Network = "last", server: 
             if isinstance(picture, Picture):
                 stem = f"{space}/figure-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
                 files |= {f"{stem}.png": picture.png, f"{stem}.svg": picture.svg}
+    for plan in plans:
+        best = best_space(search_of(plan)) if plan.space.search is not None else None
+        if best is not None:
+            files[f"{plan.space.name}_best.yaml"] = best.encode()
     return files
 
 

@@ -1,0 +1,172 @@
+"""A search read back from MLflow: its best, its front, what matters, and its figures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from ablate.launching import launch, plan_of
+from ablate.options import Options
+from ablate.report import print_space
+from ablate.reporting.publishing import page_files
+from ablate.reporting.search import coordinates, importances, search_of
+from ablate.reporting.search_figures import pictures, rungs
+from ablate.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
+from ablate.search_space import SearchSpec
+from ablate.spaces import load_space
+from ablate.storage import Storage
+from ablate.tracking import Tracker
+from tests.search_helpers import SEARCH, write_search
+
+PARAMETERS = {
+    "training.learning_rate": {"loguniform": [0.01, 1]},
+    "training.momentum": {"uniform": [0.1, 0.9]},
+    "model.quantization.fat": {"choice": [True, False]},
+    "model.quantization.fat_learning_rate": {"loguniform": [0.01, 1], "when": {"model.quantization.fat": True}},
+}
+
+
+def made_up(two: bool = False, count: int = 24) -> SearchResults:
+    """Samples whose first objective hangs on the learning rate alone, and the second on the momentum alone."""
+    objective: Any = {"metric": "validation/natural"}
+    if two:
+        objective = [objective, {"metric": "validation/robust"}]
+    scheduler = "fifo" if two else {"name": "asha", "grace_epochs": 2, "reduction": 2}
+    search = SearchSpec.model_validate(
+        {**SEARCH, "parameters": PARAMETERS, "objective": objective, "scheduler": scheduler, "samples": count}
+    )
+    from ablate.searching import RandomSampler
+
+    sampler, samples = RandomSampler(search), []
+    for number in range(count):
+        values = sampler.values(number)
+        assert values is not None
+        reached = (50 + 20 * np.log10(values["training.learning_rate"]), 30 + 40 * values["training.momentum"])
+        stopped = not two and number % 3 == 2
+        epochs = 2 if stopped else 8
+        metrics = ("validation/natural", "validation/robust")[: 2 if two else 1]
+        curves = {m: {e: v * e / 8 for e in range(1, epochs + 1)} for m, v in zip(metrics, reached, strict=False)}
+        samples.append(
+            SampleResult(
+                f"sample {number}",
+                values,
+                "stopped" if stopped else "complete",
+                () if stopped else tuple(float(v) for v in reached[: len(metrics)]),
+                curves,
+                {"training": {"epochs": 8}},
+            )
+        )
+    return SearchResults("made_up", "Made up", "abc", "paper", 0, "digits", search, samples)
+
+
+def test_importances_find_what_the_objective_hangs_on() -> None:
+    first = importances(made_up())
+    assert first is not None
+    assert max(first.shares, key=lambda path: first.shares[path]) == "training.learning_rate"
+    assert first.shares["training.learning_rate"] > 0.7
+    assert sum(first.shares.values()) == pytest.approx(1)
+    second = importances(made_up(two=True), 1)
+    assert second is not None and next(iter(second.shares)) == "training.momentum"
+    assert importances(made_up(count=5)) is None
+
+
+def test_stopped_samples_are_compared_where_they_were() -> None:
+    found = made_up()
+    early = [sample for sample in found.samples if sample.state == "stopped"]
+    seen = importances(SearchResults(**{**vars(found), "samples": early}))
+    assert seen is not None and (seen.epoch, seen.samples) == (2, len(early))
+
+
+def test_coordinates_go_from_zero_to_one_and_mark_what_is_not_searched() -> None:
+    found = made_up()
+    rate = found.search.parameters["training.learning_rate"]
+    ends = [SampleResult("", {"training.learning_rate": value}, "open") for value in (0.01, 0.1, 1.0)]
+    assert coordinates(rate, "training.learning_rate", ends) == pytest.approx([0, 0.5, 1])
+    mask = found.search.parameters["model.quantization.fat_learning_rate"]
+    assert set(coordinates(mask, "model.quantization.fat_learning_rate", ends)) == {-0.25}
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_every_figure_is_drawn_small_and_the_same_again(two: bool) -> None:
+    drawn = pictures(made_up(two))
+    third = "search-front" if two else "search-progress"
+    assert list(drawn) == ["search-curves", third, "search-parallel", "search-importance"]
+    for picture in drawn.values():
+        assert len(picture.png) < 200_000 and picture.svg.startswith(b"<?xml")
+        assert np.asarray(Image.open(io.BytesIO(picture.png)).convert("L")).std() > 5  # no empty canvas
+        assert picture.caption.endswith((".", "%."))
+    assert pictures(made_up(two))["search-parallel"].png == drawn["search-parallel"].png
+
+
+def test_rungs_are_those_of_successive_halving() -> None:
+    assert rungs(made_up()) == [2, 4]
+    assert rungs(made_up(two=True)) == []
+
+
+def test_nothing_to_draw_from_nothing() -> None:
+    found = made_up()
+    assert pictures(SearchResults(**{**vars(found), "samples": []})) == {}
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tracker, SearchResults]:
+    folder = tmp_path_factory.mktemp("reported")
+    write_search(folder, base={"training.epochs": 3})
+    uri = f"sqlite:///{folder}/mlflow.db"
+    options = Options(
+        space=[str(folder / "tiny_search.yaml")],
+        storage=str(folder / "storage"),
+        tracking_uri=uri,
+        local=True,
+        cpus_per_trial=1,
+    )
+    assert launch(options, Console(file=io.StringIO(), width=120)) == 0
+    return folder, Tracker(uri), from_storage(plan_of(options), Storage(options.storage))
+
+
+def test_mlflow_holds_what_storage_holds(reported: tuple[Path, Tracker, SearchResults]) -> None:
+    _, tracker, stored = reported
+    plan = tracker.read_plan("tiny_search")
+    found = search_of(plan)
+    assert found.search == stored.search
+    assert [vars(sample) | {"spec": None} for sample in found.samples] == [
+        vars(sample) | {"spec": None} for sample in stored.samples
+    ]
+    assert {"complete", "stopped"} == {sample.state for sample in found.samples}
+    stopped = [trial for trial in plan.trials.values() if trial.tags["ablate.state"] == "stopped"]
+    assert all((trial.problem or "").startswith("stopped early after epoch") for trial in stopped)
+    assert plan.info.status == "FINISHED"
+
+
+def test_the_page_has_the_figures_and_the_best_as_a_space(
+    reported: tuple[Path, Tracker, SearchResults], tmp_path: Path
+) -> None:
+    _, tracker, stored = reported
+    files = page_files([tracker.read_plan("tiny_search")])
+    assert {"tiny_search_best.yaml", "tiny_search/figure-search-curves.svg"} <= files.keys()
+    page = files["index.html"].decode()
+    best = pareto_front(stored)[0]
+    assert best.label in page and "tiny_search_best.yaml" in page
+    (tmp_path / "tiny_search_best.yaml").write_bytes(files["tiny_search_best.yaml"])
+    assert files["tiny_search_best.yaml"].decode() == best_space(stored)
+    row = load_space(str(tmp_path / "tiny_search_best.yaml")).space.rows[0]
+    assert row.set == dict(best.values)
+    assert yaml.safe_load(files["tiny_search_best.yaml"])["base"]["data.name"] == "digits"
+
+
+def test_the_terminal_tells_the_best_and_its_file(reported: tuple[Path, Tracker, SearchResults]) -> None:
+    _, tracker, stored = reported
+    out = Console(file=io.StringIO(), width=140)
+    print_space(tracker, "tiny_search", None, out)
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "Best on the validation split:" in text
+    assert pareto_front(stored)[0].label in text
+    assert "base:" in text and "rows:" in text
+    assert "What matters for validation/natural (6 samples" in text
