@@ -38,7 +38,7 @@ _OURS = (0, 1, 2, 130)
 _RAYS_OWN = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+\w+ (job_manager|worker|packaging)\.py:\d+ -- |Running entrypoint for job "
 )
-_FLAGS = {"sets": "--set", "imports": "--import"}
+_FLAGS = {"sets": "--set", "imports": "--import", "rows": "--row"}
 _NOT_SENT = {"cluster", "storage_is_shared", "space", "tracking", "tracking_uri", "local", "dry_run", "as_json"}
 
 

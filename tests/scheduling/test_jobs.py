@@ -109,6 +109,7 @@ def test_every_option_reaches_the_job_or_is_refused_or_means_nothing_there() -> 
         "preset": "paper",
         "sets": ["training.epochs=3"],
         "seeds": [1],
+        "rows": ["512"],
         "storage": "s3://other/place",
         "data_root": Path("/shared/data"),
         "tracking_uri": "http://other.lab.internal",
