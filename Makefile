@@ -47,3 +47,8 @@ clean:
 
 distclean: clean
 	rm -rf $(VENV)
+
+# Real Ray processes killed at random moments, for a quarter of an hour. Less: make torture ARGS="--workers 2 --drivers 1 --nodes 1"
+.PHONY: torture
+torture: $(VENV)/.installed-test
+	$(RUN) -m tests.torture $(ARGS)

@@ -54,6 +54,16 @@ def held(self: files.LocalFiles, target: Path, content: bytes) -> Path:
     return write_beside(self, target, content)
 
 
+begin = worker._Run.run
+
+
+def begun(self: worker._Run) -> worker.Outcome:
+    """Leave a mark of each training that begins: its key, the process, when."""
+    (HERE / f"begun-{self.task.key}-{os.getpid()}-{time.monotonic_ns()}").touch()
+    return begin(self)
+
+
+worker._Run.run = begun  # type: ignore[method-assign]
 files.LocalFiles._write_beside = held  # type: ignore[method-assign]
 training.ascend = Counted(training.ascend, "training", 30)  # type: ignore[assignment]  # in the second epoch of digits
 worker.evaluate = Counted(worker.evaluate, "measuring", 2)  # type: ignore[assignment]

@@ -73,7 +73,7 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
-def numbers(storage: Path) -> dict[str, Any]:
+def numbers(storage: Path | str) -> dict[str, Any]:
     """Every number in a storage that does not depend on when it was made, by key."""
     from ablate.storage import Storage
 

@@ -31,7 +31,8 @@ class RayCluster:
         head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
         self.folders: list[str] = []
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.node = self.add_node()
+        self.nodes: list[Any] = []
+        self.add_node()
 
     @property
     def address(self) -> str:
@@ -44,11 +45,18 @@ class RayCluster:
     def add_node(self) -> Any:
         """A node with two CPUs, and a session folder of its own: nodes of one folder delete each other's packages."""
         self.folders.append(tempfile.mkdtemp(prefix="ray-"))  # in /tmp: a socket's path is short
-        return self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1])
+        self.nodes.append(self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1]))
+        return self.nodes[-1]
 
-    def lose_node(self) -> None:
-        """SIGKILL every process of the node; another one with as many CPUs must be there."""
-        self.cluster.remove_node(self.node, allow_graceful=False)
+    def lose_node(self, node: Any) -> None:
+        """SIGKILL every process of a node; put another one in its place first."""
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    @staticmethod
+    def raylet_of(node: Any) -> int:
+        """The process id of a node's raylet, which is the parent of its workers."""
+        return int(node.all_processes["raylet"][0].process.pid)
 
     def shutdown(self) -> None:
         self.cluster.shutdown()

@@ -114,10 +114,10 @@ def test_a_lost_node_hands_its_trainings_to_the_other(
     launch = Launch(tmp_path, *space_in(tmp_path), "--max-failures", "8", hold=["training"])
     storage = tmp_path / "storage"
     launch.at("training", 2)
-    other = on_cluster.add_node()
+    (lost,) = on_cluster.nodes
+    on_cluster.add_node()
     before = time.monotonic()
-    on_cluster.lose_node()
-    on_cluster.node = other
+    on_cluster.lose_node(lost)
     launch.release("training")
     until(lambda: "continues" in launch.text() or attempts(storage) > 2, what="the loss to be noticed")
     noticed = time.monotonic() - before
