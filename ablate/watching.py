@@ -107,6 +107,7 @@ def watch(
         training.action = _action(training, seen[key])
     titles = ", ".join(space.title for space in file.spaces)
     console.print(Text(f"plan {file.id}, preset {file.preset}: {titles}", overflow="fold"))
+    searches = [f"search-{file.id}"] if any(space.search is not None for space in file.spaces) else []
     unheld = 0
     with Progress(plan, console) as progress:  # type: ignore[arg-type]
         told: set[str] = set()
@@ -119,9 +120,11 @@ def watch(
                     seen[key] = view
                     training.action = _action(training, view)
             left = [key for key, training in plan.trainings.items() if training.action == "train"]
-            if not left:
+            # A search that has ended what it began may be about to begin more.
+            held = any(claims.held_elsewhere(key) for key in [*left, *searches])
+            if not left and not (searches and held):
                 break
-            unheld = 0 if any(claims.held_elsewhere(key) for key in left) else unheld + 1
+            unheld = 0 if held else unheld + 1
             if unheld >= UNHELD_LOOKS:
                 progress.note(f"No launch is running; {plural(len(left), 'training')} to go.")
                 return 1

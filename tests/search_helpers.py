@@ -9,7 +9,8 @@ import yaml
 
 BASE = {
     "model.width": 0.25,
-    "training.batch_size": 64,
+    "model.depth": 8,
+    "training.batch_size": 128,
     "training.crop_padding": 1,
     "training.attack.steps": 1,
     "training.epochs": 4,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ablate.spaces import folder
+from ablate.samples import ask_for
+from ablate.spaces import folder, load_space
 from tests.helpers import environment, run_launch
 
 MODULES = ("my_network", "my_attack", "my_augmentation", "my_analysis")
@@ -35,7 +36,7 @@ def user(tmp_path: Path) -> Path:
 def test_the_readme_shows_each_kind_in_under_twenty_lines() -> None:
     found = examples()
     assert {f"{module}.py" for module in MODULES} <= found.keys()
-    assert {"my_ablation.yaml", "my_experiment.yaml"} <= found.keys()
+    assert {"my_ablation.yaml", "my_search.yaml", "my_experiment.yaml"} <= found.keys()
     for name, content in found.items():
         assert len(content.strip().splitlines()) < 20, name
 
@@ -44,6 +45,13 @@ def test_the_first_file_is_a_space(user: Path) -> None:
     plan = json.loads(run_launch(user, "--space", "my_ablation.yaml", "--dry-run", "--json"))
     assert [trial["row"] for trial in plan["trials"]] == ["8", "12"]
     assert len(plan["trainings"]) == 2
+
+
+@pytest.mark.parametrize("preset", ["paper", "smoke"])
+def test_the_search_is_one(user: Path, preset: str) -> None:
+    asked = ask_for(load_space(str(user / "my_search.yaml")), preset, [], 0).search
+    assert len(asked.parameters) == 4 and asked.searcher == "optuna"
+    assert asked.samples == (30 if preset == "paper" else 6)
 
 
 def test_network_attack_augmentation_analysis_and_figure_are_built_and_run(user: Path) -> None:

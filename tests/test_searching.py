@@ -401,6 +401,25 @@ def test_two_launches_of_one_search_at_once(tmp_path: Path) -> None:
             run(tmp_path)
 
 
+def test_a_search_is_watched_while_it_grows(tmp_path: Path) -> None:
+    import threading
+
+    from ablate import watching
+
+    write_search(tmp_path, samples=2, base={"training.epochs": 2}, scheduler="fifo")
+    thread = threading.Thread(target=lambda: run(tmp_path), daemon=True)
+    thread.start()
+    storage = Storage(str(tmp_path / "storage"))
+    while not (tmp_path / "storage").exists() or not storage.files.list("plans"):
+        thread.join(0.02)
+        assert thread.is_alive()
+    out = Console(file=io.StringIO(), width=120)
+    assert watching.watch(storage, out, poll_s=0.05) == 0
+    thread.join(60)
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "sample 0: starts" in text and "sample 1" in text and "2 done" in text
+
+
 def test_dry_run_foresees_random_samples_and_records_nothing(tmp_path: Path) -> None:
     write_search(tmp_path)
     code, text = run(tmp_path, dry_run=True)
