@@ -245,7 +245,7 @@ class LaunchPlan:
         return frame.drop(columns=["space"] if len(plan.spaces) == 1 else []).set_index(index)
 
     def _decided(self) -> Plan:
-        from ablate.launching import plan_of
+        from ablate.asking import plan_of
         from ablate.planning import decide
         from ablate.storage import Storage
 

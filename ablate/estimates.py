@@ -1,12 +1,7 @@
-"""How long a plan will take on this machine: from what was trained here before, else from a quick calibration.
-
-Work is counted in forward passes of one image, in floating-point operations: an attack's step is one pass and one
-gradient for the image (twice a pass), an optimizer step a pass and its full gradient (three times a pass).
-"""
+"""How long a plan will take on this machine: from what was trained here before, else from a quick calibration."""
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -18,26 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ablate.attacks import build_attack
 from ablate.learning.models import build_network
-from ablate.learning.monitoring import PROBE_IMAGES
 from ablate.options import Options
 from ablate.planning import Plan, PlannedTraining
-from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
+from ablate.specs import ModelSpec, TrainingAttackSpec
 from ablate.storage import Storage
 from ablate.terminal import duration, plural
+from ablate.work import STEP_COST, UPDATE_COST, attack_steps, forward_flops, work_flops
 
 DAY_S = 86_400.0
-STEP_COST, UPDATE_COST = 2.0, 3.0
-"""Forward passes that an attack's step and an optimizer's step amount to."""
-
 MOST_EXAMPLES = 20
 """So many stored trainings are read at most to learn how fast this machine is."""
 
-_STEPS = {"fgsm": 1}
-_ASSUMED_STEPS = 20  # of an attack that does not say
 _ASSUMED_GPU_FLOPS = 1e12  # where no calibration can be had: slow, so that nobody is surprised
 
 
@@ -151,83 +139,6 @@ def _gpu_name() -> str:
         return "GPU"
 
 
-def work_flops(training: PlannedTraining, train_count: int, test_count: int, classes: int) -> float:
-    """What is left of a training with its measurements, in floating-point operations.
-
-    Args:
-        training: Decided.
-        train_count: Training images, those held out for validation included.
-        test_count: Test images.
-        classes: Of the data.
-
-    Returns:
-        Operations; 0 where nothing is left.
-    """
-    spec = training.spec
-    forward = forward_flops(spec.model, spec.data.image_size, classes)
-    held_out = round(train_count * spec.data.validation)
-    attack = _steps(spec.training.attack)
-    epochs = 0 if training.view and training.view.finished else spec.training.epochs - max(0, training.epoch)
-    epoch = (train_count - held_out) * image_cost(spec)
-    epoch += min(PROBE_IMAGES, train_count) * 2 + held_out * (2 + STEP_COST * attack)
-    done = {}
-    for key, measurement in training.measurements.items():
-        if key not in (training.missing or training.measurements if epochs else training.missing):
-            continue
-        steps = 0
-        if measurement.kind == "attack":
-            made = build_attack(measurement.name, measurement.settings)
-            assumed = _STEPS.get(measurement.name, _ASSUMED_STEPS if made.uses_network else 0)
-            steps = int(getattr(made, "steps", assumed))
-        else:
-            steps = _ASSUMED_STEPS
-        # Degrees of one unaware attack share its examples.
-        what = (measurement.name, measurement.network, measurement.degree if measurement.adaptive else None)
-        done[what] = test_count * (1 + STEP_COST * steps)
-    return forward * (epochs * epoch + sum(done.values()))
-
-
-def image_cost(spec: TrialSpec) -> float:
-    """Forward passes that training on one image amounts to."""
-    return STEP_COST * _steps(spec.training.attack) + UPDATE_COST
-
-
-def _steps(attack: TrainingAttackSpec) -> int:
-    return attack.steps if attack.name != "none" else 0
-
-
-@functools.cache
-def forward_flops(model: ModelSpec, image_size: int, classes: int) -> float:
-    """Floating-point operations of one image's way through a network.
-
-    Args:
-        model: Which.
-        image_size: Height and width in pixels.
-        classes: Number of logits.
-
-    Returns:
-        Operations, a multiplication and an addition as two.
-    """
-    # Quantizing changes no product; building without it is quick.
-    plain = model.model_copy(update={"quantization": ModelSpec().quantization})
-    network = build_network(plain, classes, image_size, 0).eval()
-    total = 0.0
-
-    def count(module: nn.Module, inputs: object, output: Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        total += 2.0 * output.numel() * weight.numel() / weight.shape[0]
-
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            # torch's own counter imports the compiler, for seconds, to count the same products.
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        network(torch.zeros(1, 3, image_size, image_size))
-    return max(total, 2.0 * sum(parameter.numel() for parameter in network.parameters()), 1.0)
-
-
 def measured_speed(storage: Storage, trainings: Iterable[PlannedTraining], device: str, cores: int) -> dict[str, float]:
     """How fast networks were trained on this kind of device before.
 
@@ -279,7 +190,7 @@ def _flops_per_image(identity: Mapping[str, Any]) -> float | None:
         model = ModelSpec.model_validate({name: settings[name] for name in ("arch", "width", "depth")})
         attack = TrainingAttackSpec.model_validate(identity["training"]["attack"])
         size = int(identity["data"]["image_size"])
-        return forward_flops(model, size, 10) * (STEP_COST * _steps(attack) + UPDATE_COST)
+        return forward_flops(model, size, 10) * (STEP_COST * attack_steps(attack) + UPDATE_COST)
     except (ValueError, KeyError, TypeError):  # another version's
         return None
 

@@ -9,26 +9,24 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from ablate import plan_file, spaces
+from ablate import plan_file
+from ablate.asking import fitting_preset, is_search, plan_of, trials_of
 from ablate.claiming import Claims
 from ablate.console import Progress, plan_as_json, show_next_steps, show_plan
 from ablate.engine import Datasets, Engine, open_engine
-from ablate.errors import DataError, SpecError, StorageError, UserError, nearest
+from ablate.errors import DataError, StorageError, UserError
 from ablate.estimates import DAY_S, Estimate, estimate, runs_here
 from ablate.events import Event
-from ablate.options import Options, import_modules
-from ablate.planning import Plan, PlannedTraining, decide, make_plan
+from ablate.options import Options
+from ablate.planning import Plan, PlannedTraining, decide
 from ablate.provenance import provenance
 from ablate.results import results_as_json
-from ablate.spaces import SpaceFile, Trial
 from ablate.storage import Storage
-from ablate.terminal import duration
 from ablate.worker import Outcome
 
 WAIT_S = 1.0
@@ -39,68 +37,6 @@ CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
 
 TOLD = ("started", "epoch", "measured", "finished", "failed")
 """Events after which MLflow is told."""
-
-
-def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
-    """The spaces and trials a command line asks for, before any data are looked at.
-
-    Args:
-        options: The command line.
-
-    Returns:
-        The spaces, and their rows with every seed.
-
-    Raises:
-        UserError: Anything in it that cannot be used.
-    """
-    import_modules(options.imports)
-    names = [name for given in options.space for name in (spaces.table_names() if given == "all" else [given])]
-    loaded = [spaces.load_space(name) for name in dict.fromkeys(names)]
-    spaces.load_preset(options.preset)
-    overrides = spaces.parse_overrides(options.sets)
-    trials = [trial for space in loaded for trial in spaces.expand(space, options.preset, overrides, options.seeds)]
-    labels = {trial.label for trial in trials}
-    for row in options.rows:
-        if row not in labels:
-            raise SpecError(f"--row: expected the label of a row, got {row!r}; {nearest(row, labels)}")
-    return loaded, [trial for trial in trials if not options.rows or trial.label in options.rows]
-
-
-def is_search(options: Options) -> bool:
-    """Whether a command line asks for a search.
-
-    Raises:
-        UserError: As of `trials_of`.
-    """
-    import_modules(options.imports)
-    return any(spaces.load_space(name).space.search is not None for name in options.space if name != "all")
-
-
-def plan_of(options: Options) -> Plan:
-    """The plan a command line asks for, before storage is looked at; of a search, its samples so far.
-
-    Args:
-        options: The command line.
-
-    Returns:
-        The plan.
-
-    Raises:
-        UserError: Anything in it that cannot be used.
-    """
-    if is_search(options):
-        from ablate import search_launch
-
-        return search_launch.search_plan(options, Storage(options.storage)).plan
-    loaded, trials = trials_of(options)
-    return make_plan(
-        loaded,
-        trials,
-        preset=options.preset,
-        overrides=options.sets,
-        seeds=options.seeds,
-        data_root=options.data_root,
-    )
 
 
 def launch(options: Options, console: Console, out: TextIO | None = None) -> int:
@@ -122,13 +58,13 @@ def launch(options: Options, console: Console, out: TextIO | None = None) -> int
     out = out or sys.stdout
     storage = Storage(options.storage)
     if is_search(options):
-        from ablate import search_launch
+        from ablate import search_launch, search_planning
 
         if options.dry_run:
-            return search_launch.dry_run(options, storage, console, out)
+            return search_planning.dry_run(options, storage, console, out)
         storage.check()
         if not options.yes and runs_here(options):
-            expected = search_launch.search_estimate(search_launch.search_plan(options, storage), storage)
+            expected = search_planning.search_estimate(search_planning.search_plan(options, storage), storage)
             if expected.wall_s > DAY_S and not _agreed(options, expected, storage, console):
                 return 2
         return search_launch.launch_search(options, storage, console, out)
@@ -153,33 +89,13 @@ def launch(options: Options, console: Console, out: TextIO | None = None) -> int
 
 def _agreed(options: Options, expected: Estimate, storage: Storage, console: Console) -> bool:
     """Ask about a launch of more than a day; where nobody can answer, refuse it."""
-    said = f"{expected.sentence()} {_fitting_preset(options, storage)}"
+    said = f"{expected.sentence()} {fitting_preset(options, storage)}"
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError(f"expected a launch of less than a day on this machine, or --yes; {said}")
     console.print(Text(said, overflow="fold"))
     import typer
 
     return typer.confirm("Go on?", default=False)
-
-
-def _fitting_preset(options: Options, storage: Storage) -> str:
-    """Which preset of the same spaces takes less than a day here."""
-    for preset in spaces.preset_names():
-        if preset == options.preset:
-            continue
-        with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
-            other = replace(options, preset=preset)
-            if is_search(options):
-                from ablate import search_launch
-
-                expected = search_launch.search_estimate(search_launch.search_plan(other, storage), storage)
-            else:
-                plan = plan_of(other)
-                decide(plan, storage)
-                expected = estimate(plan, storage)
-            if expected.wall_s <= DAY_S:
-                return f"--preset {preset} takes about {duration(expected.wall_s)} here."
-    return "No preset of these spaces takes less than a day here; --cluster submits to a Ray cluster."
 
 
 def _submit(options: Options, console: Console) -> int:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from ablate import identity, plan_file, spaces
+from ablate import plan_file
 from ablate.claiming import Claims
 from ablate.console import Progress, show_plan
 from ablate.engine import local_resources, task_of, terminate_in_order
-from ablate.errors import SpecError, UserError
-from ablate.estimates import Estimate, estimate
+from ablate.errors import UserError
 from ablate.events import Event
 from ablate.launching import TOLD, Launch
 from ablate.options import Options
-from ablate.planning import Plan, PlannedTraining, decide, make_plan
-from ablate.samples import Asked, Sample, ask_for
-from ablate.searching import Search, Told, told
-from ablate.spaces import Row, SpaceFile
+from ablate.planning import PlannedTraining, decide
+from ablate.samples import Sample
+from ablate.search_planning import SearchPlan, search_plan
+from ablate.searching import Told, told
 from ablate.storage import Storage
 from ablate.terminal import plural
 from ablate.worker import Outcome, Task, run
@@ -37,163 +34,6 @@ SEARCHED_AGAIN_S = 1.0
 
 class StoppedEarly(BaseException):
     """A local training that the scheduler has stopped; no error, and nothing that a worker may catch."""
-
-
-@dataclass
-class SearchPlan:
-    """A search with the plan of its samples so far.
-
-    Args:
-        asked: What to search.
-        search: Its samples.
-        plan: Of these samples; `grow` adds to it.
-        base: The plan of the configuration without any sample's values.
-        options: The command line.
-    """
-
-    asked: Asked
-    search: Search
-    plan: Plan
-    base: Plan
-    options: Options
-
-    def grow(self, sample: Sample) -> PlannedTraining:
-        """Take a sample into the plan.
-
-        Args:
-            sample: Any.
-
-        Returns:
-            Its training, which an earlier sample may have too.
-
-        Raises:
-            SpecError: Its settings do not go together.
-        """
-        trial = self.asked.trial(sample)
-        made = _plan([self.asked.file], [trial], self.options)
-        [planned] = made.trials
-        known = self.plan.trainings.setdefault(planned.training, made.trainings[planned.training])
-        if all(other.trial.label != sample.label for other in self.plan.trials):
-            if known is not made.trainings[planned.training]:
-                known.rows.append(f"{trial.space}/{trial.label}")
-                known.measurements |= made.trainings[planned.training].measurements
-            self.plan.trials.append(planned)
-            loaded = self.plan.spaces[0]
-            row = Row.model_construct(label=sample.label, set=dict(sample.values), published={}, note=sample.note)
-            content = loaded.space.model_copy(update={"rows": [*loaded.space.rows, row]})
-            self.plan.spaces[0] = replace(loaded, space=content)
-        return known
-
-    def training(self, sample: Sample) -> PlannedTraining:
-        """The training of a sample of the plan."""
-        return next(
-            self.plan.trainings[planned.training] for planned in self.plan.trials if planned.trial.label == sample.label
-        )
-
-
-def _plan(loaded: list[SpaceFile], trials: list[spaces.Trial], options: Options) -> Plan:
-    return make_plan(
-        loaded,
-        trials,
-        preset=options.preset,
-        overrides=options.sets,
-        seeds=options.seeds,
-        data_root=options.data_root,
-    )
-
-
-def search_plan(options: Options, storage: Storage, *, readonly: bool = True) -> SearchPlan:
-    """The search that a command line asks for.
-
-    Args:
-        options: With one space, which is a search.
-        storage: Where its samples are recorded.
-        readonly: Write nothing.
-
-    Returns:
-        The search and the plan of its samples so far. The plan's id says what is searched, under which settings and by
-        which seed; not how long, so that more samples go on with the same search.
-
-    Raises:
-        UserError: Anything in it that cannot be used.
-    """
-    if len(options.space) > 1:
-        raise SpecError("--space: expected a search on its own, got it with other spaces; launch one after the other")
-    if options.rows:
-        raise SpecError(
-            f"--row: expected none for a search, whose samples are found while it runs, got {options.rows[0]!r}"
-        )
-    if len(options.seeds) > 1:
-        raise SpecError(
-            f"--seeds: expected one seed for a search, got {len(options.seeds)}; the best configuration is launched "
-            "with several, as python -m ablate.report writes it"
-        )
-    loaded = spaces.load_space(options.space[0])
-    asked = ask_for(loaded, options.preset, spaces.parse_overrides(options.sets), options.seeds[0])
-    base = _plan([loaded], [asked.trial(Sample(0))], options)
-    [training] = base.trainings.values()
-    what = asked.search.model_dump(mode="json", exclude={"samples", "time_budget_minutes"})
-    base_keys = sorted([training.key, *training.measurements])
-    plan_id = identity.digest({"preset": options.preset, "search": what, "base": base_keys})[:10]
-    # What a preset left of the search is what the plan, and so the report, tells.
-    settled = replace(loaded, space=loaded.space.model_copy(update={"search": asked.search}))
-    plan = Plan(plan_id, [settled], options.preset, list(options.sets), list(options.seeds), [], {}, search=True)
-    found = SearchPlan(asked, Search(asked.search, plan_id, storage, readonly=readonly), plan, base, options)
-    for sample in found.search.samples:
-        found.grow(sample)
-    return found
-
-
-def foreseen(found: SearchPlan) -> int:
-    """Take into a plan the samples that can be told beforehand: of a random search or a grid, all.
-
-    Args:
-        found: Read only; nothing is recorded.
-
-    Returns:
-        How many more there will be that nobody can tell yet.
-    """
-    number = len(found.search.samples)
-    while found.search.limit is None or number < found.search.limit:
-        if found.search.limit is None and found.asked.search.searcher != "grid":
-            return 0
-        sample = found.search.foreseen(number)
-        if sample is None:
-            break
-        found.grow(sample)
-        number += 1
-    if found.asked.search.searcher == "grid":
-        return 0
-    return (found.search.limit or number) - number
-
-
-def search_estimate(found: SearchPlan, storage: Storage) -> Estimate:
-    """How long a search would take at most.
-
-    Args:
-        found: Decided.
-        storage: As of `estimate`.
-
-    Returns:
-        As if nothing were stopped early; samples nobody can tell yet take as long as the space's own settings.
-    """
-    unknown = foreseen(found)
-    decide(found.plan, storage)
-    known = estimate(found.plan, storage)
-    seconds = known.work_s
-    if unknown:
-        for training in found.base.trainings.values():
-            training.action = "train"
-        one = estimate(found.base, storage)
-        seconds += unknown * one.work_s
-        known = replace(known, basis=one.basis)
-    words = known.basis if found.asked.search.scheduler.name == "fifo" else f"{known.basis}, less what is stopped early"
-    budget = found.asked.search.time_budget_minutes
-    if budget is not None:
-        left = max(0.0, budget * 60 - found.search.spent_s) * max(1, known.gpus)
-        if found.search.limit is None or left < seconds:
-            seconds, words = left, "by the search's time budget"
-    return replace(known, work_s=seconds, basis=words)
 
 
 class SearchLaunch(Launch):
@@ -473,22 +313,3 @@ def launch_search(options: Options, storage: Storage, console: Console, out: Tex
         The exit code.
     """
     return SearchLaunch(options, search_plan(options, storage), storage, console, out).run()
-
-
-def dry_run(options: Options, storage: Storage, console: Console, out: TextIO) -> int:
-    """Show a search without recording anything; as of `ablate.launching.launch`."""
-    from ablate.console import plan_as_json
-
-    found = search_plan(options, storage)
-    unknown = foreseen(found)
-    decide(found.plan, storage, retry_failed=options.retry_failed)
-    expected = search_estimate(found, storage)
-    if options.as_json:
-        content = {**plan_as_json(found.plan), "estimate": expected.as_json(), "not_yet_known": unknown}
-        out.write(json.dumps(content, indent=1) + "\n")
-        return 0
-    show_plan(found.plan, console)
-    if unknown:
-        console.print(f"{plural(unknown, 'more sample')} will be suggested by {found.asked.search.searcher}.")
-    console.print(Text(expected.sentence(), overflow="fold"))
-    return 0

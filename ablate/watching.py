@@ -70,7 +70,7 @@ def watch_options(options: Options, console: Console) -> int:
     storage = Storage(options.storage)
     plan_id = None
     if options.space:
-        from ablate.launching import plan_of
+        from ablate.asking import plan_of
 
         plan_id = plan_of(options).id
     return watch(storage, console, plan_id=plan_id)

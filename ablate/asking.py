@@ -1,0 +1,105 @@
+"""What a command line asks for: its spaces, its trials, its plan."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from ablate import spaces
+from ablate.errors import SpecError, UserError, nearest
+from ablate.estimates import DAY_S, estimate
+from ablate.options import Options, import_modules
+from ablate.planning import Plan, decide, make_plan
+from ablate.spaces import SpaceFile, Trial
+from ablate.storage import Storage
+from ablate.terminal import duration
+
+
+def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
+    """The spaces and trials a command line asks for, before any data are looked at.
+
+    Args:
+        options: The command line.
+
+    Returns:
+        The spaces, and their rows with every seed.
+
+    Raises:
+        UserError: Anything in it that cannot be used.
+    """
+    import_modules(options.imports)
+    names = [name for given in options.space for name in (spaces.table_names() if given == "all" else [given])]
+    loaded = [spaces.load_space(name) for name in dict.fromkeys(names)]
+    spaces.load_preset(options.preset)
+    overrides = spaces.parse_overrides(options.sets)
+    trials = [trial for space in loaded for trial in spaces.expand(space, options.preset, overrides, options.seeds)]
+    labels = {trial.label for trial in trials}
+    for row in options.rows:
+        if row not in labels:
+            raise SpecError(f"--row: expected the label of a row, got {row!r}; {nearest(row, labels)}")
+    return loaded, [trial for trial in trials if not options.rows or trial.label in options.rows]
+
+
+def is_search(options: Options) -> bool:
+    """Whether a command line asks for a search.
+
+    Raises:
+        UserError: As of `trials_of`.
+    """
+    import_modules(options.imports)
+    return any(spaces.load_space(name).space.search is not None for name in options.space if name != "all")
+
+
+def plan_of(options: Options) -> Plan:
+    """The plan a command line asks for, before storage is looked at; of a search, its samples so far.
+
+    Args:
+        options: The command line.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: Anything in it that cannot be used.
+    """
+    if is_search(options):
+        from ablate import search_planning
+
+        return search_planning.search_plan(options, Storage(options.storage)).plan
+    loaded, trials = trials_of(options)
+    return make_plan(
+        loaded,
+        trials,
+        preset=options.preset,
+        overrides=options.sets,
+        seeds=options.seeds,
+        data_root=options.data_root,
+    )
+
+
+def fitting_preset(options: Options, storage: Storage) -> str:
+    """Which preset of the same spaces takes less than a day here, in a sentence.
+
+    Args:
+        options: The command line.
+        storage: Where results are.
+
+    Returns:
+        The preset and its time, or what else can be done.
+    """
+    for preset in spaces.preset_names():
+        if preset == options.preset:
+            continue
+        with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
+            other = replace(options, preset=preset)
+            if is_search(options):
+                from ablate import search_planning
+
+                expected = search_planning.search_estimate(search_planning.search_plan(other, storage), storage)
+            else:
+                plan = plan_of(other)
+                decide(plan, storage)
+                expected = estimate(plan, storage)
+            if expected.wall_s <= DAY_S:
+                return f"--preset {preset} takes about {duration(expected.wall_s)} here."
+    return "No preset of these spaces takes less than a day here; --cluster submits to a Ray cluster."
