@@ -17,6 +17,9 @@ from ablate.storage import Record
 from ablate.tracking_store import Run, Store
 
 PLAN = "plan.json"
+STOPPED = "stopped early"
+"""How the problem begins of a search's sample that the scheduler ended: no failure."""
+
 MEASUREMENTS = "measurements.npz"
 _CORRECT, _COUNT, _ARRAY = "correct/", "count/", "array/"
 
@@ -299,6 +302,6 @@ def _problem(run: Run) -> str | None:
     if state == "failed":
         return f"failed: {run.tags.get('ablate.failure', 'unknown reason')}"
     if state == "stopped":
-        return f"stopped early after epoch {run.tags.get('ablate.stopped_epoch', '?')}"
+        return f"{STOPPED} after epoch {run.tags.get('ablate.stopped_epoch', '?')}"
     doing = "while measuring" if state == "measuring" else "while training"
     return f"interrupted {doing}" if run.status == "KILLED" else f"not finished, {doing.removeprefix('while ')}"

@@ -15,7 +15,7 @@ from ablate.reporting.reproduced import Network, claims_of, columns_of, results_
 from ablate.reporting.search import search_facts, search_of
 from ablate.reporting.search_figures import pictures
 from ablate.reporting.tables import build_table
-from ablate.tracked import PlanResults
+from ablate.tracked import STOPPED, PlanResults
 
 _HOUR_S = 3600.0
 _VERSIONS = ("ablate", "torch", "ray", "mlflow")
@@ -136,7 +136,11 @@ def _space(
         verdicts=verdicts_of(plan, results),
         verdict_note=_verdict_note(plan),
         figures=list(figures.values()),
-        problems=[f"{row}, seed {seed}: {reason}" for (row, seed), reason in sorted(results.problems.items())],
+        problems=[
+            f"{row}, seed {seed}: {reason}"
+            for (row, seed), reason in sorted(results.problems.items())
+            if not reason.startswith(STOPPED)
+        ],
         experiment=_experiment(plan, server),
     )
 

@@ -12,7 +12,7 @@ from ablate.claims import ADAPTIVE, Claim, Trend, is_accuracy
 from ablate.reporting.claims import Verdict, judge_all
 from ablate.reporting.results import Outcome, Results, published_results
 from ablate.reporting.tables import TableInput
-from ablate.tracked import PlanResults, TrialResult
+from ablate.tracked import STOPPED, PlanResults, TrialResult
 
 Network = Literal["last", "best"]
 
@@ -148,12 +148,15 @@ def table_input(plan: PlanResults, results: Results, network: Network = "last") 
     told = [data, f"preset {plan.info.preset}", f"plan {plan.info.id}"]
     if network == "best":
         told.append("best networks by validation accuracy")
+    stopped = {row for (row, _), reason in plan.problems.items() if reason.startswith(STOPPED)}
+    if plan.space.search is not None:
+        told.append(f"test images, by which nothing was chosen; {len(stopped)} samples stopped early are left out")
     return TableInput(
         title=plan.space.title,
-        labels=[row.label for row in plan.rows],
+        labels=[row.label for row in plan.rows if row.label not in stopped],
         results=results,
         published=plan.published,
-        notes={row.label: row.note for row in plan.rows if row.note},
+        notes={row.label: row.note for row in plan.rows if row.note and row.label not in stopped},
         seeds=plan.plan.seeds,
         paper_data=plan.is_paper_data,
         data=", ".join(told),

@@ -99,7 +99,7 @@ def draw_curves(results: SearchResults) -> Drawing | None:
     whole = sum(int(sample.spec["training"]["epochs"]) for sample in results.samples)
     saved = f" They trained {results.epochs} of the {whole} epochs that all of them would have taken."
     dotted = " Dotted lines: the rungs, at which the worse are stopped." if rungs(results) else ""
-    return Drawing(figure, f"{_NAMES[metric].capitalize()} of each sample after each epoch.{dotted}{saved}")
+    return Drawing(figure, f"{_first_upper(_NAMES[metric])} of each sample after each epoch.{dotted}{saved}")
 
 
 def draw_progress(results: SearchResults) -> Drawing | None:
@@ -127,7 +127,7 @@ def draw_progress(results: SearchResults) -> Drawing | None:
     best = pareto_front(results)[0]
     return Drawing(
         figure,
-        f"{_NAMES[objective.metric].capitalize()} after the last epoch, of the samples trained to it. The best is "
+        f"{_first_upper(_NAMES[objective.metric])} after the last epoch, of the samples trained to it. The best is "
         f"{best.label} with {best.objectives[0]:.2f} %.",
     )
 
@@ -233,7 +233,7 @@ def _axis(axes: Axes, place: int, path: str, parameter: Parameter, off: bool) ->
         middle = float(np.sqrt(low * high)) if parameter.loguniform is not None else (low + high) / 2
         values = [low, middle, high]
     samples = [SampleResult("", {path: value}, "open") for value in values]
-    marks = dict(zip(coordinates(parameter, path, samples).tolist(), (told(value) for value in values), strict=True))
+    marks = dict(zip(coordinates(parameter, path, samples).tolist(), (_short(value) for value in values), strict=True))
     if off:
         marks[_OFF] = "–"
     _labels(axes, place, marks)
@@ -246,6 +246,14 @@ def _labels(axes: Axes, place: int, marks: dict[float, str]) -> None:
             place + 0.04, height, text, fontsize=7.5, va="center", zorder=4,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
         )  # fmt: skip
+
+
+def _short(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else told(value)
+
+
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _number(count: int, what: str) -> str:

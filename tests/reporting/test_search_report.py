@@ -170,3 +170,11 @@ def test_the_terminal_tells_the_best_and_its_file(reported: tuple[Path, Tracker,
     assert pareto_front(stored)[0].label in text
     assert "base:" in text and "rows:" in text
     assert "What matters for validation/natural (6 samples" in text
+
+
+def test_stopping_early_is_no_failure_on_the_page(reported: tuple[Path, Tracker, SearchResults]) -> None:
+    _, tracker, stored = reported
+    page = page_files([tracker.read_plan("tiny_search")])["index.html"].decode()
+    assert "Failed and missing" not in page
+    assert "by which nothing was chosen" in page
+    assert f"{sum(sample.state == 'stopped' for sample in stored.samples)} samples stopped early are left out" in page
