@@ -33,6 +33,9 @@ STOP_WAIT_S = 60
 """How long `ray job stop` waits for a launch to end in order before it is killed."""
 
 POLL_S = 1.0
+START_WAIT_S = 60
+"""How long a cluster whose job server answers may take until it starts jobs."""
+
 _RUNNING = ("PENDING", "RUNNING")
 _OURS = (0, 1, 2, 130)
 _RAYS_OWN = re.compile(
@@ -172,6 +175,7 @@ def _unanswered(address: str, error: Exception) -> UserError:
 
 def _find_or_start(client: Any, submission: Submission, plan: str, arguments: list[str], console: Console) -> str:
     storage = submission.options.storage
+    patience = START_WAIT_S
     while True:
         numbers = _jobs(client, plan)
         for _, details in sorted(numbers.items(), reverse=True):
@@ -184,6 +188,10 @@ def _find_or_start(client: Any, submission: Submission, plan: str, arguments: li
         except RuntimeError as error:
             if job in {details.submission_id for details in _jobs(client, plan).values()}:
                 continue  # somebody else took the number in this moment
+            if "try again later" in str(error) and patience > 0:  # a cluster whose agents are still starting
+                time.sleep(POLL_S)
+                patience -= 1
+                continue
             raise _unanswered(submission.cluster, error) from error
         console.print(f"Submitted {job} to {submission.cluster}.", markup=False)
         return job

@@ -247,6 +247,22 @@ def test_a_number_that_somebody_else_takes_in_the_same_moment_is_followed(
     assert server.submitted == []
 
 
+def test_a_cluster_that_is_still_starting_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, refusals = server.submit_job, iter(range(3))
+
+    def submit_job(**request: Any) -> None:
+        if next(refusals, None) is not None:
+            raise RuntimeError("status code 500: No available agent to submit job, please try again later.")
+        original(**request)
+
+    monkeypatch.setattr(server, "submit_job", submit_job)
+    assert submit(submission_of())[0] == 0
+    monkeypatch.setattr(jobs, "START_WAIT_S", 0)
+    refusals = iter(range(3))
+    with pytest.raises(UserError, match="No available agent"):
+        submit(submission_of())
+
+
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
