@@ -25,6 +25,9 @@ from ablate.files import Files
 
 HEARTBEAT_S = 3.0
 EXPIRY_S = 20.0
+# One process's start is not always told alike twice: sandboxes work it out from two clocks. A process id is not given
+# again within this time either.
+_SAME_START_TICKS = 500
 _NUMBER = re.compile(r"(\d+)\.json")
 
 
@@ -37,23 +40,35 @@ def _machine() -> list[str]:
         return ["", ""]
 
 
-def _started(process_id: int) -> str:
-    """When a process of this machine started, in clock ticks since boot; empty where there is none."""
+def _started(process_id: int) -> int | None:
+    """When a process of this machine started, in clock ticks since boot; None where there is none.
+
+    Raises:
+        OSError: It cannot be told.
+    """
     try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+        return int(Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _own_start() -> int | None:
+    try:
+        return _started(os.getpid())
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _dead_here(heartbeat: str) -> bool:
     """Whether a heartbeat is of a process of this machine that is no more."""
     try:
-        boot, namespace, process_id, started = json.loads(heartbeat)["process"]
-    except (ValueError, KeyError, TypeError):
-        return False
-    if not boot or [boot, namespace] != _machine():
-        return False
-    return bool(_started(process_id) != started)
+        boot, namespace, process_id, then = json.loads(heartbeat)["process"]
+        if not boot or then is None or [boot, namespace] != _machine():
+            return False
+        now = _started(process_id)
+        return now is None or abs(now - int(then)) > _SAME_START_TICKS
+    except (ValueError, KeyError, TypeError, OSError, IndexError):
+        return False  # what cannot be looked up is decided by the heartbeat
 
 
 class Claims:
@@ -78,7 +93,7 @@ class Claims:
         self._heartbeat_s = heartbeat_s
         self._expiry_s = expiry_s
         self.owner = uuid.uuid4().hex
-        self._process = [*_machine(), os.getpid(), _started(os.getpid())]
+        self._process = [*_machine(), os.getpid(), _own_start()]
         self._count = 0
         self._held: dict[str, int] = {}
         self._seen: dict[str, tuple[str, float]] = {}

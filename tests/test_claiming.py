@@ -118,7 +118,9 @@ def test_a_process_killed_on_this_machine_is_followed_at_once(files: LocalFiles,
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")
-@pytest.mark.parametrize(("part", "value", "dead"), [(0, "another boot", False), (1, "pid:[1]", False), (3, "1", True)])
+@pytest.mark.parametrize(
+    ("part", "value", "dead"), [(0, "another boot", False), (1, "pid:[1]", False), (3, -1_000_000, True)]
+)
 def test_only_a_process_of_this_machine_is_looked_up(
     files: LocalFiles, launch: Callable[..., Claims], part: int, value: str, dead: bool
 ) -> None:
@@ -129,6 +131,22 @@ def test_only_a_process_of_this_machine_is_looked_up(
     heartbeat["process"][part] = value
     files.write(path, json.dumps(heartbeat).encode())
     assert observer.held_elsewhere(KEY) != dead
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")
+def test_a_start_told_a_little_differently_is_the_same_process(
+    files: LocalFiles, launch: Callable[..., Claims]
+) -> None:
+    owner, observer = launch(), launch()
+    assert owner.acquire(KEY)
+    path = f"claims/owners/{owner.owner}.json"
+    heartbeat = json.loads(files.read(path) or b"")
+    for off in (-3, 3):
+        files.write(
+            path,
+            json.dumps(heartbeat | {"process": [*heartbeat["process"][:3], heartbeat["process"][3] + off]}).encode(),
+        )
+        assert observer.held_elsewhere(KEY)
 
 
 def test_an_owner_that_was_only_slow_starts_the_time_anew(launch: Callable[..., Claims]) -> None:
