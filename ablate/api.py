@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ablate import spaces
 from ablate.options import Options
@@ -176,7 +176,7 @@ class LaunchPlan:
         tracking: bool = True,
         tracking_uri: str | None = None,
         cpus_per_trial: int | None = None,
-        gpus_per_trial: float | None = None,
+        gpus_per_trial: float | Literal["auto"] | None = None,
         max_concurrent: int = 0,
         retry_failed: bool = False,
         imports: Sequence[str] = (),
@@ -189,7 +189,7 @@ class LaunchPlan:
             tracking: Whether MLflow is told.
             tracking_uri: Of MLflow; none: `MLFLOW_TRACKING_URI`, else `mlflow.db` here.
             cpus_per_trial: CPU cores of a training; none: an equal share.
-            gpus_per_trial: GPUs of a training; none: one where there are any.
+            gpus_per_trial: GPUs of a training; `auto`: a share by its network; none: one where there are any.
             max_concurrent: Trainings at once; 0: all that fit.
             retry_failed: Whether failed trainings are tried again.
             imports: Your own modules, for the workers too.

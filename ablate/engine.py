@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import FrameType
 
 from ablate.events import Listener
@@ -14,6 +15,7 @@ from ablate.options import Options
 from ablate.planning import PlannedTraining
 from ablate.specs import TrialSpec
 from ablate.storage import Storage
+from ablate.terminal import plural
 from ablate.worker import Outcome, Task, run
 
 Engine = Callable[[Sequence[PlannedTraining], Listener], dict[str, Outcome]]
@@ -86,20 +88,63 @@ def open_engine(
             yield here
         return
     from ablate.scheduling import placement
+    from ablate.scheduling.packing import gpu_share
 
     with placement.cluster():
+        wanted = options.gpus_per_trial
+        packed = wanted == "auto" and placement.has_gpus()
         # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.
-        cpus, gpus = placement.share(count, options.cpus_per_trial, options.gpus_per_trial, note)
-        resources = placement.Resources(cpus, gpus, options.max_concurrent, options.max_failures)
+        cpus, gpus = placement.share(
+            count, options.cpus_per_trial, (1.0 if packed else 0.0) if wanted == "auto" else wanted, note
+        )
 
-        def on_ray(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
-            tasks = [task_of(training, storage, cpus, "cuda" if gpus else "cpu") for training in trainings]
+        def placed(
+            trainings: Sequence[PlannedTraining], shares: Mapping[str, float], listen: Listener
+        ) -> dict[str, Outcome]:
+            tasks = [
+                replace(
+                    task_of(training, storage, cpus, "cuda" if gpus else "cpu"), gpu_share=shares[training.key] or 1.0
+                )
+                for training in trainings
+            ]
             names = {task.key: datasets.name(task.spec) for task in tasks}
             loaded = {datasets.name(task.spec): datasets.of(task.spec) for task in tasks}
+            resources = placement.Resources(cpus, shares, options.max_concurrent, options.max_failures)
             return placement.place(tasks, loaded, names, resources, listen, options.imports)
+
+        def on_ray(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
+            shares = {t.key: gpu_share(t.spec, storage.files) if packed else gpus for t in trainings}
+            return in_two_waves(placed, trainings, shares, listen, note)
 
         with terminate_in_order():  # after ray.init, which owns SIGTERM until then
             yield on_ray
+
+
+def in_two_waves(
+    placed: Callable[[Sequence[PlannedTraining], Mapping[str, float], Listener], dict[str, Outcome]],
+    trainings: Sequence[PlannedTraining],
+    shares: Mapping[str, float],
+    listen: Listener,
+    note: Callable[[str], None],
+) -> dict[str, Outcome]:
+    """Run trainings, and what ran out of memory in its part of a GPU once more with a whole one.
+
+    Args:
+        placed: Runs trainings with the GPUs that each gets.
+        trainings: What to run.
+        shares: Training key -> GPUs.
+        listen: As of an `Engine`.
+        note: Told that there is a second wave.
+
+    Returns:
+        How each ended; with a whole GPU, running out of memory is a failure.
+    """
+    outcomes = placed(trainings, shares, listen)
+    again = [t for t in trainings if t.key in outcomes and outcomes[t.key].needs_more_memory]
+    if again:
+        note(f"{plural(len(again), 'training')} ran out of memory in a part of a GPU; once more with a whole one.")
+        outcomes |= placed(again, {training.key: 1.0 for training in again}, listen)
+    return outcomes
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""How long a plan will take on this machine: from what was trained here before, else from a quick calibration."""
+"""How long a plan will take on this machine: by trainings of before, by `ablate.bench`, or by a quick calibration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from ablate.learning.models import build_network
 from ablate.options import Options
 from ablate.planning import Plan, PlannedTraining
 from ablate.specs import ModelSpec, TrainingAttackSpec
+from ablate.speed.known import known_speed, mode_of
 from ablate.storage import Storage
 from ablate.terminal import duration, plural
 from ablate.work import STEP_COST, UPDATE_COST, attack_steps, forward_flops, work_flops
@@ -105,22 +107,25 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
         return Estimate(0.0, gpus, cores, device, "nothing to do")
     known = measured_speed(storage, (plan.trainings[key] for key in work), device, cores)
     calibrated = None
-    seconds, from_history = 0.0, 0
+    seconds = 0.0
+    bases: Counter[str] = Counter()
     for key, flops in work.items():
-        arch = plan.trainings[key].spec.model.arch
-        if arch in known:
-            speed = known[arch]
-            from_history += 1
+        spec = plan.trainings[key].spec
+        benched = known_speed(storage.files, spec.model, spec.training, device, cores)
+        kind = (spec.model.arch, mode_of(spec.training))
+        if kind in known:
+            speed, basis = known[kind], "by the speed of trainings in storage"
+        elif benched is not None:
+            speed, basis = benched, "by ablate.bench"
         else:
             calibrated = calibrated or calibrated_speed(bool(gpus))
-            speed = calibrated
+            speed, basis = calibrated, "by a quick calibration"
         seconds += flops / speed
-    if from_history == len(work):
-        basis = "by the speed of trainings in storage"
-    elif from_history:
-        basis = f"{from_history} of {len(work)} trainings by the speed of those in storage, the rest by a calibration"
+        bases[basis] += 1
+    if len(bases) == 1:
+        basis = next(iter(bases))
     else:
-        basis = "by a quick calibration"
+        basis = ", ".join(f"{count} of {len(work)} trainings {basis}" for basis, count in bases.most_common())
     return Estimate(seconds, gpus, cores, device, basis)
 
 
@@ -139,7 +144,9 @@ def _gpu_name() -> str:
         return "GPU"
 
 
-def measured_speed(storage: Storage, trainings: Iterable[PlannedTraining], device: str, cores: int) -> dict[str, float]:
+def measured_speed(
+    storage: Storage, trainings: Iterable[PlannedTraining], device: str, cores: int
+) -> dict[tuple[str, str], float]:
     """How fast networks were trained on this kind of device before.
 
     Args:
@@ -149,17 +156,17 @@ def measured_speed(storage: Storage, trainings: Iterable[PlannedTraining], devic
         cores: Of this machine; what was trained with fewer threads counts in proportion.
 
     Returns:
-        Network -> operations per second, the median over what was found.
+        Network and mode of training (`mode_of`) -> operations per second, the median over what was found.
     """
-    wanted = {training.spec.model.arch for training in trainings}
-    found: dict[str, list[float]] = {}
+    wanted = {(training.spec.model.arch, mode_of(training.spec.training)) for training in trainings}
+    found: dict[tuple[str, str], list[float]] = {}
     read = 0
     for key in reversed(storage.keys()):
         if read >= MOST_EXAMPLES:
             break
         identity = _identity(storage, key)
-        arch = identity.get("model", {}).get("arch")
-        if arch not in wanted:
+        kind = _kind(identity)
+        if kind not in wanted:
             continue
         read += 1
         view = storage.view(key)
@@ -171,8 +178,8 @@ def measured_speed(storage: Storage, trainings: Iterable[PlannedTraining], devic
         share = min(1.0, int(record.meta.get("threads", cores)) / cores) if device == "cpu" else 1.0
         flops = _flops_per_image(identity)
         if flops:
-            found.setdefault(arch, []).append(sorted(rates)[len(rates) // 2] * flops / share)
-    return {arch: sorted(speeds)[len(speeds) // 2] for arch, speeds in found.items()}
+            found.setdefault(kind, []).append(sorted(rates)[len(rates) // 2] * flops / share)
+    return {kind: sorted(speeds)[len(speeds) // 2] for kind, speeds in found.items()}
 
 
 def _identity(storage: Storage, key: str) -> dict[str, Any]:
@@ -182,6 +189,12 @@ def _identity(storage: Storage, key: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _kind(identity: Mapping[str, Any]) -> tuple[str, str]:
+    training = identity.get("training", {})
+    precision, compiled = training.get("precision", "float32"), training.get("compile", False)
+    return str(identity.get("model", {}).get("arch")), f"{precision}{'+compile' if compiled else ''}"
 
 
 def _flops_per_image(identity: Mapping[str, Any]) -> float | None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ablate import completion, spaces
 from ablate.errors import SpecError, UserError
-from ablate.options import Options, import_modules, parse_seeds
+from ablate.options import Options, import_modules, parse_gpus, parse_seeds
 from ablate.terminal import open_console, plural, printable
 
 WIDTH = 100
@@ -85,7 +85,7 @@ def main(
         int | None, typer.Option(min=1, metavar="N", help="CPU cores of a training; default: a share.")
     ] = None,
     gpus_per_trial: Annotated[
-        float | None, typer.Option(min=0, metavar="N", help="GPUs of a training; 0.25 packs four.")
+        str | None, typer.Option(metavar="N|auto", help="GPUs of a training; 0.25 packs four.")
     ] = None,
     max_concurrent: Annotated[
         int, typer.Option(min=0, metavar="N", show_default=False, help="Trainings at once; default: all that fit.")
@@ -116,7 +116,7 @@ def main(
                 tracking=not no_tracking,
                 local=local,
                 cpus_per_trial=cpus_per_trial,
-                gpus_per_trial=gpus_per_trial,
+                gpus_per_trial=parse_gpus(gpus_per_trial),
                 max_concurrent=max_concurrent,
                 max_failures=max_failures,
                 retry_failed=retry_failed,

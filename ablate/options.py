@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ablate.errors import SpecError
 
@@ -27,7 +29,7 @@ class Options:
         tracking: Whether MLflow is told at all.
         local: In this process, without Ray.
         cpus_per_trial: CPU cores of a training; none: an equal share.
-        gpus_per_trial: GPUs of a training; none: one where there are any.
+        gpus_per_trial: GPUs of a training; `auto`: a share by its network; none: one where there are any.
         max_concurrent: Trainings at once; 0: all that fit.
         max_failures: How often a lost process is started again.
         retry_failed: Whether failed trainings are tried again.
@@ -51,7 +53,7 @@ class Options:
     tracking: bool = True
     local: bool = False
     cpus_per_trial: int | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
     max_concurrent: int = 0
     max_failures: int = 2
     retry_failed: bool = False
@@ -80,6 +82,29 @@ def import_modules(modules: Iterable[str]) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise SpecError(f"--import {module}: expected a module that can be imported, got {error}") from error
+
+
+def parse_gpus(text: str | None) -> float | Literal["auto"] | None:
+    """`--gpus-per-trial`: a number, or `auto`.
+
+    Args:
+        text: As given; none: not given.
+
+    Returns:
+        GPUs of a training.
+
+    Raises:
+        SpecError: Anything else; Ray takes a part of one GPU, or several whole ones.
+    """
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    try:
+        gpus = float(text)
+    except ValueError:
+        gpus = -1.0
+    if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
+        raise SpecError(f"--gpus-per-trial: expected auto, a part of 1 like 0.25, or a whole number, got {text!r}")
+    return gpus
 
 
 def parse_seeds(text: str) -> list[int]:

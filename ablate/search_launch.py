@@ -268,16 +268,20 @@ class SearchLaunch(Launch):
 
     def _on_ray(self) -> None:
         from ablate.scheduling import placement
+        from ablate.scheduling.packing import gpu_share
         from ablate.scheduling.search import run_search
 
         self.judge = self._make_judge()
         options = self.options
         with placement.cluster():
             count = self.search.limit or _FALLBACK_SHARE
-            cpus, gpus = placement.share(count, options.cpus_per_trial, options.gpus_per_trial, self.console.print)
+            [base] = self.found.base.trainings.values()
+            wanted = options.gpus_per_trial
+            if wanted == "auto":
+                wanted = gpu_share(base.spec, self.storage.files) if placement.has_gpus() else 0.0
+            cpus, gpus = placement.share(count, options.cpus_per_trial, wanted, self.console.print)
             self._resources = (cpus, "cuda" if gpus else "cpu")
             resources = placement.Resources(cpus, gpus, options.max_concurrent, options.max_failures)
-            [base] = self.found.base.trainings.values()
             with terminate_in_order():
                 run_search(self, self.judge, self.datasets.of(base.spec), resources, self._listen, options.imports)
 

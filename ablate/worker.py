@@ -27,6 +27,9 @@ from ablate.planning import PlannedMeasurement
 from ablate.specs import TrialSpec
 from ablate.storage import Attempt, Record, Storage
 
+EXAMPLES_BLOCK = 256
+"""Images that analyses have attacked at once; the blocks are fixed, so that the bits do not hang on who asks first."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -39,6 +42,7 @@ class Task:
         storage: The storage's location.
         threads: CPU threads of this worker; sums depend on it in their last bits.
         device: `cpu`, `cuda` or `cuda:0`.
+        gpu_share: The part of a GPU's memory it may use; below 1, running out of it is no failure yet.
     """
 
     key: str
@@ -47,15 +51,17 @@ class Task:
     storage: str
     threads: int
     device: str
+    gpu_share: float = 1.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: finished, or failed with one line of why."""
+    """How a task ended: finished, or failed with one line of why, perhaps only for want of memory in its share."""
 
     key: str
     state: Literal["finished", "failed"]
     reason: str = ""
+    needs_more_memory: bool = False
 
 
 def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
@@ -81,6 +87,7 @@ class _Run:
         self.device = torch.device(task.device)
         self.log = _Log()
         self.attempt: Attempt | None = None
+        self._examples: dict[tuple[str, int], Tensor] = {}  # of the network being measured
 
     def run(self) -> Outcome:
         reason = ""
@@ -88,12 +95,20 @@ class _Run:
             torch.set_num_threads(self.task.threads)
             # Reduced-precision convolutions are a setting of training (training.precision), never a default.
             torch.backends.cudnn.allow_tf32 = False
+            if self.device.type == "cuda":
+                # What a packed training takes beyond its share, another one would lack. Workers are used again, so
+                # that a whole GPU has to be asked for, too.
+                torch.cuda.set_per_process_memory_fraction(min(1.0, self.task.gpu_share), self.device)
             self.attempt = self.storage.attempt(self.task.key)
             self._train_and_measure(self.attempt)
         except TrainingError as error:
             reason = self._failed(str(error), "")
         except torch.OutOfMemoryError as error:
-            reason = self._failed(f"out of memory: {str(error).splitlines()[0]}", traceback.format_exc())
+            reason = f"out of memory: {(str(error).splitlines() or [''])[0]}"
+            if self.task.gpu_share < 1:
+                self.log.warning(f"{reason} (in {self.task.gpu_share:g} of a GPU)")
+                return Outcome(self.task.key, "failed", reason, needs_more_memory=True)
+            reason = self._failed(reason, traceback.format_exc())
         except Exception as error:
             line = (str(error).splitlines() or [""])[0]
             reason = self._failed(f"{type(error).__name__}: {line}", traceback.format_exc())
@@ -167,6 +182,7 @@ class _Run:
             chosen = last if which == "last" else state.best or {}
             network.load_state_dict(chosen["network"])
             network.eval()
+            self._examples.clear()
             clean = CleanLogits(network, images, spec.measurement.batch_size)  # of these weights
             with frozen_parameters(network):  # quantized weights are transformed once, not at every step of an attack
                 for same in _by_attack(group):
@@ -234,9 +250,19 @@ class _Run:
         attack = build_attack("pgd20", measurement.settings)
         seed = self.task.spec.seed
 
+        def block(number: int) -> Tensor:
+            # Analyses look at the same images: each block is attacked once, whoever asks first.
+            what = (repr(attack), number)
+            if what not in self._examples:
+                places = torch.arange(number * EXAMPLES_BLOCK, min((number + 1) * EXAMPLES_BLOCK, len(images)))
+                places = places.to(images.device)
+                chosen = images[places].float() / 255.0
+                self._examples[what] = attack.perturb(network, chosen, labels[places], index=places, seed=seed)
+            return self._examples[what]
+
         def adversarial(places: Tensor) -> Tensor:
-            chosen = images[places].float() / 255.0
-            return attack.perturb(network, chosen, labels[places], index=places, seed=seed)
+            wanted = [divmod(place, EXAMPLES_BLOCK) for place in places.tolist()]
+            return torch.stack([block(number)[within] for number, within in wanted])
 
         context = AnalysisContext(network, images, labels, adversarial, seed, measurement.settings.batch_size)
         result = get_analysis(measurement.name)(context)

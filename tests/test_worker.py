@@ -116,3 +116,29 @@ def test_a_checkpoint_of_another_layout_is_refused_by_name() -> None:
     torch.save({"layout": 99}, stream)
     with pytest.raises(StorageError, match="layout 1, got 99"):
         worker.load_state(stream.getvalue())
+
+
+def test_analyses_of_the_same_images_attack_them_once(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tmp_path, "measurement.analyses=[spectrum, cka]", "measurement.attacks=[natural]")
+    storage = Storage(str(tmp_path / "storage"))
+    attacked: list[int] = []
+    original = worker.build_attack
+
+    def counting(name: str, spec: Any) -> Any:
+        attack = original(name, spec)
+        if name == "pgd20":
+            perturb = type(attack).perturb
+
+            def counted(network: Any, images: Any, *rest: Any, **named: Any) -> Any:
+                attacked.extend(named["index"].tolist())
+                return perturb(attack, network, images, *rest, **named)
+
+            object.__setattr__(attack, "perturb", counted)
+        return attack
+
+    monkeypatch.setattr(worker, "build_attack", counting)
+    outcome = worker.run(task(plan, storage), digits, lambda event: None)
+    assert outcome.state == "finished", outcome.reason
+    assert attacked and len(attacked) == len(set(attacked))

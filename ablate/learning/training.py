@@ -92,7 +92,7 @@ def train(
         TrainingError: The loss or an output is not finite.
         SpecError: A name nobody registered, or a batch larger than the images to train on.
     """
-    run = _Run(spec, dataset, device)
+    run = TrainingRun(spec, dataset, device)
     if state is None:
         state = run.snapshot(0, run.measured(0), [], None)
         on_epoch(state)
@@ -105,7 +105,7 @@ def train(
     return state
 
 
-class _Run:
+class TrainingRun:
     """One training in this process: network, optimizer and images on the device."""
 
     def __init__(self, spec: TrialSpec, dataset: Dataset, device: torch.device) -> None:
@@ -140,6 +140,7 @@ class _Run:
         return images.contiguous(memory_format=torch.channels_last), labels
 
     def restore(self, state: TrainingState) -> None:
+        """Go on from a state."""
         self.network.load_state_dict(state.network)
         # The optimizer would go on with the very tensors of the state, and change them.
         self.optimizer.load_state_dict(copy.deepcopy(state.optimizer))
@@ -147,6 +148,7 @@ class _Run:
     def snapshot(
         self, epoch: int, metrics: dict[str, float], history: list[dict[str, Any]], best: dict[str, Any] | None
     ) -> TrainingState:
+        """The state now, as a copy on the CPU."""
         network = _copied(self.network.state_dict())
         accuracy = metrics.get("validation/attack")
         if epoch > 0 and accuracy is not None and (best is None or accuracy > best["accuracy"]):
@@ -155,12 +157,14 @@ class _Run:
         return TrainingState(epoch, network, _copied(self.optimizer.state_dict()), [*history, entry], best)
 
     def measured(self, epoch: int) -> dict[str, float]:
+        """The probe's and the validation's metrics."""
         metrics = probe_metrics(self.network, self.images[:PROBE_IMAGES], self.labels[:PROBE_IMAGES])
         if math.isnan(metrics["train/accuracy_natural"]):
             raise TrainingError(f"the network's outputs became nan or infinite in epoch {epoch}")
         return metrics | (self.validation.metrics(self.network) if self.validation else {})
 
     def epoch(self, epoch: int) -> dict[str, float]:
+        """Visit every training image once; returns the epoch's metrics of training alone."""
         began = time.perf_counter()
         rate = self.training.learning_rate_at(epoch)
         for group in self.optimizer.param_groups:
@@ -214,11 +218,13 @@ class _Run:
         return mean.detach(), (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
 
     def loss(self, labels: Tensor, hard: Tensor, targets: Tensor) -> Loss:
+        """Cross-entropy of labels that were not mixed, else binary cross-entropy."""
         if targets is hard:
             return cross_entropy(labels)
         return binary_cross_entropy(targets, self.training.augmentation.bce_reduction)
 
     def attacked(self, images: Tensor, loss: Loss, draws: Draws) -> Tensor:
+        """The training attack's examples."""
         attack = self.training.attack
         if attack.name == "none":
             return images
@@ -239,12 +245,14 @@ class _Run:
             )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits in float32, by the compiled network where there is one."""
         # A smaller last batch would compile everything a second time.
         network = self.compiled if len(images) == self.training.batch_size else self.network
         with self.precision():
             return full_precision(network(images))
 
     def precision(self) -> Any:
+        """The autocast that training.precision asks for."""
         if self.training.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)

@@ -48,15 +48,24 @@ class Resources:
 
     Args:
         cpus: CPU cores, and threads, of a training.
-        gpus: GPUs of a training; fractions share one.
+        gpus: GPUs of a training; fractions share one. By training key where they differ.
         max_concurrent: Trainings at once; 0 for as many as fit.
         max_failures: How often a lost process is started again.
     """
 
     cpus: int
-    gpus: float
+    gpus: float | Mapping[str, float]
     max_concurrent: int = 0
     max_failures: int = 2
+
+    def of(self, key: str) -> dict[str, float]:
+        """What Ray sets aside for a training.
+
+        Args:
+            key: Of the training.
+        """
+        gpus = self.gpus if isinstance(self.gpus, (int, float)) else self.gpus[key]
+        return {"cpu": self.cpus, "gpu": gpus}
 
 
 @contextlib.contextmanager
@@ -129,6 +138,11 @@ def share(trainings: int, cpus: int | None, gpus: float | None, say: Callable[[s
     return cpus, gpus
 
 
+def has_gpus() -> bool:
+    """Whether a node of the connected cluster has a GPU."""
+    return any(node.get("GPU", 0) for node in _nodes())
+
+
 def _nodes() -> list[dict[str, float]]:
     """Resources of the nodes that take trainings; a cluster's head often takes none."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
@@ -168,7 +182,7 @@ def place(
     relay = _Relay(listen)
     scratch = tempfile.mkdtemp(prefix="ablate-tune-")
     trainable = tune.with_resources(
-        tune.with_parameters(_trainable, payload=payload), {"cpu": resources.cpus, "gpu": resources.gpus}
+        tune.with_parameters(_trainable, payload=payload), lambda config: resources.of(config["key"])
     )
     tuner = tune.Tuner(
         trainable,

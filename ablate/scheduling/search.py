@@ -181,7 +181,7 @@ def run_search(
         tune.with_parameters(
             _sample, dataset=dataset, imports=list(imports), folder=str(Path.cwd()), metric=judge.metric
         ),
-        {"cpu": resources.cpus, "gpu": resources.gpus},
+        resources.of(""),  # every sample gets the same
     )
     tuner = tune.Tuner(
         trainable,

@@ -1,0 +1,319 @@
+"""python -m ablate.bench: how fast this machine trains and attacks, beside the loops everybody writes."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ablate.errors import SpecError, UserError, nearest
+from ablate.terminal import open_console
+
+if TYPE_CHECKING:
+    import torch
+
+    from ablate.specs import ModelSpec
+    from ablate.speed.cases import Result
+    from ablate.speed.packing import Packed
+
+EPILOG = """\b
+Examples:
+  python -m ablate.bench                                   training steps, ResNet-20 and MobileNet-V2
+  python -m ablate.bench --what columns --what attacks     measuring, attack by attack and all seven
+  python -m ablate.bench --network resnet20:4:fat --mode bfloat16+compile --batch 512
+  python -m ablate.bench --what packing --network all      1, 2 and 4 trainings on one device
+Exit codes: 0 measured, 2 refused input."""
+
+NETWORKS = ("resnet20", "mobilenet_v2", "efficientnet_b0", "wrn34_10")
+ALL_NETWORKS = ("resnet20", "resnet20:8", "resnet20:4", "resnet20:4:fat", "resnet20:2", "resnet20:2:fat", *NETWORKS[1:])
+DEFAULT_NETWORKS = ("resnet20", "resnet20:4:fat", "mobilenet_v2")
+MOST_FLOPS_ON_A_CPU = 1.2e12
+"""Of one timed piece of work on a CPU, some ten seconds: larger networks get fewer images."""
+
+
+class What(StrEnum):
+    """What is timed."""
+
+    STEPS = "steps"
+    ATTACKS = "attacks"
+    COLUMNS = "columns"
+    PACKING = "packing"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(epilog=EPILOG, context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
+def main(
+    what: Annotated[
+        list[What] | None, typer.Option(show_default=False, help="May repeat; default: steps and columns.")
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARCH[:BITS][:fat]",
+            help="May repeat, or all; default: resnet20, resnet20:4:fat, mobilenet_v2.",
+        ),
+    ] = None,
+    activation: Annotated[str, typer.Option(metavar="NAME", help="relu or hardtanh.")] = "relu",
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODE", help="float32 or bfloat16, +compile; may repeat, or all; default: all."),
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=2, metavar="N", help="Images at once; may repeat.")] = None,
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="Test images of a column.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Measurements of each, in turn.")] = 5,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda; auto: a GPU where there is one.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; default: all cores.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Keep the speeds there: --dry-run will estimate by them.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts, on standard output.")] = False,
+) -> None:
+    """Time training and attacks on this machine, paired in one run with the textbook loop and torchattacks.
+
+    Ratios are round by round: median (smallest to largest). The share of the peak is that of the best matrix product
+    in the same precision on the same device.
+    """
+    console = open_console(sys.stderr if as_json else None)
+    try:
+        wanted = [_model(name, activation) for name in _named(network)]
+        found = _run(wanted, what or [What.STEPS, What.COLUMNS], mode, batch, images, rounds, device, threads, console)
+        if storage is not None:
+            from ablate.speed.known import keep
+            from ablate.storage import Storage
+
+            packing = _rates(found["packing"])
+            keep(Storage(storage).files, found["speeds"], found["device_key"], found["cores"], packing)
+            console.print(Text(f"Speeds kept in {storage}: --dry-run of launches with this storage goes by them."))
+    except UserError as error:
+        open_console(sys.stderr).print(Text(str(error)))
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    if as_json:
+        sys.stdout.write(json.dumps({name: value for name, value in found.items() if name != "cores"}, indent=1) + "\n")
+
+
+def _named(names: Iterable[str] | None) -> list[str]:
+    given = list(names or DEFAULT_NETWORKS)
+    return [each for name in given for each in (ALL_NETWORKS if name == "all" else (name,))]
+
+
+def _model(name: str, activation: str) -> ModelSpec:
+    from ablate.learning.models import network_names
+    from ablate.specs import ModelSpec
+
+    arch, *rest = name.split(":")
+    if arch not in network_names():
+        raise SpecError(f"--network: expected a network's name, got {arch!r}; {nearest(arch, network_names())}")
+    quantization: dict[str, Any] = {}
+    for part in rest:
+        if part == "fat":
+            quantization["fat"] = True
+        elif part.isdigit() and 2 <= int(part) <= 32:
+            quantization["bits"] = int(part)
+        else:
+            raise SpecError(f"--network {name}: expected 2 to 32 bits or fat after the colon, got {part!r}")
+    if activation not in ("relu", "hardtanh"):
+        raise SpecError(f"--activation: expected relu or hardtanh, got {activation!r}")
+    return ModelSpec.model_validate({"arch": arch, "activation": activation, "quantization": quantization})
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise SpecError(f"--device: expected cpu, cuda or auto, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SpecError("--device cuda: expected a GPU that torch can use, got none")
+    return torch.device(name)
+
+
+def _modes(given: list[str] | None) -> list[str]:
+    from ablate.speed.cases import MODES
+
+    chosen = list(MODES) if not given or "all" in given else given
+    for mode in chosen:
+        if mode not in MODES:
+            raise SpecError(f"--mode: expected one of {', '.join(MODES)}, got {mode!r}; {nearest(mode, MODES)}")
+    return chosen
+
+
+def _run(
+    models: list[ModelSpec],
+    what: list[What],
+    mode: list[str] | None,
+    batches: list[int] | None,
+    images: int,
+    rounds: int,
+    device_name: str,
+    threads: int | None,
+    console: Console,
+) -> dict[str, Any]:
+    import os
+
+    import torch
+
+    from ablate.specs import COLUMNS
+    from ablate.speed.cases import Case, time_columns, time_step
+    from ablate.speed.machine import device_name as name_of
+    from ablate.speed.machine import matmul_peak
+
+    modes = _modes(mode)
+    device = _device(device_name)
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.backends.cudnn.allow_tf32 = False
+    peaks = {name: matmul_peak(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    head = f"{name_of(device)}; torch {torch.__version__}; {date}"
+    console.print(Text(head))
+    console.print(
+        Text("matrix product: " + ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {name}" for name, peak in peaks.items()))
+    )
+    rows: list[dict[str, Any]] = []
+    speeds: list[dict[str, Any]] = []
+
+    def show(result: Result, count: int) -> None:
+        table = _rows(result, count, peaks)
+        rows.extend(table)
+        for line in table:
+            console.print(Text(_line(line)))
+        for name, timed in result.ours.items():
+            if result.case.what == "step":
+                rate = timed.rate(count).median * result.case.flops
+                speeds.append({"model": result.case.model.model_dump(mode="json"), "mode": name, "flops": rate})
+
+    if What.STEPS in what:
+        console.print(Text("\nA step of PGD-7 adversarial training with its update\n" + _HEAD))
+        for model in models:
+            for batch in batches or [128]:
+                case = Case(model, batch if batches else _fitting(model, batch, "step", device), "step")
+                show(time_step(case, modes, rounds, device), case.batch_size)
+    for kind, names in ((What.ATTACKS, COLUMNS), (What.COLUMNS, ("columns",))):
+        if kind not in what:
+            continue
+        console.print(Text(("\nAttacks" if kind == What.ATTACKS else "\nAll seven columns") + "\n" + _HEAD))
+        for model in models:
+            for name in names:
+                count = _fitting(model, images, "pgd20" if kind == What.ATTACKS else "columns", device)
+                case = Case(model, min(count, (batches or [128])[0]), name)
+                show(time_columns(case, count, rounds, device), count)
+    packed = _packing(models, modes, batches, device, console) if What.PACKING in what else []
+    return {
+        "device": name_of(device),
+        "torch": torch.__version__,
+        "date": date,
+        "matmul_flops": peaks,
+        "results": rows,
+        "packing": [each.as_json() for each in packed],
+        "speeds": speeds,
+        "device_key": "cpu" if device.type == "cpu" else name_of(device),
+        "cores": torch.get_num_threads(),
+    }
+
+
+def _packing(
+    models: list[ModelSpec],
+    modes: list[str],
+    batches: list[int] | None,
+    device: torch.device,
+    console: Console,
+) -> list[Packed]:
+    from ablate.speed.packing import time_packed
+
+    console.print(Text(f"\nTrainings packed on one device, {modes[-1]}"))
+    console.print(Text(f"{'network':<24} {'batch':>5} {'at once':>7} {'images/s, all':>13} {'memory each':>12}"))
+    packed = []
+    for model in models:
+        for batch in batches or [128]:
+            for count in (1, 2, 4):
+                found = time_packed(
+                    model, batch if batches else _fitting(model, batch, "step", device), count, modes[-1], device
+                )
+                packed.append(found)
+                console.print(
+                    Text(
+                        f"{found.label:<24} {found.batch_size:>5} {count:>7} {found.images_per_second:>13,.0f} "
+                        f"{found.peak_bytes / 2**20:>8,.0f} MiB"
+                    )
+                )
+    return packed
+
+
+def _fitting(model: ModelSpec, count: int, what: str, device: torch.device) -> int:
+    """So many of the images that a slow device is done in seconds."""
+    from ablate.speed.cases import Case
+
+    if device.type != "cpu":
+        return count
+    most = MOST_FLOPS_ON_A_CPU / Case(model, count, what).flops
+    while count > 2 and count > most:
+        count //= 2
+    return count
+
+
+def _rates(packed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By network and mode what the counts did, of the largest batch."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in sorted(packed, key=lambda each: int(each["batch_size"])):
+        entry = found.setdefault(each["label"], {"model": each["model"], "mode": each["mode"], "rates": {}})
+        entry["rates"][str(each["count"])] = each["images_per_second"]
+    return list(found.values())
+
+
+_HEAD = (
+    f"{'network':<24} {'what':<8} {'batch':>5} {'mode':<17} {'images/s':>8} {'torchattacks':>21} {'written out':>21} "
+    f"{'peak':>5} {'memory':>9}"
+)
+
+
+def _rows(result: Result, count: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
+    case = result.case
+    rows: list[dict[str, Any]] = []
+    everyone: list[tuple[str, Any, str]] = [(name, timed, "theirs") for name, timed in result.theirs.items()]
+    everyone += [(name, timed, "ours") for name, timed in result.ours.items()]
+    for name, timed, whose in everyone:
+        rate = timed.rate(count)
+        peak = peaks["bfloat16" if name.startswith("bfloat16") else "float32"]
+        rows.append(
+            {
+                "network": case.label,
+                "what": case.what,
+                "batch": case.batch_size,
+                "whose": whose,
+                "mode": name,
+                "images_per_second": rate.as_json(),
+                "ratio": {rival: timed.faster_than(their).as_json() for rival, their in result.theirs.items()}
+                if whose == "ours"
+                else {},
+                "share_of_peak": rate.median * case.flops / peak,
+                "peak_bytes": timed.peak_bytes,
+            }
+        )
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    def ratio(rival: str) -> str:
+        found = row["ratio"].get(rival)
+        return "" if found is None else f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
+
+    return (
+        f"{row['network']:<24} {row['what']:<8} {row['batch']:>5} {row['mode']:<17} "
+        f"{row['images_per_second']['median']:>8,.1f} {ratio('torchattacks'):>21} {ratio('written out'):>21} "
+        f"{row['share_of_peak']:>5.0%} {row['peak_bytes'] / 2**20:>5,.0f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    app()

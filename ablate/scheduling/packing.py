@@ -1,0 +1,34 @@
+"""How many trainings share a GPU: a small network leaves most of one idle, for it waits for kernels to be launched."""
+
+from __future__ import annotations
+
+from ablate.files import Files
+from ablate.specs import TrialSpec
+from ablate.speed.known import known_packing, mode_of
+
+WORTH = 1.1
+"""Packing has to pay: twice as many at once, at least so many times the images per second of all together."""
+
+# Where `ablate.bench --what packing` was not run with this storage. Small networks at CIFAR's size leave a GPU idle;
+# WRN-34-10, and whatever a user brings, gets a whole one.
+_UNMEASURED = {"resnet20": 0.25, "mobilenet_v2": 0.5, "efficientnet_b0": 0.5}
+
+
+def gpu_share(spec: TrialSpec, files: Files) -> float:
+    """The part of a GPU that a training gets with `--gpus-per-trial auto`.
+
+    Args:
+        spec: Its network, precision and compilation decide.
+        files: The storage's, where `ablate.bench` kept what it measured.
+
+    Returns:
+        1, 1/2 or 1/4: of the measured counts the largest that still paid.
+    """
+    measured = known_packing(files, spec.model, mode_of(spec.training))
+    if not measured:
+        return _UNMEASURED.get(spec.model.arch, 1.0)
+    best = 1
+    for count in sorted(measured):
+        if count > best and measured[count] >= WORTH * measured.get(best, 0.0):
+            best = count
+    return 1.0 / best

@@ -1,0 +1,194 @@
+"""What is timed: a step of adversarial training, and each column of a table, ours beside the textbook's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablate import modes
+from ablate.attacks import CleanLogits, build_attack, evaluate
+from ablate.learning.augmentation import Draws
+from ablate.learning.data import Dataset
+from ablate.learning.models import build_network, frozen_parameters
+from ablate.learning.training import TrainingRun
+from ablate.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
+from ablate.speed import textbook
+from ablate.speed.timing import Timed, in_turn
+from ablate.work import STEP_COST, forward_flops, image_cost
+
+CLASSES, IMAGE_SIZE = 10, 32
+MODES = ("float32", "float32+compile", "bfloat16", "bfloat16+compile")
+"""Precision and compilation of training, as `mode` names them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that is timed.
+
+    Args:
+        model: The network.
+        batch_size: Images at once.
+        what: `step`, a column's name, or `columns` for all seven.
+    """
+
+    model: ModelSpec
+    batch_size: int
+    what: str
+
+    @property
+    def label(self) -> str:
+        """The network in words, `resnet20 4-bit FAT`."""
+        quantization = self.model.quantization
+        parts = [self.model.arch]
+        if self.model.activation != "relu":
+            parts.append(self.model.activation)
+        if quantization.bits < 32:
+            parts.append(f"{quantization.bits}-bit")
+        if quantization.fat:
+            parts.append("FAT")
+        return " ".join(parts)
+
+    @property
+    def flops(self) -> float:
+        """Of one image, as `ablate.work` counts them."""
+        forward = forward_flops(self.model, IMAGE_SIZE, CLASSES)
+        if self.what == "step":
+            return forward * image_cost(TrialSpec())
+        steps = {"natural": 0, "gn": 0, "fgsm": 1, "columns": 81}.get(self.what, 20)
+        return forward * (STEP_COST * steps + (7 if self.what == "columns" else 1))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out.
+
+    Args:
+        case: What was timed.
+        ours: By mode of training; measuring has one, `float32`.
+        theirs: By whose: `torchattacks`, `written out`.
+    """
+
+    case: Case
+    ours: dict[str, Timed]
+    theirs: dict[str, Timed]
+
+    @property
+    def rival(self) -> str:
+        """Whose loop the ratio is to: torchattacks' where it is installed."""
+        return "torchattacks" if "torchattacks" in self.theirs else next(iter(self.theirs), "")
+
+
+def time_step(case: Case, modes_: Sequence[str], rounds: int, device: torch.device) -> Result:
+    """Time one step of PGD-7 adversarial training with its update.
+
+    Args:
+        case: With `what` of `step`.
+        modes_: Of `MODES`.
+        rounds: Measurements of each.
+        device: Where.
+
+    Returns:
+        Ours in each mode, and the textbook's.
+    """
+    ours = {mode: training_step(case.model, case.batch_size, mode, device) for mode in modes_}
+    dataset = _random_dataset(case.batch_size)
+    images = torch.from_numpy(dataset.train_images).to(device).float() / 255
+    labels = torch.from_numpy(dataset.train_labels).to(device)
+    theirs: dict[str, Callable[[], Any]] = {}
+    for whose in ("torchattacks", "written out"):
+        network = build_network(case.model, CLASSES, IMAGE_SIZE, 0).to(device)
+        name, attack = textbook.pgd(network, 7)
+        if name != whose:
+            if whose == "torchattacks":
+                continue
+            attack = textbook.written_out_pgd(network, 7)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+        step = textbook.training_step(network, optimizer, attack)
+        theirs[whose] = lambda step=step: step(images, labels)  # type: ignore[misc]
+    timed = in_turn({**theirs, **ours}, rounds, device)
+    return Result(case, {name: timed[name] for name in ours}, {name: timed[name] for name in theirs})
+
+
+def training_step(model: ModelSpec, batch_size: int, mode: str, device: torch.device) -> Callable[[], None]:
+    """The training loop's own step on a batch of random images, with new random numbers each time.
+
+    Args:
+        model: The network.
+        batch_size: Images.
+        mode: Of `MODES`.
+        device: Where.
+
+    Returns:
+        What makes one step.
+    """
+    precision, _, compiled = mode.partition("+")
+    training = {"batch_size": batch_size, "precision": precision, "compile": bool(compiled)}
+    spec = TrialSpec.model_validate({"model": model.model_dump(mode="json"), "training": training})
+    run = TrainingRun(spec, _random_dataset(batch_size), device)
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        run.step(run.images, run.labels, Draws(0, 1, count, batch_size, device))
+
+    return step
+
+
+def time_columns(case: Case, images: int, rounds: int, device: torch.device) -> Result:
+    """Time a column, or all seven with what they share.
+
+    Args:
+        case: With `what` of a column or `columns`.
+        images: Test images.
+        rounds: Measurements.
+        device: Where.
+
+    Returns:
+        Ours, and torchattacks' (for `pgd20` and `bim20` the textbook's where it is not installed).
+    """
+    names = COLUMNS if case.what == "columns" else (case.what,)
+    dataset = _random_dataset(images)
+    pixels = torch.from_numpy(dataset.train_images).to(device)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    labels = torch.from_numpy(dataset.train_labels).to(device)
+    network = build_network(case.model, CLASSES, IMAGE_SIZE, 0)
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    spec = MeasurementSpec(batch_size=case.batch_size)
+    attacks = [build_attack(name, spec) for name in names]
+
+    def ours() -> None:
+        clean = CleanLogits(network, pixels, case.batch_size)
+        with frozen_parameters(network):
+            for attack in attacks:
+                evaluate(network, attack, pixels, labels, seed=0, batch_size=case.batch_size, clean=clean)
+
+    plain = build_network(case.model, CLASSES, IMAGE_SIZE, 0).to(device).eval()
+    whose = "written out" if textbook.torchattacks_module() is None else "torchattacks"
+    written = textbook.columns(plain)
+    floats = pixels.contiguous().float() / 255
+    batches = list(zip(torch.split(floats, case.batch_size), torch.split(labels, case.batch_size), strict=True))
+
+    def theirs() -> None:
+        for name in names:
+            for part, truth in batches:
+                textbook.accuracy(plain, written[name](part, truth), truth)
+
+    contestants: dict[str, Callable[[], Any]] = {"float32": ours}
+    if all(name in written for name in names):
+        contestants[whose] = theirs
+    with modes.evaluating(network):
+        timed = in_turn(contestants, rounds, device)
+    return Result(case, {"float32": timed.pop("float32")}, timed)
+
+
+def _random_dataset(count: int) -> Dataset:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
+    labels = np.arange(count, dtype=np.int64) % CLASSES
+    names = tuple(str(number) for number in range(CLASSES))
+    return Dataset("random", "random images", names, images, labels, images[:CLASSES], labels[:CLASSES])

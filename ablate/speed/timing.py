@@ -1,0 +1,114 @@
+"""Paired timing: what is compared runs in turn, in one process, so that a slow minute slows all of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, median and largest of several measurements."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one number."""
+        return cls(min(values), statistics.median(values), max(values))
+
+    def as_json(self) -> dict[str, float]:
+        """As plain data."""
+        return {"low": self.low, "median": self.median, "high": self.high}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One contestant's seconds, a number a round, and the most memory it needed at once.
+
+    Args:
+        seconds: In the order of the rounds.
+        peak_bytes: Above what was held before; NaN where it cannot be told.
+    """
+
+    seconds: tuple[float, ...]
+    peak_bytes: float
+
+    def rate(self, images: int) -> Spread:
+        """Images per second.
+
+        Args:
+            images: In one round.
+        """
+        return Spread.of([images / second for second in self.seconds])
+
+    def faster_than(self, other: Timed) -> Spread:
+        """How many times as fast as another contestant, round by round."""
+        return Spread.of([theirs / ours for ours, theirs in zip(self.seconds, other.seconds, strict=True)])
+
+
+def in_turn(contestants: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, Timed]:
+    """Time contestants in turn: one warm-up each, during which memory is watched, then `rounds` times each.
+
+    Every other round goes backwards, so that none always runs on what the same other left behind.
+
+    Args:
+        contestants: By name.
+        rounds: Measurements of each.
+        device: Waited for at the end of each.
+
+    Returns:
+        By name.
+    """
+    peaks = {name: _peak_bytes(work, device) for name, work in contestants.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants)
+    for turn in range(rounds):
+        for name in order if turn % 2 == 0 else reversed(order):
+            began = time.perf_counter()
+            contestants[name]()
+            _wait(device)
+            seconds[name].append(time.perf_counter() - began)
+    return {name: Timed(tuple(taken), peaks[name]) for name, taken in seconds.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_bytes(work: Callable[[], Any], device: torch.device) -> float:
+    work()  # compiles, and fills caches that stay
+    _wait(device)
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        _wait(device)
+        return float(torch.cuda.max_memory_allocated(device) - held)
+    try:
+        # The kernel's own high-water mark of this process, set back to what it holds now (Linux).
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        work()
+        return _status("VmHWM") - before
+    except (OSError, KeyError):
+        work()
+        return math.nan
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return float(value.split()[0]) * 1024
+    raise KeyError(field)

@@ -1,0 +1,100 @@
+"""Speeds kept in storage: found again for the same network and mode, and what a GPU is shared by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate import estimates
+from ablate.files import LocalFiles
+from ablate.planning import decide, make_plan
+from ablate.scheduling.packing import gpu_share
+from ablate.spaces import expand, load_space, parse_overrides
+from ablate.specs import ModelSpec, TrainingSpec, TrialSpec
+from ablate.speed.known import keep, known_packing, known_speed
+from ablate.storage import Storage
+from tests.helpers import write_space
+
+MODEL = ModelSpec().model_dump(mode="json")
+FAT = ModelSpec.model_validate({"quantization": {"bits": 4, "fat": True}})
+EAGER = TrainingSpec()
+
+
+def speed(flops: float, mode: str = "float32", model: dict[str, Any] = MODEL) -> dict[str, Any]:
+    return {"model": model, "mode": mode, "flops": flops}
+
+
+def test_a_speed_is_that_of_its_network_mode_and_device(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path)
+    keep(files, [speed(1e9), speed(3e9, "bfloat16+compile"), speed(5e9, model=FAT.model_dump(mode="json"))], "cpu", 2)
+    assert known_speed(files, ModelSpec(), EAGER, "cpu", 2) == 1e9
+    fast = TrainingSpec(precision="bfloat16", compile=True)
+    assert known_speed(files, ModelSpec(), fast, "cpu", 2) == 3e9
+    assert known_speed(files, FAT, EAGER, "cpu", 2) == 5e9
+    assert known_speed(files, ModelSpec(arch="wrn34_10"), EAGER, "cpu", 2) is None
+    assert known_speed(files, ModelSpec(), EAGER, "cpu", 8) is None
+    assert known_speed(files, ModelSpec(), EAGER, "NVIDIA H100", 2) is None
+
+
+def test_a_newer_speed_replaces_the_older_and_leaves_the_others(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path)
+    keep(files, [speed(1e9), speed(2e9, "bfloat16")], "cpu", 2)
+    keep(files, [speed(4e9)], "cpu", 2)
+    assert known_speed(files, ModelSpec(), EAGER, "cpu", 2) == 4e9
+    assert known_speed(files, ModelSpec(), TrainingSpec(precision="bfloat16"), "cpu", 2) == 2e9
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"speeds": [{"mode": 1}]}', b'{"speeds": 3, "packing": 4}'])
+def test_a_damaged_file_is_as_none(tmp_path: Path, content: bytes) -> None:
+    files = LocalFiles(tmp_path)
+    files.write("speed/cpu-2.json", content)
+    files.write("speed/gpu.json", content)
+    assert known_speed(files, ModelSpec(), EAGER, "cpu", 2) is None
+    assert known_packing(files, ModelSpec(), "float32") == {}
+    keep(files, [speed(1e9)], "cpu", 2)
+    assert known_speed(files, ModelSpec(), EAGER, "cpu", 2) == 1e9
+
+
+@pytest.mark.parametrize(
+    ("rates", "share"),
+    [
+        ({"1": 100, "2": 190, "4": 300}, 0.25),
+        ({"1": 100, "2": 190, "4": 195}, 0.5),
+        ({"1": 100, "2": 101, "4": 102}, 1.0),
+    ],
+)
+def test_a_gpu_is_shared_as_long_as_it_pays(tmp_path: Path, rates: dict[str, float], share: float) -> None:
+    files = LocalFiles(tmp_path)
+    keep(files, [], "NVIDIA H100", 8, [{"model": MODEL, "mode": "float32", "rates": rates}])
+    assert gpu_share(TrialSpec(), files) == share
+    other = TrialSpec.model_validate({"training": {"precision": "bfloat16"}})
+    assert gpu_share(other, files) == 0.25  # not measured
+
+
+def test_unmeasured_a_large_or_unknown_network_gets_a_whole_gpu(tmp_path: Path) -> None:
+    shares = {
+        arch: gpu_share(TrialSpec.model_validate({"model": {"arch": arch}}), LocalFiles(tmp_path))
+        for arch in ("resnet20", "mobilenet_v2", "wrn34_10")
+    }
+    assert shares["resnet20"] < shares["mobilenet_v2"] < shares["wrn34_10"] == 1.0
+
+
+def test_estimates_go_by_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(estimates.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1e9)
+    storage = Storage(str(tmp_path / "storage"))
+    space = load_space(str(write_space(tmp_path)))
+    trials = expand(space, "paper", parse_overrides([]), [0])
+    plan = make_plan([space], trials, preset="paper", overrides=[], seeds=[0], data_root=tmp_path)
+    decide(plan, storage)
+    slow = estimates.estimate(plan, storage)
+    assert "calibration" in slow.basis
+    models = [json.loads(t.spec.model.model_dump_json()) for t in plan.trainings.values()]
+    keep(storage.files, [speed(4e9, model=model) for model in models], "cpu", 2)
+    fast = estimates.estimate(plan, storage)
+    assert "ablate.bench" in fast.basis
+    assert fast.work_s == pytest.approx(slow.work_s / 4)
