@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread, and the cluster marker by folder."""
+"""What every test shares: one torch thread, the cluster marker by folder, and who runs beside whom under xdist."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in Path(item.fspath).parts:
             item.add_marker(pytest.mark.cluster)
+        # With `-n 2 --dist loadgroup`: one process has the shared cluster, and a module's fixtures are made once.
+        fixtures = getattr(item, "fixturenames", ())
+        group = "ray cluster" if "ray_cluster" in fixtures else Path(item.fspath).name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,8 @@
 """What launches under test import (`--import faults`, copied beside their space): it holds them at a named point.
 
 While `hold-<point>` lies beside this file, every process that comes to the point says so with `at-<point>-<pid>` and
-waits. So a test kills a process where it means to, however fast or slow the machine is.
+waits. So a test kills a process where it means to, however fast or slow the machine is. The points: training,
+checkpointing, committing, measuring. Tests never import this themselves: it changes what it is loaded beside.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from ablate import claiming, files, worker
 from ablate.learning import training
 
 HERE = Path(__file__).resolve().parent
-POINTS = ("training", "checkpointing", "committing", "measuring")
 
 
 def at(point: str) -> None:
