@@ -22,6 +22,7 @@ from ablate.errors import StorageError
 from ablate.events import Event, Kind, Listener
 from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
+from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingError, TrainingState, train
 from ablate.planning import PlannedMeasurement
 from ablate.specs import TrialSpec
@@ -87,6 +88,7 @@ class _Run:
         self.device = torch.device(task.device)
         self.log = _Log()
         self.attempt: Attempt | None = None
+        self.asked: nn.Module = nn.Identity()  # what attacks of the network being measured ask
         self._examples: dict[tuple[str, int], Tensor] = {}  # of the network being measured
 
     def run(self) -> Outcome:
@@ -183,8 +185,9 @@ class _Run:
             network.load_state_dict(chosen["network"])
             network.eval()
             self._examples.clear()
-            clean = CleanLogits(network, images, spec.measurement.batch_size)  # of these weights
             with frozen_parameters(network):  # quantized weights are transformed once, not at every step of an attack
+                self.asked = as_measured(network, spec.data.image_size)
+                clean = CleanLogits(self.asked, images, spec.measurement.batch_size)  # of these weights
                 for same in _by_attack(group):
                     self._measure_together(attempt, network, same, images, labels, clean, chosen["epoch"], done, total)
                     done += len(same)
@@ -207,7 +210,7 @@ class _Run:
         if first.kind == "analysis":
             records = [self._analyse(network, first, images, labels)]
         else:
-            records = self._attack(network, same, images, labels, clean)
+            records = self._attack(same, images, labels, clean)
         seconds = time.perf_counter() - start
         for record in records:
             record.meta.update(self._provenance(), seconds=seconds / len(same), network=first.network, epoch=epoch)
@@ -217,12 +220,12 @@ class _Run:
         self._tell("measured", done=done + len(same), total=total, text=first.name)
 
     def _attack(
-        self, network: nn.Module, same: list[PlannedMeasurement], images: Tensor, labels: Tensor, clean: CleanLogits
+        self, same: list[PlannedMeasurement], images: Tensor, labels: Tensor, clean: CleanLogits
     ) -> list[Record]:
         first = same[0]
         attack = build_attack(first.name, first.settings)
         correct = evaluate(
-            network,
+            self.asked,
             attack,
             images,
             labels,
@@ -257,7 +260,7 @@ class _Run:
                 places = torch.arange(number * EXAMPLES_BLOCK, min((number + 1) * EXAMPLES_BLOCK, len(images)))
                 places = places.to(images.device)
                 chosen = images[places].float() / 255.0
-                self._examples[what] = attack.perturb(network, chosen, labels[places], index=places, seed=seed)
+                self._examples[what] = attack.perturb(self.asked, chosen, labels[places], index=places, seed=seed)
             return self._examples[what]
 
         def adversarial(places: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from ablate.learning.augmentation import AugmentationFunction, Draws, crop_and_f
 from ablate.learning.data import Dataset, split_validation
 from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
+from ablate.learning.models.folding import FoldedNetwork, InParts, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
 from ablate.specs import TrialSpec
 
@@ -128,11 +129,21 @@ class TrainingRun:
         self.optimizer = torch.optim.SGD(
             parameter_groups(self.network, self.training, spec.model), momentum=self.training.momentum
         )
+        self.folded: FoldedNetwork | None = None
+        self.asked: nn.Module = self.network  # by the attack
+        if self.training.attack.name != "none" and self.training.attack.network_mode == "eval":
+            self.folded = fold_normalization(self.network, spec.data.image_size)
+            self.asked = InParts(self.folded or self.network)
         self.compiled: Callable[[Tensor], Tensor] = self.network
         if self.training.compile:
             # Graphs of earlier trainings in this process count against torch's limit on recompilation.
             torch.compiler.reset()
-            self.compiled = torch.compile(self.network, dynamic=False)
+            # On a GPU these networks wait for kernels to be launched; graphs launch all of a pass at once.
+            mode = "reduce-overhead" if device.type == "cuda" else None
+            self.compiled = torch.compile(self.network, dynamic=False, mode=mode)
+            if isinstance(self.asked, InParts):
+                with self.precision():
+                    self.asked.compile_for(self.images[: self.training.batch_size], mode)
 
     def _resident(self, dataset: Dataset, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(dataset.train_images[places]).to(self.device)
@@ -234,8 +245,10 @@ class TrainingRun:
         if attack.random_start:
             start = uniform_start(images, eps, draws.key("attack start"), torch.arange(len(images), device=self.device))
         with frozen_parameters(self.network):
+            if self.folded is not None:
+                self.folded.refresh()
             return ascend(
-                self.forward,
+                self.ask,
                 images,
                 lambda logits: loss(logits).sum(),
                 start=start,
@@ -244,10 +257,19 @@ class TrainingRun:
                 steps=attack.steps,
             )
 
+    def ask(self, images: Tensor) -> Tensor:
+        """Logits in float32 as the attack sees them."""
+        if self.asked is self.network:
+            return self.forward(images)
+        with self.precision():
+            return full_precision(self.asked(images))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits in float32, by the compiled network where there is one."""
         # A smaller last batch would compile everything a second time.
         network = self.compiled if len(images) == self.training.batch_size else self.network
+        if network is not self.network:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with self.precision():
             return full_precision(network(images))
 

@@ -14,6 +14,7 @@ from ablate.attacks import CleanLogits, build_attack, evaluate
 from ablate.learning.augmentation import Draws
 from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
+from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingRun
 from ablate.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
 from ablate.speed import textbook
@@ -162,10 +163,11 @@ def time_columns(case: Case, images: int, rounds: int, device: torch.device) -> 
     attacks = [build_attack(name, spec) for name in names]
 
     def ours() -> None:
-        clean = CleanLogits(network, pixels, case.batch_size)
         with frozen_parameters(network):
+            asked = as_measured(network, IMAGE_SIZE)
+            clean = CleanLogits(asked, pixels, case.batch_size)
             for attack in attacks:
-                evaluate(network, attack, pixels, labels, seed=0, batch_size=case.batch_size, clean=clean)
+                evaluate(asked, attack, pixels, labels, seed=0, batch_size=case.batch_size, clean=clean)
 
     plain = build_network(case.model, CLASSES, IMAGE_SIZE, 0).to(device).eval()
     whose = "written out" if textbook.torchattacks_module() is None else "torchattacks"

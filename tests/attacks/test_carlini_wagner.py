@@ -154,11 +154,28 @@ def test_margins() -> None:
     assert floored_margin(logits, labels).tolist() == [1.0, 0.0, -3.0]
 
 
-@pytest.mark.parametrize("attack", BOTH, ids=repr)
-def test_never_waits_for_the_device_and_takes_no_parameter_gradient(attack, network, batch) -> None:
+def test_without_an_early_stop_it_never_waits_for_the_device(batch) -> None:
     meta = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).to("meta")
     images, labels = batch.images.float().to("meta"), batch.labels.to("meta")
-    assert attack.perturb(meta, images, labels, index=labels, seed=0).shape == images.shape
+    assert ExactCarliniWagner().perturb(meta, images, labels, index=labels, seed=0).shape == images.shape
+
+
+def test_a_stopped_batch_costs_nothing_more(batch) -> None:
+    asked = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            asked.append(len(x))
+            return x.flatten(1)[:, :10]
+
+    labels = torch.zeros(len(batch.images), dtype=torch.int64)
+    away = CarliniWagner(learning_rate=50.0)  # overshoots: the cost rises at once
+    away.perturb(Counting(), batch.images.clamp(0.2, 0.8), labels, index=labels, seed=0)
+    assert len(asked) < away.steps
+
+
+@pytest.mark.parametrize("attack", BOTH, ids=repr)
+def test_takes_no_parameter_gradient(attack, network, batch) -> None:
     with torch.no_grad():
         apply(attack, network, batch)
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -322,14 +322,24 @@ def test_the_network_is_attacked_in_the_given_mode_and_updated_in_train_mode(mod
 
     @register_network(f"test-watched-{mode}")
     def watched(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
-        network = tiny(spec, num_classes, image_size)
-        network.register_forward_pre_hook(lambda module, inputs: seen.append(module.training))
-        return network
+        return Watched(tiny(spec, num_classes, image_size))
+
+    class Watched(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(self.training)
+            if x.max() < 0:  # a branch on values cannot be traced: the attack asks the network itself
+                raise AssertionError
+            return self.network(x)
 
     changes = {"training__epochs": 1, "training__milestones": [], "training__batch_size": COUNT}
     run(**changes, model__arch=f"test-watched-{mode}", training__attack__network_mode=mode)
     measured = [False, False]  # first activation and natural accuracy
-    assert seen == [*measured, mode == "train", mode == "train", True, *measured]
+    traced = [True, False, False] if mode == "eval" else []  # in vain
+    assert seen == [*traced, *measured, mode == "train", mode == "train", True, *measured]
 
 
 def test_attack_stays_in_the_ball_and_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,13 +365,13 @@ def test_every_image_once_an_epoch_but_no_batch_of_one(
     batch_size: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
-    original = training_module._Run.step
+    original = training_module.TrainingRun.step
 
     def step(self: Any, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         seen.append(pixels)
         return original(self, pixels, labels, draws)
 
-    monkeypatch.setattr(training_module._Run, "step", step)
+    monkeypatch.setattr(training_module.TrainingRun, "step", step)
     run(training__batch_size=batch_size, training__epochs=2, training__milestones=[])
     assert [len(batch) for batch in seen] == sizes * 2
     epochs = [

@@ -34,7 +34,7 @@ def test_a_speed_is_that_of_its_network_mode_and_device(tmp_path: Path) -> None:
     fast = TrainingSpec(precision="bfloat16", compile=True)
     assert known_speed(files, ModelSpec(), fast, "cpu", 2) == 3e9
     assert known_speed(files, FAT, EAGER, "cpu", 2) == 5e9
-    assert known_speed(files, ModelSpec(arch="wrn34_10"), EAGER, "cpu", 2) is None
+    assert known_speed(files, ModelSpec(arch="wrn_34_10"), EAGER, "cpu", 2) is None
     assert known_speed(files, ModelSpec(), EAGER, "cpu", 8) is None
     assert known_speed(files, ModelSpec(), EAGER, "NVIDIA H100", 2) is None
 
@@ -77,9 +77,9 @@ def test_a_gpu_is_shared_as_long_as_it_pays(tmp_path: Path, rates: dict[str, flo
 def test_unmeasured_a_large_or_unknown_network_gets_a_whole_gpu(tmp_path: Path) -> None:
     shares = {
         arch: gpu_share(TrialSpec.model_validate({"model": {"arch": arch}}), LocalFiles(tmp_path))
-        for arch in ("resnet20", "mobilenet_v2", "wrn34_10")
+        for arch in ("resnet20", "mobilenet_v2", "wrn_34_10")
     }
-    assert shares["resnet20"] < shares["mobilenet_v2"] < shares["wrn34_10"] == 1.0
+    assert shares["resnet20"] < shares["mobilenet_v2"] < shares["wrn_34_10"] == 1.0
 
 
 def test_estimates_go_by_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

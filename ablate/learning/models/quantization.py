@@ -135,11 +135,14 @@ class QuantizedActivation(nn.Module):
         super().__init__()
         self.activation = activation
         self.bits = bits
+        self.rounds = True
         self.signed = isinstance(activation, nn.Hardtanh) and activation.min_val < 0  # ReLU6 is a Hardtanh, too
         self.scale = nn.Parameter(torch.tensor(HARDTANH_SCALE if self.signed else RELU_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
         """As x, of at most 2^bits levels."""
+        if not self.rounds:
+            return self.activation(x)  # type: ignore[no-any-return]
         return quantize(self.activation(x), self.scale, self.bits, signed=self.signed, stop=True)
 
 
@@ -245,6 +248,28 @@ def frozen_parameters(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         for layer, weight in zip(layers, before, strict=True):
             layer.transformed = weight
+
+
+def has_quantized_activations(network: nn.Module) -> bool:
+    """Whether a network rounds its activations, which makes steps of the smallest differences."""
+    return any(isinstance(module, QuantizedActivation) for module in network.modules())
+
+
+@contextmanager
+def unrounded_activations(network: nn.Module) -> Iterator[None]:
+    """Inside, quantized activations are their plain ones, so that outputs hang smoothly on everything before.
+
+    Args:
+        network: From `quantize_network`, or any.
+    """
+    changed = [module for module in network.modules() if isinstance(module, QuantizedActivation) and module.rounds]
+    try:
+        for module in changed:
+            module.rounds = False
+        yield
+    finally:
+        for module in changed:
+            module.rounds = True
 
 
 @torch.no_grad()
