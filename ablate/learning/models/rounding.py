@@ -16,26 +16,31 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, scale: Tensor, levels: int, lower: float, stop: bool) -> Tensor:
-        ctx.save_for_backward(value, scale)
-        ctx.levels, ctx.lower, ctx.stop = levels, lower, stop
         positive = scale.abs().clamp_min(SMALLEST_SCALE)
-        return torch.round((value / positive).clamp(lower, 1.0) * levels) / levels * positive
+        ratio = value / positive
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(value, scale)
+        elif stop and ctx.needs_input_grad[0]:  # of an attack: it asks for nothing but where values were clipped
+            ctx.save_for_backward(ratio == ratio.clamp(lower, 1.0))
+        ctx.levels, ctx.lower, ctx.stop = levels, lower, stop
+        return ratio.clamp_(lower, 1.0).mul_(levels).round_().div_(levels).mul_(positive)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
+        if not ctx.needs_input_grad[1]:
+            return gradient * ctx.saved_tensors[0] if ctx.stop else gradient, None, None, None, None
         value, scale = ctx.saved_tensors
         # Computed again, for one activation kept in place of three is worth more than the time.
         ratio = value / scale.abs().clamp_min(SMALLEST_SCALE)
         clipped = ratio.clamp(ctx.lower, 1.0)
         inside = ratio == clipped
-        to_value = to_scale = None
+        to_value = None
         if ctx.needs_input_grad[0]:
             to_value = gradient * inside if ctx.stop else gradient
-        if ctx.needs_input_grad[1]:
-            residual = torch.where(inside, torch.round(clipped * ctx.levels) / ctx.levels - ratio, clipped)
-            total = (gradient * residual).sum().reshape(scale.shape)
-            to_scale = torch.where(scale < 0, -total, total)
+        residual = torch.where(inside, torch.round(clipped * ctx.levels) / ctx.levels - ratio, clipped)
+        total = (gradient * residual).sum().reshape(scale.shape)
+        to_scale = torch.where(scale < 0, -total, total)
         return to_value, to_scale, None, None, None
 
 
