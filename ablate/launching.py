@@ -27,6 +27,7 @@ from ablate.planning import Plan, PlannedTraining, decide
 from ablate.provenance import provenance
 from ablate.results import results_as_json
 from ablate.storage import Storage
+from ablate.terminal import printable
 from ablate.worker import Outcome
 
 WAIT_S = 1.0
@@ -163,6 +164,8 @@ class Launch:
         """Write down what is going to be done."""
         for training in self.plan.trainings.values():
             self.storage.describe(training.key, training.identity)
+            for message in self.storage.drop_damaged(training.key, training.measurements):
+                self.console.print(Text(printable(message), overflow="fold"))
         plan_file.save(self.plan, self.storage, self.provenance)
 
     def _show(self) -> None:

@@ -17,14 +17,14 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ablate.errors import StorageError
-from ablate.files import Files, open_files
+from ablate.files import Files, LocalFiles, open_files
 
 LAYOUT = 1
 """Of manifests, checkpoints and records; a newer one than this is refused by name."""
@@ -213,14 +213,14 @@ class Storage:
         content = self._verified(*view.records[measurement])
         return None if content is None else Record.from_bytes(content)
 
-    def checkpoint(self, key: str) -> tuple[bytes, list[str]] | None:
+    def checkpoint(self, key: str) -> tuple[bytes | None, list[str]]:
         """The furthest whole checkpoint.
 
         Args:
             key: The training's key.
 
         Returns:
-            Its bytes, and a message for each further one that was cut short or corrupted; None without any.
+            Its bytes, None without any; and a message for each further one that was cut short or corrupted.
 
         Raises:
             StorageError: It was written by a newer version.
@@ -237,7 +237,30 @@ class Storage:
             if content is not None:
                 return content, messages
             messages.append(f"expected the whole checkpoint of epoch {epoch}, got a damaged {path}; it is passed over")
-        return None
+        return None, messages
+
+    def drop_damaged(self, key: str, measurements: Iterable[str]) -> list[str]:
+        """Delete records that cannot be read any more, so that they are measured again.
+
+        A bucket keeps checksums of its own and is not read through for this.
+
+        Args:
+            key: The training's key.
+            measurements: Keys of the records that matter.
+
+        Returns:
+            A message for each.
+        """
+        if not isinstance(self.files, LocalFiles):
+            return []
+        messages = []
+        view = self.view(key)
+        for name in measurements:
+            path, checksum = view.records.get(name, ("", ""))
+            if path and self._verified(path, checksum) is None:
+                self.files.delete(path)
+                messages.append(f"expected a whole record, got a damaged {path}; it is measured again")
+        return messages
 
     def attempt(self, key: str) -> Attempt:
         """A new attempt at a training; nobody else writes into its folder.

@@ -116,12 +116,12 @@ def _send_training(store: Store, run: Run, whole: _Whole, trial: TrialPart) -> N
 
 def _send_networks(store: Store, run: Run, whole: _Whole) -> str:
     """The final networks as artifacts; once, after everything else, since they are large."""
-    found = whole.storage.checkpoint(whole.view.key)
-    if found is None:
+    content, _ = whole.storage.checkpoint(whole.view.key)
+    if content is None:
         return "none: its checkpoints were pruned"
     import torch
 
-    state = torch.load(io.BytesIO(found[0]), map_location="cpu", weights_only=True)
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     networks = {"last": state["network"], **({"best": state["best"]["network"]} if state.get("best") else {})}
     told = []
     for name, network in networks.items():

@@ -147,12 +147,11 @@ class _Run:
     def _train(self, attempt: Attempt) -> TrainingState:
         epochs = self.task.spec.training.epochs
         state = None
-        found = self.storage.checkpoint(self.task.key)
-        if found is not None:
-            content, warnings = found
-            for warning in warnings:
-                self.log.warning(warning)
-                self._tell("started", text=warning)
+        content, warnings = self.storage.checkpoint(self.task.key)
+        for warning in warnings:
+            self.log.warning(warning)
+            self._tell("started", text=warning)
+        if content is not None:
             state = load_state(content)
             self.log.info(f"continuing from epoch {state.epoch}")
         self._tell("started", done=state.epoch if state else 0, total=epochs)

@@ -98,7 +98,7 @@ def test_storage_and_claims_work_in_a_bucket(uri: str) -> None:
     assert (view.epoch, view.finished, list(view.records)) == (2, True, ["cd" * 10])
     assert storage.checkpoint(KEY) == (b"two", [])
     assert storage.prune(KEY) == 6
-    assert storage.checkpoint(KEY) is None
+    assert storage.checkpoint(KEY) == (None, [])
     assert len(storage.history(KEY)) == 2
     first, second = Claims(storage.files), Claims(BucketFiles(uri))
     first.beat()

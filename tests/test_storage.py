@@ -73,7 +73,7 @@ def test_an_unknown_training_is_empty(storage: Storage) -> None:
         None,
         0,
     )
-    assert storage.checkpoint(KEY) is None
+    assert storage.checkpoint(KEY) == (None, [])
     assert storage.history(KEY) == []
     assert storage.keys() == []
 
@@ -164,9 +164,7 @@ def test_a_harmed_checkpoint_falls_back_to_the_one_before_with_a_message(
 ) -> None:
     attempt = trained(storage, 5)
     harm(one(folder(storage, attempt), "checkpoint-000005-*"))
-    found = storage.checkpoint(KEY)
-    assert found is not None
-    content, messages = found
+    content, messages = storage.checkpoint(KEY)
     assert content == b"checkpoint 4"
     assert len(messages) == 1
     assert messages[0].startswith("expected the whole checkpoint of epoch 5, got a damaged")
@@ -176,7 +174,7 @@ def test_a_checkpoint_that_is_gone_is_not_planned_with(storage: Storage) -> None
     attempt = trained(storage, 5)
     for path in folder(storage, attempt).glob("checkpoint-*"):
         path.unlink()
-    assert storage.checkpoint(KEY) is None
+    assert storage.checkpoint(KEY) == (None, [])
     view = storage.view(KEY)
     assert not view.has_checkpoint
     assert storage.history(KEY) == history(5)
@@ -315,7 +313,7 @@ def test_pruning_keeps_records_history_and_that_it_finished(storage: Storage) ->
     assert (view.finished, view.has_checkpoint, view.epoch) == (True, False, 4)
     assert storage.record(view, MEASUREMENT) is not None
     assert storage.history(KEY) == history(4)
-    assert storage.checkpoint(KEY) is None
+    assert storage.checkpoint(KEY) == (None, [])
     assert storage.prune(KEY) == 0
     assert first.name != second.name
 
@@ -324,7 +322,7 @@ def test_after_pruning_a_damaged_manifest_names_no_checkpoint_either(storage: St
     attempt = trained(storage, 2, finished=True)
     storage.prune(KEY)
     damage(one(folder(storage, attempt), "manifest-*"))
-    assert storage.checkpoint(KEY) is None
+    assert storage.checkpoint(KEY) == (None, [])
     assert not storage.view(KEY).has_checkpoint
 
 
@@ -369,3 +367,26 @@ def test_logs_are_replaced(storage: Storage) -> None:
     attempt.save_log("one\n")
     attempt.save_log("one\ntwo·\n")
     assert (folder(storage, attempt) / "log.txt").read_text(encoding="utf-8") == "one\ntwo·\n"
+
+
+def test_where_every_checkpoint_is_damaged_each_is_named(storage: Storage) -> None:
+    attempt = trained(storage, 5)
+    for path in folder(storage, attempt).glob("checkpoint-*"):
+        damage(path)
+    content, messages = storage.checkpoint(KEY)
+    assert content is None
+    assert [re.findall(r"epoch (\d)", message)[0] for message in messages] == ["5", "4"]
+
+
+@HARMS
+def test_a_damaged_record_is_dropped_by_name_and_then_missing(storage: Storage, harm: Callable[[Path], object]) -> None:
+    attempt = trained(storage, 1, finished=True)
+    attempt.save_record(Record(MEASUREMENT, {"accuracy": 50.0}))
+    attempt.save_record(Record("ef" * 10, {"accuracy": 60.0}))
+    assert storage.drop_damaged(KEY, [MEASUREMENT, "ef" * 10, "00" * 10]) == []
+    path = one(folder(storage, attempt), f"record-{MEASUREMENT}*")
+    harm(path)
+    messages = storage.drop_damaged(KEY, [MEASUREMENT, "ef" * 10])
+    assert len(messages) == (1 if harm is not Path.unlink else 0)
+    assert all("got a damaged" in message and path.name in message for message in messages)
+    assert list(storage.view(KEY).records) == ["ef" * 10]
