@@ -21,6 +21,7 @@ from ablate.reporting.reproduced import Network, claims_of, results_of, table_in
 from ablate.reporting.search import search_of, told_shares
 from ablate.reporting.tables import Table, build_table
 from ablate.search_results import best_space, summary_lines
+from ablate.spaces import table_names
 from ablate.terminal import open_console, printable
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ def _spaces(tracker: Tracker, asked: Sequence[str], plan_id: str | None) -> list
     plans = {space: [info.id for info in tracker.list_plans(space)] for space in tracker.spaces()}
     found = [space for space, ids in plans.items() if (plan_id in ids if plan_id else ids)]
     if found:
-        return found
+        order = table_names()
+        return sorted(found, key=lambda space: (order.index(space) if space in order else len(order), space))
     if plan_id is None:
         raise TrackingError(f"expected plans in {tracker.uri}, got none; launch one with python -m ablate.launch")
     hint = nearest(plan_id, {each for ids in plans.values() for each in ids} or {"(none)"})

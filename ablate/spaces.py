@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -164,8 +165,10 @@ def space_names() -> list[str]:
 
 
 def table_names() -> list[str]:
-    """Names of the shipped spaces that have rows: what `all` means; a search is launched on its own."""
-    return [name for name in space_names() if load_space(name).space.search is None]
+    """Names of the shipped spaces that have rows, by table: what `all` means; a search is launched on its own."""
+    loaded = {name: load_space(name).space for name in space_names()}
+    tables = [name for name, space in loaded.items() if space.search is None]
+    return sorted(tables, key=lambda name: (loaded[name].table or math.inf, name))
 
 
 def preset_names() -> list[str]:

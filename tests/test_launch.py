@@ -90,6 +90,17 @@ def test_killed_in_the_middle_the_same_command_gives_the_same_bits(tmp_path: Pat
     assert len(list(cut.glob("*/attempts/*"))) == 3  # two trainings, one of them in two attempts
 
 
+def test_a_damaged_record_is_named_and_measured_again(tmp_path: Path) -> None:
+    arguments = ("--space", str(write_space(tmp_path)), *LOCAL)
+    run_launch(tmp_path, *arguments)
+    whole = numbers(tmp_path / "storage")
+    record = next((tmp_path / "storage").glob("*/attempts/*/record-*"))
+    record.write_bytes(record.read_bytes()[:-20])
+    output = run_launch(tmp_path, *arguments)
+    assert "got a damaged" in " ".join(output.split())
+    assert numbers(tmp_path / "storage") == whole
+
+
 def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ablate import spaces
 from ablate.errors import SpecError
-from ablate.spaces import Setting, build_spec, expand, load_space, parse_overrides, setting_paths
+from ablate.spaces import Setting, build_spec, expand, load_space, parse_overrides, setting_paths, table_names
 from ablate.specs import TrialSpec
 
 Write = Callable[..., Path]
@@ -296,3 +296,9 @@ def test_a_setting_below_a_value_is_refused_where_it_stands() -> None:
     settings = [Setting("training.attack", "none", "first"), Setting("training.attack.steps", 3, "second")]
     with pytest.raises(SpecError, match=r"second: training.attack.steps: expected a mapping at 'attack', got 'none'"):
         build_spec(settings, 0, "x")
+
+
+def test_all_goes_through_the_tables_in_their_order() -> None:
+    names = table_names()
+    assert names[:5] == ["lowpass", "batch_size", "augmentation", "architecture", "bit_width"]
+    assert "frequency" in names[5:]
