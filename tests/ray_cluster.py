@@ -28,9 +28,16 @@ class RayCluster:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
+        # Session folders of its own, as nodes of one folder delete each other's packages; in /tmp for a short path.
+        # A job's driver looks there which of the machine's clusters it belongs to; `ray start` would write it.
+        self.folders = [tempfile.mkdtemp(prefix="ray-")]
         head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
-        self.folders: list[str] = []
+        head |= {
+            "temp_dir": self.folders[0],
+            "dashboard_agent_listen_port": 0,
+        }  # others' Ray may be on this machine too
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        (Path(self.folders[0]) / "ray_current_cluster").write_text(self.address)
         self.nodes: list[Any] = []
         self.add_node()
 
@@ -43,8 +50,8 @@ class RayCluster:
         return f"http://{self.cluster.head_node.webui_url}"
 
     def add_node(self) -> Any:
-        """A node with two CPUs, and a session folder of its own: nodes of one folder delete each other's packages."""
-        self.folders.append(tempfile.mkdtemp(prefix="ray-"))  # in /tmp: a socket's path is short
+        """A node with two CPUs."""
+        self.folders.append(tempfile.mkdtemp(prefix="ray-"))
         self.nodes.append(self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1]))
         return self.nodes[-1]
 

@@ -64,7 +64,8 @@ def test_a_job_is_left_found_again_and_gives_its_exit_code_and_the_same_numbers(
     (folder / "hold").touch()
     (folder / "mlflow.db").write_text("stays here")
     first = start(folder, ray_cluster, "--import", "mine")
-    until((folder / "at").exists, what="the job's second epoch")
+    until(lambda: (folder / "at").exists() or first.poll() is not None, what="the job's second epoch")
+    assert first.poll() is None, text_of(folder)
     until(lambda: "starts at epoch 0" in text_of(folder), what="the job's lines")
     first.send_signal(signal.SIGINT)
     assert first.wait(30) == 130
