@@ -177,6 +177,8 @@ def main() -> None:
             print(f"driver {peak:.0f} MB; again, all reused: {again:.1f} s", flush=True)
             local = f"sqlite:///{folder}/mlflow.db"
             send(folder, "SQLite", local, local, asked.mlflow)
+            table, _ = timed(folder, "ablate.report", "--tracking-uri", local)
+            print(f"  the table again, from MLflow alone: {table:.1f} s", flush=True)
             behind = f"sqlite:///{folder}/server.db"
             with server(folder, asked.mlflow, behind) as uri:
                 send(folder, "mlflow server, SQLite", uri, behind, asked.mlflow)

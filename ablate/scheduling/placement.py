@@ -38,6 +38,9 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages about each lost
 import ray
 from ray import tune
 
+REPORT_S = 0.1
+"""A worker's events within this time go to the driver together, the last of them with the next one or the end."""
+
 NODE_WAIT_S = 1.0
 """How often a launch looks for the first node of a cluster that is still starting."""
 
@@ -213,8 +216,37 @@ def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
     dataset = entry["dataset"]
     if isinstance(dataset, ray.ObjectRef):
         dataset = ray.get(dataset)
-    outcome = run(entry["task"], dataset, lambda event: tune.report({"event": asdict(event)}))
-    tune.report({"outcome": asdict(outcome)})
+    reports = _Reports(tune.report)
+    outcome = run(entry["task"], dataset, reports.tell)
+    reports.send(outcome=asdict(outcome))
+
+
+class _Reports:
+    """A worker's events, sent together where many come at once: each report is a round trip to the driver.
+
+    Args:
+        report: `tune.report`.
+    """
+
+    def __init__(self, report: Callable[[dict[str, Any]], object]) -> None:
+        self._report = report
+        self._waiting: list[dict[str, Any]] = []
+        self._sent = -REPORT_S
+
+    def tell(self, event: Event) -> None:
+        """Send an event: at once if the last report was a while ago or a training begins, else with the next ones."""
+        self._waiting.append(asdict(event))
+        if event.kind == "started" or time.monotonic() - self._sent >= REPORT_S:
+            self.send()
+
+    def send(self, **more: Any) -> None:
+        """Send what waits.
+
+        Args:
+            more: What goes along.
+        """
+        self._report({"events": self._waiting, **more})
+        self._waiting, self._sent = [], time.monotonic()
 
 
 def import_in_worker(modules: Sequence[str], folder: str) -> None:
@@ -247,8 +279,8 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         self.errors: dict[str, str] = {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if "event" in result:
-            self.listen(Event(**result["event"]))
+        for event in result.get("events", ()):
+            self.listen(Event(**event))
         if "outcome" in result:
             outcome = Outcome(**result["outcome"])
             self.outcomes[outcome.key] = outcome
