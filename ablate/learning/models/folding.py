@@ -235,7 +235,9 @@ def as_measured(network: nn.Module, image_size: int) -> nn.Module:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (nn.Conv2d, QuantizedActivation)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (nn.Conv2d, nn.Hardtanh, QuantizedActivation)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def _folds(conv: object, norm: nn.BatchNorm2d) -> TypeGuard[nn.Conv2d]:

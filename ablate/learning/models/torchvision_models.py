@@ -21,6 +21,7 @@ from functools import partial
 
 from torch import nn
 
+from ablate.learning.models.layers import Hardtanh
 from ablate.learning.models.registry import register_network
 from ablate.specs import ModelSpec
 
@@ -88,5 +89,5 @@ def _adapted(network: nn.Module, spec: ModelSpec, stride: int) -> nn.Module:
         for module in list(network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, (nn.ReLU6, nn.SiLU)):
-                    setattr(module, name, nn.Hardtanh(inplace=True))
+                    setattr(module, name, Hardtanh(inplace=True))
     return network
