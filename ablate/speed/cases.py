@@ -96,7 +96,7 @@ def time_step(case: Case, modes_: Sequence[str], rounds: int, device: torch.devi
         Ours in each mode, and the textbook's.
     """
     ours = {mode: training_step(case.model, case.batch_size, mode, device) for mode in modes_}
-    dataset = _random_dataset(case.batch_size)
+    dataset = random_dataset(case.batch_size)
     images = torch.from_numpy(dataset.train_images).to(device).float() / 255
     labels = torch.from_numpy(dataset.train_labels).to(device)
     theirs: dict[str, Callable[[], Any]] = {}
@@ -129,7 +129,7 @@ def training_step(model: ModelSpec, batch_size: int, mode: str, device: torch.de
     precision, _, compiled = mode.partition("+")
     training = {"batch_size": batch_size, "precision": precision, "compile": bool(compiled)}
     spec = TrialSpec.model_validate({"model": model.model_dump(mode="json"), "training": training})
-    run = TrainingRun(spec, _random_dataset(batch_size), device)
+    run = TrainingRun(spec, random_dataset(batch_size), device)
     count = 0
 
     def step() -> None:
@@ -153,7 +153,7 @@ def time_columns(case: Case, images: int, rounds: int, device: torch.device) -> 
         Ours, and torchattacks' (for `pgd20` and `bim20` the textbook's where it is not installed).
     """
     names = COLUMNS if case.what == "columns" else (case.what,)
-    dataset = _random_dataset(images)
+    dataset = random_dataset(images)
     pixels = torch.from_numpy(dataset.train_images).to(device)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     labels = torch.from_numpy(dataset.train_labels).to(device)
@@ -188,7 +188,15 @@ def time_columns(case: Case, images: int, rounds: int, device: torch.device) -> 
     return Result(case, {"float32": timed.pop("float32")}, timed)
 
 
-def _random_dataset(count: int) -> Dataset:
+def random_dataset(count: int) -> Dataset:
+    """Random images with the ten labels in turn.
+
+    Args:
+        count: Training images.
+
+    Returns:
+        The data set; its test split is the first ten.
+    """
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
     labels = np.arange(count, dtype=np.int64) % CLASSES
