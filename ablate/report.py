@@ -133,7 +133,8 @@ def _print_verdicts(plan: PlanResults, network: Network, console: Console) -> No
         if ours.claim.note:
             lines.append(printable(ours.claim.note))
         for line in lines:
-            console.print(Padding(Text(line), (0, 0, 0, 2)))
+            # In a file lines stay whole; padding would cut them at the width of no terminal.
+            console.print(Text(f"  {line}") if console.soft_wrap else Padding(Text(line), (0, 0, 0, 2)))
 
 
 def _print_search(plan: PlanResults, console: Console) -> None:

@@ -82,6 +82,17 @@ def test_a_plan_by_its_id_with_verdicts_on_its_data(report: Callable[..., Result
     assert "difference" in text
 
 
+def test_verdicts_are_whole_lines_in_a_file(report: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = report("--plan", "1111111111").stdout
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = report("--plan", "1111111111").stdout
+
+    def verdicts(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith(("  ours:", "  published:", "  by "))]
+
+    assert verdicts(wide) == verdicts(narrow) and len(verdicts(wide)) >= 3
+
+
 def test_verdicts_name_data_that_is_not_the_papers(
     at: Callable[[Path], Tracker], tmp_path: Path, report: Callable[..., Result]
 ) -> None:
