@@ -136,3 +136,11 @@ def test_the_readme_names_every_file() -> None:
     for path in FILES:
         if path.parent == JOBS and path.name != "README.md":
             assert path.name in text or path.stem.rsplit("-", 1)[0] in text, path.name
+
+
+def test_both_ways_to_start_mlflow_name_what_its_login_needs() -> None:
+    folder = JOBS / "mlflow"
+    for path in (folder / "README.md", folder / "compose.yaml"):
+        text = path.read_text()
+        for name in ("MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"):
+            assert name in text, path
