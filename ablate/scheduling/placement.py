@@ -236,7 +236,8 @@ class _Reports:
     def tell(self, event: Event) -> None:
         """Send an event: at once if the last report was a while ago or a training begins, else with the next ones."""
         self._waiting.append(asdict(event))
-        if event.kind == "started" or time.monotonic() - self._sent >= REPORT_S:
+        followed = event.kind in ("measured", "finished", "failed")  # at once, by the next measurement or the outcome
+        if event.kind == "started" or (not followed and time.monotonic() - self._sent >= REPORT_S):
             self.send()
 
     def send(self, **more: Any) -> None:

@@ -26,6 +26,20 @@ def test_events_that_come_at_once_go_together_in_their_order(monkeypatch: pytest
     assert sent[-1]["outcome"] == {"key": "k"}
 
 
+def test_what_another_event_follows_at_once_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(placement.time, "monotonic", lambda: now)
+    sent: list[dict[str, Any]] = []
+    reports = _Reports(sent.append)
+    for number in range(2):
+        now += 10
+        reports.tell(Event("k", "measured", done=number))
+        reports.tell(Event("k", "measuring", done=number))
+    now += 10
+    reports.tell(Event("k", "finished"))
+    assert [[event["kind"] for event in report["events"]] for report in sent] == [["measured", "measuring"]] * 2
+
+
 def test_a_training_that_begins_is_told_at_once() -> None:
     sent: list[dict[str, Any]] = []
     reports = _Reports(sent.append)
