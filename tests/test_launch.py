@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from ablate.launch import app
 from ablate.worker import Outcome, Task
 from tests.helpers import command, environment, kill_group, numbers, run_launch, until, write_space
 
@@ -34,12 +36,24 @@ LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
         (["--space", "batch_size", "--preset", "smoke", "--set", "measurement.attacks=[pgd21]"], ["pgd20"]),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
-    output = run_launch(tmp_path, *arguments, "--dry-run", expect=2)
+def test_bad_input_is_one_message_and_exit_code_2(
+    tmp_path: Path, arguments: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    output = done.output
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit), done.exception
     assert "Traceback" not in output
     assert "expected" in output
     for word in words:
         assert word in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_is_the_same_message_from_a_shell(tmp_path: Path) -> None:
+    output = run_launch(tmp_path, "--space", "batch_sise", "--dry-run", expect=2)
+    assert "did you mean 'batch_size'?" in output
+    assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
 
 
