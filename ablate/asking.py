@@ -66,7 +66,23 @@ def plan_of(options: Options) -> Plan:
         from ablate import search_planning
 
         return search_planning.search_plan(options, Storage(options.storage)).plan
-    loaded, trials = trials_of(options)
+    return plan_of_trials(options, *trials_of(options))
+
+
+def plan_of_trials(options: Options, loaded: list[SpaceFile], trials: list[Trial]) -> Plan:
+    """The plan of trials, under the settings of a command line.
+
+    Args:
+        options: The command line.
+        loaded: The spaces they are of.
+        trials: What is asked for.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: Data that cannot be used.
+    """
     return make_plan(
         loaded,
         trials,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  python -m ablate.bench                                   training steps, ResNet-20 and MobileNet-V2
+  python -m ablate.bench                                   training steps and the seven columns, three networks
   python -m ablate.bench --what columns --what attacks     measuring, attack by attack and all seven
   python -m ablate.bench --network resnet20:4:fat --mode bfloat16+compile --batch 512
   python -m ablate.bench --what packing --network all      1, 2 and 4 trainings on one device
@@ -35,7 +35,7 @@ NETWORKS = ("resnet20", "mobilenet_v2", "efficientnet_b0", "wrn_34_10")
 ALL_NETWORKS = ("resnet20", "resnet20:8", "resnet20:4", "resnet20:4:fat", "resnet20:2", "resnet20:2:fat", *NETWORKS[1:])
 DEFAULT_NETWORKS = ("resnet20", "resnet20:4:fat", "mobilenet_v2")
 MOST_FLOPS_ON_A_CPU = 7e12
-"""Of one timed piece of work on a CPU, some ten seconds: larger networks get fewer images."""
+"""Of one timed piece of work on a CPU, about a minute at most: larger networks get fewer images."""
 
 
 class What(StrEnum):
@@ -198,9 +198,8 @@ def _run(
     if What.STEPS in what:
         console.print(Text("\nA step of PGD-7 adversarial training with its update\n" + _HEAD))
         for model in models:
-            for batch in batches or [128]:
-                case = Case(model, batch if batches else _fitting(model, batch, "step", device), "step")
-                show(time_step(case, modes, rounds, device), case.batch_size)
+            for batch in _step_batches(model, batches, device):
+                show(time_step(Case(model, batch, "step"), modes, rounds, device), batch)
     for kind, names in ((What.ATTACKS, COLUMNS), (What.COLUMNS, ("columns",))):
         if kind not in what:
             continue
@@ -237,11 +236,9 @@ def _packing(
     console.print(Text(f"{'network':<24} {'batch':>5} {'at once':>7} {'images/s, all':>13} {'memory each':>12}"))
     packed = []
     for model in models:
-        for batch in batches or [128]:
+        for batch in _step_batches(model, batches, device):
             for count in (1, 2, 4):
-                found = time_packed(
-                    model, batch if batches else _fitting(model, batch, "step", device), count, modes[-1], device
-                )
+                found = time_packed(model, batch, count, modes[-1], device)
                 packed.append(found)
                 console.print(
                     Text(
@@ -250,6 +247,10 @@ def _packing(
                     )
                 )
     return packed
+
+
+def _step_batches(model: ModelSpec, asked: list[int] | None, device: torch.device) -> list[int]:
+    return asked or [_fitting(model, 128, "step", device)]
 
 
 def _fitting(model: ModelSpec, count: int, what: str, device: torch.device) -> int:

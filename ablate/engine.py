@@ -89,6 +89,7 @@ def open_engine(
         return
     from ablate.scheduling import placement
     from ablate.scheduling.packing import gpu_share
+    from ablate.speed.known import known_packing
 
     with placement.cluster():
         wanted = options.gpus_per_trial
@@ -113,7 +114,8 @@ def open_engine(
             return placement.place(tasks, loaded, names, resources, listen, options.imports)
 
         def on_ray(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
-            shares = {t.key: gpu_share(t.spec, storage.files) if packed else gpus for t in trainings}
+            packing = known_packing(storage.files) if packed else {}
+            shares = {t.key: gpu_share(t.spec, packing) if packed else gpus for t in trainings}
             return in_two_waves(placed, trainings, shares, listen, note)
 
         with terminate_in_order():  # after ray.init, which owns SIGTERM until then

@@ -18,8 +18,8 @@ import torch
 from ablate.learning.models import build_network
 from ablate.options import Options
 from ablate.planning import Plan, PlannedTraining
-from ablate.specs import ModelSpec, TrainingAttackSpec
-from ablate.speed.known import known_speed, mode_of
+from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
+from ablate.speed.known import kind_of, known_speeds, mode_of
 from ablate.storage import Storage
 from ablate.terminal import duration, plural
 from ablate.work import STEP_COST, UPDATE_COST, attack_steps, forward_flops, work_flops
@@ -106,17 +106,17 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
     if not work:
         return Estimate(0.0, gpus, cores, device, "nothing to do")
     known = measured_speed(storage, (plan.trainings[key] for key in work), device, cores)
+    benched = known_speeds(storage.files, device, cores)
     calibrated = None
     seconds = 0.0
     bases: Counter[str] = Counter()
     for key, flops in work.items():
         spec = plan.trainings[key].spec
-        benched = known_speed(storage.files, spec.model, spec.training, device, cores)
-        kind = (spec.model.arch, mode_of(spec.training))
-        if kind in known:
-            speed, basis = known[kind], "by the speed of trainings in storage"
-        elif benched is not None:
-            speed, basis = benched, "by ablate.bench"
+        trained, timed = _kind_trained(spec), kind_of(spec.model, spec.training)
+        if trained in known:
+            speed, basis = known[trained], "by the speed of trainings in storage"
+        elif timed in benched:
+            speed, basis = benched[timed], "by ablate.bench"
         else:
             calibrated = calibrated or calibrated_speed(bool(gpus))
             speed, basis = calibrated, "by a quick calibration"
@@ -158,7 +158,7 @@ def measured_speed(
     Returns:
         Network and mode of training (`mode_of`) -> operations per second, the median over what was found.
     """
-    wanted = {(training.spec.model.arch, mode_of(training.spec.training)) for training in trainings}
+    wanted = {_kind_trained(training.spec) for training in trainings}
     found: dict[tuple[str, str], list[float]] = {}
     read = 0
     for key in reversed(storage.keys()):
@@ -191,10 +191,14 @@ def _identity(storage: Storage, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _kind_trained(spec: TrialSpec) -> tuple[str, str]:
+    return spec.model.arch, mode_of(spec.training.precision, spec.training.compile)
+
+
 def _kind(identity: Mapping[str, Any]) -> tuple[str, str]:
     training = identity.get("training", {})
-    precision, compiled = training.get("precision", "float32"), training.get("compile", False)
-    return str(identity.get("model", {}).get("arch")), f"{precision}{'+compile' if compiled else ''}"
+    mode = mode_of(training.get("precision", "float32"), training.get("compile", False))
+    return str(identity.get("model", {}).get("arch")), mode
 
 
 def _flops_per_image(identity: Mapping[str, Any]) -> float | None:

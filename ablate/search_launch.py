@@ -270,6 +270,7 @@ class SearchLaunch(Launch):
         from ablate.scheduling import placement
         from ablate.scheduling.packing import gpu_share
         from ablate.scheduling.search import run_search
+        from ablate.speed.known import known_packing
 
         self.judge = self._make_judge()
         options = self.options
@@ -278,7 +279,7 @@ class SearchLaunch(Launch):
             [base] = self.found.base.trainings.values()
             wanted = options.gpus_per_trial
             if wanted == "auto":
-                wanted = gpu_share(base.spec, self.storage.files) if placement.has_gpus() else 0.0
+                wanted = gpu_share(base.spec, known_packing(self.storage.files)) if placement.has_gpus() else 0.0
             cpus, gpus = placement.share(count, options.cpus_per_trial, wanted, self.console.print)
             self._resources = (cpus, "cuda" if gpus else "cpu")
             resources = placement.Resources(cpus, gpus, options.max_concurrent, options.max_failures)

@@ -10,14 +10,15 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate import identity, spaces
+from ablate.asking import plan_of_trials
 from ablate.console import plan_as_json, show_plan
 from ablate.errors import SpecError
 from ablate.estimates import Estimate, estimate
 from ablate.options import Options
-from ablate.planning import Plan, PlannedTraining, decide, make_plan
+from ablate.planning import Plan, PlannedTraining, decide
 from ablate.samples import Asked, Sample, ask_for
 from ablate.searching import Search
-from ablate.spaces import Row, SpaceFile
+from ablate.spaces import Row
 from ablate.storage import Storage
 from ablate.terminal import plural
 
@@ -53,7 +54,7 @@ class SearchPlan:
             SpecError: Its settings do not go together.
         """
         trial = self.asked.trial(sample)
-        made = _plan([self.asked.file], [trial], self.options)
+        made = plan_of_trials(self.options, [self.asked.file], [trial])
         [planned] = made.trials
         known = self.plan.trainings.setdefault(planned.training, made.trainings[planned.training])
         if all(other.trial.label != sample.label for other in self.plan.trials):
@@ -72,17 +73,6 @@ class SearchPlan:
         return next(
             self.plan.trainings[planned.training] for planned in self.plan.trials if planned.trial.label == sample.label
         )
-
-
-def _plan(loaded: list[SpaceFile], trials: list[spaces.Trial], options: Options) -> Plan:
-    return make_plan(
-        loaded,
-        trials,
-        preset=options.preset,
-        overrides=options.sets,
-        seeds=options.seeds,
-        data_root=options.data_root,
-    )
 
 
 def search_plan(options: Options, storage: Storage, *, readonly: bool = True) -> SearchPlan:
@@ -113,7 +103,7 @@ def search_plan(options: Options, storage: Storage, *, readonly: bool = True) ->
         )
     loaded = spaces.load_space(options.space[0])
     asked = ask_for(loaded, options.preset, spaces.parse_overrides(options.sets), options.seeds[0])
-    base = _plan([loaded], [asked.trial(Sample(0))], options)
+    base = plan_of_trials(options, [loaded], [asked.trial(Sample(0))])
     [training] = base.trainings.values()
     what = asked.search.model_dump(mode="json", exclude={"samples", "time_budget_minutes"})
     base_keys = sorted([training.key, *training.measurements])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ablate.files import Files
+from collections.abc import Mapping
+
 from ablate.specs import TrialSpec
-from ablate.speed.known import known_packing, mode_of
+from ablate.speed.known import Kind, kind_of
 
 WORTH = 1.1
 """Packing has to pay: twice as many at once, at least so many times the images per second of all together."""
@@ -14,17 +15,17 @@ WORTH = 1.1
 _UNMEASURED = {"resnet20": 0.25, "mobilenet_v2": 0.5, "efficientnet_b0": 0.5}
 
 
-def gpu_share(spec: TrialSpec, files: Files) -> float:
+def gpu_share(spec: TrialSpec, packing: Mapping[Kind, Mapping[int, float]]) -> float:
     """The part of a GPU that a training gets with `--gpus-per-trial auto`.
 
     Args:
         spec: Its network, precision and compilation decide.
-        files: The storage's, where `ablate.bench` kept what it measured.
+        packing: What `ablate.bench` measured, from `known_packing`.
 
     Returns:
         1, 1/2 or 1/4: of the measured counts the largest that still paid.
     """
-    measured = known_packing(files, spec.model, mode_of(spec.training))
+    measured = packing.get(kind_of(spec.model, spec.training))
     if not measured:
         return _UNMEASURED.get(spec.model.arch, 1.0)
     best = 1

@@ -77,11 +77,6 @@ class Result:
     ours: dict[str, Timed]
     theirs: dict[str, Timed]
 
-    @property
-    def rival(self) -> str:
-        """Whose loop the ratio is to: torchattacks' where it is installed."""
-        return "torchattacks" if "torchattacks" in self.theirs else next(iter(self.theirs), "")
-
 
 def time_step(case: Case, modes_: Sequence[str], rounds: int, device: torch.device) -> Result:
     """Time one step of PGD-7 adversarial training with its update.
@@ -100,15 +95,10 @@ def time_step(case: Case, modes_: Sequence[str], rounds: int, device: torch.devi
     images = torch.from_numpy(dataset.train_images).to(device).float() / 255
     labels = torch.from_numpy(dataset.train_labels).to(device)
     theirs: dict[str, Callable[[], Any]] = {}
-    for whose in ("torchattacks", "written out"):
+    for whose, pgd in textbook.pgds().items():
         network = build_network(case.model, CLASSES, IMAGE_SIZE, 0).to(device)
-        name, attack = textbook.pgd(network, 7)
-        if name != whose:
-            if whose == "torchattacks":
-                continue
-            attack = textbook.written_out_pgd(network, 7)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-        step = textbook.training_step(network, optimizer, attack)
+        step = textbook.training_step(network, optimizer, pgd(network, 7))
         theirs[whose] = lambda step=step: step(images, labels)  # type: ignore[misc]
     timed = in_turn({**theirs, **ours}, rounds, device)
     return Result(case, {name: timed[name] for name in ours}, {name: timed[name] for name in theirs})

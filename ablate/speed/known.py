@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ablate.files import Files
 from ablate.specs import ModelSpec, TrainingSpec
+
+Kind = tuple[str, str, bool, bool, str]
+"""Network, activation, whether quantized, whether with FAT, mode of training: what a speed hangs on."""
 
 
 def keep(
@@ -26,89 +30,82 @@ def keep(
         cores: CPU threads used.
         packing: `{"model", "mode", "rates": {count: images per second of all}}` each.
     """
-    merged = {_identity(entry): entry for entry in [*_read(files, device, cores), *speeds]}
-    packed = {_identity(entry): entry for entry in [*_packing(files, _path(device, cores)), *(packing or [])]}
+    path = _path(device, cores)
+    there = {"speeds": _entries(files, path, "speeds", _flops), "packing": _entries(files, path, "packing", _rates)}
+    added = {"speeds": speeds, "packing": packing or []}
     content = {
-        "device": device,
-        "cores": cores,
-        "speeds": list(merged.values()),
-        "packing": list(packed.values()),
+        part: list({_kind(entry): entry for entry in [*entries, *added[part]]}.values())
+        for part, entries in there.items()
     }
-    files.write(_path(device, cores), json.dumps(content, indent=1).encode())
+    files.write(path, json.dumps({"device": device, "cores": cores, **content}, indent=1).encode())
 
 
-def known_speed(files: Files, model: ModelSpec, training: TrainingSpec, device: str, cores: int) -> float | None:
-    """The speed of a network on a kind of device.
+def known_speeds(files: Files, device: str, cores: int) -> dict[Kind, float]:
+    """The speeds of networks on a kind of device.
 
     Args:
         files: The storage's.
-        model: The network; width and depth play no part, quantization and activation do.
-        training: Its precision and compilation.
         device: As in `keep`.
         cores: As in `keep`.
 
     Returns:
-        Operations per second; None where it was not measured.
+        Kind -> operations per second.
     """
-    wanted = (*_kind(model.model_dump(mode="json")), mode_of(training))
-    found = {_identity(entry): float(entry["flops"]) for entry in _read(files, device, cores)}
-    return found.get(wanted)
+    return {_kind(entry): _flops(entry) for entry in _entries(files, _path(device, cores), "speeds", _flops)}
 
 
-def known_packing(files: Files, model: ModelSpec, mode: str) -> dict[int, float]:
+def known_packing(files: Files) -> dict[Kind, dict[int, float]]:
     """What trainings of a network do together on a GPU, by how many there are at once.
 
     Args:
         files: The storage's.
-        model: As in `known_speed`.
-        mode: From `mode_of`.
 
     Returns:
-        Count -> images per second of all; empty where it was not measured on any GPU.
+        Kind -> count -> images per second of all; of several GPUs the first in the order of their names.
     """
-    wanted = (*_kind(model.model_dump(mode="json")), mode)
+    found: dict[Kind, dict[int, float]] = {}
     for name in files.list("speed"):
-        if name.startswith("cpu-"):
-            continue
-        for entry in _packing(files, f"speed/{name}"):
-            if _identity(entry) == wanted:
-                return {int(count): float(rate) for count, rate in entry["rates"].items()}
-    return {}
+        if not name.startswith("cpu-"):
+            for entry in _entries(files, f"speed/{name}", "packing", _rates):
+                found.setdefault(_kind(entry), _rates(entry))
+    return found
 
 
-def mode_of(training: TrainingSpec) -> str:
+def kind_of(model: ModelSpec, training: TrainingSpec) -> Kind:
+    """What the speed of a training hangs on; width and depth play no part.
+
+    Args:
+        model: Its network.
+        training: Its precision and compilation.
+    """
+    return _kind({"model": model.model_dump(mode="json"), "mode": mode_of(training.precision, training.compile)})
+
+
+def mode_of(precision: str, compiled: bool) -> str:
     """Precision and compilation in a word, `bfloat16+compile`."""
-    return training.precision + ("+compile" if training.compile else "")
+    return precision + ("+compile" if compiled else "")
 
 
-def _kind(model: dict[str, Any]) -> tuple[str, str, bool, bool]:
+def _kind(entry: dict[str, Any]) -> Kind:
+    model = entry["model"]
     quantization = model["quantization"]
-    return model["arch"], model["activation"], quantization["bits"] < 32, bool(quantization["fat"])
+    return model["arch"], model["activation"], quantization["bits"] < 32, bool(quantization["fat"]), entry["mode"]
 
 
-def _identity(entry: dict[str, Any]) -> tuple[str, str, bool, bool, str]:
-    return (*_kind(entry["model"]), entry["mode"])
+def _flops(entry: dict[str, Any]) -> float:
+    return float(entry["flops"])
 
 
-def _read(files: Files, device: str, cores: int) -> list[dict[str, Any]]:
-    content = files.read(_path(device, cores))
-    if content is None:
-        return []
+def _rates(entry: dict[str, Any]) -> dict[int, float]:
+    return {int(count): float(rate) for count, rate in entry["rates"].items()}
+
+
+def _entries(files: Files, path: str, part: str, value: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(content)["speeds"]
+        entries = json.loads(files.read(path) or b"")[part]
         for entry in entries:
-            _identity(entry), float(entry["flops"])
-    except (ValueError, KeyError, TypeError):  # damaged, or another version's: an estimate can do without
-        return []
-    return list(entries)
-
-
-def _packing(files: Files, path: str) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(files.read(path) or b"")["packing"]
-        for entry in entries:
-            _identity(entry), {int(count): float(rate) for count, rate in entry["rates"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+            _kind(entry), value(entry)
+    except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or another version's: one can do without
         return []
     return list(entries)
 

@@ -60,20 +60,19 @@ def written_out_pgd(network: nn.Module, steps: int, *, random_start: bool = True
     return attack
 
 
-def pgd(network: nn.Module, steps: int) -> tuple[str, AttackFunction]:
-    """PGD of a training step: torchattacks' where it is installed.
-
-    Args:
-        network: Attacked.
-        steps: Iterations.
+def pgds() -> dict[str, Callable[[nn.Module, int], AttackFunction]]:
+    """PGD of a training step, by whose it is: torchattacks' where it is installed, and the written out one.
 
     Returns:
-        Whose it is, and the attack.
+        Name -> what makes the attack of a network and a number of steps.
     """
     library = torchattacks_module()
     if library is None:
-        return "written out", written_out_pgd(network, steps)
-    return "torchattacks", library.PGD(network, eps=EPS, alpha=STEP, steps=steps)
+        return {"written out": written_out_pgd}
+    return {
+        "torchattacks": lambda network, steps: library.PGD(network, eps=EPS, alpha=STEP, steps=steps),
+        "written out": written_out_pgd,
+    }
 
 
 def columns(network: nn.Module) -> dict[str, AttackFunction]:

@@ -11,14 +11,40 @@ from ablate.scheduling import placement
 from ablate.scheduling.placement import Resources, _Reports
 
 
-def test_events_that_come_at_once_go_together_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(placement.time, "monotonic", lambda: now)
-    sent: list[dict[str, Any]] = []
-    reports = _Reports(sent.append)
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(placement.time, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def sent() -> list[dict[str, Any]]:
+    """What the driver got."""
+    return []
+
+
+@pytest.fixture
+def reports(clock: Clock, sent: list[dict[str, Any]]) -> _Reports:
+    return _Reports(sent.append)
+
+
+def test_events_that_come_at_once_go_together_in_their_order(
+    clock: Clock, reports: _Reports, sent: list[dict[str, Any]]
+) -> None:
     for number in range(5):
         reports.tell(Event("k", "epoch", done=number))
-    now += placement.REPORT_S
+    clock.now += placement.REPORT_S
     reports.tell(Event("k", "epoch", done=5))
     reports.tell(Event("k", "finished"))
     reports.send(outcome={"key": "k"})
@@ -26,23 +52,19 @@ def test_events_that_come_at_once_go_together_in_their_order(monkeypatch: pytest
     assert sent[-1]["outcome"] == {"key": "k"}
 
 
-def test_what_another_event_follows_at_once_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(placement.time, "monotonic", lambda: now)
-    sent: list[dict[str, Any]] = []
-    reports = _Reports(sent.append)
+def test_what_another_event_follows_at_once_goes_with_it(
+    clock: Clock, reports: _Reports, sent: list[dict[str, Any]]
+) -> None:
     for number in range(2):
-        now += 10
+        clock.now += 10
         reports.tell(Event("k", "measured", done=number))
         reports.tell(Event("k", "measuring", done=number))
-    now += 10
+    clock.now += 10
     reports.tell(Event("k", "finished"))
     assert [[event["kind"] for event in report["events"]] for report in sent] == [["measured", "measuring"]] * 2
 
 
-def test_a_training_that_begins_is_told_at_once() -> None:
-    sent: list[dict[str, Any]] = []
-    reports = _Reports(sent.append)
+def test_a_training_that_begins_is_told_at_once(reports: _Reports, sent: list[dict[str, Any]]) -> None:
     reports.tell(Event("k", "epoch"))
     reports.tell(Event("k", "started"))
     assert [event["kind"] for report in sent for event in report["events"]] == ["epoch", "started"]

@@ -14,7 +14,7 @@ from ablate.planning import decide, make_plan
 from ablate.scheduling.packing import gpu_share
 from ablate.spaces import expand, load_space, parse_overrides
 from ablate.specs import ModelSpec, TrainingSpec, TrialSpec
-from ablate.speed.known import keep, known_packing, known_speed
+from ablate.speed.known import keep, kind_of, known_packing, known_speeds
 from ablate.storage import Storage
 from tests.helpers import write_space
 
@@ -30,21 +30,21 @@ def speed(flops: float, mode: str = "float32", model: dict[str, Any] = MODEL) ->
 def test_a_speed_is_that_of_its_network_mode_and_device(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
     keep(files, [speed(1e9), speed(3e9, "bfloat16+compile"), speed(5e9, model=FAT.model_dump(mode="json"))], "cpu", 2)
-    assert known_speed(files, ModelSpec(), EAGER, "cpu", 2) == 1e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == 1e9
     fast = TrainingSpec(precision="bfloat16", compile=True)
-    assert known_speed(files, ModelSpec(), fast, "cpu", 2) == 3e9
-    assert known_speed(files, FAT, EAGER, "cpu", 2) == 5e9
-    assert known_speed(files, ModelSpec(arch="wrn_34_10"), EAGER, "cpu", 2) is None
-    assert known_speed(files, ModelSpec(), EAGER, "cpu", 8) is None
-    assert known_speed(files, ModelSpec(), EAGER, "NVIDIA H100", 2) is None
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), fast)) == 3e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(FAT, EAGER)) == 5e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(arch="wrn_34_10"), EAGER)) is None
+    assert known_speeds(files, "cpu", 8).get(kind_of(ModelSpec(), EAGER)) is None
+    assert known_speeds(files, "NVIDIA H100", 2).get(kind_of(ModelSpec(), EAGER)) is None
 
 
 def test_a_newer_speed_replaces_the_older_and_leaves_the_others(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
     keep(files, [speed(1e9), speed(2e9, "bfloat16")], "cpu", 2)
     keep(files, [speed(4e9)], "cpu", 2)
-    assert known_speed(files, ModelSpec(), EAGER, "cpu", 2) == 4e9
-    assert known_speed(files, ModelSpec(), TrainingSpec(precision="bfloat16"), "cpu", 2) == 2e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == 4e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), TrainingSpec(precision="bfloat16"))) == 2e9
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"speeds": [{"mode": 1}]}', b'{"speeds": 3, "packing": 4}'])
@@ -52,10 +52,10 @@ def test_a_damaged_file_is_as_none(tmp_path: Path, content: bytes) -> None:
     files = LocalFiles(tmp_path)
     files.write("speed/cpu-2.json", content)
     files.write("speed/gpu.json", content)
-    assert known_speed(files, ModelSpec(), EAGER, "cpu", 2) is None
-    assert known_packing(files, ModelSpec(), "float32") == {}
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) is None
+    assert known_packing(files) == {}
     keep(files, [speed(1e9)], "cpu", 2)
-    assert known_speed(files, ModelSpec(), EAGER, "cpu", 2) == 1e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == 1e9
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_a_damaged_file_is_as_none(tmp_path: Path, content: bytes) -> None:
 def test_a_gpu_is_shared_as_long_as_it_pays(tmp_path: Path, rates: dict[str, float], share: float) -> None:
     files = LocalFiles(tmp_path)
     keep(files, [], "NVIDIA H100", 8, [{"model": MODEL, "mode": "float32", "rates": rates}])
-    assert gpu_share(TrialSpec(), files) == share
+    assert gpu_share(TrialSpec(), known_packing(files)) == share
     other = TrialSpec.model_validate({"training": {"precision": "bfloat16"}})
-    assert gpu_share(other, files) == 0.25  # not measured
+    assert gpu_share(other, known_packing(files)) == 0.25  # not measured
 
 
 def test_unmeasured_a_large_or_unknown_network_gets_a_whole_gpu(tmp_path: Path) -> None:
     shares = {
-        arch: gpu_share(TrialSpec.model_validate({"model": {"arch": arch}}), LocalFiles(tmp_path))
+        arch: gpu_share(TrialSpec.model_validate({"model": {"arch": arch}}), known_packing(LocalFiles(tmp_path)))
         for arch in ("resnet20", "mobilenet_v2", "wrn_34_10")
     }
     assert shares["resnet20"] < shares["mobilenet_v2"] < shares["wrn_34_10"] == 1.0
