@@ -36,7 +36,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages about each lost process, printed past all loggers
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 
 REPORT_S = 0.1
 """A worker's events within this time go to the driver together, the last of them with the next one or the end."""
@@ -172,15 +172,12 @@ def place(
     Returns:
         Training key -> how it ended. What the cluster could not keep alive has failed with that reason.
     """
-    references = {name: ray.put(dataset) for name, dataset in datasets.items()}
     payload = {
-        task.key: {
-            "task": task,
-            "dataset": references[dataset_of[task.key]],
-            "imports": list(imports),
-            "folder": str(Path.cwd()),
-        }
-        for task in tasks
+        # As bytes: a worker gets the whole payload anew for each training, and opens only its own task.
+        "tasks": {task.key: cloudpickle.dumps((dataset_of[task.key], task)) for task in tasks},
+        "datasets": {name: ray.put(dataset) for name, dataset in datasets.items()},
+        "imports": list(imports),
+        "folder": str(Path.cwd()),
     }
     relay = _Relay(listen)
     scratch = tempfile.mkdtemp(prefix="ablate-tune-")
@@ -211,13 +208,10 @@ def place(
 
 
 def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
-    entry = payload[config["key"]]
-    import_in_worker(entry["imports"], entry["folder"])
-    dataset = entry["dataset"]
-    if isinstance(dataset, ray.ObjectRef):
-        dataset = ray.get(dataset)
+    import_in_worker(payload["imports"], payload["folder"])
+    name, task = cloudpickle.loads(payload["tasks"][config["key"]])
     reports = _Reports(tune.report)
-    outcome = run(entry["task"], dataset, reports.tell)
+    outcome = run(task, ray.get(payload["datasets"][name]), reports.tell)
     reports.send(outcome=asdict(outcome))
 
 
