@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def test_lower_layers_import_no_upper_ones(layer: str) -> None:
     for path in places:
         text = path.read_text()
         assert not any(f"from {name}" in text or f"import {name}" in text for name in forbidden), path
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "ablate").rglob("__init__.py")}
+    assert set(listed) == there | {"ablate.search_spaces"}
 
 
 def test_a_local_launch_runs_with_neither_ray_nor_mlflow_nor_pyarrow(tmp_path: Path) -> None:
