@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.launches import Process
+
 SPACE = """\
 title: A tiny space
-base: {{model.width: 0.25, training.batch_size: 64, training.crop_padding: 1, training.attack.steps: 1,
+base: {{model.width: 0.25, model.depth: 8, training.batch_size: 64, training.crop_padding: 1, training.attack.steps: 1,
        training.epochs: {epochs}, data.name: digits, data.image_size: 8,
        measurement.attacks: [natural, gn, fgsm, pgd20]}}
 rows:
@@ -46,14 +47,26 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "dumb", **more}
 
 
-def run_launch(folder: Path, *arguments: str, expect: int = 0, timeout_s: float = 240) -> str:
-    """Run a launch to its end, check its exit code, and return everything it printed."""
-    done = subprocess.run(
-        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout_s
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == expect, f"exit code {done.returncode}:\n{output}"
+def start_launch(
+    folder: Path, *arguments: str, out: Path | None = None, env: Mapping[str, str] | None = None
+) -> Process:
+    """Start a launch in a folder, its output appended to a file."""
+    return Process("ablate.launch", arguments, folder, env or environment(), out)
+
+
+def run_module(module: str, folder: Path, *arguments: str, expect: int = 0, timeout_s: float = 240) -> str:
+    """Run a module to its end, check its exit code, and return everything it printed."""
+    with tempfile.TemporaryDirectory() as outside:
+        out = Path(outside) / "out.txt"
+        code = Process(module, arguments, folder, environment(), out).wait(timeout_s)
+        output = out.read_text()
+    assert code == expect, f"exit code {code}:\n{output}"
     return output
+
+
+def run_launch(folder: Path, *arguments: str, expect: int = 0) -> str:
+    """Run a launch to its end, check its exit code, and return everything it printed."""
+    return run_module("ablate.launch", folder, *arguments, expect=expect)
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 120.0, what: str = "the event") -> Any:
@@ -65,12 +78,6 @@ def until(condition: Callable[[], Any], timeout_s: float = 120.0, what: str = "t
             return found
         time.sleep(0.02)
     raise AssertionError(f"{what} did not come within {timeout_s} s")
-
-
-def kill_group(process: subprocess.Popen[Any]) -> None:
-    """kill -9 a launch with everything it started."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def numbers(storage: Path | str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import command, environment, until
+from tests.helpers import environment, start_launch, until
 
 HEALTH = {
     "RAY_health_check_period_ms": "500",
@@ -122,14 +121,7 @@ class Launch:
         shutil.copy(Path(__file__).parent / "faults.py", folder / "faults.py")
         for point in hold:
             (folder / f"hold-{point}").touch()
-        self.process = subprocess.Popen(
-            command(*arguments, "--cpus-per-trial", "1", "--import", "faults"),
-            cwd=folder,
-            env=environment(),
-            start_new_session=True,
-            stdout=self.out.open("wb"),
-            stderr=subprocess.STDOUT,
-        )
+        self.process = start_launch(folder, *arguments, "--cpus-per-trial", "1", "--import", "faults", out=self.out)
 
     def text(self) -> str:
         return self.out.read_text()

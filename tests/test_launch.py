@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ablate.launch import app
 from ablate.worker import Outcome, Task
-from tests.helpers import command, environment, kill_group, numbers, run_launch, until, write_space
+from tests.helpers import command, environment, numbers, run_launch, start_launch, until, write_space
 
 LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
 
@@ -51,9 +51,12 @@ def test_bad_input_is_one_message_and_exit_code_2(
 
 
 def test_bad_input_is_the_same_message_from_a_shell(tmp_path: Path) -> None:
-    output = run_launch(tmp_path, "--space", "batch_sise", "--dry-run", expect=2)
-    assert "did you mean 'batch_size'?" in output
-    assert "Traceback" not in output
+    done = subprocess.run(
+        command("--space", "batch_sise", "--dry-run"), cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "did you mean 'batch_size'?" in done.stderr
+    assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,16 +87,9 @@ def test_killed_in_the_middle_the_same_command_gives_the_same_bits(tmp_path: Pat
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     arguments = ("--space", str(space), *LOCAL)
     run_launch(tmp_path, *arguments, "--storage", str(whole))
-    process = subprocess.Popen(
-        command(*arguments, "--storage", str(cut)),
-        cwd=tmp_path,
-        env=environment(),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-    )
-
+    process = start_launch(tmp_path, *arguments, "--storage", str(cut))
     until(lambda: list(cut.glob("*/attempts/*/checkpoint-000002-*")), what="the second epoch's checkpoint")
-    kill_group(process)
+    process.kill_group()
     before = {path: path.stat().st_mtime_ns for path in cut.glob("*/attempts/*/checkpoint-*")}
     output = run_launch(tmp_path, *arguments, "--storage", str(cut))
     assert "continue" in output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from ablate.storage import Storage
-from tests.helpers import command, environment, kill_group, numbers, run_launch, until, write_space
+from tests.helpers import numbers, run_launch, start_launch, until, write_space
 
 LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
 
@@ -34,27 +33,12 @@ def test_killed_in_a_bucket_and_launched_again_twice_at_once(tmp_path: Path, buc
     space = str(write_space(tmp_path, epochs=3))
     arguments = ("--space", space, *LOCAL)
     run_launch(tmp_path, *arguments)
-    process = subprocess.Popen(
-        command(*arguments, "--storage", bucket),
-        cwd=tmp_path,
-        env=environment(),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-    )
+    process = start_launch(tmp_path, *arguments, "--storage", bucket)
     storage = Storage(bucket)
     until(lambda: any(storage.view(key).epoch >= 1 for key in storage.keys()), what="a checkpoint in the bucket")  # noqa: SIM118
-    kill_group(process)
+    process.kill_group()
     outputs = [tmp_path / "first.txt", tmp_path / "second.txt"]
-    launches = [
-        subprocess.Popen(
-            command(*arguments, "--storage", bucket),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=output.open("wb"),
-            stderr=subprocess.STDOUT,
-        )
-        for output in outputs
-    ]
+    launches = [start_launch(tmp_path, *arguments, "--storage", bucket, out=output) for output in outputs]
     for launch, output in zip(launches, outputs, strict=True):
         assert launch.wait(200) == 0, output.read_text()
     assert numbers(bucket) == numbers(tmp_path / "storage")

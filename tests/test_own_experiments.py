@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ablate.samples import ask_for
 from ablate.spaces import folder, load_space
-from tests.helpers import environment, run_launch
+from tests.helpers import run_launch, run_module
 
 MODULES = ("my_network", "my_attack", "my_augmentation", "my_analysis")
 IMPORTS = [part for module in MODULES for part in ("--import", module)]
@@ -58,14 +56,7 @@ def test_network_attack_augmentation_analysis_and_figure_are_built_and_run(user:
     arguments = ("--space", "my_experiment.yaml", *IMPORTS, "--local", "--cpus-per-trial", "1")
     text = run_launch(user, *arguments)
     assert "plain" in text and "darkened" in text
-    done = subprocess.run(
-        [sys.executable, "-m", "ablate.report", "--import", "my_analysis", "--out", "report"],
-        cwd=user,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_module("ablate.report", user, "--import", "my_analysis", "--out", "report")
     for suffix in ("png", "svg"):
         assert (user / "report" / "my_experiment" / f"figure-sizes.{suffix}").stat().st_size > 1000
     assert "The norm of each layer" in (user / "report" / "index.html").read_text(encoding="utf-8")

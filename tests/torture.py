@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import kill_group, numbers, run_launch, write_space
+from tests.helpers import numbers, run_launch, write_space
 from tests.ray_cluster import Launch, RayCluster, started
 
 KINDS = ("worker", "driver", "node")
@@ -77,7 +77,7 @@ class Round:
             kind = self.dice.choice(kinds)
             if getattr(self, f"kill_{kind}")():
                 left[kind] -= 1
-        code = self.launch.process.returncode
+        code = self.launch.process.poll()
         if code != 0:
             raise SystemExit(f"the launch ended with {code}:\n{self.launch.text()}")
 
@@ -96,7 +96,7 @@ class Round:
             return False
 
         def kill() -> None:
-            kill_group(self.launch.process)
+            self.launch.process.kill_group()
             self.launch = self.start()
 
         return self.fault("driver", keys, kill)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import kill_group, numbers, run_launch, until, write_space
+from tests.helpers import numbers, run_launch, until, write_space
 from tests.ray_cluster import Launch, RayCluster
 
 EPOCHS = 4
@@ -75,7 +75,7 @@ def test_a_killed_driver_is_taken_up_from_another_folder(
         folder.mkdir()
     launch = Launch(first, *space_in(first), "--storage", str(storage), hold=["measuring"])
     launch.at("measuring", 1)
-    kill_group(launch.process)
+    launch.process.kill_group()
     launch.release("measuring")
     text = Launch(second, *space_in(second), "--storage", str(storage)).ends_with(0)
     assert "train" not in text.splitlines()

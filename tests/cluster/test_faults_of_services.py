@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import command, environment, kill_group, numbers, run_launch, until, write_space
+from tests.helpers import environment, numbers, run_launch, run_module, start_launch, until, write_space
 from tests.mlflow_server import Server
 
 EPOCHS = 4
@@ -111,15 +111,10 @@ class Tracked:
             (folder / f"hold-{epoch}").touch()
         self.out = folder / "out.txt"
         space = str(write_space(folder, epochs=EPOCHS))
-        self.process = subprocess.Popen(
-            command("--space", space, *LOCAL, "--tracking-uri", server.uri, "--import", "gate"),
-            cwd=folder,
-            # Four tries a call, and short waits between them, as the server will be killed.
-            env=environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="5"),
-            start_new_session=True,
-            stdout=self.out.open("wb"),
-            stderr=subprocess.STDOUT,
-        )
+        # Four tries a call, and short waits between them, as the server will be killed.
+        env = environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="5")
+        arguments = ("--space", space, *LOCAL, "--tracking-uri", server.uri, "--import", "gate")
+        self.process = start_launch(folder, *arguments, out=self.out, env=env)
 
     def release(self, epoch: int) -> None:
         (self.folder / f"hold-{epoch}").unlink()
@@ -188,10 +183,7 @@ def test_a_server_that_stays_away_costs_no_result_and_one_command_uploads_them(
     (line,) = {line.strip() for line in text.splitlines() if "ablate.report --sync" in line}
     upload = shlex.split(line[line.index("python -m") :])
     server.start()
-    done = subprocess.run(
-        [command()[0], *upload[1:]], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_module(upload[2], tmp_path, *upload[3:])
     assert curves(server) == stored_curves(tmp_path)
 
 
@@ -211,11 +203,11 @@ def test_a_killed_launch_goes_on_in_the_same_runs(tmp_path: Path) -> None:
     (tmp_path / "hold-3").touch()
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     arguments = ("--space", space, *LOCAL, "--tracking-uri", uri, "--import", "gate")
-    process = subprocess.Popen(command(*arguments), cwd=tmp_path, env=environment(), start_new_session=True)
+    process = start_launch(tmp_path, *arguments)
     storage = tmp_path / "storage"
     until(lambda: list(storage.glob("*/attempts/*/checkpoint-000002-*")), what="the second epoch")
     until(lambda: _runs(uri), what="a run")
-    kill_group(process)
+    process.kill_group()
     before = _runs(uri)
     (tmp_path / "hold-3").unlink()
     elsewhere = tmp_path / "elsewhere"
@@ -289,16 +281,14 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_clear_message(
     (tmp_path / "gate.py").write_text(GATE)
     (tmp_path / "hold-3").touch()
     arguments = ("--space", str(write_space(tmp_path, epochs=EPOCHS)), *LOCAL, "--no-tracking")
-    process = subprocess.Popen(
-        command(*arguments, "--import", "gate"), cwd=tmp_path, env=environment(), start_new_session=True
-    )
+    process = start_launch(tmp_path, *arguments, "--import", "gate")
     storage = tmp_path / "storage"
     manifests = "*/attempts/*/manifest-*.json"
     until(
         lambda: any(rb"checkpoint-000002" in path.read_bytes() for path in storage.glob(manifests)),
         what="the second epoch",
     )
-    kill_group(process)
+    process.kill_group()
     (newest,) = storage.glob("*/attempts/*/checkpoint-000002-*")
     content = newest.read_bytes()
     newest.write_bytes(content[:-100] if damage == "cut short" else content[:-100] + bytes(100))
@@ -312,7 +302,7 @@ def test_a_training_that_yields_nan_or_raises_is_marked_the_others_finish_and_on
 ) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     space = write_space(tmp_path, epochs=1)
-    more = ("{label: boundless, set: {training.learning_rate: 1.0e+30}}", "{label: raising, set: {model.arch: broken}}")
+    more = ("{label: boundless, set: {training.learning_rate: 1.0e+30}}", "{label: raising, set: {model.arch: broken, model.depth: null}}")
     space.write_text(space.read_text() + "".join(f"  - {row}\n" for row in more))
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     arguments = ("--space", str(space), *LOCAL, "--tracking-uri", uri, "--import", "broken")

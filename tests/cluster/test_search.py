@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from ablate.launching import plan_of
 from ablate.options import Options
 from ablate.search_results import SearchResults, from_storage
 from ablate.storage import Storage
-from tests.helpers import command, environment, kill_group, until
+from tests.helpers import start_launch, until
+from tests.launches import Process
 from tests.search_helpers import trained_epochs, write_search
 
 RAY = ("--no-tracking", "--cpus-per-trial", "1")
@@ -23,20 +23,13 @@ def invert(images, targets, draws, spec):
 """
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command("--space", "tiny_search.yaml", *RAY, *more),
-        cwd=folder,
-        env=environment(),
-        start_new_session=True,
-        stdout=(folder / "out.txt").open("ab"),
-        stderr=subprocess.STDOUT,
-    )
+def start(folder: Path, *more: str) -> Process:
+    return start_launch(folder, "--space", "tiny_search.yaml", *RAY, *more, out=folder / "out.txt")
 
 
 def finish(folder: Path, *more: str) -> str:
     process = start(folder, *more)
-    code = process.wait(timeout=240)
+    code = process.wait(240)
     text = (folder / "out.txt").read_text()
     assert code == 0, text
     return text
@@ -51,7 +44,7 @@ def test_asha_trains_fewer_epochs_also_when_killed_in_the_middle(tmp_path: Path,
     write_search(tmp_path, scheduler={"name": "asha", "grace_epochs": 1, "reduction": 2})
     process = start(tmp_path)
     until(lambda: trained_epochs(tmp_path / "storage") >= 5, what="the fifth epoch")
-    kill_group(process)
+    process.kill_group()
     text = finish(tmp_path)
     found = results(tmp_path)
     assert len(found.samples) == 6

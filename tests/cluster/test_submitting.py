@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import command, environment, numbers, run_launch, until, write_space
+from tests.helpers import command, environment, numbers, run_launch, start_launch, until, write_space
+from tests.launches import Process
 from tests.ray_cluster import RayCluster
 
 # What rides along under `--import`: it holds the job, by a file whose path the space's title cannot carry.
@@ -30,15 +31,9 @@ worker.save_state = held
 """
 
 
-def start(folder: Path, cluster: RayCluster, *more: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(*arguments_of(folder, cluster), *more),
-        cwd=folder,
-        env=environment(),
-        stdout=(folder / f"out-{time.monotonic_ns()}.txt").open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def start(folder: Path, cluster: RayCluster, *more: str) -> Process:
+    out = folder / f"out-{time.monotonic_ns()}.txt"
+    return start_launch(folder, *arguments_of(folder, cluster), *more, out=out)
 
 
 def arguments_of(folder: Path, cluster: RayCluster) -> Sequence[str]:
