@@ -8,8 +8,10 @@ The runs are laid out in `ablate.tracking_runs`, filled in `ablate.tracking_send
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing.pool import ThreadPool
+from typing import TYPE_CHECKING, Any
 
 from ablate import tracked, tracking_runs, tracking_sending
 from ablate.background import BackgroundSync as BackgroundSync
@@ -21,6 +23,9 @@ from ablate.tracking_store import ServerAway, Store
 
 if TYPE_CHECKING:
     from ablate.planning import Plan
+
+SENDERS = 4
+"""Trainings sent to a server at once: as many as `mlflow server` has workers by default."""
 
 
 class Tracker:
@@ -89,15 +94,22 @@ class Tracker:
         shared = opened.plan.trainings()
         unfinished: list[str] = []
         problem: UserError | None = None
-        for key in shared if keys is None else [key for key in keys if key in shared]:
+        asked = [key for key in (shared if keys is None else keys) if key in shared]
+
+        def send(key: str) -> bool | UserError:
             try:
-                if not tracking_sending.send(self._store, opened, storage, key, shared[key]):
-                    unfinished.append(key)
+                return tracking_sending.send(self._store, opened, storage, key, shared[key])
             except ServerAway:
                 raise
             except UserError as error:  # storage's or MLflow's about this one
-                problem = error
-                unfinished.append(key)
+                return error
+
+        with self._senders(len(asked)) as senders:
+            for key, sent in zip(asked, senders(send, asked), strict=True):
+                if sent is not True:
+                    unfinished.append(key)
+                if isinstance(sent, UserError):
+                    problem = sent
         if problem is not None:
             del self._opened[plan.id]  # a run may have been deleted behind our back: look again next time
             raise TrackingError(str(problem)) from problem
@@ -105,6 +117,20 @@ class Tracker:
         if keys is None:
             self._store.flush()
         return unfinished
+
+    @contextlib.contextmanager
+    def _senders(self, count: int) -> Iterator[Callable[..., Iterator[Any]]]:
+        """A `map` over trainings: a server takes several at once, each in its own order; a file takes one writer."""
+        if not self._store.remote or count < SENDERS:
+            yield map
+            return
+        self._store.experiment(TRAINING, create=True)  # before several threads want to
+        pool = ThreadPool(SENDERS)  # of daemons: a server that does not answer must not keep a process from ending
+        try:
+            yield pool.imap
+        finally:
+            pool.terminate()
+            pool.join()  # what is under way ends before anybody tries again, or runs would be there twice
 
     def interrupt(self, plan: Plan | PlanFile) -> None:
         """Mark a plan's unfinished runs as stopped, so that MLflow does not show them as running for ever.

@@ -302,7 +302,10 @@ def test_a_training_that_yields_nan_or_raises_is_marked_the_others_finish_and_on
 ) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     space = write_space(tmp_path, epochs=1)
-    more = ("{label: boundless, set: {training.learning_rate: 1.0e+30}}", "{label: raising, set: {model.arch: broken, model.depth: null}}")
+    more = (
+        "{label: boundless, set: {training.learning_rate: 1.0e+30}}",
+        "{label: raising, set: {model.arch: broken, model.depth: null}}",
+    )
     space.write_text(space.read_text() + "".join(f"  - {row}\n" for row in more))
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     arguments = ("--space", str(space), *LOCAL, "--tracking-uri", uri, "--import", "broken")

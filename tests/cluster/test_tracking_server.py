@@ -5,11 +5,14 @@ from __future__ import annotations
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ablate.background import BackgroundSync
 from ablate.storage import Storage
+from ablate.tracking import SENDERS
+from ablate.tracking_store import Run, ServerAway, Store
 from tests.helpers import until
 from tests.mlflow_server import Server
 from tests.tracking_contract import Make, TrackingContract
@@ -76,6 +79,37 @@ def test_metrics_of_the_time_a_server_was_away_arrive_afterwards_once_and_in_ord
     entries = history_of(key, EPOCHS)
     points = tracker._store.history(results.trials["512", 0].training_run_id or "", "train/loss")
     assert [(p.step, p.timestamp_ms) for p in points] == [(e["epoch"], e["timestamp_ms"]) for e in entries]
+
+
+def test_several_trainings_at_once_arrive_once_also_when_the_server_goes_in_their_midst(
+    server: Server, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(seeds=range(2 * SENDERS))
+    finish(storage, plan)
+    tracker, create = make(), Store.create
+    created: list[str] = []
+
+    def create_and_stop(self: Store, experiment: str, name: str, *more: Any) -> Run:
+        run = create(self, experiment, name, *more)
+        created.append(name)
+        if len(created) == 3 * SENDERS:
+            server.stop()
+        return run
+
+    monkeypatch.setattr(Store, "create", create_and_stop)
+    with pytest.raises(ServerAway):
+        tracker.sync(plan, storage)
+    server.start()
+    assert make().sync(plan, storage) == []
+    results = make().read_plan("batch_size")
+    assert results.problems == {}
+    assert len(results.trials) == len(plan.trials)
+    # The experiment's own run, its two published rows, and a run of each row and seed; and of each training one.
+    store = make()._store
+    runs = [run for name in ("batch_size", "training") for run in store.runs(str(store.experiment(name)))]
+    assert len(runs) == 3 + 2 * len(plan.trials)
+    assert len({(run.experiment, run.name) for run in runs}) == len(runs)
 
 
 def _epochs(make: Make) -> list[int]:
