@@ -58,7 +58,7 @@ def main(
         ),
     ] = None,
     seeds: Annotated[
-        str, typer.Option(metavar="0,1,2", show_default=False, help="Every row with each; default 0.")
+        str, typer.Option(metavar="0,1,2", show_default=False, help="Every row with each; 0-9 is ten; default 0.")
     ] = "0",
     rows: Annotated[list[str] | None, typer.Option("--row", metavar="LABEL", help="Only this row; may repeat.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show trials, sharing, reuse, time; stop.")] = False,

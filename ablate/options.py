@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from ablate.errors import SpecError
+
+MOST_SEEDS = 100_000
+"""Of one range: a slip of the keyboard is told instead of planned."""
 
 
 @dataclass
@@ -108,10 +112,10 @@ def parse_gpus(text: str | None) -> float | Literal["auto"] | None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` as numbers.
+    """`0,1,2` or `0-2` as numbers.
 
     Args:
-        text: Whole numbers from 0 up with commas between, each once.
+        text: Whole numbers from 0 up, and ranges of them, with commas between; each number once.
 
     Returns:
         The seeds, in their order.
@@ -119,10 +123,16 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         SpecError: Anything else.
     """
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise SpecError(f"--seeds: expected whole numbers with commas between, like 0,1,2, got {text!r}") from None
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise SpecError(f"--seeds: expected distinct numbers from 0 up, got {text!r}")
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
+        if found is None:
+            raise SpecError(f"--seeds: expected whole numbers from 0 up, like 0,1,2 or 0-2, got {text!r}")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not first <= last < first + MOST_SEEDS:
+            expected = f"a range from a smaller to a larger number, of at most {MOST_SEEDS}"
+            raise SpecError(f"--seeds: expected {expected}, got {part.strip()!r}")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) != len(seeds):
+        raise SpecError(f"--seeds: expected distinct numbers, got {text!r}")
     return seeds

@@ -51,7 +51,11 @@ def main() -> None:
     for count in asked.runs:
         with tempfile.TemporaryDirectory(prefix="ablate-reports-") as name:
             folder = Path(name)
-            plan = plan_of(rows, range(count // len(rows)), claims=[claim.model_dump(mode="json", exclude_none=True) for claim in claims])
+            plan = plan_of(
+                rows,
+                range(count // len(rows)),
+                claims=[claim.model_dump(mode="json", exclude_none=True) for claim in claims],
+            )
             storage = Storage(str(folder / "storage"))
             finish(storage, plan)
             tracker = Tracker(f"sqlite:///{folder}/mlflow.db")

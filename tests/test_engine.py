@@ -14,7 +14,7 @@ from ablate import worker
 from ablate.engine import in_two_waves
 from ablate.errors import SpecError
 from ablate.learning import data
-from ablate.options import parse_gpus
+from ablate.options import parse_gpus, parse_seeds
 from ablate.specs import DataSpec
 from ablate.storage import Storage
 from ablate.worker import Outcome
@@ -89,3 +89,24 @@ def test_gpus_per_trial_is_a_number_or_auto(text: str | None, gpus: object) -> N
 def test_other_gpus_per_trial_are_refused(text: str) -> None:
     with pytest.raises(SpecError, match="expected auto"):
         parse_gpus(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", [0]), ("2,0", [2, 0]), ("0-3", [0, 1, 2, 3]), ("7, 0 - 1", [7, 0, 1]), ("5-5", [5])]
+)
+def test_seeds_are_numbers_and_ranges(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        *((text, "whole numbers") for text in ("", "one", "-1", "1.5", "1,,2", "٣")),
+        ("3-1", "smaller"),
+        ("0-2,1", "distinct"),
+        ("0-9999999999", "at most"),
+    ],
+)
+def test_other_seeds_are_refused(text: str, word: str) -> None:
+    with pytest.raises(SpecError, match=word):
+        parse_seeds(text)
