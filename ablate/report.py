@@ -129,7 +129,8 @@ def _print_verdicts(plan: PlanResults, network: Network, console: Console) -> No
         lines = [f"ours: {ours.sentence()}" if ours.verdict in ours.sentence() else f"ours: {ours.verdict}"]
         if ours.test and ours.test != "none":
             lines.append(f"by {ours.test}")
-        lines.append(f"published: {published.sentence()}")
+        if published is not None:
+            lines.append(f"published: {published.sentence()}")
         if ours.claim.note:
             lines.append(printable(ours.claim.note))
         for line in lines:

@@ -105,6 +105,20 @@ def test_verdicts_name_data_that_is_not_the_papers(
     assert "no difference" in text
 
 
+def test_where_nothing_was_published_nothing_is_said_of_it(
+    at: Callable[[Path], Tracker], tmp_path: Path, report: Callable[..., Result]
+) -> None:
+    plan = plan_of(claims=[CLAIM], published=False)
+    storage = Storage(str(tmp_path / "storage"))
+    finish(storage, plan)
+    at(tmp_path).sync(plan, storage)
+    text = report(folder=tmp_path).stdout
+    report("--out", "page", folder=tmp_path)
+    assert "  ours: " in text and "published:" not in text
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "Ours: " in page and "Published: " not in page
+
+
 def test_csv_has_the_numbers_in_full(report: Callable[..., Result]) -> None:
     result = report("--space", "batch_size", "--plan", "1111111111", "--format", "csv")
     lines = list(csv.DictReader(io.StringIO(result.stdout)))

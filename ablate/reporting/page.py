@@ -50,7 +50,7 @@ class SpacePage:
         facts: (term, description): plan, preset, seeds, data ...
         table: Published beside ours; columns that are no accuracies become a table of their own.
         runs: (row label, source of a line) -> the runs its numbers come from.
-        verdicts: (ours, published), by claim.
+        verdicts: (ours, published), by claim; no second one where nothing was published.
         verdict_note: Which data verdicts are about, or why there are none.
         figures: Pictures, or why there is none.
         problems: Rows and seeds that failed or are missing, with the reason.
@@ -63,7 +63,7 @@ class SpacePage:
     table: Table
     facts: Sequence[tuple[str, str]] = ()
     runs: Mapping[tuple[str, str], Sequence[Link]] = field(default_factory=dict)
-    verdicts: Sequence[tuple[Verdict, Verdict]] = ()
+    verdicts: Sequence[tuple[Verdict, Verdict | None]] = ()
     verdict_note: str = ""
     figures: Sequence[Picture | Missing] = ()
     problems: Sequence[str] = ()
@@ -159,7 +159,7 @@ def _scalars(table: Table, columns: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _verdict(ours: Verdict, published: Verdict) -> dict[str, Any]:
+def _verdict(ours: Verdict, published: Verdict | None) -> dict[str, Any]:
     return {
         "says": ours.claim.says,
         "note": ours.claim.note,
@@ -177,6 +177,7 @@ def _verdict(ours: Verdict, published: Verdict) -> dict[str, Any]:
                 "folded": len(verdict.comparisons) >= _FOLDED_FROM,
             }
             for whose, verdict in (("Ours", ours), ("Published", published))
+            if verdict is not None
         ],
     }
 

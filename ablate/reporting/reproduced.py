@@ -164,8 +164,8 @@ def table_input(plan: PlanResults, results: Results, network: Network = "last") 
     )
 
 
-def verdicts_of(plan: PlanResults, results: Results) -> list[tuple[Verdict, Verdict]]:
-    """Each claim's verdict on our table, and on the published one.
+def verdicts_of(plan: PlanResults, results: Results) -> list[tuple[Verdict, Verdict | None]]:
+    """Each claim's verdict on our table, and on the published one, where there is one.
 
     Args:
         plan: From MLflow.
@@ -179,5 +179,7 @@ def verdicts_of(plan: PlanResults, results: Results) -> list[tuple[Verdict, Verd
         return []
     claims, rows = claims_of(plan), [row.label for row in plan.rows]
     ours = judge_all(claims, results, rows=rows)
+    if not any(plan.published.values()):
+        return [(verdict, None) for verdict in ours]
     published = judge_all(claims, published_results(plan.published), rows=rows)
     return list(zip(ours, published, strict=True))
