@@ -26,7 +26,7 @@ from tests.helpers import numbers, run_launch, write_space
 from tests.ray_cluster import Launch, RayCluster, started
 
 KINDS = ("worker", "driver", "node")
-EPOCHS = 8
+EPOCHS = 16
 SEEDS = "0,1,2"
 PATIENCE_S = 180.0
 
