@@ -21,7 +21,7 @@ test: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest -n 2 --dist loadgroup
+	$(RUN) -m pytest -n 2
 
 # The environment is made beside and counts once it is whole: Debian without python3-venv leaves half of one behind.
 $(VENV)/bin/pip:

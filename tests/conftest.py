@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,15 +13,32 @@ import torch
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+# The files whose tests share one Ray cluster.
+ON_THE_CLUSTER = ("test_faults.py", "test_search.py", "test_submitting.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in Path(item.fspath).parts:
             item.add_marker(pytest.mark.cluster)
-        # With `-n 2 --dist loadgroup`: one process has the shared cluster, and a module's fixtures are made once.
-        fixtures = getattr(item, "fixturenames", ())
-        group = "ray cluster" if "ray_cluster" in fixtures else Path(item.fspath).name
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2`: a file's tests stay in one process, which makes its fixtures once, and one has the Ray cluster.
+
+    xdist's own `loadgroup` would read markers, but its way of passing them on is lost on pytest 9.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            shared = "/cluster/" in file and Path(file).name in ON_THE_CLUSTER
+            return "the Ray cluster" if shared else file
+
+    config.option.loadscopereorder = False  # by the number of tests: what takes longest has few, and would come last
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
