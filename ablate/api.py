@@ -5,6 +5,7 @@
     plan                                # in a notebook: what it would train, share and reuse
     plan.run(local=True)                # 0 once everything is there; again: reuses and goes on
     plan.results()["accuracy/pgd20"]    # a pandas frame with a line for each row and seed
+    plan.network("64", seed=1)          # the trained network itself, in evaluation mode
 
 The arguments are those of the command line, and so are plans, keys and storage: what a notebook has trained a launch
 reuses, and the other way round.
@@ -24,6 +25,7 @@ from ablate.terminal import open_console
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from ablate.planning import Plan
 
@@ -243,6 +245,28 @@ class LaunchPlan:
             return frame
         index = ["row", "seed"] if len(plan.spaces) == 1 else ["space", "row", "seed"]
         return frame.drop(columns=["space"] if len(plan.spaces) == 1 else []).set_index(index)
+
+    def network(self, row: str, seed: int | None = None, *, which: Literal["last", "best"] = "last") -> nn.Module:
+        """A trained network, to look into or to attack in other ways.
+
+        Args:
+            row: The label of its row.
+            seed: One of the plan's; none: the first.
+            which: `last`, or the `best` on the images held out for validation.
+
+        Returns:
+            In evaluation mode, float32, on the CPU; [N, 3, H, W] float in [0, 1] -> [N, classes] logits.
+
+        Raises:
+            UserError: No such row or seed, not trained to its end, or its checkpoints were dropped.
+        """
+        from ablate.storage import Storage
+        from ablate.trained import trained_network
+
+        plan = self._decided()
+        return trained_network(
+            plan, Storage(self._options.storage), row, plan.seeds[0] if seed is None else seed, which
+        )
 
     def _decided(self) -> Plan:
         from ablate.asking import plan_of

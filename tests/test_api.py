@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ablate
+from ablate.storage import Storage
 from tests.helpers import environment, run_launch, write_space
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +63,48 @@ def test_plan_run_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     assert json.loads(shared)["id"] == plan.id
     assert {training["action"] for training in json.loads(shared)["trainings"].values()} == {"reuse"}
+
+
+def test_trained_networks_are_those_that_were_measured(tmp_path: Path) -> None:
+    import torch
+
+    from ablate.learning.data import load
+
+    space = ablate.load_space(write_space(tmp_path, epochs=2))
+    sets = {"measurement.attacks": ["natural"], "data.validation": 0.25}
+    plan = space.plan(seeds=[3, 4], storage=tmp_path / "storage", sets=sets)
+    with pytest.raises(ablate.UserError, match="expected a finished training of small, seed 3, got none"):
+        plan.network("small")
+    assert plan.run(local=True, tracking=False, cpus_per_trial=1, quiet=True) == 0
+    spec = plan._decided().trials[0].trial.spec
+    data = load(spec.data, tmp_path)
+    images = torch.from_numpy(data.test_images).float() / 255
+    results = plan.results()
+    weights = []
+    for row in ("small", "large"):
+        for seed in (3, 4):
+            for which, metric in (("last", "accuracy/natural"), ("best", "accuracy_best/natural")):
+                network = plan.network(row, seed, which=which)  # type: ignore[arg-type]
+                assert not network.training
+                with torch.no_grad():
+                    right = (network(images).argmax(dim=1).numpy() == data.test_labels).mean()
+                # Measured with batch normalizations folded into the convolutions: a tie may fall the other way.
+                assert results.loc[(row, seed), metric] == pytest.approx(100 * right, abs=0.3)
+                weights.append(torch.cat([value.flatten() for value in network.parameters()]))
+    assert torch.equal(weights[0], torch.cat([value.flatten() for value in plan.network("small").parameters()]))
+    assert not torch.equal(weights[0], weights[2]), "another seed, the same network"
+    with pytest.raises(ablate.UserError, match="expected the label of a row, got 'smal'; did you mean 'small'"):
+        plan.network("smal")
+    with pytest.raises(ablate.UserError, match=r"expected a seed of the plan \(3, 4\), got 0"):
+        plan.network("small", 0)
+    without = space.plan(seeds=[3], storage=tmp_path / "storage", sets={"measurement.attacks": ["natural"]})
+    with pytest.raises(ablate.UserError, match=r"expected data\.validation above 0"):
+        without.network("small", which="best")
+    storage = Storage(str(tmp_path / "storage"))
+    for key in plan.trials()["training"]:
+        storage.prune(key)
+    with pytest.raises(ablate.UserError, match=r"the last checkpoint of small, seed 3, got none left \(--prune"):
+        plan.network("small")
 
 
 def test_mistakes_are_user_errors(tmp_path: Path) -> None:

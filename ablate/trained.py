@@ -1,0 +1,63 @@
+"""Trained networks out of storage, to look into or to attack in other ways."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from ablate.errors import SpecError, StorageError, nearest
+from ablate.learning.models import build_network
+from ablate.planning import Plan, PlannedTrial
+from ablate.storage import Storage
+from ablate.worker import load_state
+
+
+def trained_network(
+    plan: Plan, storage: Storage, row: str, seed: int, which: Literal["last", "best"] = "last"
+) -> nn.Module:
+    """The network of a row as its measurements saw it.
+
+    Args:
+        plan: With the row.
+        storage: Where it was trained.
+        row: The row's label.
+        seed: One of the plan's.
+        which: `last`, or the `best` on the images held out for validation.
+
+    Returns:
+        In evaluation mode, float32, on the CPU; [N, 3, H, W] float in [0, 1] -> [N, classes] logits.
+
+    Raises:
+        SpecError: No such row or seed, or no `best` one without `data.validation`.
+        StorageError: It is not trained to its end, or its checkpoints were dropped.
+    """
+    planned = _trial(plan, row, seed)
+    spec = planned.trial.spec
+    if which == "best" and spec.data.validation == 0:
+        raise SpecError("expected data.validation above 0 for the best network, got 0; the last one is there")
+    view = storage.view(planned.training)
+    if not view.finished:
+        got = f"epoch {view.epoch} of {spec.training.epochs}" if view.epoch >= 0 else "none"
+        raise StorageError(f"expected a finished training of {row}, seed {seed}, got {got}; run the plan first")
+    content, damaged = storage.checkpoint(planned.training)
+    state = load_state(content) if content is not None else None
+    if state is None or state.epoch < spec.training.epochs:
+        got = damaged[0] if damaged else "none left (--prune drops them)"
+        raise StorageError(f"expected the last checkpoint of {row}, seed {seed}, got {got}")
+    chosen = state.network if which == "last" or state.best is None else state.best["network"]
+    network = build_network(spec.model, planned.data.classes, spec.data.image_size, spec.seed)
+    network.load_state_dict(chosen)
+    return network.eval()
+
+
+def _trial(plan: Plan, row: str, seed: int) -> PlannedTrial:
+    rows = [planned for planned in plan.trials if planned.trial.label == row]
+    if not rows:
+        labels = [planned.trial.label for planned in plan.trials]
+        raise SpecError(f"expected the label of a row, got {row!r}; {nearest(row, set(labels))}")
+    for planned in rows:
+        if planned.trial.seed == seed:
+            return planned
+    seeds = ", ".join(str(planned.trial.seed) for planned in rows)
+    raise SpecError(f"expected a seed of the plan ({seeds}), got {seed}")
