@@ -7,6 +7,7 @@ the data and the state: on the CPU in float32 they are the same bits, resumed or
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -138,6 +139,9 @@ class TrainingRun:
         if self.training.compile:
             # Graphs of earlier trainings in this process count against torch's limit on recompilation.
             torch.compiler.reset()
+            if device.type == "cpu":
+                # Compiling imports it, and it warns that there is no GPU, which nobody asked for.
+                logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             # On a GPU these networks wait for kernels to be launched; graphs launch all of a pass at once.
             mode = "reduce-overhead" if device.type == "cuda" else None
             self.compiled = torch.compile(self.network, dynamic=False, mode=mode)
