@@ -21,7 +21,7 @@ from ablate.planning import Plan, PlannedTraining
 from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
 from ablate.speed.known import kind_of, known_speeds, mode_of
 from ablate.storage import Storage
-from ablate.terminal import duration, plural
+from ablate.terminal import duration, hours, plural
 from ablate.work import STEP_COST, UPDATE_COST, attack_steps, forward_flops, work_flops
 
 DAY_S = 86_400.0
@@ -65,10 +65,10 @@ class Estimate:
             return "estimated time: none, everything is there"
         if self.gpus:
             here = f"{plural(self.gpus, 'GPU')}, {self.device}"
-            cost = f"{self.gpu_hours:.2g} GPU-hours"
+            cost = f"{hours(self.work_s)} GPU-hours"
         else:
             here = f"{plural(self.cores, 'CPU core')}, no GPU"
-            cost = f"0 GPU-hours, {self.work_s / 3600 * self.cores:.2g} core-hours"
+            cost = f"0 GPU-hours, {hours(self.work_s * self.cores)} core-hours"
         return f"estimated time: {duration(self.wall_s)} on this machine ({here}); {cost}; {self.basis}."
 
     def as_json(self) -> dict[str, Any]:

@@ -64,6 +64,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
+def hours(seconds: float) -> str:
+    """A time span in hours, to two digits: `under 0.01`, `0.25`, `33,000`."""
+    value = float(f"{seconds / 3600:.2g}")
+    return "under 0.01" if 0 < value < 0.01 else f"{value:,.0f}" if value >= 10 else f"{value:g}"
+
+
 def plural(count: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ablate.events import Event
 from ablate.progress import Progress
-from ablate.terminal import duration, fit, printable
+from ablate.terminal import duration, fit, hours, printable
 
 ODD = "[bold]C-cutmix[/bold] \x1b[31m\n混合 with a label that goes on and on beyond any terminal's width"
 
@@ -257,6 +257,14 @@ def test_many_threads_may_tell() -> None:
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0"), (1, "under 0.01"), (900, "0.25"), (5400, "1.5"), (36_000, "10"), (118_920_000, "33,000")],
+)
+def test_hours_have_two_digits_and_no_exponent(seconds: float, text: str) -> None:
+    assert hours(seconds) == text
 
 
 @pytest.mark.parametrize("width", range(0, 12))
