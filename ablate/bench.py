@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ablate.specs import ModelSpec
-    from ablate.speed.cases import Result
+    from ablate.speed.cases import Case, Result
     from ablate.speed.packing import Packed
 
 EPILOG = """\b
@@ -195,11 +196,18 @@ def _run(
                 rate = timed.rate(count).median * result.case.flops
                 speeds.append({"model": result.case.model.model_dump(mode="json"), "mode": name, "flops": rate})
 
+    def attempt(case: Case, count: int, timed: Callable[[], Result]) -> None:
+        try:
+            show(timed(), count)
+        except torch.OutOfMemoryError:  # the rest may fit
+            console.print(Text(f"{case.label:<24} {case.what:<8} {case.batch_size:>5} out of memory"))
+
     if What.STEPS in what:
         console.print(Text("\nA step of PGD-7 adversarial training with its update\n" + _HEAD))
         for model in models:
             for batch in _step_batches(model, batches, device):
-                show(time_step(Case(model, batch, "step"), modes, rounds, device), batch)
+                case = Case(model, batch, "step")
+                attempt(case, batch, partial(time_step, case, modes, rounds, device))
     for kind, names in ((What.ATTACKS, COLUMNS), (What.COLUMNS, ("columns",))):
         if kind not in what:
             continue
@@ -208,7 +216,8 @@ def _run(
             for batch in batches or [128]:
                 for name in names:
                     count = _fitting(model, images or batch, "pgd20" if kind == What.ATTACKS else "columns", device)
-                    show(time_columns(Case(model, min(count, batch), name), count, rounds, device), count)
+                    case = Case(model, min(count, batch), name)
+                    attempt(case, count, partial(time_columns, case, count, rounds, device))
     packed = _packing(models, modes, batches, device, console) if What.PACKING in what else []
     return {
         "device": name_of(device),
@@ -230,7 +239,8 @@ def _packing(
     device: torch.device,
     console: Console,
 ) -> list[Packed]:
-    from ablate.speed.packing import time_packed
+    from ablate.speed.cases import Case
+    from ablate.speed.packing import PackingError, time_packed
 
     console.print(Text(f"\nTrainings packed on one device, {modes[-1]}"))
     console.print(Text(f"{'network':<24} {'batch':>5} {'at once':>7} {'images/s, all':>13} {'memory each':>12}"))
@@ -238,7 +248,12 @@ def _packing(
     for model in models:
         for batch in _step_batches(model, batches, device):
             for count in (1, 2, 4):
-                found = time_packed(model, batch, count, modes[-1], device)
+                try:
+                    found = time_packed(model, batch, count, modes[-1], device)
+                except PackingError as error:
+                    label = Case(model, batch, "step").label
+                    console.print(Text(f"{label:<24} {batch:>5} {count:>7} {error}"))
+                    break  # more of them at once need more
                 packed.append(found)
                 console.print(
                     Text(

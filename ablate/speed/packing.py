@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -14,6 +17,10 @@ from ablate.specs import ModelSpec
 
 WINDOW_S = 8.0
 """How long the packed trainings run side by side."""
+
+
+class PackingError(Exception):
+    """One of the packed trainings did not get through, mostly for want of memory; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class Packed:
         return asdict(self)
 
 
-def time_packed(model: ModelSpec, batch_size: int, count: int, mode: str, device: torch.device) -> Packed:
+def time_packed(
+    model: ModelSpec, batch_size: int, count: int, mode: str, device: torch.device, window_s: float = WINDOW_S
+) -> Packed:
     """Train in `count` processes at once; on a CPU each gets its share of the cores.
 
     Args:
@@ -52,9 +61,13 @@ def time_packed(model: ModelSpec, batch_size: int, count: int, mode: str, device
         count: How many processes.
         mode: Of `ablate.speed.cases.MODES`.
         device: Shared by all.
+        window_s: Seconds that they run side by side, one step at least.
 
     Returns:
         What they did while all of them ran.
+
+    Raises:
+        PackingError: One of them ended early.
     """
     from ablate.speed.cases import Case
 
@@ -62,22 +75,68 @@ def time_packed(model: ModelSpec, batch_size: int, count: int, mode: str, device
     barrier = context.Barrier(count)
     results = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // count)
-    settings = (model.model_dump(mode="json"), batch_size, mode, device.type, threads)
+    settings = (model.model_dump(mode="json"), batch_size, mode, device.type, threads, window_s)
     processes = [context.Process(target=_train, args=(*settings, barrier, results), daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
-    found = [results.get() for _ in processes]
-    for process in processes:
-        process.join()
+    try:
+        found = gather(processes, results)
+    finally:
+        for process in processes:  # those that wait for one that failed
+            process.kill()
+            process.join()
     rate = sum(rate for rate, _ in found)
     label = Case(model, batch_size, "step").label
     peak = max(peak for _, peak in found)
     return Packed(label, model.model_dump(mode="json"), mode, batch_size, count, rate, peak)
 
 
-def _train(
-    model: dict[str, Any], batch_size: int, mode: str, device_type: str, threads: int, barrier: Any, results: Any
-) -> None:
+def gather(processes: Sequence[BaseProcess], results: Any) -> list[tuple[float, float]]:
+    """What each of several processes puts into a queue, however some of them end.
+
+    Args:
+        processes: Started; each puts one pair of numbers, or one line of why there is none.
+        results: The queue.
+
+    Returns:
+        The pairs, in the order in which they came.
+
+    Raises:
+        PackingError: One put a line, or ended without a word.
+    """
+    found: list[tuple[float, float]] = []
+    while len(found) < len(processes):
+        ended = [process for process in processes if process.exitcode is not None]
+        try:
+            result = results.get(timeout=0.2)
+        except queue.Empty:
+            # Whoever had ended before the queue was looked at had put everything by then.
+            if len(ended) > len(found):
+                code = next((process.exitcode for process in ended if process.exitcode), 0)
+                # The system kills whoever needs more memory than there is.
+                why = "killed, mostly for want of memory" if code < 0 else f"ended with exit code {code}"
+                raise PackingError(why) from None
+            continue
+        if isinstance(result, str):
+            raise PackingError(result)
+        found.append(result)
+    return found
+
+
+def _train(*given: Any) -> None:
+    *_, results = given
+    try:
+        result: tuple[float, float] | str = _trained(*given[:-1])
+    except torch.OutOfMemoryError:
+        result = "out of memory"
+    except Exception as error:
+        result = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    results.put(result)
+
+
+def _trained(
+    model: dict[str, Any], batch_size: int, mode: str, device_type: str, threads: int, window_s: float, barrier: Any
+) -> tuple[float, float]:
     import resource
 
     from ablate.speed.cases import training_step
@@ -95,7 +154,7 @@ def _train(
     wait()
     barrier.wait()
     steps, began = 0, time.perf_counter()
-    while time.perf_counter() - began < WINDOW_S:
+    while not steps or time.perf_counter() - began < window_s:
         step()
         wait()
         steps += 1
@@ -104,4 +163,4 @@ def _train(
         peak = float(torch.cuda.max_memory_reserved(device))
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-    results.put((rate, peak))
+    return rate, peak

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import re
+import signal
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +17,7 @@ from ablate import bench
 from ablate.attacks import build_attack
 from ablate.learning.models import build_network
 from ablate.specs import COLUMNS, MeasurementSpec, ModelSpec
-from ablate.speed import textbook
+from ablate.speed import cases, packing, textbook
 from ablate.speed.timing import Timed, in_turn
 
 TINY = ["--batch", "4", "--images", "4", "--rounds", "1", "--network", "resnet20", "--mode", "float32"]
@@ -82,3 +87,72 @@ def test_mistakes_are_refused_with_what_would_do(arguments: list[str], words: st
     done = CliRunner().invoke(bench.app, arguments)
     assert done.exit_code == 2
     assert words in done.output
+
+
+def test_what_runs_out_of_memory_is_told_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    time_step = cases.time_step
+
+    def on_a_small_device(case: cases.Case, *rest: Any) -> cases.Result:
+        if case.batch_size == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return time_step(case, *rest)
+
+    monkeypatch.setattr(cases, "time_step", on_a_small_device)
+    done = CliRunner().invoke(bench.app, ["--what", "steps", "--batch", "8", *TINY])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"resnet20 +step +8 out of memory", done.output)
+    assert re.search(r"resnet20 +step +4 float32 +\d", done.output)
+
+
+def _say(word: Any, results: Any, never: Any) -> None:
+    """Put a result, end with a code or by a signal, or (None) wait for another."""
+    if word is None:
+        never.wait()
+    elif not isinstance(word, int):
+        results.put(word)
+    elif word > 0:
+        os._exit(word)
+    else:
+        os.kill(os.getpid(), -word)
+
+
+def test_packed_trainings_are_gathered_or_their_end_is_told() -> None:
+    context = multiprocessing.get_context("fork")
+    never = context.Event()
+
+    def gathered(*says: Any) -> list[tuple[float, float]]:
+        results = context.Queue()
+        processes = [context.Process(target=_say, args=(word, results, never), daemon=True) for word in says]
+        for process in processes:
+            process.start()
+        try:
+            return packing.gather(processes, results)
+        finally:
+            for process in processes:
+                process.kill()
+
+    assert sorted(gathered((1.0, 2.0), (3.0, 4.0))) == [(1.0, 2.0), (3.0, 4.0)]
+    with pytest.raises(packing.PackingError, match="out of memory"):
+        gathered(None, "out of memory")
+    with pytest.raises(packing.PackingError, match="exit code 9"):
+        gathered(None, 9)
+    with pytest.raises(packing.PackingError, match="killed, mostly for want of memory"):
+        gathered(None, -signal.SIGKILL)
+
+
+def test_packing_measures_trainings_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = packing.time_packed(ModelSpec(), 2, 2, "float32", torch.device("cpu"), window_s=0.0)
+    assert found.count == 2 and found.images_per_second > 0 and found.peak_bytes > 0
+    with pytest.raises(packing.PackingError, match="SpecError: expected"):
+        packing.time_packed(ModelSpec(arch="resnet2"), 2, 2, "float32", torch.device("cpu"), window_s=0.0)
+    monkeypatch.setattr(packing, "time_packed", lambda model, batch, count, *rest: _packed(model, batch, count))
+    done = CliRunner().invoke(bench.app, ["--what", "packing", "--json", *TINY])
+    assert done.exit_code == 0, done.output
+    assert [each["count"] for each in json.loads(done.stdout)["packing"]] == [1, 2]
+    assert re.search(r"resnet20 +4 +4 out of memory", done.stderr)
+
+
+def _packed(model: ModelSpec, batch: int, count: int) -> packing.Packed:
+    if count == 4:
+        raise packing.PackingError("out of memory")
+    return packing.Packed("ResNet-20", model.model_dump(mode="json"), "float32", batch, count, 100.0 * count, 2.0**30)
