@@ -257,7 +257,7 @@ def _packing(
                 packed.append(found)
                 console.print(
                     Text(
-                        f"{found.label:<24} {found.batch_size:>5} {count:>7} {found.images_per_second:>13,.0f} "
+                        f"{found.label:<24} {found.batch_size:>5} {count:>7} {found.images_per_second:>13,.1f} "
                         f"{found.peak_bytes / 2**20:>8,.0f} MiB"
                     )
                 )
