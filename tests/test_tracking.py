@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -75,6 +76,20 @@ def test_pruned_trainings_are_told(at: Callable[[Path], Tracker], tmp_path: Path
     assert tracker.sync(plan, storage) == []
     (run,) = tracker._store.runs(tracker._store.experiment("training") or "")
     assert "pruned" in run.tags["ablate.networks"]
+
+
+def test_records_brought_home_without_their_checkpoints_are_all_that_reports_need(
+    at: Callable[[Path], Tracker], tmp_path: Path
+) -> None:
+    there, plan = Storage(str(tmp_path / "gpu")), plan_of(analyses=("energy",))
+    finish(there, plan)
+    shutil.copytree(tmp_path / "gpu", tmp_path / "home", ignore=shutil.ignore_patterns("checkpoint-*"))
+    tracker = at(tmp_path)
+    assert tracker.sync(plan, Storage(str(tmp_path / "home"))) == []
+    for row in ("512", "256"):
+        run = tracker.read_plan("batch_size").trials[row, 0]
+        assert run.problem is None and {"accuracy/natural", "accuracy/pgd20"} <= run.metrics.keys()
+    assert list((tmp_path / "gpu").rglob("checkpoint-*")) and not list((tmp_path / "home").rglob("checkpoint-*"))
 
 
 def test_long_histories_go_in_batches(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
