@@ -26,6 +26,10 @@ class TrackingError(UserError):
     """An MLflow store that does not answer or cannot be used."""
 
 
+class DeviceError(UserError):
+    """A GPU that failed the process for good; another process may go on from the last checkpoint."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The sentence that points a mistyped name to the valid ones.
 

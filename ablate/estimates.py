@@ -223,7 +223,10 @@ def calibrated_speed(gpu: bool) -> float:
     """
     if not gpu:
         return _measure(torch.device("cpu"), 8)
-    code = "import torch; from ablate import estimates; print(estimates._measure(torch.device('cuda'), 512))"
+    code = (
+        "import torch; from ablate import estimates; torch.backends.cudnn.allow_tf32 = False; "  # as in a worker
+        "print(estimates._measure(torch.device('cuda'), 512))"
+    )
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
         return float(done.stdout.split()[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.console import Console
@@ -60,9 +61,11 @@ class SearchLaunch(Launch):
         self._pending: list[Sample] = []
         self._running: dict[str, list[Sample]] = {}
         self._ticked = time.monotonic()
+        self._gpu_share = 1.0
 
     def _prepare(self, claims: Claims) -> None:
-        if not claims.acquire(f"search-{self.plan.id}"):
+        say = "Another launch had begun this search; seeing whether it is still there."
+        if not claims.acquire_or_tell(f"search-{self.plan.id}", lambda: self.console.print(say)):
             raise UserError(f"another launch runs the search {self.plan.id} already; --watch follows it")
         self.claims = claims
         # Read after the claim is ours: another launch may have gone on with it until now.
@@ -87,6 +90,9 @@ class SearchLaunch(Launch):
         self.progress = Progress(self.plan, self.console)
         retry = self.options.retry_failed
         for sample in self.search.samples:
+            if sample.number in self.found.unfit:
+                self._learn(sample, Told("failed", reason=self.found.unfit[sample.number]))
+                continue
             training = self.found.training(sample)
             result = told(self.storage.view(training.key), self.storage.history(training.key), self.spec)
             if self._for_good(sample, training, result) and not (retry and result and result.state == "failed"):
@@ -149,6 +155,8 @@ class SearchLaunch(Launch):
                 sample = self._pending.pop(0) if self._pending else self._ask()
                 if sample is None:
                     return "wait" if waiting else None
+                if sample.number in self.found.unfit:
+                    continue
                 training = self.found.training(sample)
                 if training.key in self._running:
                     self._running[training.key].append(sample)  # told when the one that trains it ends
@@ -182,7 +190,11 @@ class SearchLaunch(Launch):
         sample = self.search.ask()
         if sample is None:
             return None
-        training = self.found.grow(sample)
+        training = self.found.grow_if_fit(sample)
+        if training is None:
+            self._learn(sample, Told("failed", reason=self.found.unfit[sample.number]))
+            self.progress.note(f"{sample.label} cannot be trained: {self.found.unfit[sample.number]}")
+            return sample
         self.progress.follow(training.key)
         limit = f" of {self.search.limit}" if self.search.limit else ""
         self.progress.note(f"{sample.label}{limit}: {sample.note}")
@@ -227,7 +239,7 @@ class SearchLaunch(Launch):
             self.sync.notify(event.key)
 
     def _task(self, training: PlannedTraining) -> Task:
-        return task_of(training, self.storage, *self._resources)
+        return replace(task_of(training, self.storage, *self._resources), gpu_share=self._gpu_share)
 
     def _local(self) -> None:
         self._resources = local_resources(self.options)
@@ -282,6 +294,7 @@ class SearchLaunch(Launch):
                 wanted = gpu_share(base.spec, known_packing(self.storage.files)) if placement.has_gpus() else 0.0
             cpus, gpus = placement.share(count, options.cpus_per_trial, wanted, self.console.print)
             self._resources = (cpus, "cuda" if gpus else "cpu")
+            self._gpu_share = gpus or 1.0
             resources = placement.Resources(cpus, gpus, options.max_concurrent, options.max_failures)
             with terminate_in_order():
                 run_search(self, self.judge, self.datasets.of(base.spec), resources, self._listen, options.imports)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
 import platform
+import re
 import time
 import traceback
 from collections.abc import Iterable
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import CleanLogits, build_attack, evaluate
-from ablate.errors import StorageError
+from ablate.errors import DeviceError, StorageError
 from ablate.events import Event, Kind, Listener
 from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
@@ -27,6 +29,9 @@ from ablate.learning.training import TrainingError, TrainingState, train
 from ablate.planning import PlannedMeasurement
 from ablate.specs import TrialSpec
 from ablate.storage import Attempt, Record, Storage
+
+_WITHIN_SHARE = 0.95
+"""Of its share a training may fill: CUDA's own context and handles come on top."""
 
 EXAMPLES_BLOCK = 256
 """Images that analyses have attacked at once; the blocks are fixed, so that the bits do not hang on who asks first."""
@@ -66,7 +71,7 @@ class Outcome:
 
 
 def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
-    """Train and measure; whatever goes wrong becomes a stored failure, never an exception.
+    """Train and measure; whatever goes wrong in it becomes a stored failure.
 
     Args:
         task: What to do.
@@ -74,7 +79,11 @@ def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
         listen: Called at every step.
 
     Returns:
-        How it ended. `KeyboardInterrupt` alone passes through.
+        How it ended.
+
+    Raises:
+        DeviceError: The GPU failed this process for good; another process may go on from the checkpoint.
+        KeyboardInterrupt: As it came.
     """
     return _Run(task, dataset, listen).run()
 
@@ -100,20 +109,30 @@ class _Run:
             if self.device.type == "cuda":
                 # What a packed training takes beyond its share, another one would lack. Workers are used again, so
                 # that a whole GPU has to be asked for, too.
-                torch.cuda.set_per_process_memory_fraction(min(1.0, self.task.gpu_share), self.device)
+                share = 1.0 if self.task.gpu_share >= 1 else _WITHIN_SHARE * self.task.gpu_share
+                torch.cuda.set_per_process_memory_fraction(share, self.device.index or 0)
             self.attempt = self.storage.attempt(self.task.key)
             self._train_and_measure(self.attempt)
         except TrainingError as error:
             reason = self._failed(str(error), "")
-        except torch.OutOfMemoryError as error:
-            reason = f"out of memory: {(str(error).splitlines() or [''])[0]}"
-            if self.task.gpu_share < 1:
-                self.log.warning(f"{reason} (in {self.task.gpu_share:g} of a GPU)")
-                return Outcome(self.task.key, "failed", reason, needs_more_memory=True)
-            reason = self._failed(reason, traceback.format_exc())
         except Exception as error:
             line = (str(error).splitlines() or [""])[0]
-            reason = self._failed(f"{type(error).__name__}: {line}", traceback.format_exc())
+            if _out_of_memory(error):
+                reason = f"out of memory: {line}"
+                if self.task.gpu_share < 1:
+                    self.log.warning(f"{reason} (in {self.task.gpu_share:g} of a GPU)")
+                    return Outcome(self.task.key, "failed", reason, needs_more_memory=True)
+            elif isinstance(error, torch.AcceleratorError):
+                # Nothing can be computed in this process any more, and workers are used again: it must not live on to
+                # fail every training that comes after. Its retry is another process.
+                self.log.error(str(error))
+                with contextlib.suppress(StorageError):
+                    if self.attempt is not None:
+                        self.attempt.save_log(self.log.text())
+                raise DeviceError(f"expected a GPU that works, got {line}; the same command goes on") from error
+            else:
+                reason = f"{type(error).__name__}: {line}"
+            reason = self._failed(reason, traceback.format_exc())
         if reason:
             self._tell("failed", text=reason)
             return Outcome(self.task.key, "failed", reason)
@@ -175,6 +194,7 @@ class _Run:
         network = build_network(spec.model, len(self.dataset.classes), spec.data.image_size, spec.seed)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         total, done = len(missing), 0
+        broken: list[Exception] = []
         for which in ("last", "best"):
             group = [m for m in missing if m.network == which]
             if not group:
@@ -188,8 +208,17 @@ class _Run:
                 self.asked = as_measured(network, spec.data.image_size)
                 clean = CleanLogits(self.asked, images, spec.measurement.batch_size)  # of these weights
                 for same in _by_attack(group):
-                    self._measure_together(attempt, network, same, images, labels, clean, chosen["epoch"], done, total)
+                    epoch = chosen["epoch"]
+                    try:
+                        self._measure_together(attempt, network, same, images, labels, clean, epoch, done, total)
+                    except Exception as error:  # what cannot be measured keeps nothing else from being measured
+                        if _out_of_memory(error) or isinstance(error, (torch.AcceleratorError, StorageError)):
+                            raise
+                        self.log.error(f"{same[0].name} of {which}: {type(error).__name__}: {error}")
+                        broken.append(error)
                     done += len(same)
+        if broken:
+            raise broken[0]
 
     def _measure_together(
         self,
@@ -282,6 +311,12 @@ class _Run:
             "python": platform.python_version(),
             "timestamp_ms": _now_ms(),
         }
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Also what graphs and the handles of cuBLAS and cuDNN lack, which torch tells in other classes."""
+    known = re.search(r"out of memory|_ALLOC_FAILED", str(error)) is not None
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and known)
 
 
 def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurement]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from ablate import worker
+from ablate.errors import DeviceError
 from ablate.learning import data
 from ablate.learning.training import TrainingState
 from ablate.planning import Plan, decide, make_plan
@@ -142,3 +144,76 @@ def test_analyses_of_the_same_images_attack_them_once(
     outcome = worker.run(task(plan, storage), digits, lambda event: None)
     assert outcome.state == "finished", outcome.reason
     assert attacked and len(attacked) == len(set(attacked))
+
+
+def test_what_cannot_be_measured_keeps_nothing_else_from_being_measured(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage = planned(tmp_path, "data.validation=0.2"), Storage(str(tmp_path / "storage"))
+    original = worker.evaluate
+
+    def broken(network: Any, attack: Any, *rest: Any, **named: Any) -> Any:
+        if type(attack).__name__ == "FGSM":
+            raise RuntimeError("no gradient")
+        return original(network, attack, *rest, **named)
+
+    monkeypatch.setattr(worker, "evaluate", broken)
+    doing = task(plan, storage, 0)
+    outcome = worker.run(doing, digits, lambda event: None)
+    assert outcome.state == "failed" and outcome.reason == "RuntimeError: no gradient"
+    view = storage.view(doing.key)
+    measured = {(m.name, m.network) for m in doing.measurements if m.key in view.records}
+    assert measured == {("natural", "last"), ("natural", "best")}
+    monkeypatch.undo()
+    events: list[Any] = []
+    assert worker.run(doing, digits, events.append).state == "finished"
+    assert {event.text for event in events if event.kind == "measured"} == {"fgsm"}
+
+
+def test_a_share_of_a_gpu_is_set_on_a_device_that_torch_takes(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[float, int]] = []
+
+    def strict(fraction: float, device: Any = None) -> None:
+        given.append((fraction, torch.cuda._utils._get_device_index(device)))  # what torch itself asks of it
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", strict)
+    monkeypatch.setattr(worker._Run, "_train_and_measure", lambda self, attempt: None)
+    doing = task(planned(tmp_path), Storage(str(tmp_path / "storage")))
+    for device, share in (("cuda", 1.0), ("cuda:1", 0.25), ("cuda", 2.0)):
+        outcome = worker.run(replace(doing, device=device, gpu_share=share), digits, lambda event: None)
+        assert outcome.state == "finished", outcome.reason
+    assert given == [(1.0, 0), (pytest.approx(0.2375), 1), (1.0, 0)]
+
+
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"])
+def test_memory_that_lacks_outside_the_allocator_is_asked_for_again_too(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise torch.AcceleratorError(words)
+
+    monkeypatch.setattr(worker, "train", broken)
+    plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
+    doing = task(plan, storage)
+    outcome = worker.run(replace(doing, gpu_share=0.5), digits, lambda event: None)
+    assert outcome.needs_more_memory and storage.view(doing.key).failure is None
+    outcome = worker.run(doing, digits, lambda event: None)
+    assert outcome.reason.startswith("out of memory") and not outcome.needs_more_memory
+    assert storage.view(doing.key).failure is not None
+
+
+def test_a_gpu_that_failed_takes_its_process_along(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+
+    monkeypatch.setattr(worker, "train", broken)
+    doing = task(plan, storage)
+    with pytest.raises(DeviceError, match="expected a GPU that works, got CUDA error: an illegal memory access"):
+        worker.run(doing, digits, lambda event: None)
+    assert storage.view(doing.key).failure is None  # its retry goes on from the checkpoint

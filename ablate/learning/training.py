@@ -94,13 +94,23 @@ def train(
         TrainingError: The loss or an output is not finite.
         SpecError: A name nobody registered, or a batch larger than the images to train on.
     """
-    run = TrainingRun(spec, dataset, device)
+    try:
+        return _train(TrainingRun(spec, dataset, device), state, on_epoch)
+    finally:
+        if spec.training.compile:
+            # Compiled code outlives its network, and so does the memory of its graphs, which measuring may need.
+            torch.compiler.reset()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _train(run: TrainingRun, state: TrainingState | None, on_epoch: Callable[[TrainingState], None]) -> TrainingState:
     if state is None:
         state = run.snapshot(0, run.measured(0), [], None)
         on_epoch(state)
     else:
         run.restore(state)
-    for epoch in range(state.epoch + 1, spec.training.epochs + 1):
+    for epoch in range(state.epoch + 1, run.training.epochs + 1):
         metrics = run.epoch(epoch) | run.measured(epoch)
         state = run.snapshot(epoch, metrics, state.history, state.best)
         on_epoch(state)
@@ -227,9 +237,10 @@ class TrainingRun:
             self.network.train()
             logits = self.forward(images.contiguous(memory_format=torch.channels_last))
             mean = loss(logits).mean()
-            self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(mean)
         self.optimizer.step()
+        # At once: of a captured graph the gradients lie where its next run will write.
+        self.optimizer.zero_grad(set_to_none=True)
         return mean.detach(), (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
 
     def loss(self, labels: Tensor, hard: Tensor, targets: Tensor) -> Loss:

@@ -292,7 +292,7 @@ def _sample(config: dict[str, Any], dataset: Dataset, imports: list[str], folder
 def _packed(task: Task) -> dict[str, Any]:
     """A task as plain data, which Tune may write into its own files."""
     return {
-        **{name: getattr(task, name) for name in ("key", "storage", "threads", "device")},
+        **{name: getattr(task, name) for name in ("key", "storage", "threads", "device", "gpu_share")},
         "spec": task.spec.model_dump_json(),
         "measurements": [
             {**asdict(measurement), "settings": measurement.settings.model_dump_json()}
@@ -307,4 +307,5 @@ def _unpacked(content: Mapping[str, Any]) -> Task:
         for entry in content["measurements"]
     )
     spec = TrialSpec.model_validate_json(content["spec"])
-    return Task(content["key"], spec, measurements, content["storage"], content["threads"], content["device"])
+    names = ("storage", "threads", "device", "gpu_share")
+    return Task(content["key"], spec, measurements, *(content[name] for name in names))

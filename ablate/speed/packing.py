@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -127,10 +128,9 @@ def _train(*given: Any) -> None:
     *_, results = given
     try:
         result: tuple[float, float] | str = _trained(*given[:-1])
-    except torch.OutOfMemoryError:
-        result = "out of memory"
     except Exception as error:
         result = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        result = "out of memory" if re.search(r"out of memory|_ALLOC_FAILED", result) else result
     results.put(result)
 
 
@@ -142,6 +142,7 @@ def _trained(
     from ablate.speed.cases import training_step
 
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # as in a worker
     device = torch.device(device_type)
     step = training_step(ModelSpec.model_validate(model), batch_size, mode, device)
 

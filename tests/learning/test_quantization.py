@@ -309,3 +309,21 @@ def test_autocast_does_not_reach_the_transform() -> None:
         for layer, weight in zip(_quantized(network), expected, strict=True):
             assert layer.transformed is not None and torch.equal(layer.transformed, weight)
         assert network(IMAGES).isfinite().all()
+
+
+def test_transformed_weights_lie_at_one_place_and_their_gradients_reach_the_parameters() -> None:
+    network = build_network(ModelSpec(quantization=QuantizationSpec(bits=4, fat=True)), 10, 32, 0)
+    layers = [module for module in network.modules() if isinstance(module, QuantizedConv2d)]
+    places = []
+    for step in range(3):
+        direct = [layer.transform(layer.weight) for layer in layers]
+        expected = torch.autograd.grad(sum(each.square().sum() for each in direct), layers[0].weight)[0]
+        with transformed_weights(network):
+            kept = [layer.transformed for layer in layers]
+            assert all(torch.equal(one, other) for one, other in zip(kept, direct, strict=True))
+            places.append([each.data_ptr() for each in kept])
+            found = torch.autograd.grad(sum(each.square().sum() for each in kept), layers[0].weight)[0]
+        assert torch.equal(found, expected)
+        with torch.no_grad():
+            layers[0].weight.mul_(0.5 + step)
+    assert places[0] == places[1] == places[2]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,19 @@ class WeightTransform(nn.Module):
         return result
 
 
+class _Kept(torch.autograd.Function):
+    """Copies a tensor to a place in memory; gradients go to the tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, place: Tensor, value: Tensor) -> Tensor:
+        ctx.mark_dirty(place)
+        return place.copy_(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
 class QuantizedConv2d(nn.Conv2d):
     """A convolution whose weights go through a `WeightTransform`.
 
@@ -106,6 +120,18 @@ class QuantizedConv2d(nn.Conv2d):
         self.transform = WeightTransform(spec, plain.out_channels).to(plain.weight.device)
         # Set by `transformed_weights`; an attribute rather than a buffer, for it is no state.
         self.transformed = None
+        self._place: Tensor | None = None
+
+    def keep(self, transformed: Tensor) -> Tensor:
+        """The transformed weights, with their graph, at the same place in memory in every step.
+
+        A captured CUDA graph reads them where they lay when it was captured; elsewhere it would be captured anew.
+        """
+        place, like = self._place, transformed
+        if place is None or (place.shape, place.device, place.dtype) != (like.shape, like.device, like.dtype):
+            self._place = place = torch.empty_like(transformed, requires_grad=False)
+        kept: Tensor = _Kept.apply(place.detach(), transformed)
+        return kept
 
     def effective_weight(self) -> Tensor:
         """[out, in / groups, kh, kw]: the transformed weights, computed unless `transformed_weights` did it."""
@@ -215,7 +241,7 @@ def transformed_weights(network: nn.Module) -> Iterator[None]:
     before = [layer.transformed for layer in layers]
     try:
         for layer in layers:
-            layer.transformed = layer.transform(layer.weight)
+            layer.transformed = layer.keep(layer.transform(layer.weight))
         yield
     finally:
         for layer, weight in zip(layers, before, strict=True):
