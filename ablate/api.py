@@ -101,7 +101,7 @@ class Ablation:
         Raises:
             UserError: A setting, preset or data set that cannot be used.
         """
-        given = [f"{path}={json.dumps(value)}" for path, value in (sets or {}).items()]
+        given = [f"{path}={json.dumps(value, ensure_ascii=False)}" for path, value in (sets or {}).items()]
         return LaunchPlan(
             Options(
                 space=[self._given],
@@ -273,7 +273,7 @@ class LaunchPlan:
         from ablate.planning import decide
         from ablate.storage import Storage
 
-        if self._plan is None:
+        if self._plan is None or self._plan.search:  # a search finds more samples while it runs
             self._plan = plan_of(self._options)
         decide(self._plan, Storage(self._options.storage))
         return self._plan

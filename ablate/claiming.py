@@ -153,6 +153,39 @@ class Claims:
         self._held[key] = mine
         return True
 
+    def acquire_or_tell(self, key: str, waiting: Callable[[], None]) -> bool:
+        """Claim what only one launch may hold, and wait for as long as it takes to tell whether its owner lives.
+
+        Args:
+            key: Of what is claimed.
+            waiting: Called once, where there is an owner who may be dead.
+
+        Returns:
+            False where another launch holds it and its counter moves.
+
+        Raises:
+            StorageError: As of `acquire`.
+        """
+        first = None
+        while not self.acquire(key):
+            now = self._heartbeat_of(key)
+            if first is None:
+                first = now
+                waiting()
+            elif now != first:
+                return self.acquire(key)  # it may have been given back, which changes it as well
+            time.sleep(min(1.0, self._heartbeat_s))
+        return True
+
+    def _heartbeat_of(self, key: str) -> tuple[bytes, bytes]:
+        """Who holds a claim, and its counter."""
+        claim = self._files.read(self._path(key, self._highest(key))) or b""
+        try:
+            owner = json.loads(claim)["owner"]
+        except (ValueError, KeyError, TypeError):
+            return claim, b""
+        return claim, self._files.read(self._owner_path(str(owner))) or b""
+
     def release(self, key: str) -> None:
         """Give a claim back.
 

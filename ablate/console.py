@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.progress import Progress
+from ablate.redaction import redact
 from ablate.terminal import open_console, plural, printable, row_name
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def show_next_steps(
         retry = None if command is None else command + ("" if "--retry-failed" in command else " --retry-failed")
         _step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
     if tracking_uri is None:
-        sync = f"{python} -m ablate.report --sync --storage {shlex.quote(storage)} --plan {plan.id}"
+        sync = f"{python} -m ablate.report --sync --storage {shlex.quote(redact(storage))} --plan {plan.id}"
         _step(out, "Nothing was sent to MLflow. To send it:", sync)
         return
     _step(out, "To see every number:", _see(tracking_uri, folder, python))
@@ -249,7 +250,8 @@ def _own_command(python: str) -> str | None:
     started = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
     if started.name != "launch.py" or started.parent.name != "ablate":
         return None
-    return f"{python} -m ablate.launch {shlex.join(sys.argv[1:])}".rstrip()
+    # It ends up in the logs of jobs; whoever has a secret in it has to fill that in again.
+    return f"{python} -m ablate.launch {shlex.join(map(redact, sys.argv[1:]))}".rstrip()
 
 
 def _step(out: Console, words: str, *commands: str | None) -> None:
@@ -292,7 +294,7 @@ def _needs_no_uri(uri: str, folder: Path) -> bool:
 
 def _hidden(uri: str) -> str:
     """The URI without its password, which does not belong into logs."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+    return re.sub(r"(?<=://)([^/@:\s]*):[^\s]*@", r"\1:***@", uri)
 
 
 def _python(folder: Path) -> str:

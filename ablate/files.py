@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlparse
 
 from ablate.errors import StorageError
+from ablate.redaction import redact
 
 
 class Files(Protocol):
@@ -171,9 +172,13 @@ class BucketFiles:
         try:
             self._system, prefix = fs.FileSystem.from_uri(uri)
         except (ValueError, OSError) as error:
-            raise StorageError(f"--storage {uri}: expected a folder or a URI of pyarrow.fs, got {error}") from error
+            raise StorageError(
+                redact(f"--storage {uri}: expected a folder or a URI of pyarrow.fs, got {error}")
+            ) from error
         if not prefix and uri.partition("://")[0] in ("s3", "gs", "gcs"):
-            raise StorageError(f"--storage {uri}: expected a folder or a URI of pyarrow.fs, got one without a bucket")
+            raise StorageError(
+                redact(f"--storage {uri}: expected a folder or a URI of pyarrow.fs, got one without a bucket")
+            )
         self._prefix = PurePosixPath(prefix)
 
     def _path(self, path: str) -> str:
@@ -202,15 +207,15 @@ class BucketFiles:
         """See `Files`; refused where the bucket has no conditional write."""
         if not self.location.startswith("s3://"):
             raise StorageError(
-                f"--storage {self.location}: expected a folder or an s3:// bucket where launches may overlap, got a "
-                "bucket without conditional writes; add --no-overlap-check if no other launch uses it"
+                f"--storage {redact(self.location)}: expected a folder or an s3:// bucket, where launches that overlap "
+                "can tell who trains what, got a bucket without conditional writes"
             )
         try:
             import boto3
             from botocore.exceptions import BotoCoreError, ClientError
         except ImportError as error:
             raise StorageError(
-                f"--storage {self.location}: expected boto3 beside s3:// storage, got none; pip install boto3"
+                f"--storage {redact(self.location)}: expected boto3 beside s3:// storage, got none; pip install boto3"
             ) from error
         bucket, _, key = self._path(path).partition("/")
         try:
@@ -260,4 +265,4 @@ class BucketFiles:
             raise self._error("deletable", path, error) from error
 
     def _error(self, expected: str, path: str, error: Exception) -> StorageError:
-        return StorageError(f"--storage {self.location}: expected {path} to be {expected}, got {error}")
+        return StorageError(redact(f"--storage {self.location}: expected {path} to be {expected}, got {error}"))

@@ -19,12 +19,13 @@ from ablate.asking import fitting_preset, is_search, plan_of, trials_of
 from ablate.claiming import Claims
 from ablate.console import Progress, plan_as_json, show_next_steps, show_plan
 from ablate.engine import Datasets, Engine, open_engine
-from ablate.errors import DataError, StorageError, UserError
+from ablate.errors import DataError, StorageError, TrackingError, UserError
 from ablate.estimates import DAY_S, Estimate, estimate, runs_here
 from ablate.events import Event
 from ablate.options import Options
 from ablate.planning import Plan, PlannedTraining, decide
 from ablate.provenance import provenance
+from ablate.redaction import redact
 from ablate.results import results_as_json
 from ablate.storage import Storage
 from ablate.terminal import printable
@@ -106,8 +107,8 @@ def _submit(options: Options, console: Console) -> int:
     loaded, trials = trials_of(options)
     try:
         plan_id = plan_of(options).id
-    except DataError:
-        plan_id = None  # the data may lie on the cluster alone
+    except (DataError, StorageError):
+        plan_id = None  # the data, or a search's storage, may lie on the cluster alone
     return jobs.submit(jobs.Submission(options.cluster, options, loaded, trials, plan_id), console)
 
 
@@ -141,8 +142,19 @@ class Launch:
         Returns:
             The exit code, as of `launch`.
         """
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            return self._run()
+        finally:
+            if self.interrupted:
+                with contextlib.suppress(ValueError, TypeError):  # not the main thread, or no handler of Python's
+                    signal.signal(signal.SIGINT, before)
+
+    def _run(self) -> int:
         options, storage = self.options, self.storage
         with Claims(storage.files) as claims:
+            with contextlib.suppress(StorageError):  # for `--watch` alone, which sees by it that a launch is there
+                claims.acquire(f"plan-{self.plan.id}")
             self._prepare(claims)
             decide(self.plan, storage, retry_failed=options.retry_failed, held_elsewhere=claims.held_elsewhere)
             self._show()
@@ -155,9 +167,9 @@ class Launch:
                     with contextlib.suppress(ValueError):  # not the main thread
                         signal.signal(signal.SIGINT, signal.SIG_IGN)
                     self.console.print("Stopping: what is trained is kept.")
-                if options.prune and not self.interrupted:
-                    self._prune()
-        decide(self.plan, storage)
+            decide(self.plan, storage)
+            if options.prune and not self.interrupted:
+                self._prune(claims)
         return self._finish(self.interrupted)
 
     def _prepare(self, claims: Claims) -> None:
@@ -191,7 +203,7 @@ class Launch:
                 self.console.print(
                     f"MLflow did not take everything ({self.sync.last_error}). The results are safe in storage; send "
                     "them and see the table with:\n"
-                    f"  python -m ablate.report --sync --storage {shlex.quote(self.options.storage)} "
+                    f"  python -m ablate.report --sync --storage {shlex.quote(redact(self.options.storage))} "
                     f"--plan {self.plan.id}{there}",
                     markup=False,
                 )
@@ -259,10 +271,16 @@ class Launch:
         with open_engine(self.options, self.storage, self.datasets, count, self.console.print) as engine:
             yield engine
 
-    def _prune(self) -> None:
-        freed = sum(
-            self.storage.prune(t.key) for t in self.plan.trainings.values() if self.storage.view(t.key).finished
-        )
+    def _prune(self, claims: Claims) -> None:
+        """Drop the checkpoints of what has everything that this plan measures, and that nobody else works on."""
+        if not self.arrived:
+            self.console.print("Nothing was pruned: MLflow has not got the networks yet.")
+            return
+        freed = 0
+        for training in self.plan.trainings.values():
+            if training.action == "reuse" and claims.acquire(training.key):
+                freed += self.storage.prune(training.key)
+                claims.release(training.key)
         self.console.print(f"Pruned {freed / 1e6:.1f} MB of checkpoints; records are kept.")
 
     def _finish(self, interrupted: bool) -> int:
@@ -284,8 +302,11 @@ class Launch:
         if self.tracker is not None and self.arrived:  # an MLflow that is away cannot be asked for the table
             from ablate import report
 
-            for space in self.plan.spaces:
-                report.print_space(self.tracker, space.name, self.plan.id, self.console)
+            try:
+                for space in self.plan.spaces:
+                    report.print_space(self.tracker, space.name, self.plan.id, self.console)
+            except TrackingError as error:  # everything has arrived; the table alone cannot be shown now
+                self.console.print(Text(printable(str(error)), overflow="fold"))
 
     def _as_json(self) -> dict[str, Any]:
         return results_as_json(self.plan, self.storage)

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,15 @@ def import_modules(modules: Iterable[str]) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise SpecError(f"--import {module}: expected a module that can be imported, got {error}") from error
+        except Exception as error:  # it is the user's own code, and this is where it went wrong
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            file, line = place.filename, place.lineno
+            if isinstance(error, SyntaxError):
+                file, line = error.filename or file, error.lineno or line
+            what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise SpecError(
+                f"--import {module}: expected a module that can be imported, got {what} ({file}:{line})"
+            ) from error
 
 
 def parse_gpus(text: str | None) -> float | Literal["auto"] | None:
@@ -125,9 +135,9 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
+        found = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", part, re.ASCII)
         if found is None:
-            raise SpecError(f"--seeds: expected whole numbers from 0 up, like 0,1,2 or 0-2, got {text!r}")
+            raise SpecError(f"--seeds: expected whole numbers from 0 up, like 0,1,2 or 0-2, got {text[:80]!r}")
         first, last = int(found[1]), int(found[2] or found[1])
         if not first <= last < first + MOST_SEEDS:
             expected = f"a range from a smaller to a larger number, of at most {MOST_SEEDS}"

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ablate import provenance as origins
 from ablate.errors import StorageError, nearest
+from ablate.redaction import redact
 from ablate.specs import DataSpec, Spec
 
 if TYPE_CHECKING:
@@ -25,25 +26,6 @@ if TYPE_CHECKING:
 
 LAYOUT = 1
 """Of plan files; a newer one than this is refused by name."""
-
-_SECRETS = (
-    (re.compile(r"(?<=://)[^/@\s]+@"), "***@"),
-    (re.compile(r"(?i)((?:password|passwd|secret|token|access_key|api_key)[\w-]*[=:]\s*)[^\s&'\"]+"), r"\1***"),
-)
-
-
-def redact(text: str) -> str:
-    """The text without the user names, passwords and tokens that URIs and settings can carry.
-
-    Args:
-        text: A URI, a command or a message.
-
-    Returns:
-        The same with `***` in their place.
-    """
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
 
 
 class DataPart(Spec):
@@ -73,7 +55,7 @@ class RowPart(Spec):
 class SpacePart(Spec):
     """What a report needs of a space file."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")  # as of a space file: it becomes a folder of the report
     title: str
     description: str = ""
     table: int | None = None
@@ -197,7 +179,8 @@ def from_plan(plan: Plan | PlanFile, provenance: Mapping[str, str] | None = None
 
 
 def _clean(provenance: Mapping[str, str]) -> dict[str, str]:
-    return {name: redact(str(value)) for name, value in provenance.items()}
+    # A path of bytes that are no UTF-8 cannot be written as JSON.
+    return {name: redact(str(value)).encode("utf-8", "backslashreplace").decode() for name, value in provenance.items()}
 
 
 def _trials(planned: Sequence[PlannedTrial]) -> list[TrialPart]:
@@ -305,11 +288,17 @@ def load(storage: Storage, plan_id: str | None = None, space: str | None = None)
             hint = nearest(plan_id, plan_ids(storage) or ["(none)"])
             raise StorageError(f"--plan: expected a plan launched into {where}, got {plan_id!r}; {hint}")
         return parse(content, f"{where}/{_path(plan_id)}")
-    found = []
+    found, damaged = [], []
     for name in plan_ids(storage):
-        file = parse(storage.files.read(_path(name)) or b"", f"{where}/{_path(name)}")
+        try:
+            file = parse(storage.files.read(_path(name)) or b"", f"{where}/{_path(name)}")
+        except StorageError as error:  # of a plan that was not asked for
+            damaged.append(error)
+            continue
         if space is None or space in [part.name for part in file.spaces]:
             found.append(file)
+    if not found and damaged:
+        raise damaged[0]
     if not found:
         what = f"a plan of {space!r}" if space else "a plan"
         raise StorageError(f"--storage {where}: expected {what} launched into it, got none")

@@ -149,10 +149,10 @@ def make_plan(
         SpecError: A name nobody registered, or a batch larger than the data.
         DataError: Data that is missing or corrupt.
     """
-    summaries: dict[tuple[str, str | None, int], data.DataSummary] = {}
+    summaries: dict[tuple[str, str | None, int, str | None], data.DataSummary] = {}
 
     def summary_of(spec: DataSpec) -> data.DataSummary:
-        what = (spec.name, spec.root, spec.image_size)
+        what = (spec.name, spec.root, spec.image_size, spec.label)
         if what not in summaries:
             summaries[what] = data.describe(spec, data_root)
         return summaries[what]

@@ -182,20 +182,24 @@ def _spaces(tracker: Tracker, asked: Sequence[str], plan_id: str | None) -> list
     raise TrackingError(f"--plan: expected a plan in {tracker.uri}, got {plan_id!r}; {hint}")
 
 
-def _sync(tracker: Tracker, location: str, asked: Sequence[str], plan_id: str | None, console: Console) -> str:
-    """Send what storage holds of a plan; returns the plan's id."""
+def _sync(tracker: Tracker, location: str, asked: Sequence[str], plan_id: str | None, console: Console) -> str | None:
+    """Send what storage holds of a plan, or of each space's latest; returns the plan's id where there is one alone."""
     from ablate import plan_file
     from ablate.storage import Storage
 
     storage = Storage(location)
-    plan = plan_file.load(storage, plan_id, None if "all" in asked else asked[0])
-    tracker.open_plan(plan)
-    unfinished = tracker.sync(plan, storage)
-    if unfinished:
-        tracker.interrupt(plan)
-    done = len(plan.trainings()) - len(unfinished)
-    console.print(f"Sent plan {plan.id} to {tracker.uri}: {done} of {len(plan.trainings())} trainings are whole.")
-    return plan.id
+    spaces = [None] if plan_id is not None or "all" in asked else list(asked)
+    found = [plan_file.load(storage, plan_id, space) for space in spaces]
+    plans = {plan.id: plan for plan in found}
+    for plan in plans.values():
+        tracker.open_plan(plan)
+        unfinished = tracker.sync(plan, storage)
+        if unfinished:
+            tracker.interrupt(plan)
+        total = len(plan.trainings())
+        sent = f"Sent plan {plan.id} to {tracker.uri}: {total - len(unfinished)} of {total} trainings are whole."
+        console.print(sent, markup=False)
+    return found[0].id if len(plans) == 1 else plan_id
 
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TextIO
 
 from rich.console import Console
@@ -33,6 +33,8 @@ class SearchPlan:
         plan: Of these samples; `grow` adds to it.
         base: The plan of the configuration without any sample's values.
         options: The command line.
+        unfit: Number of a sample -> why its settings do not go together (a batch larger than the data): it counts as
+            failed, and the search goes on.
     """
 
     asked: Asked
@@ -40,6 +42,22 @@ class SearchPlan:
     plan: Plan
     base: Plan
     options: Options
+    unfit: dict[int, str] = field(default_factory=dict)
+
+    def grow_if_fit(self, sample: Sample) -> PlannedTraining | None:
+        """Take a sample into the plan, or note in `unfit` why it cannot be trained.
+
+        Args:
+            sample: Any.
+
+        Returns:
+            As of `grow`; None for an unfit one.
+        """
+        try:
+            return self.grow(sample)
+        except SpecError as error:
+            self.unfit[sample.number] = str(error)
+            return None
 
     def grow(self, sample: Sample) -> PlannedTraining:
         """Take a sample into the plan.
@@ -113,7 +131,7 @@ def search_plan(options: Options, storage: Storage, *, readonly: bool = True) ->
     plan = Plan(plan_id, [settled], options.preset, list(options.sets), list(options.seeds), [], {}, search=True)
     found = SearchPlan(asked, Search(asked.search, plan_id, storage, readonly=readonly), plan, base, options)
     for sample in found.search.samples:
-        found.grow(sample)
+        found.grow_if_fit(sample)
     return found
 
 
@@ -133,7 +151,7 @@ def foreseen(found: SearchPlan) -> int:
         sample = found.search.foreseen(number)
         if sample is None:
             break
-        found.grow(sample)
+        found.grow_if_fit(sample)
         number += 1
     if found.asked.search.searcher == "grid":
         return 0

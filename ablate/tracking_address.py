@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ablate.errors import TrackingError
-from ablate.plan_file import redact
+from ablate.redaction import redact
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

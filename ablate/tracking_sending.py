@@ -51,6 +51,8 @@ def send(store: Store, opened: PlanRuns, storage: Storage, key: str, trials: Seq
     """
     run = opened.trainings.get(key)
     waiting = [t for t in trials if not synced(opened.trials.get(place(t)))]
+    if run is not None:
+        _point_to(store, opened, run, trials)
     if synced(run) and not waiting:
         return True
     view = storage.view(key)
@@ -61,8 +63,17 @@ def send(store: Store, opened: PlanRuns, storage: Storage, key: str, trials: Seq
         run = opened.trainings[key] = _training_run(store, opened.plan, key, trials[0], whole)
     if not synced(run):
         _send_training(store, run, whole, trials[0])
+        _point_to(store, opened, run, trials)
     done = [_send_trial(store, opened, run, whole, trial) for trial in waiting]
     return (view.finished or view.stopped is not None) and all(done)
+
+
+def _point_to(store: Store, opened: PlanRuns, training: Run, trials: Sequence[TrialPart]) -> None:
+    """Trials that have everything still name a training's run that was deleted, or that another launch's replaced."""
+    for trial in trials:
+        run = opened.trials.get(place(trial))
+        if run is not None and run.tags.get("ablate.training_run_id", training.id) != training.id:
+            store.log(run, tags={"ablate.training_run_id": training.id})
 
 
 def _training_run(store: Store, plan: PlanFile, key: str, trial: TrialPart, whole: _Whole) -> Run:

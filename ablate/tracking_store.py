@@ -16,7 +16,7 @@ from typing import Any
 
 from ablate import tracking_database as database
 from ablate.errors import TrackingError
-from ablate.plan_file import redact
+from ablate.redaction import redact
 from ablate.tracking_address import patience, quieten, resolve
 
 ARTIFACTS = "mlartifacts"

@@ -108,20 +108,26 @@ def watch(
     titles = ", ".join(space.title for space in file.spaces)
     console.print(Text(f"plan {file.id}, preset {file.preset}: {titles}", overflow="fold"))
     searches = [f"search-{file.id}"] if any(space.search is not None for space in file.spaces) else []
+    launch = f"plan-{file.id}"  # held from its start, long before Ray is up and trainings are claimed
     unheld = 0
     with Progress(plan, console) as progress:  # type: ignore[arg-type]
         told: set[str] = set()
         while True:
             for key, training in plan.trainings.items():
+                if training.action == "failed" and claims.held_elsewhere(key):
+                    training.action = "train"  # a launch tries it again
                 if training.action == "train":
                     view = storage.view(key)
-                    for event in _events(storage, key, training, seen[key], view, told):
+                    action = _action(training, view)
+                    if action == "failed" and view.attempts == seen[key].attempts and claims.held_elsewhere(key):
+                        action = "train"  # that is still the failure before
+                    for event in _events(storage, key, training, seen[key], view, told, action):
                         progress.handle(event)
                     seen[key] = view
-                    training.action = _action(training, view)
+                    training.action = action
             left = [key for key, training in plan.trainings.items() if training.action == "train"]
             # A search that has ended what it began may be about to begin more.
-            held = any(claims.held_elsewhere(key) for key in [*left, *searches])
+            held = any(claims.held_elsewhere(key) for key in [*left, *searches, launch])
             if not left and not (searches and held):
                 break
             unheld = 0 if held else unheld + 1
@@ -164,7 +170,13 @@ def _action(training: _Training, view: TrainingView) -> str:
 
 
 def _events(
-    storage: Storage, key: str, training: _Training, before: TrainingView, now: TrainingView, told: set[str]
+    storage: Storage,
+    key: str,
+    training: _Training,
+    before: TrainingView,
+    now: TrainingView,
+    told: set[str],
+    action: str,
 ) -> list[Event]:
     """What a launch would have been told between two looks."""
     events: list[Event] = []
@@ -183,7 +195,6 @@ def _events(
             events.append(Event(key, "epoch", int(last["epoch"]), training.epochs, metrics, timestamp_ms=when))
     if now.finished and done > len(training.measurements & before.records.keys()):
         events.append(Event(key, "measured", done, total, timestamp_ms=stamp))
-    action = _action(training, now)
     if action == "failed":
         events.append(Event(key, "failed", text=(now.failure or {})["reason"], timestamp_ms=stamp))
     elif action == "stopped":

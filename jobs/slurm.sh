@@ -58,15 +58,27 @@ start() { # NODE ARGUMENTS...: Ray on one node, in the foreground of its own job
   ray_pids+=($!)
 }
 start "$head" --head --node-ip-address="$head_ip" --port="$port" --dashboard-host=127.0.0.1
-until ray health-check --address "$RAY_ADDRESS" > /dev/null 2>&1; do sleep 1; done
+for _ in {1..120}; do
+  ray health-check --address "$RAY_ADDRESS" > /dev/null 2>&1 && break
+  kill -0 "${ray_pids[0]}" 2> /dev/null || break
+  sleep 1
+done
+if ! ray health-check --address "$RAY_ADDRESS" > /dev/null 2>&1; then
+  echo "expected Ray's head at $RAY_ADDRESS within two minutes, got none; see ray-$SLURM_JOB_ID-$head.log" >&2
+  exit 1
+fi
 for node in "${nodes[@]:1}"; do
   start "$node" --address "$RAY_ADDRESS"
 done
 python - "${#nodes[@]}" << 'PYTHON'
 import sys, time, ray
 ray.init(logging_level="ERROR")
-while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[1]):
+wanted, patience_s = int(sys.argv[1]), 300
+while (there := sum(node["Alive"] for node in ray.nodes())) < wanted and patience_s > 0:
     time.sleep(1)
+    patience_s -= 1
+if there < wanted: # one that comes later joins, and gets trainings
+    print(f"going on with {there} of {wanted} nodes; see ray-*.log of the others", file=sys.stderr)
 PYTHON
 
 preempted=0

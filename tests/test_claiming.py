@@ -256,3 +256,24 @@ def test_a_heartbeat_outlives_storage_that_was_away(files: LocalFiles, monkeypat
         while files.read(f"claims/owners/{claims.owner}.json") == before and time.monotonic() < deadline:
             time.sleep(0.01)
         assert files.read(f"claims/owners/{claims.owner}.json") != before
+
+
+def test_who_waits_for_one_that_died_elsewhere_follows_it_and_for_a_living_one_gives_up(files: LocalFiles) -> None:
+    said: list[str] = []
+
+    def ask(claims: Claims) -> bool:
+        return claims.acquire_or_tell(KEY, lambda: said.append("waiting"))
+
+    def quick() -> Claims:
+        return Claims(files, heartbeat_s=0.02, expiry_s=0.2)
+
+    dead = quick()
+    dead._process = ["another boot", "", 1, 1]  # nobody can look its process up
+    dead.beat()
+    assert dead.acquire(KEY)
+    with quick() as follower:
+        assert ask(follower) and said == ["waiting"]
+        assert not ask(quick())  # its counter moves
+        assert ask(follower)
+    assert said == ["waiting"] * 2
+    assert ask(quick()) and said == ["waiting"] * 2  # free: nobody waits

@@ -14,6 +14,7 @@ from ablate.claims import Claim
 from ablate.errors import StorageError
 from ablate.learning import data
 from ablate.plan_file import PlanFile
+from ablate.redaction import redact
 from ablate.specs import DataSpec, TrialSpec
 from ablate.storage import Storage
 from tests.tracking_world import T0, plan_of
@@ -179,3 +180,43 @@ def test_no_secret_is_kept(plan: Any, storage: Storage) -> None:
     plan.overrides = ["data.root=s3://key:hunter2@bucket"]
     plan_file.save(plan, storage, {"command": "launch --tracking-uri http://me:hunter2@server"})
     assert b"hunter2" not in (storage.files.read(f"plans/{plan.id}.json") or b"")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:hunter2@server/x",
+        "http://me:hunter2@hunter2@server",
+        "s3://KEY:hunter2/hunter2@bucket/prefix?region=eu",
+        "postgresql://me:hunter2@db/mlflow and then http://hunter2@other",
+        "launch --set a.token=hunter2 --tracking-uri 'http://me:hunter2@server'",
+    ],
+)
+def test_secrets_are_redacted_wherever_they_stand(uri: str) -> None:
+    assert "hunter2" not in redact(uri) and "***" in redact(uri)
+
+
+@pytest.mark.parametrize(
+    "plain", ["sqlite:////home/me/mlflow.db", "http://127.0.0.1:5000", "s3://bucket/a@b", "training.epochs=3", "a@b.c"]
+)
+def test_what_is_no_secret_stays(plain: str) -> None:
+    assert redact(plain) == plain
+
+
+def test_a_damaged_plan_is_in_nobody_elses_way(storage: Storage) -> None:
+    file = plan_file.save(plan_of(), storage)
+    storage.files.write("plans/0000000000.json", b"{")
+    assert plan_file.load(storage).id == file.id
+    with pytest.raises(StorageError, match=r"0000000000.json: expected a plan as JSON"):
+        plan_file.load(storage, "0000000000")
+
+
+def test_a_space_is_named_like_a_file_of_spaces_for_reports_make_a_folder_of_it() -> None:
+    content = plan_of().to_json().replace('"batch_size"', '"../../escape"')
+    with pytest.raises(StorageError, match="name"):
+        plan_file.parse(content, "plan.json")
+
+
+def test_a_path_of_other_bytes_can_be_written_down(plan: Any, storage: Storage) -> None:
+    file = plan_file.save(plan, storage, {"command": "launch --data-root /data/\udcff"})
+    assert plan_file.load(storage, file.id).provenance["command"].startswith("launch --data-root /data/")

@@ -197,3 +197,18 @@ def test_an_empty_store_says_what_to_do(
     result = report(folder=tmp_path)
     assert result.exit_code == 2
     assert "launch one with python -m ablate.launch" in words(result.stderr)
+
+
+def test_of_several_spaces_each_is_sent(
+    at: Callable[[Path], Tracker], report: Callable[..., Result], tmp_path: Path
+) -> None:
+    at(tmp_path)  # an empty store
+    storage = Storage(str(tmp_path / "storage"))
+    for number, space in enumerate(("batch_size", "lowpass")):
+        plan = plan_of(plan_id=str(number) * 10, space=space, salt=space)
+        finish(storage, plan)
+        plan_file.save(plan, storage)
+    result = report("--sync", "--space", "batch_size", "--space", "lowpass", folder=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "Sent plan 0000000000" in result.stdout and "Sent plan 1111111111" in result.stdout
+    assert "plan 0000000000" in words(result.stdout).split("Sent plan 1111111111")[1]

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+import ablate
 from ablate import engine, search_launch
 from ablate.errors import SpecError, StorageError, UserError
 from ablate.launching import launch, plan_of
@@ -427,3 +428,24 @@ def test_dry_run_foresees_random_samples_and_records_nothing(tmp_path: Path) -> 
     assert not (tmp_path / "storage").exists() or not any((tmp_path / "storage").rglob("*.json"))
     code, text = run(tmp_path, dry_run=True, sets=["search.searcher=optuna"])
     assert code == 0 and "6 more samples will be suggested by optuna" in text
+
+
+def test_a_configuration_that_cannot_be_trained_counts_as_failed_and_the_search_goes_on(tmp_path: Path) -> None:
+    parameters = {"training.batch_size": {"choice": [128, 5000]}}
+    write_search(tmp_path, samples=None, searcher="grid", parameters=parameters, scheduler="fifo")
+    code, text = run(tmp_path)
+    assert code == 0, text
+    assert "cannot be trained" in " ".join(text.split()) and "got 5000" in " ".join(text.split())
+    assert [sample.state for sample in results(tmp_path).samples] == ["complete"]
+    epochs = trained_epochs(tmp_path / "storage")
+    code, text = run(tmp_path)
+    assert code == 0 and trained_epochs(tmp_path / "storage") == epochs == 4
+    assert run(tmp_path, dry_run=True)[0] == 0
+
+
+def test_results_of_a_search_are_there_after_its_run(tmp_path: Path) -> None:
+    write_search(tmp_path, samples=1, scheduler="fifo")
+    plan = ablate.load_space(tmp_path / "tiny_search.yaml").plan(storage=tmp_path / "storage")
+    assert plan.results().empty
+    assert plan.run(local=True, tracking=False, cpus_per_trial=1, quiet=True) == 0
+    assert list(plan.results()["state"]) == ["finished"]

@@ -393,3 +393,17 @@ class TrackingContract:
         assert tracker._store.download(run_id, "figures/2.svg") == b"<svg>"
         assert tracker._store.download(run_id, "nothing.html") is None
         assert tracker.spaces() == []
+
+    def test_trials_follow_their_trainings_run_when_it_is_replaced(
+        self, make: Make, storage: Storage, plan: PlanFile
+    ) -> None:
+        finish(storage, plan)
+        tracker = make()
+        tracker.sync(plan, storage)
+        before = tracker.read_plan("batch_size").trials["512", 0].training_run_id
+        tracker._store._client.delete_run(before)
+        other = make()
+        other.sync(plan, storage)
+        read = other.read_plan("batch_size")
+        assert read.trials["512", 0].training_run_id not in (None, before)
+        assert [epoch for epoch, _ in read.curve("512", 0, "train/loss")] == list(range(EPOCHS + 1))

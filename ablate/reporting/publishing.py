@@ -64,7 +64,7 @@ def write_page(tracker: Tracker, plans: Sequence[PlanResults], folder: Path, net
         SpecError: The folder cannot be written.
         TrackingError: The store does not take the report; the files are written all the same.
     """
-    server = re.sub(r"//[^/@]*@", "//", tracker.uri) if tracker.remote else None
+    server = re.sub(r"//[^/]*@", "//", tracker.uri) if tracker.remote else None
     files = page_files(plans, network, server)
     try:
         for name, content in files.items():

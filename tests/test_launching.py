@@ -1,0 +1,155 @@
+"""A launch in this process: what it prunes, how it ends, and what it leaves as it found it."""
+
+from __future__ import annotations
+
+import io
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ablate import engine, launching, report, watching
+from ablate.claiming import Claims
+from ablate.errors import SpecError, TrackingError
+from ablate.launching import launch, plan_of
+from ablate.options import Options, import_modules, parse_seeds
+from ablate.storage import Storage
+from ablate.worker import Outcome
+from tests.helpers import write_space
+
+QUICK = ["measurement.attacks=[natural]"]
+
+
+def options(folder: Path, **changes: Any) -> Options:
+    given = {"space": [str(folder / "tiny.yaml")], "storage": str(folder / "storage"), "sets": QUICK}
+    return Options(**{**given, "tracking": False, "local": True, "cpus_per_trial": 1, **changes})
+
+
+def run(folder: Path, **changes: Any) -> tuple[int, str]:
+    out = Console(file=io.StringIO(), width=150)
+    code = launch(options(folder, **changes), out)
+    return code, out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def checkpoints(folder: Path) -> set[str]:
+    return {path.relative_to(folder / "storage").parts[0] for path in (folder / "storage").rglob("checkpoint-*")}
+
+
+def test_only_what_is_whole_and_nobodys_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_space(tmp_path, epochs=1)
+    assert run(tmp_path)[0] == 0
+    one, two = plan_of(options(tmp_path)).trainings
+    storage = Storage(str(tmp_path / "storage"))
+    with Claims(storage.files) as claims:
+        assert claims.acquire(one)  # another launch measures more on it
+        assert "Pruned" in run(tmp_path, prune=True)[1]
+        assert checkpoints(tmp_path) == {one}
+    more = ["measurement.attacks=[natural, fgsm]"]
+    original = engine.run
+
+    def failing(task: Any, *rest: Any) -> Outcome:
+        return Outcome(task.key, "failed", "no gradient") if task.key == one else original(task, *rest)
+
+    monkeypatch.setattr(engine, "run", failing)
+    assert run(tmp_path, prune=True, sets=more)[0] == 1
+    assert checkpoints(tmp_path) == {one}  # its retry measures what failed on the very network
+    monkeypatch.undo()
+    assert run(tmp_path, prune=True)[0] == 0
+    assert checkpoints(tmp_path) == set()
+    assert run(tmp_path)[0] == 0  # records are all that is needed
+    assert two in plan_of(options(tmp_path)).trainings
+
+
+def test_an_interrupted_launch_leaves_ctrl_c_as_it_found_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_space(tmp_path, epochs=1)
+
+    def interrupted(*_: Any) -> Outcome:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "run", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    code, text = run(tmp_path)
+    assert code == 130 and "Stopping: what is trained is kept." in text
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_table_that_cannot_be_shown_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tracker:
+        uri = "http://server"
+
+    def away(*_: Any) -> None:
+        raise TrackingError("expected MLflow at http://server to take the call")
+
+    write_space(tmp_path, epochs=1)
+    monkeypatch.setattr(report, "print_space", away)
+    asked = options(tmp_path)
+    out = Console(file=io.StringIO(), width=150)
+    doing = launching.Launch(asked, plan_of(asked), Storage(asked.storage), out, io.StringIO())
+    doing.tracker = Tracker()
+    assert doing.run() == 0
+    assert "expected MLflow at http://server" in out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_watching_sees_a_launch_that_starts_and_one_that_tries_again(tmp_path: Path) -> None:
+    write_space(tmp_path, epochs=1)
+    storage = Storage(str(tmp_path / "storage"))
+    from ablate import plan_file
+
+    plan = plan_of(options(tmp_path))
+    plan_file.save(plan, storage)
+    one, two = plan.trainings
+
+    def watched(looks: int) -> tuple[int | None, str]:
+        left = iter(range(looks))
+
+        def sleep(seconds: float) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt  # it would wait on
+
+        out = Console(file=io.StringIO(), width=120)
+        try:
+            code = watching.watch(storage, out, sleep=sleep)
+        except KeyboardInterrupt:
+            code = None
+        return code, out.file.getvalue()  # type: ignore[attr-defined]
+
+    with Claims(storage.files) as claims:
+        claims.acquire(f"plan-{plan.id}")  # while Ray starts
+        assert watched(3 * watching.UNHELD_LOOKS)[0] is None
+    for key in (one, two):
+        storage.describe(key, plan.trainings[key].identity)
+        storage.attempt(key).save_failure("loss became nan", "", 1)
+    assert watched(10)[0] == 1
+    with Claims(storage.files) as claims:
+        claims.acquire(one)  # --retry-failed
+        code, text = watched(10)
+    assert code is None and text.count("loss became nan") <= 1
+
+
+def test_rows_name_their_data_as_each_of_them_says(tmp_path: Path) -> None:
+    path = write_space(tmp_path)
+    text = path.read_text().replace("{label: large again, set: {", "{label: large again, set: {data.label: pens, ")
+    assert "pens" in text
+    path.write_text(text)
+    labels = {planned.trial.label: planned.data.label for planned in plan_of(options(tmp_path)).trials}
+    assert labels["large again"] == "pens" != labels["large"]
+
+
+@pytest.mark.parametrize("content", ["def f(:\n", "raise RuntimeError('no such device')\n", "1 / 0\n"])
+def test_a_users_module_that_fails_is_named_with_its_line(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_broken_module.py").write_text(content)
+    with pytest.raises(SpecError, match=r"--import my_broken_module: expected .* got \w+Error.*my_broken_module.py:1"):
+        import_modules(["my_broken_module"])
+
+
+def test_numbers_of_thousands_of_digits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="expected whole numbers"):
+        parse_seeds("9" * 5000)
+    write_space(tmp_path)
+    with pytest.raises(SpecError, match=r"training\.epochs"):
+        plan_of(options(tmp_path, sets=["training.epochs=0x" + "F" * 5000]))
