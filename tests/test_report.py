@@ -212,3 +212,19 @@ def test_of_several_spaces_each_is_sent(
     assert result.exit_code == 0, result.output
     assert "Sent plan 0000000000" in result.stdout and "Sent plan 1111111111" in result.stdout
     assert "plan 0000000000" in words(result.stdout).split("Sent plan 1111111111")[1]
+
+
+def test_what_was_set_is_said_below_every_table(
+    at: Callable[[Path], Tracker], report: Callable[..., Result], tmp_path: Path
+) -> None:
+    at(tmp_path)
+    storage = Storage(str(tmp_path / "storage"))
+    plan = plan_of(rows=("512",), paper=True).model_copy(
+        update={"overrides": ["training.epochs=8", "data.root=/home/me/images"]}
+    )
+    finish(storage, plan)
+    plan_file.save(plan, storage)
+    for format in ("terminal", "markdown", "latex"):
+        result = report("--sync", "--format", format, folder=tmp_path)
+        assert "training.epochs=8" in words(result.stdout), result.output
+        assert "/home/me" not in result.stdout

@@ -14,11 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
-
 from ablate.claims import Claim, Trend
 from ablate.reporting.contrasts import Contrast, contrasts
-from ablate.reporting.decisions import MOST_TRAININGS, holm, images_forbid, p_value, trainings_to_decide
+from ablate.reporting.decisions import MOST_TRAININGS, half_width, holm, images_forbid, p_value, trainings_to_decide
 from ablate.reporting.evidence import Estimate, estimate
 from ablate.reporting.results import Results
 
@@ -165,17 +163,18 @@ def _compare(asked: Sequence[Contrast], estimates: Sequence[Estimate], alpha: fl
     raw = {i: p_value(c, e) for i, (c, e) in enumerate(zip(asked, estimates, strict=True)) if e.problem is None}
     levels, adjusted = holm(raw, alpha)
     return [
-        _comparison(contrast, found, len(raw), alpha, levels.get(index), adjusted.get(index))
+        _comparison(contrast, found, (len(raw), len(asked)), alpha, levels.get(index), adjusted.get(index))
         for index, (contrast, found) in enumerate(zip(asked, estimates, strict=True))
     ]
 
 
 def _comparison(
-    contrast: Contrast, found: Estimate, tested: int, alpha: float, level: float | None, p: float | None
+    contrast: Contrast, found: Estimate, counts: tuple[int, int], alpha: float, level: float | None, p: float | None
 ) -> Comparison:
+    tested, asked = counts
     test = _test_words(contrast, found, tested)
     if level is None or p is None:
-        n = trainings_to_decide(contrast, found, alpha / max(tested, 1)) if found.noise else None
+        n = trainings_to_decide(contrast, found, alpha / asked) if found.noise else None
         advice = "; at least 2 seeds a row are needed" if found.counts and not n else ""
         reason = f"{found.problem}{advice}" + (f"; about {n} seeds a row would decide it" if n else "")
         none = math.nan
@@ -183,15 +182,15 @@ def _comparison(
             contrast.words, UNDECIDED, found.effect, none, none, 1 - alpha, none, found.counts, none, "", reason, n,
             contrast.signed,
         )  # fmt: skip
-    error, df = found.error()
-    half = float(stats.t.isf(level / 2, df)) * error if error else 0.0
+    half, df = half_width(found, level)
     low, high = found.effect - half, found.effect + half
     # On the region's very edge nothing is decided, as the p-value has it; decided by the p-value, then, not the ends.
     decided = p <= alpha
     inside = contrast.low < found.effect < contrast.high
     verdict = UNDECIDED if not decided else HOLDS if inside else FAILS
-    n = None if decided else trainings_to_decide(contrast, found, alpha / tested)
-    why = None if decided else _why(contrast, found, n, alpha / tested)
+    unknown = decided or all(error == 0.0 for error, _ in found.errors())
+    n = None if unknown else trainings_to_decide(contrast, found, alpha / asked)
+    why = None if decided else _why(contrast, found, n, alpha / asked)
     return Comparison(
         contrast.words, verdict, found.effect, low, high, 1 - level, p, found.counts, df, test, why, n,
         contrast.signed,
@@ -200,11 +199,11 @@ def _comparison(
 
 def _why(contrast: Contrast, found: Estimate, n: int | None, level: float) -> str:
     few = "two seeds seldom decide; " if min(found.counts.values()) == 2 and not found.borrowed else ""
+    if all(error == 0.0 for error, _ in found.errors()):
+        on_edge = "the effect is exactly on the edge of the claim, without any spread"
+        return on_edge if found.paired_rows else f"{few}without any spread between trainings its noise is not known"
     if n is not None:
         return f"{few}about {n} seeds a row would decide it"
-    error, _ = found.error()
-    if error == 0.0:
-        return "the effect is exactly on the edge of the claim, without any spread"
     if found.images is not None and images_forbid(contrast, found, level):
         unpaired = "" if found.paired_images else " where images cannot be paired"
         return f"{few}more seeds would not decide it, {found.images} test images are too few{unpaired}"
@@ -229,7 +228,7 @@ def _test_words(contrast: Contrast, found: Estimate, tested: int) -> str:
     elif found.paired_rows and len(found.noise) == 1:
         noise = "paired by shared training"
     else:
-        noise = "seed noise pooled over the table's rows"
+        noise = "seed noise pooled over the table's rows" + (" and by its own rows alone" if found.own else "")
         noise += ", paired where a training is shared" if found.paired_rows else ""
     words = f"{kind}, {noise}"
     if found.images is not None:

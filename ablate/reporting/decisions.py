@@ -37,14 +37,28 @@ def holm(p_values: Mapping[int, float], alpha: float) -> tuple[dict[int, float],
 
 
 def p_value(contrast: Contrast, found: Estimate) -> float:
-    """Two-sided p-value of deciding where the effect lies: inside the region or outside, whichever is nearer."""
-    error, df = found.error()
+    """Two-sided p-value of deciding where the effect lies: inside the region or outside, whichever is nearer.
+
+    The larger one of pooled noise and the rows' own. Without any spread nothing is known of it, and nothing is decided,
+    but for rows of the same trainings, which are then the same.
+    """
+    return max(_p_value(contrast, found, error, df) for error, df in found.errors())
+
+
+def _p_value(contrast: Contrast, found: Estimate, error: float, df: float) -> float:
+    if error == 0.0 and not found.paired_rows:
+        return 1.0
     above_low = _upper_tail(found.effect - contrast.low, error, df)
     below_high = _upper_tail(contrast.high - found.effect, error, df)
     outside = min(
         _upper_tail(contrast.low - found.effect, error, df), _upper_tail(found.effect - contrast.high, error, df)
     )
     return min(1.0, 2.0 * min(max(above_low, below_high), outside))
+
+
+def half_width(found: Estimate, level: float) -> tuple[float, float]:
+    """Half of the interval at a level, the wider one of pooled noise and the rows' own, and its degrees of freedom."""
+    return max((float(stats.t.isf(level / 2, df)) * error if error else 0.0, df) for error, df in found.errors())
 
 
 def _upper_tail(distance: float, error: float, df: float) -> float:
@@ -54,6 +68,18 @@ def _upper_tail(distance: float, error: float, df: float) -> float:
     if error == 0.0:
         return 0.0 if distance > 0 else 1.0 if distance < 0 else 0.5
     return float(stats.t.sf(distance / error, df))
+
+
+def _power(contrast: Contrast, found: Estimate, error: float, df: float, level: float) -> float:
+    """With how much probability an effect as it seems is decided; inside of two bounds, both have to be kept."""
+    if error == 0.0:
+        return 1.0
+    needed = float(stats.t.isf(level / 2, df))
+    if contrast.low < found.effect < contrast.high:
+        ends = (found.effect - contrast.low, contrast.high - found.effect)
+        missed = sum(float(stats.t.sf(end / error - needed, df)) for end in ends if math.isfinite(end))
+        return 1.0 - missed
+    return float(stats.t.cdf(gap(contrast, found) / error - needed, df))
 
 
 def gap(contrast: Contrast, found: Estimate) -> float:
@@ -75,8 +101,7 @@ def trainings_to_decide(contrast: Contrast, found: Estimate, level: float) -> in
     distance = gap(contrast, found)
 
     def enough(trainings: int) -> bool:
-        error, df = found.error(trainings)
-        return distance > (float(stats.t.isf(level / 2, df)) + float(stats.t.isf(1 - POWER, df))) * error
+        return all(_power(contrast, found, error, df, level) > POWER for error, df in found.errors(trainings))
 
     least = max(2, min(found.counts.values()) + 1)
     if distance == 0.0 or not enough(MOST_TRAININGS):

@@ -5,6 +5,8 @@ A contrast is a weighted sum of (row, metric) means, e.g. row A minus row B. Its
 - *Seed noise.* Rows of different trainings: the variance within rows, pooled over the table's rows, df = sum(n_r - 1),
   where rows that share their trainings count once; equal seeds of different trainings pair nothing. Rows that share
   their trainings: the variance of the contrast itself over the shared trainings, df = n - 1.
+  A pooled variance is the rows' own only where they are equally noisy. So each contrast is judged a second time by its
+  own rows' variances alone (Welch), and decided only where both decide: quiet rows lend a noisy one no certainty.
 - *Test-set error.* The variance over the test images of the contrast of per-image correctness, averaged over seeds;
   rows on the same test set are paired image by image, so what is hard for both cancels (as in McNemar's test). What the
   seeds disagree on image by image is in the seed noise already and is taken out (two-way random effects: Var = s_t^2/n
@@ -53,7 +55,8 @@ class Estimate:
 
     Attributes:
         effect: The contrast of the rows' means; nan where there are none.
-        noise: The seed noise, by estimate.
+        noise: The seed noise, by estimate, pooled over the table's rows.
+        own: The same from the contrast's own rows alone; empty where that is all there is, or where they have too few.
         image_variance: The test-set error's variance, which more seeds do not lower.
         images: How many test images; None where no accuracy is involved or their number is not known.
         counts: Row -> number of trainings used.
@@ -65,6 +68,7 @@ class Estimate:
 
     effect: float
     noise: tuple[Noise, ...] = ()
+    own: tuple[Noise, ...] = ()
     image_variance: float = 0.0
     images: int | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -73,20 +77,24 @@ class Estimate:
     borrowed: bool = False
     problem: str | None = None
 
-    def error(self, trainings: int | None = None) -> tuple[float, float]:
-        """The standard error of the effect and its degrees of freedom.
+    def errors(self, trainings: int | None = None) -> list[tuple[float, float]]:
+        """The standard error of the effect and its degrees of freedom, by each way to know the seed noise.
 
         Args:
             trainings: As it would be with so many trainings a row; None: as it is.
 
         Returns:
-            (standard error, Satterthwaite's degrees of freedom; inf where nothing is estimated).
+            (standard error, Satterthwaite's degrees of freedom; inf where nothing is estimated), pooled and, where
+            there is one, by the rows' own noise.
         """
+        return [self._error(noise, trainings) for noise in ((self.noise, self.own) if self.own else (self.noise,))]
+
+    def _error(self, noise: Sequence[Noise], trainings: int | None) -> tuple[float, float]:
         shares = [
             (part.variance, part.df)
             if trainings is None
             else (part.per_training / trainings, part.estimates * (trainings - 1.0))
-            for part in self.noise
+            for part in noise
         ]
         if self.images is not None:
             shares.append((self.image_variance, max(self.images - 1.0, 1.0)))
@@ -132,6 +140,7 @@ def estimate(weights: Weights, results: Results) -> Estimate:
     counts = {row: group.count for group in groups for row in group.rows}
     layouts = [_layouts(group, weights) for group in groups]
     noise = _seed_noise(groups, layouts, weights, results)
+    own = _own_noise(groups, layouts, weights) if noise is not None and not results.noise else ()
     variance, images, paired = _image_variance(groups, layouts, weights)
     alone = [row for row, count in counts.items() if count < 2]
     problem = None
@@ -142,6 +151,7 @@ def estimate(weights: Weights, results: Results) -> Estimate:
     return Estimate(
         effect=float(sum(group.contrast(weights).mean() for group in groups)),
         noise=noise or (),
+        own=own,
         image_variance=variance,
         images=images,
         counts=counts,
@@ -195,6 +205,20 @@ def _pooled(weights: Mapping[str, float], results: Results) -> tuple[float, floa
         free = max(len(rows[row]) for row in sharing) - 1.0
         squares, df, estimates = squares + free * float(np.mean(spread)), df + free, estimates + 1
     return (squares / df, df, estimates) if df else None
+
+
+def _own_noise(
+    groups: Sequence[_Group], layouts: Sequence[Mapping[str, NDArray[np.float64]]], weights: Weights
+) -> tuple[Noise, ...]:
+    """Each group's own noise; none where all are paired, which is their own already, or where one has one training."""
+    if all(len(group.rows) > 1 for group in groups) or any(group.count < 2 for group in groups):
+        return ()
+    parts = []
+    for group, layout in zip(groups, layouts, strict=True):
+        least = sum(_disagreement(z) / z.shape[1] for z in layout.values())
+        variance = max(float(np.var(group.contrast(weights), ddof=1)), least)
+        parts.append(Noise(variance / group.count, variance, group.count - 1.0, 1))
+    return tuple(parts)
 
 
 def _seed_noise(

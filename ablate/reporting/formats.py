@@ -184,7 +184,7 @@ def to_latex(table: Table) -> str:
         if index and len(row.lines) > 1:
             lines.append("\\addlinespace")
         mark = f"$^{{{numbers[row.label]}}}$" if row.label in numbers else ""
-        for label, line in _labelled(row, _latex(row.label) + mark):
+        for label, line in _labelled(row, "{}" + _latex(row.label) + mark):
             source = line.source + (f": {line.state}" if line.state else f" ($n={line.n}$)" if line.n else "")
             lines.append(" & ".join([label, source, *_cells(table, line, _latex_cell)]) + r" \\")
     lines += ["\\bottomrule", "\\end{tabular}"]

@@ -145,9 +145,12 @@ def table_input(plan: PlanResults, results: Results, network: Network = "last") 
         if not is_accuracy(metric)
     ]
     data = ", ".join(plan.data_labels)
-    told = [data, f"preset {plan.info.preset}", f"plan {plan.info.id}"]
+    changed = [setting for setting in plan.plan.overrides if not setting.startswith(("data.root=", "data.label="))]
+    told = [data, f"preset {plan.info.preset}", *changed, f"plan {plan.info.id}"]
     if network == "best":
-        told.append("best networks by validation accuracy")
+        of_training = any(scalar.startswith(_OF_TRAINING) for scalar in scalars)
+        after = ", but energies and masks after the last epoch" if of_training else ""
+        told.append(f"best networks by validation accuracy{after}")
     stopped = {row for (row, _), reason in plan.problems.items() if reason.startswith(STOPPED)}
     if plan.space.search is not None:
         told.append(f"test images, by which nothing was chosen; {len(stopped)} samples stopped early are left out")

@@ -131,7 +131,7 @@ def build_table(given: TableInput) -> Table:
     rows = []
     for label in labels:
         problems = _problems(results, label, given.seeds)
-        n = len(results.of(label)) or None
+        n = sum(any(map(math.isfinite, outcome.values.values())) for outcome in results.of(label)) or None
         parts = [Line("published", theirs[label])] if theirs[label] else []
         parts.append(Line("ours", ours[label], n, state="" if ours[label] else _state(problems)))
         if given.paper_data and (difference := _difference(ours[label], theirs[label])):
@@ -174,8 +174,9 @@ def _mark_best(lines: Mapping[str, dict[str, Cell]]) -> None:
         rows = [cells for cells in lines.values() if column in cells]
         highest = max(cells[column].value for cells in rows)
         for cells in rows:
-            if len(rows) > 1 and cells[column].value == highest:
-                cells[column] = Cell(highest, cells[column].deviation, best=True)
+            # The same seeds in another order may differ in a mean's last bit.
+            if len(rows) > 1 and math.isclose(cells[column].value, highest, rel_tol=1e-12):
+                cells[column] = Cell(cells[column].value, cells[column].deviation, best=True)
 
 
 def _problems(results: Results, label: str, seeds: Sequence[int]) -> list[str]:

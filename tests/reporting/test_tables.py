@@ -270,3 +270,21 @@ def test_no_negative_zero() -> None:
     assert number("pgd20", Cell(-0.001), signed=True) == "+0.00"
     assert number("pgd20", Cell(1.239), signed=True) == "+1.24"
     assert number("energy/ratio", Cell(1.0)) == "1.000"
+
+
+def test_the_same_seeds_in_another_order_are_both_best() -> None:
+    values = (70.1, 70.7, 71.3)
+    rows = {"one": values, "other": values[::-1], "third": (70.7, 70.1, 71.3), "less": (1.0, 2.0, 3.0)}
+    table = built("t", list(rows), results({row: [{"natural": v} for v in seeds] for row, seeds in rows.items()}))
+    best = [row for row in rows if line_of(table, row, "ours").cells["natural"].best]
+    assert best == ["one", "other", "third"]
+
+
+def test_seeds_without_a_number_are_not_counted() -> None:
+    table = built("t", ["a"], results({"a": [{"natural": math.nan}, {"natural": 4.0}]}))
+    assert line_of(table, "a", "ours").n == 1
+
+
+def test_a_label_in_brackets_is_no_argument_of_latex() -> None:
+    text = to_latex(built("t", ["a", "[b]"], results({"a": [{"natural": 1.0}], "[b]": [{"natural": 2.0}]})))
+    assert "\n{}[b]" in text

@@ -198,16 +198,45 @@ def test_noise_is_pooled_over_the_rows_of_the_table() -> None:
     results = scalars({"a": [1.0, 1.2, 1.1], "b": [2.0, 2.1, 2.3], "c": [5.0, 5.4], "d": [9.0]})
     found = estimate({"a": {"energy/ratio": 1.0}, "b": {"energy/ratio": -1.0}}, results)
     within = sum(np.var(v, ddof=1) * (len(v) - 1) for v in ([1.0, 1.2, 1.1], [2.0, 2.1, 2.3], [5.0, 5.4])) / 5
-    error, df = found.error()
+    (error, df), (own, _) = found.errors()
     assert df == pytest.approx(5)
     assert error == pytest.approx(math.sqrt(within * 2 / 3))
+    assert own == pytest.approx(math.sqrt((0.01 + np.var([2.0, 2.1, 2.3], ddof=1)) / 3))
     assert found.images is None
 
 
-def test_two_rows_without_images_agree_with_students_t_test() -> None:
-    a, b = [1.0, 1.2, 1.1, 1.5], [2.0, 1.4, 1.6, 2.3]
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [([1.0, 1.2, 1.1, 1.5], [2.0, 1.4, 1.6, 2.3]), ([1.0, 1.1], [2.0, 1.4, 1.6, 2.3]), ([1.0, 3.1], [2.0, 1.9, 2.1])],
+)
+def test_two_rows_without_images_agree_with_students_and_welchs_t_tests(a: list[float], b: list[float]) -> None:
     made = claim(above={"row": "b", "rows": ["a"], "metrics": ["energy/ratio"]})
-    assert judge(made, scalars({"a": a, "b": b})).comparisons[0].p == pytest.approx(stats.ttest_ind(a, b).pvalue)
+    expected = max(stats.ttest_ind(a, b).pvalue, stats.ttest_ind(a, b, equal_var=False).pvalue)
+    assert judge(made, scalars({"a": a, "b": b})).comparisons[0].p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_quiet_rows_lend_a_noisy_one_no_certainty(seeds: int) -> None:
+    rng = np.random.default_rng(8)
+    made = claim(above={"row": "a", "rows": ["b"], "metrics": ["energy/ratio"]})
+
+    def table() -> Results:
+        return scalars({row: list(rng.normal(0.0, 1.0 if row == "a" else 0.2, seeds)) for row in "abcdefg"})
+
+    decided = sum(judge(made, table()).verdict != UNDECIDED for _ in range(400))
+    # Pooled noise alone decides three of ten; Welch's test itself is some points off with so few.
+    assert decided / 400 <= 0.11
+
+
+def test_without_any_spread_nothing_is_known_of_the_noise() -> None:
+    made = claim(value={"row": "a", "at_least": 0.0, "metrics": ["energy/ratio"]})
+    verdict = judge(made, scalars({"a": [0.3, 0.3]}))
+    assert verdict.verdict == UNDECIDED and "without any spread between trainings" in (verdict.reason or "")
+    assert judge(made, scalars({"a": [0.30, 0.31, 0.30]})).verdict == HOLDS
+    none_right = np.zeros(100, np.bool_)
+    outcomes = {("a", s): Outcome(f"a {s}", {"pgd20": 0.0}, {"pgd20": none_right}, "test", 100) for s in range(2)}
+    few = claim(value={"row": "a", "at_most": 0.5, "metrics": ["pgd20"]})
+    assert judge(few, Results(outcomes)).verdict == UNDECIDED
 
 
 # Few seeds
@@ -436,7 +465,7 @@ def test_published_numbers_are_judged_with_the_noise_of_the_three_baselines() ->
     small = judge(ABOVE, published(a=43.49, b=43.12))
     assert small.verdict == UNDECIDED
     assert small.n_to_decide is None or small.n_to_decide > 10
-    error, df = estimate({"a": {"pgd20": 1.0}, "b": {"pgd20": -1.0}}, published(a=43.49, b=43.12)).error()
+    [(error, df)] = estimate({"a": {"pgd20": 1.0}, "b": {"pgd20": -1.0}}, published(a=43.49, b=43.12)).errors()
     seed = float(np.var([43.12, 42.89, 42.13], ddof=1)) * 2
     binomial = sum(p * (100 - p) / 10_000 for p in (43.49, 43.12))
     assert error == pytest.approx(math.sqrt(seed + binomial))
@@ -452,3 +481,26 @@ def test_judge_all_keeps_the_order() -> None:
     results = published(a=40.45, b=32.68)
     other = claim(below={"row": "a", "rows": ["b"], "metrics": ["pgd20"]})
     assert [v.verdict for v in judge_all([ABOVE, other], results)] == [HOLDS, FAILS]
+
+
+def test_equivalence_asks_for_as_many_trainings_as_both_of_its_tests_need() -> None:
+    made = claim(difference={"row": "a", "minus": "b", "within": 1.0, "metrics": ["energy/ratio"]})
+    spread = 1.0
+    rows = {"a": [spread, -spread, 0.0], "b": [spread, -spread, 0.0]}
+    n = judge(made, scalars(rows)).n_to_decide
+    assert n is not None
+    rng = np.random.default_rng(9)
+    held = sum(
+        judge(made, scalars({row: list(rng.normal(0.0, spread, n)) for row in "ab"})).verdict == HOLDS
+        for _ in range(300)
+    )
+    assert abs(held / 300 - 0.8) < 0.12
+
+
+def test_what_would_decide_counts_every_comparison_from_the_first_seed_on() -> None:
+    made = claim(above={"row": "a", "rows": ["b", "c", "d"], "metrics": ["energy/ratio"]})
+    few = {row: [level, level + 1.0] for row, level in zip("bcd", (0.0, 0.1, 0.2), strict=True)}
+    without = judge(made, scalars({"a": [1.0], **few}))
+    alone = judge(claim(above={"row": "a", "rows": ["b"], "metrics": ["energy/ratio"]}), scalars({"a": [1.0], **few}))
+    assert without.comparisons[0].n_to_decide is not None and alone.comparisons[0].n_to_decide is not None
+    assert without.comparisons[0].n_to_decide > alone.comparisons[0].n_to_decide
