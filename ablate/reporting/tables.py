@@ -160,7 +160,8 @@ def _ours(results: Results, label: str, columns: Sequence[str], prefix: str) -> 
         values = results.values(label, prefix + column)
         if values:
             deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            cells[column] = Cell(float(np.mean(values)), deviation)
+            # fsum: the same seeds in another order have the same mean, to the last bit.
+            cells[column] = Cell(math.fsum(values) / len(values), deviation)
     return cells
 
 
@@ -174,9 +175,8 @@ def _mark_best(lines: Mapping[str, dict[str, Cell]]) -> None:
         rows = [cells for cells in lines.values() if column in cells]
         highest = max(cells[column].value for cells in rows)
         for cells in rows:
-            # The same seeds in another order may differ in a mean's last bit.
-            if len(rows) > 1 and math.isclose(cells[column].value, highest, rel_tol=1e-12):
-                cells[column] = Cell(cells[column].value, cells[column].deviation, best=True)
+            if len(rows) > 1 and cells[column].value == highest:
+                cells[column] = Cell(highest, cells[column].deviation, best=True)
 
 
 def _problems(results: Results, label: str, seeds: Sequence[int]) -> list[str]:
