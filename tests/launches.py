@@ -84,6 +84,7 @@ class Process:
 
 def _run(module: str, arguments: tuple[str, ...], folder: Path, environment: dict[str, str], out: Path | None) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it, and these tests
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
