@@ -114,21 +114,20 @@ def watch(
         told: set[str] = set()
         while True:
             for key, training in plan.trainings.items():
-                if training.action == "failed" and claims.held_elsewhere(key):
-                    training.action = "train"  # a launch tries it again
-                if training.action == "train":
-                    view = storage.view(key)
-                    action = _action(training, view)
-                    if action == "failed" and view.attempts == seen[key].attempts and claims.held_elsewhere(key):
-                        action = "train"  # that is still the failure before
-                    for event in _events(storage, key, training, seen[key], view, told, action):
-                        progress.handle(event)
-                    seen[key] = view
-                    training.action = action
+                if training.action not in ("train", "failed"):
+                    continue
+                view = storage.view(key)
+                if training.action == "failed" and view.failure == seen[key].failure:
+                    continue  # told already, and nobody has got on with it since
+                for event in _events(storage, key, training, seen[key], view, told):
+                    progress.handle(event)
+                seen[key] = view
+                training.action = _action(training, view)
             left = [key for key, training in plan.trainings.items() if training.action == "train"]
-            # A search that has ended what it began may be about to begin more.
-            held = any(claims.held_elsewhere(key) for key in [*left, *searches, launch])
-            if not left and not (searches and held):
+            failed = [key for key, training in plan.trainings.items() if training.action == "failed"]
+            held = any(claims.held_elsewhere(key) for key in [*left, *failed, *searches, launch])
+            # A search that has ended what it began may be about to begin more, and what failed may be tried again.
+            if not left and not ((searches or failed) and held):
                 break
             unheld = 0 if held else unheld + 1
             if unheld >= UNHELD_LOOKS:
@@ -170,13 +169,7 @@ def _action(training: _Training, view: TrainingView) -> str:
 
 
 def _events(
-    storage: Storage,
-    key: str,
-    training: _Training,
-    before: TrainingView,
-    now: TrainingView,
-    told: set[str],
-    action: str,
+    storage: Storage, key: str, training: _Training, before: TrainingView, now: TrainingView, told: set[str]
 ) -> list[Event]:
     """What a launch would have been told between two looks."""
     events: list[Event] = []
@@ -195,6 +188,7 @@ def _events(
             events.append(Event(key, "epoch", int(last["epoch"]), training.epochs, metrics, timestamp_ms=when))
     if now.finished and done > len(training.measurements & before.records.keys()):
         events.append(Event(key, "measured", done, total, timestamp_ms=stamp))
+    action = _action(training, now)
     if action == "failed":
         events.append(Event(key, "failed", text=(now.failure or {})["reason"], timestamp_ms=stamp))
     elif action == "stopped":

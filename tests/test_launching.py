@@ -128,6 +128,39 @@ def test_watching_sees_a_launch_that_starts_and_one_that_tries_again(tmp_path: P
     assert code is None and text.count("loss became nan") <= 1
 
 
+def test_watching_tells_a_failure_at_once_and_once_though_the_launch_goes_on(tmp_path: Path) -> None:
+    from ablate import plan_file
+
+    write_space(tmp_path, epochs=1)
+    storage = Storage(str(tmp_path / "storage"))
+    plan = plan_of(options(tmp_path))
+    plan_file.save(plan, storage)
+    one, two = plan.trainings
+    for key in (one, two):
+        storage.describe(key, plan.trainings[key].identity)
+    out = Console(file=io.StringIO(), width=120)
+    attempts: list[Any] = []
+    with Claims(storage.files) as claims:
+        for key in (f"plan-{plan.id}", one, two):
+            claims.acquire(key)
+
+        def sleep(seconds: float) -> None:
+            text = out.file.getvalue()  # type: ignore[attr-defined]
+            looks.append(text.count("loss became nan"))
+            if len(looks) in (1, 6):  # the first try, and another with --retry-failed
+                attempts.append(storage.attempt(one))
+                attempts[-1].save_checkpoint(0, b"", [], finished=False)
+            if len(looks) in (3, 8):
+                attempts[-1].save_failure("loss became nan", "", len(looks))
+            if len(looks) == 12:
+                raise KeyboardInterrupt
+
+        looks: list[int] = []
+        with pytest.raises(KeyboardInterrupt):
+            watching.watch(storage, out, sleep=sleep)
+    assert looks == [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2]
+
+
 def test_rows_name_their_data_as_each_of_them_says(tmp_path: Path) -> None:
     path = write_space(tmp_path)
     text = path.read_text().replace("{label: large again, set: {", "{label: large again, set: {data.label: pens, ")
