@@ -167,6 +167,7 @@ def _run(
 
     import torch
 
+    from ablate.learning.memory import ran_out_of_memory
     from ablate.specs import COLUMNS
     from ablate.speed.cases import Case, time_columns, time_step
     from ablate.speed.machine import device_name as name_of
@@ -199,7 +200,10 @@ def _run(
     def attempt(case: Case, count: int, timed: Callable[[], Result]) -> None:
         try:
             show(timed(), count)
-        except torch.OutOfMemoryError:  # the rest may fit
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            # The rest may fit.
             console.print(Text(f"{case.label:<24} {case.what:<8} {case.batch_size:>5} out of memory"))
 
     if What.STEPS in what:

@@ -177,14 +177,10 @@ class Claims:
             time.sleep(min(1.0, self._heartbeat_s))
         return True
 
-    def _heartbeat_of(self, key: str) -> tuple[bytes, bytes]:
+    def _heartbeat_of(self, key: str) -> tuple[str | None, bytes | None]:
         """Who holds a claim, and its counter."""
-        claim = self._files.read(self._path(key, self._highest(key))) or b""
-        try:
-            owner = json.loads(claim)["owner"]
-        except (ValueError, KeyError, TypeError):
-            return claim, b""
-        return claim, self._files.read(self._owner_path(str(owner))) or b""
+        owner = self._owner(key, self._highest(key))
+        return owner, None if owner is None else self._files.read(self._owner_path(owner))
 
     def release(self, key: str) -> None:
         """Give a claim back.
@@ -214,12 +210,16 @@ class Claims:
         names = (_NUMBER.fullmatch(name) for name in self._files.list(f"claims/{key}"))
         return max((int(name[1]) for name in names if name), default=0)  # a network drive adds files of its own
 
-    def _free(self, key: str, number: int) -> bool:
-        content = self._files.read(self._path(key, number))
+    def _owner(self, key: str, number: int) -> str | None:
+        """Who made a claim; None where it was given back, or cannot be read: nobody could be asked."""
         try:
-            owner = json.loads(content or b"")["owner"]
+            owner: str | None = json.loads(self._files.read(self._path(key, number)) or b"")["owner"]
         except (ValueError, KeyError, TypeError):
-            return True  # a claim that cannot be read has no owner that could be asked
+            return None
+        return owner
+
+    def _free(self, key: str, number: int) -> bool:
+        owner = self._owner(key, number)
         if owner is None or owner == self.owner:
             return True
         count = (self._files.read(self._owner_path(owner)) or b"gone").decode(errors="replace")

@@ -30,6 +30,11 @@ class DeviceError(UserError):
     """A GPU that failed the process for good; another process may go on from the last checkpoint."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, short enough for a terminal."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The sentence that points a mistyped name to the valid ones.
 

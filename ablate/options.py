@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ablate.errors import SpecError
+from ablate.errors import SpecError, first_line
 
 MOST_SEEDS = 100_000
 """Of one range: a slip of the keyboard is told instead of planned."""
@@ -92,7 +92,7 @@ def import_modules(modules: Iterable[str]) -> None:
             file, line = place.filename, place.lineno
             if isinstance(error, SyntaxError):
                 file, line = error.filename or file, error.lineno or line
-            what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            what = f"{type(error).__name__}: {first_line(error)}"
             raise SpecError(
                 f"--import {module}: expected a module that can be imported, got {what} ({file}:{line})"
             ) from error

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from ablate import provenance as origins
 from ablate.errors import StorageError, nearest
 from ablate.redaction import redact
+from ablate.spaces import NAME
 from ablate.specs import DataSpec, Spec
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class RowPart(Spec):
 class SpacePart(Spec):
     """What a report needs of a space file."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")  # as of a space file: it becomes a folder of the report
+    name: str = Field(pattern=f"^{NAME.pattern}$")  # it becomes a folder of the report
     title: str
     description: str = ""
     table: int | None = None

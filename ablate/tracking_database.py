@@ -9,7 +9,7 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from ablate.errors import TrackingError
+from ablate.errors import TrackingError, first_line
 
 BUSY_S = 20.0
 """How long to wait for another process that writes."""
@@ -105,11 +105,6 @@ def on_network_drive(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> 
     here = folder.resolve()
     holding = [(len(line[1]), line[2]) for line in lines if here.is_relative_to(line[1])]
     return max(holding, default=(0, ""))[1].startswith(_NETWORK_DRIVES)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, short enough for a terminal."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _create_tables(path: Path, artifacts: Path) -> None:

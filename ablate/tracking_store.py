@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate import tracking_database as database
-from ablate.errors import TrackingError
+from ablate.errors import TrackingError, first_line
 from ablate.redaction import redact
 from ablate.tracking_address import patience, quieten, resolve
 
@@ -333,7 +333,7 @@ class Store:
             expected = f"expected MLflow at {self.shown} to take the call"
             if "UNAUTHENTICATED" in str(error) or "401" in str(error)[:200]:
                 expected = f"expected {self.shown} to accept MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            raise kind(f"{expected}, got {type(error).__name__}: {redact(database.first_line(error))}") from error
+            raise kind(f"{expected}, got {type(error).__name__}: {redact(first_line(error))}") from error
 
 
 @contextlib.contextmanager

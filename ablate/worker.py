@@ -7,7 +7,6 @@ import io
 import logging
 import math
 import platform
-import re
 import time
 import traceback
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from ablate.attacks import CleanLogits, build_attack, evaluate
 from ablate.errors import DeviceError, StorageError
 from ablate.events import Event, Kind, Listener
 from ablate.learning.data import Dataset
+from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingError, TrainingState, train
@@ -117,7 +117,7 @@ class _Run:
             reason = self._failed(str(error), "")
         except Exception as error:
             line = (str(error).splitlines() or [""])[0]
-            if _out_of_memory(error):
+            if ran_out_of_memory(error):
                 reason = f"out of memory: {line}"
                 if self.task.gpu_share < 1:
                     self.log.warning(f"{reason} (in {self.task.gpu_share:g} of a GPU)")
@@ -212,7 +212,7 @@ class _Run:
                     try:
                         self._measure_together(attempt, network, same, images, labels, clean, epoch, done, total)
                     except Exception as error:  # what cannot be measured keeps nothing else from being measured
-                        if _out_of_memory(error) or isinstance(error, (torch.AcceleratorError, StorageError)):
+                        if ran_out_of_memory(error) or isinstance(error, (torch.AcceleratorError, StorageError)):
                             raise
                         self.log.error(f"{same[0].name} of {which}: {type(error).__name__}: {error}")
                         broken.append(error)
@@ -311,12 +311,6 @@ class _Run:
             "python": platform.python_version(),
             "timestamp_ms": _now_ms(),
         }
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Also what graphs and the handles of cuBLAS and cuDNN lack, which torch tells in other classes."""
-    known = re.search(r"out of memory|_ALLOC_FAILED", str(error)) is not None
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and known)
 
 
 def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurement]]:

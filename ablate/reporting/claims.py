@@ -188,8 +188,7 @@ def _comparison(
     decided = p <= alpha
     inside = contrast.low < found.effect < contrast.high
     verdict = UNDECIDED if not decided else HOLDS if inside else FAILS
-    unknown = decided or all(error == 0.0 for error, _ in found.errors())
-    n = None if unknown else trainings_to_decide(contrast, found, alpha / asked)
+    n = None if decided or found.exact else trainings_to_decide(contrast, found, alpha / asked)
     why = None if decided else _why(contrast, found, n, alpha / asked)
     return Comparison(
         contrast.words, verdict, found.effect, low, high, 1 - level, p, found.counts, df, test, why, n,
@@ -199,7 +198,7 @@ def _comparison(
 
 def _why(contrast: Contrast, found: Estimate, n: int | None, level: float) -> str:
     few = "two seeds seldom decide; " if min(found.counts.values()) == 2 and not found.borrowed else ""
-    if all(error == 0.0 for error, _ in found.errors()):
+    if found.exact:
         on_edge = "the effect is exactly on the edge of the claim, without any spread"
         return on_edge if found.paired_rows else f"{few}without any spread between trainings its noise is not known"
     if n is not None:

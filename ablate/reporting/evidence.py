@@ -89,6 +89,11 @@ class Estimate:
         """
         return [self._error(noise, trainings) for noise in ((self.noise, self.own) if self.own else (self.noise,))]
 
+    @property
+    def exact(self) -> bool:
+        """Whether nothing spreads at all, neither trainings nor images."""
+        return all(error == 0.0 for error, _ in self.errors())
+
     def _error(self, noise: Sequence[Noise], trainings: int | None) -> tuple[float, float]:
         shares = [
             (part.variance, part.df)
@@ -139,8 +144,10 @@ def estimate(weights: Weights, results: Results) -> Estimate:
         return Estimate(math.nan, problem="the rows share trainings only in part, and none is shared by all of them")
     counts = {row: group.count for group in groups for row in group.rows}
     layouts = [_layouts(group, weights) for group in groups]
-    noise = _seed_noise(groups, layouts, weights, results)
-    own = _own_noise(groups, layouts, weights) if noise is not None and not results.noise else ()
+    # By chance a few seeds agree closer than the images they disagree on allow; that much noise there is at least.
+    least = [sum(_disagreement(z) / z.shape[1] for z in layout.values()) for layout in layouts]
+    noise = _seed_noise(groups, least, weights, results)
+    own = _own_noise(groups, least, weights) if noise is not None and not results.noise else ()
     variance, images, paired = _image_variance(groups, layouts, weights)
     alone = [row for row, count in counts.items() if count < 2]
     problem = None
@@ -207,38 +214,34 @@ def _pooled(weights: Mapping[str, float], results: Results) -> tuple[float, floa
     return (squares / df, df, estimates) if df else None
 
 
-def _own_noise(
-    groups: Sequence[_Group], layouts: Sequence[Mapping[str, NDArray[np.float64]]], weights: Weights
-) -> tuple[Noise, ...]:
+def _own(group: _Group, least: float, weights: Weights) -> Noise:
+    """The noise that a group's own trainings show."""
+    variance = max(float(np.var(group.contrast(weights), ddof=1)), least)
+    return Noise(variance / group.count, variance, group.count - 1.0, 1)
+
+
+def _own_noise(groups: Sequence[_Group], least: Sequence[float], weights: Weights) -> tuple[Noise, ...]:
     """Each group's own noise; none where all are paired, which is their own already, or where one has one training."""
     if all(len(group.rows) > 1 for group in groups) or any(group.count < 2 for group in groups):
         return ()
-    parts = []
-    for group, layout in zip(groups, layouts, strict=True):
-        least = sum(_disagreement(z) / z.shape[1] for z in layout.values())
-        variance = max(float(np.var(group.contrast(weights), ddof=1)), least)
-        parts.append(Noise(variance / group.count, variance, group.count - 1.0, 1))
-    return tuple(parts)
+    return tuple(_own(group, floor, weights) for group, floor in zip(groups, least, strict=True))
 
 
 def _seed_noise(
-    groups: Sequence[_Group], layouts: Sequence[Mapping[str, NDArray[np.float64]]], weights: Weights, results: Results
+    groups: Sequence[_Group], least: Sequence[float], weights: Weights, results: Results
 ) -> tuple[Noise, ...] | None:
     parts: list[Noise] = []
     pooled: list[tuple[float, float, float, int]] = []
-    for group, layout in zip(groups, layouts, strict=True):
-        # By chance a few seeds agree closer than the images they disagree on allow; that much noise there is at least.
-        least = sum(_disagreement(z) / z.shape[1] for z in layout.values())
+    for group, floor in zip(groups, least, strict=True):
         if len(group.rows) > 1:
             if group.count < 2:
                 return None
-            variance = max(float(np.var(group.contrast(weights), ddof=1)), least)
-            parts.append(Noise(variance / group.count, variance, group.count - 1.0, 1))
+            parts.append(_own(group, floor, weights))
         else:
             found = _pooled(weights[group.rows[0]], results)
             if found is None:
                 return None
-            variance = max(found[0], least)
+            variance = max(found[0], floor)
             pooled.append((variance / group.count, variance, found[1], found[2]))
     if pooled:
         # One estimate serves them all: its degrees of freedom do not add up.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ablate.errors import first_line
+from ablate.learning.memory import ran_out_of_memory
 from ablate.specs import ModelSpec
 
 WINDOW_S = 8.0
@@ -76,8 +77,8 @@ def time_packed(
     barrier = context.Barrier(count)
     results = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // count)
-    settings = (model.model_dump(mode="json"), batch_size, mode, device.type, threads, window_s)
-    processes = [context.Process(target=_train, args=(*settings, barrier, results), daemon=True) for _ in range(count)]
+    settings = (model.model_dump(mode="json"), batch_size, mode, device.type, threads, window_s, barrier)
+    processes = [context.Process(target=_train, args=(results, *settings), daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
     try:
@@ -124,13 +125,12 @@ def gather(processes: Sequence[BaseProcess], results: Any) -> list[tuple[float, 
     return found
 
 
-def _train(*given: Any) -> None:
-    *_, results = given
+def _train(results: Any, *settings: Any) -> None:
     try:
-        result: tuple[float, float] | str = _trained(*given[:-1])
+        result: tuple[float, float] | str = _trained(*settings)
     except Exception as error:
-        result = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        result = "out of memory" if re.search(r"out of memory|_ALLOC_FAILED", result) else result
+        line = f"{type(error).__name__}: {first_line(error)}"
+        result = "out of memory" if ran_out_of_memory(error) else line
     results.put(result)
 
 
