@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,6 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from ablate.launching import launch
+from ablate.options import Options
 from tests.launches import Process
 
 SPACE = """\
@@ -33,6 +38,19 @@ def write_space(folder: Path, name: str = "tiny", epochs: int = 2, **changes: st
     path = folder / f"{name}.yaml"
     path.write_text(text)
     return path
+
+
+def options_of(folder: Path, name: str = "tiny", **changes: Any) -> Options:
+    """A launch of a space in a folder, in this process and on one core, without MLflow."""
+    given: dict[str, Any] = {"space": [str(folder / f"{name}.yaml")], "storage": str(folder / "storage")}
+    return Options(**{**given, "tracking": False, "local": True, "cpus_per_trial": 1, **changes})
+
+
+def launch_here(asked: Options) -> tuple[int, str]:
+    """Launch in this process; its exit code, and everything it printed."""
+    out = Console(file=io.StringIO(), width=150)
+    code = launch(asked, out)
+    return code, out.file.getvalue()  # type: ignore[attr-defined]
 
 
 def command(*arguments: str) -> list[str]:

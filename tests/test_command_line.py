@@ -18,10 +18,9 @@ from ablate import completion, estimates, spaces, watching
 from ablate.claiming import Claims
 from ablate.errors import UserError
 from ablate.launching import launch, plan_of
-from ablate.options import Options
 from ablate.planning import decide
 from ablate.storage import Storage
-from tests.helpers import command, environment, run_launch, write_space
+from tests.helpers import command, environment, options_of, run_launch, write_space
 
 HEAVY = ("torch", "ray", "mlflow", "sklearn", "scipy", "torchvision", "pandas", "matplotlib", "pyarrow", "optuna")
 
@@ -111,11 +110,6 @@ def test_values_complete_where_they_are_named() -> None:
     assert len(offered) == len(set(offered)) > 40
     overrides = spaces.parse_overrides([text + "1" for text in offered])
     assert {setting.path for setting in overrides} <= set(spaces.setting_paths())
-
-
-def options_of(tmp_path: Path, **changes: Any) -> Options:
-    given: dict[str, Any] = {"storage": str(tmp_path / "storage"), "tracking": False, "local": True}
-    return Options(**{"space": [str(tmp_path / "tiny.yaml")], "cpus_per_trial": 1, **given, **changes})
 
 
 def test_more_work_is_estimated_to_take_longer_and_what_is_there_takes_nothing(tmp_path: Path) -> None:

@@ -13,24 +13,21 @@ from rich.console import Console
 from ablate import engine, launching, report, watching
 from ablate.claiming import Claims
 from ablate.errors import SpecError, TrackingError
-from ablate.launching import launch, plan_of
+from ablate.launching import plan_of
 from ablate.options import Options, import_modules, parse_seeds
 from ablate.storage import Storage
 from ablate.worker import Outcome
-from tests.helpers import write_space
+from tests.helpers import launch_here, options_of, write_space
 
 QUICK = ["measurement.attacks=[natural]"]
 
 
 def options(folder: Path, **changes: Any) -> Options:
-    given = {"space": [str(folder / "tiny.yaml")], "storage": str(folder / "storage"), "sets": QUICK}
-    return Options(**{**given, "tracking": False, "local": True, "cpus_per_trial": 1, **changes})
+    return options_of(folder, **{"sets": QUICK, **changes})
 
 
 def run(folder: Path, **changes: Any) -> tuple[int, str]:
-    out = Console(file=io.StringIO(), width=150)
-    code = launch(options(folder, **changes), out)
-    return code, out.file.getvalue()  # type: ignore[attr-defined]
+    return launch_here(options(folder, **changes))
 
 
 def checkpoints(folder: Path) -> set[str]:

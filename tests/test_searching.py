@@ -24,6 +24,7 @@ from ablate.searching import GridSampler, RandomSampler, Search, Told, told
 from ablate.spaces import load_space
 from ablate.storage import Storage, TrainingView
 from ablate.studies import StudySampler
+from tests.helpers import launch_here, options_of
 from tests.search_helpers import SEARCH, trained_epochs, write_search
 
 
@@ -33,14 +34,11 @@ def spec(**changes: Any) -> SearchSpec:
 
 
 def options(folder: Path, **changes: Any) -> Options:
-    given: dict[str, Any] = {"space": [str(folder / "tiny_search.yaml")], "storage": str(folder / "storage")}
-    return Options(**{**given, "tracking": False, "local": True, "cpus_per_trial": 1, **changes})
+    return options_of(folder, "tiny_search", **changes)
 
 
 def run(folder: Path, **changes: Any) -> tuple[int, str]:
-    out = Console(file=io.StringIO(), width=150)
-    code = launch(options(folder, **changes), out)
-    return code, out.file.getvalue()  # type: ignore[attr-defined]
+    return launch_here(options(folder, **changes))
 
 
 def results(folder: Path, **changes: Any) -> SearchResults:
