@@ -1,0 +1,56 @@
+"""Keys of an earlier version: plan ids and the keys of every shipped space, and what they hang on.
+
+When one of these fails, what users have stored is orphaned: nothing of it is found again. `make.py` made the keys.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ablate import spaces
+from ablate.attacks import build_attack
+from ablate.launch import app
+from ablate.specs import MeasurementSpec
+
+HERE = Path(__file__).resolve().parent
+KEYS: dict[str, Any] = json.loads((HERE / "keys.json").read_text())
+CASES = [(preset, space) for preset in KEYS if preset != "attacks" for space in KEYS[preset]]
+
+
+def planned(space: str, preset: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a dry run says of a space: the plan's id, and each row's keys."""
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, ["--space", space, "--preset", preset, "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)
+    rows = {trial["row"]: {"training": trial["training"], **trial["measurements"]} for trial in plan["trials"]}
+    return {"id": plan["id"], "rows": rows}
+
+
+@pytest.mark.parametrize(("preset", "space"), CASES)
+def test_an_earlier_space_makes_the_same_plan_with_the_same_keys(
+    preset: str, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spaces, "folder", lambda: HERE / "spaces")
+    assert planned(str(HERE / "spaces" / f"{space}.yaml"), preset, tmp_path, monkeypatch) == KEYS[preset][space]
+
+
+@pytest.mark.parametrize(("preset", "space"), CASES)
+def test_the_shipped_space_still_asks_for_everything_it_asked_for(
+    preset: str, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have more rows and columns than then, but what was trained and measured for it is used on."""
+    now = planned(space, preset, tmp_path, monkeypatch)["rows"]
+    for row, keys in KEYS[preset][space]["rows"].items():
+        assert keys.items() <= now[row].items(), row
+
+
+@pytest.mark.parametrize("name", KEYS["attacks"])
+def test_an_attack_tells_its_settings_as_it_did(name: str) -> None:
+    specs = (MeasurementSpec(), MeasurementSpec(eps_255=4, step_255=1))
+    assert [repr(build_attack(name, spec)) for spec in specs] == KEYS["attacks"][name]
