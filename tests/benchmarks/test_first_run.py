@@ -1,0 +1,58 @@
+"""The first run on a GPU, rehearsed on one CPU core: the script finds every module that it reaches into."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.helpers import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("training.batch_size=16", "model.width=0.25", "model.depth=8", "training.attack.steps=1")
+
+
+def make_images(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 1)):
+        for label in range(10):
+            (folder / split / str(label)).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / str(label) / f"{number}.png")
+    return folder
+
+
+def test_the_first_run_on_a_gpu_can_be_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    out.mkdir()
+    scratch.mkdir()
+    switches = {"DEVICE": "cpu", "TINY": "1", "EAGER": "1", "EPOCHS": "1", "LIMIT": "280"}
+    extra = " ".join(["--cpus-per-trial 1", *(f"--set {setting}" for setting in SMALL)])
+    places = {"OUT": str(out), "TMPDIR": str(scratch), "DATA": str(make_images(tmp_path / "images"))}
+    done = subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "gpu" / "first_run.sh")],
+        cwd=ROOT,
+        env=environment(**switches, **places, EXTRA=extra, PYTHON=os.path.relpath(sys.executable, ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=290,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    for file in ("check.json", "speed.json"):
+        found = json.loads((out / file).read_text())
+        assert found, output
+        failed = {name: entry for name, entry in found.items() if "FAILED" in str(entry)}
+        assert not failed, output
+    with tarfile.open(out / "records.tgz") as records:
+        names = records.getnames()
+    assert any("record-" in name for name in names), (out / "launch.log").read_text()
+    with tarfile.open(out / "checkpoints.tgz") as checkpoints:
+        assert len(checkpoints.getnames()) == 2, (out / "launch.log").read_text()  # one of each of two trainings
