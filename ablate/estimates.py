@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ablate.learning.models import build_network
-from ablate.options import Options
+from ablate.options import Options, ray_address
 from ablate.planning import Plan, PlannedTraining
 from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
 from ablate.speed.known import kind_of, known_speeds, mode_of
@@ -131,7 +131,7 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
 
 def runs_here(options: Options) -> bool:
     """Whether a launch would run on this machine, and not on a cluster."""
-    return options.cluster is None and (options.local or "RAY_ADDRESS" not in os.environ)
+    return options.cluster is None and (options.local or ray_address() is None)
 
 
 def _gpu_name() -> str:

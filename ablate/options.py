@@ -71,6 +71,12 @@ class Options:
     yes: bool = False
 
 
+def ray_address() -> str | None:
+    """The cluster that `RAY_ADDRESS` names; None where a launch starts Ray itself."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if address in ("", "local") else address
+
+
 def import_modules(modules: Iterable[str]) -> None:
     """Load the user's own modules, also from the working directory.
 

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -20,10 +21,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from ablate.errors import UserError
+from ablate.errors import UserError, first_line
 from ablate.events import Event, Listener
 from ablate.learning.data import Dataset
+from ablate.options import ray_address
+from ablate.scheduling import local_ray
 from ablate.worker import Outcome, Task, run
 
 # Before Ray is imported: it reads these once. Its own progress tables and signal handler would fight with ours.
@@ -40,6 +44,9 @@ from ray import cloudpickle, tune
 
 REPORT_S = 0.1
 """A worker's events within this time go to the driver together, the last of them with the next one or the end."""
+
+ANSWER_S = 10.0
+"""How long a cluster may take to accept a connection."""
 
 NODE_WAIT_S = 1.0
 """How often a launch looks for the first node of a cluster that is still starting."""
@@ -88,18 +95,48 @@ def cluster(num_cpus: int | None = None) -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Tune's tracebacks of lost processes: what was lost and why is told by our own lines.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    address = os.environ.get("RAY_ADDRESS")
-    # "local": without it Ray would join any cluster that somebody else has started on this machine.
-    options: dict[str, Any] = {} if address else {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
-    try:
-        ray.init(logging_level="ERROR", log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise UserError(f"expected a Ray cluster at {address or 'this machine'}, got no answer: {line}") from error
-    try:
+    address = ray_address()
+    with contextlib.ExitStack() as stack:
+        check_cluster()
+        # Without an address Ray would join any cluster that somebody else has started on this machine.
+        options = {} if address else {**stack.enter_context(local_ray.sheltered()), "num_cpus": num_cpus}
+        try:
+            ray.init(logging_level="ERROR", log_to_driver=False, **options)
+        except Exception as error:  # whatever keeps Ray from starting, it is told in a line
+            if address is None:
+                why = local_ray.why_not_started(error)
+                raise UserError(
+                    f"expected Ray to start on this machine, got: {why}; --local does without it"
+                ) from error
+            raise _unanswered(address, error) from error
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
+
+
+def check_cluster() -> None:
+    """Refuse a `RAY_ADDRESS` where nobody listens: Ray itself would try for a minute.
+
+    Raises:
+        UserError: Nobody answers there.
+    """
+    address = ray_address()
+    parts = urlsplit(address if "://" in (address or "") else f"//{address or ''}")
+    try:
+        host, port = str(parts.hostname or ""), parts.port
+    except ValueError as error:
+        raise UserError(f"RAY_ADDRESS: expected an address like head:6379, got {address!r}: {error}") from error
+    if address is None or not host or not port:
+        return
+    try:
+        with socket.create_connection((host, port), timeout=ANSWER_S):
+            pass
+    except OSError as error:
+        raise _unanswered(address, error) from error
+
+
+def _unanswered(address: str, error: Exception) -> UserError:
+    why = getattr(error, "strerror", None) or first_line(error)
+    return UserError(f"RAY_ADDRESS: expected a Ray cluster at {address}, got no answer: {why}")
 
 
 def share(trainings: int, cpus: int | None, gpus: float | None, say: Callable[[str], None]) -> tuple[int, float]:
@@ -125,20 +162,57 @@ def share(trainings: int, cpus: int | None, gpus: float | None, say: Callable[[s
         nodes = _nodes()
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
-    fitting = [node for node in nodes if node.get("GPU", 0) >= gpus]
     if cpus is None:
+        fitting = [node for node in nodes if node.get("GPU", 0) >= gpus] or nodes
         # The largest node, not the cluster: a training that asks for more than a node has is never placed.
-        largest = max((node["CPU"] for node in fitting or nodes), default=1)
+        largest = max(node["CPU"] for node in fitting)
         cpus = max(1, int(min(sum(node["CPU"] for node in nodes) // trainings, largest)))
-    if not any(node["CPU"] >= cpus for node in fitting):
-        most = max(nodes, key=lambda node: (node.get("GPU", 0), node["CPU"]))
-        there = f"{most['CPU']:g} CPUs and {most.get('GPU', 0):g} GPUs"
-        if "RAY_ADDRESS" not in os.environ:
-            raise UserError(
-                f"expected --cpus-per-trial and --gpus-per-trial within this machine's {there}, got {cpus} and {gpus:g}"
-            )
+    if not _fits(nodes, cpus, gpus):
+        if ray_address() is None:
+            raise _too_much(nodes, cpus, gpus)
+        there = _told(nodes)
         say(f"No node has {cpus} CPUs and {gpus:g} GPUs (the largest: {there}); waiting for the cluster to add one.")
     return cpus, gpus
+
+
+def check_share(cpus: int | None, gpus: float | None) -> None:
+    """Refuse what no node of the Ray that a launch would start here could place; nothing is started.
+
+    Args:
+        cpus: As asked for.
+        gpus: As asked for.
+
+    Raises:
+        UserError: As of `share`.
+    """
+    if (cpus is None and not gpus) or ray_address() is not None:
+        return
+    nodes = _nodes() if ray.is_initialized() else [_this_machine()]
+    if nodes and not _fits(nodes, cpus or 1, gpus or 0.0):
+        raise _too_much(nodes, cpus or 1, gpus or 0.0)
+
+
+def _this_machine() -> dict[str, float]:
+    import torch
+    from ray._private.utils import get_num_cpus
+
+    # As many cores as Ray will count, by a container's limits too.
+    return {"CPU": get_num_cpus(override_docker_cpu_warning=True), "GPU": torch.cuda.device_count()}
+
+
+def _fits(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> bool:
+    return any(node["CPU"] >= cpus and node.get("GPU", 0) >= gpus for node in nodes)
+
+
+def _told(nodes: Sequence[Mapping[str, float]]) -> str:
+    most = max(nodes, key=lambda node: (node.get("GPU", 0), node["CPU"]))
+    return f"{most['CPU']:g} CPUs and {most.get('GPU', 0):g} GPUs"
+
+
+def _too_much(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> UserError:
+    return UserError(
+        f"expected --cpus-per-trial and --gpus-per-trial within this machine's {_told(nodes)}, got {cpus} and {gpus:g}"
+    )
 
 
 def has_gpus() -> bool:
