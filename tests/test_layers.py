@@ -1,48 +1,122 @@
-"""Imports run downwards, and what runs on a GPU machine with PyTorch alone needs neither Ray nor MLflow."""
+"""Imports run downwards, and what runs on a GPU machine with PyTorch alone needs neither Ray nor MLflow.
+
+`TABLE` says it all; `python -m tests.imports` prints the picture that the code makes.
+"""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests import imports
 from tests.helpers import environment, write_space
 
 ROOT = Path(__file__).resolve().parent.parent
 # As on a machine without them: importing fails, and looking for them finds nothing.
-BLOCK = "import sys\nsys.modules.update(dict.fromkeys({blocked!r}))\n"
+BLOCK = """\
+import sys
 
 
-def imports_of(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add((node.module or "").split(".")[0])
-    return found
+class Without:
+    def __init__(self, finders):
+        self.finders = finders
+
+    def find_spec(self, name, path=None, target=None):
+        if any(name == blocked or name.startswith(blocked + ".") for blocked in {blocked!r}):
+            return None
+        return next(filter(None, (finder.find_spec(name, path, target) for finder in self.finders)), None)
 
 
-def test_only_tracking_imports_mlflow_and_only_scheduling_imports_ray() -> None:
-    for path in (ROOT / "ablate").rglob("*.py"):
-        inside = path.relative_to(ROOT / "ablate")
-        if inside.parts[0] != "scheduling":
-            assert "ray" not in imports_of(path), path
-        if not inside.name.startswith("track"):
-            assert "mlflow" not in imports_of(path), path
+sys.meta_path[:] = [Without([finder for finder in sys.meta_path if hasattr(finder, "find_spec")])]
+"""
 
 
-@pytest.mark.parametrize("layer", ["worker", "learning", "attacks", "analysis"])
-def test_lower_layers_import_no_upper_ones(layer: str) -> None:
-    forbidden = ("ablate.launch", "ablate.report", "ablate.scheduling", "ablate.tracking", "ablate.reporting")
-    places = (ROOT / "ablate" / layer).rglob("*.py") if layer != "worker" else [ROOT / "ablate" / "worker.py"]
-    for path in places:
-        text = path.read_text()
-        assert not any(f"from {name}" in text or f"import {name}" in text for name in forbidden), path
+@dataclass(frozen=True)
+class Room:
+    """What a package may import.
+
+    Args:
+        floor: Packages of lower floors alone; those that are not in the table stand on no floor yet.
+        without: What it can be imported without, packages of ablate and others.
+    """
+
+    floor: int
+    without: tuple[str, ...] = ()
+
+
+TABLE = {
+    "reporting": Room(6, ("torch", "ray", "ablate.planning")),
+    "scheduling": Room(7, ("mlflow",)),
+    "worker": Room(6, ("ray", "mlflow")),
+    "planning": Room(5, ("ray", "mlflow")),
+    "speed": Room(5, ("ray", "mlflow")),
+    "launch": Room(5, ("torch", "ray", "mlflow")),
+    "learning": Room(4, ("ray", "mlflow", "ablate.storage")),
+    "storage": Room(3, ("torch", "ray", "mlflow", "ablate.learning")),
+    "attacks": Room(3, ("ray", "mlflow", "ablate.storage")),
+    "analysis": Room(2, ("ray", "mlflow", "ablate.spaces")),
+    "spaces": Room(2, ("torch", "ray", "mlflow")),
+}
+ONLY = {
+    "ray": ("scheduling",),
+    "mlflow": ("tracking", "tracking_database", "tracking_runs", "tracking_sending", "tracking_store"),
+}
+"""Library -> the packages that may import it."""
+
+CIRCLES = [
+    ["ablate.asking", "ablate.search_planning"],
+    ["ablate.launching", "ablate.search_launch"],
+    ["ablate.samples", "ablate.spaces"],
+    ["ablate.searching", "ablate.studies"],
+]
+"""Still there; no other may come."""
+
+
+def test_every_package_stands_in_the_table() -> None:
+    folders = {path.parent.relative_to(ROOT / "ablate").parts[:1] for path in (ROOT / "ablate").rglob("__init__.py")}
+    assert {folder for (folder,) in folders - {()}} <= TABLE.keys()
+
+
+def test_imports_run_downwards() -> None:
+    graph = imports.modules()
+    upwards = [
+        f"{module} -> {other}"
+        for module, others in graph.items()
+        for other in others
+        if (here := imports.package_of(module)) != (there := imports.package_of(other))
+        and here in TABLE
+        and there in TABLE
+        and TABLE[here].floor <= TABLE[there].floor
+    ]
+    print(f"modules: {imports.numbers(graph)}\npackages: {imports.numbers(imports.packages(graph))}")
+    assert not upwards
+
+
+def test_there_is_no_new_circle() -> None:
+    found = imports.circles(imports.modules())
+    assert [circle for circle in found if circle not in CIRCLES] == []
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_one_package_alone_imports_a_library(library: str) -> None:
+    found = {imports.package_of(module) for module, others in imports.third_party().items() if library in others}
+    assert found <= set(ONLY[library])
+
+
+@pytest.mark.parametrize("package", TABLE)
+def test_a_package_is_imported_without_what_it_may_not_need(package: str, tmp_path: Path) -> None:
+    modules = [module for module in imports.module_files() if imports.package_of(module) == package]
+    assert modules
+    code = BLOCK.format(blocked=TABLE[package].without) + "".join(f"import {module}\n" for module in modules)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_package_is_installed() -> None:
