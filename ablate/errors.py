@@ -30,6 +30,10 @@ class DeviceError(UserError):
     """A GPU that failed the process for good; another process may go on from the last checkpoint."""
 
 
+class MeasurementError(UserError):
+    """A measurement whose attack or network handed over what cannot be counted."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, short enough for a terminal."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

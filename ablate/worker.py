@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ablate.analysis.registry import AnalysisContext, get_analysis
-from ablate.attacks import CleanLogits, build_attack, evaluate
-from ablate.errors import DeviceError, StorageError
+from ablate.attacks import Checks, CleanLogits, build_attack, evaluate
+from ablate.errors import DeviceError, MeasurementError, StorageError
 from ablate.events import Event, Kind, Listener
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
@@ -113,7 +113,7 @@ class _Run:
                 torch.cuda.set_per_process_memory_fraction(share, self.device.index or 0)
             self.attempt = self.storage.attempt(self.task.key)
             self._train_and_measure(self.attempt)
-        except TrainingError as error:
+        except (TrainingError, MeasurementError) as error:
             reason = self._failed(str(error), "")
         except Exception as error:
             line = (str(error).splitlines() or [""])[0]
@@ -207,16 +207,24 @@ class _Run:
             with frozen_parameters(network):  # quantized weights are transformed once, not at every step of an attack
                 self.asked = as_measured(network, spec.data.image_size)
                 clean = CleanLogits(self.asked, images, spec.measurement.batch_size)  # of these weights
-                for same in _by_attack(group):
+                waiting = _by_attack(group)
+                while waiting:
+                    same = waiting.pop(0)
                     epoch = chosen["epoch"]
                     try:
                         self._measure_together(attempt, network, same, images, labels, clean, epoch, done, total)
                     except Exception as error:  # what cannot be measured keeps nothing else from being measured
                         if ran_out_of_memory(error) or isinstance(error, (torch.AcceleratorError, StorageError)):
                             raise
+                        if len(same) > 1 and isinstance(error, MeasurementError):
+                            # Perhaps behind one of the filters alone.
+                            waiting[:0] = [[measurement] for measurement in same]
+                            continue
                         self.log.error(f"{same[0].name} of {which}: {type(error).__name__}: {error}")
                         broken.append(error)
                     done += len(same)
+        if len(broken) > 1 and all(isinstance(error, MeasurementError) for error in broken):
+            raise MeasurementError("; ".join(dict.fromkeys(str(error) for error in broken)))
         if broken:
             raise broken[0]
 
@@ -288,7 +296,11 @@ class _Run:
                 places = torch.arange(number * EXAMPLES_BLOCK, min((number + 1) * EXAMPLES_BLOCK, len(images)))
                 places = places.to(images.device)
                 chosen = images[places].float() / 255.0
-                self._examples[what] = attack.perturb(self.asked, chosen, labels[places], index=places, seed=seed)
+                made = attack.perturb(self.asked, chosen, labels[places], index=places, seed=seed)
+                checks = Checks(attack)
+                checks.examples(made, chosen)
+                checks.settle()
+                self._examples[what] = made
             return self._examples[what]
 
         def adversarial(places: Tensor) -> Tensor:

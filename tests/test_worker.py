@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ablate import worker
+from ablate.attacks import FGSM, evaluation
 from ablate.errors import DeviceError
 from ablate.learning import data
 from ablate.learning.training import TrainingState
@@ -217,3 +218,42 @@ def test_a_gpu_that_failed_takes_its_process_along(
     with pytest.raises(DeviceError, match="expected a GPU that works, got CUDA error: an illegal memory access"):
         worker.run(doing, digits, lambda event: None)
     assert storage.view(doing.key).failure is None  # its retry goes on from the checkpoint
+
+
+def test_what_cannot_be_counted_fails_its_own_measurement_alone(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
+
+    def bright(self: FGSM, network: Any, images: torch.Tensor, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+        return images + 1
+
+    monkeypatch.setattr(FGSM, "perturb", bright)
+    doing = task(plan, storage)
+    outcome = worker.run(doing, digits, lambda event: None)
+    assert outcome.state == "failed" and outcome.reason == "fgsm: expected adversarial images in [0, 1], got 1 to 2"
+    failure = storage.view(doing.key).failure
+    assert failure is not None and failure["reason"] == outcome.reason
+    measured = [m.name for m in doing.measurements if m.key in storage.view(doing.key).records]
+    assert measured == ["natural", "natural"]
+    monkeypatch.undo()
+    assert worker.run(doing, digits, lambda event: None).state == "finished"
+
+
+def test_logits_that_break_behind_one_filter_fail_there_alone(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
+    through = evaluation.through_filter
+
+    def breaking(network: Any, degree: int | None) -> Any:
+        seen = through(network, degree)
+        return seen if degree is None else lambda images: seen(images) * torch.nan
+
+    monkeypatch.setattr(evaluation, "through_filter", breaking)
+    doing = task(plan, storage)
+    outcome = worker.run(doing, digits, lambda event: None)
+    assert outcome.state == "failed"
+    assert "natural: expected finite logits" in outcome.reason and "fgsm: expected finite logits" in outcome.reason
+    there = storage.view(doing.key).records
+    assert {(m.name, m.degree) for m in doing.measurements if m.key in there} == {("natural", None), ("fgsm", None)}

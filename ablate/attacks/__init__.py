@@ -2,7 +2,7 @@
 
 from ablate.attacks.base import Attack, Network, attack_names, attack_source, build_attack, register_attack
 from ablate.attacks.carlini_wagner import CarliniWagner, ExactCarliniWagner
-from ablate.attacks.evaluation import CleanLogits, adversarial_examples, evaluate
+from ablate.attacks.evaluation import Checks, CleanLogits, adversarial_examples, evaluate
 from ablate.attacks.linf import BIM, FGSM, PGD, TPGD, ascend
 from ablate.attacks.noise import GaussianNoise, Natural
 
@@ -13,6 +13,7 @@ __all__ = [
     "TPGD",
     "Attack",
     "CarliniWagner",
+    "Checks",
     "CleanLogits",
     "ExactCarliniWagner",
     "GaussianNoise",

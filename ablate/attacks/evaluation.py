@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,7 +10,11 @@ from torch import Tensor, nn
 
 from ablate.analysis.lowpass import lowpass
 from ablate.attacks.base import Attack, Network
+from ablate.errors import MeasurementError
 from ablate.modes import evaluating
+
+_ROUNDING = 1e-6
+"""How far beyond [0, 1] a pixel may be: what float32 rounds off when an image is put together."""
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -37,6 +42,72 @@ def through_filter(network: Network, degree: int | None) -> Network:
     if degree is None:
         return network
     return lambda images: network(lowpass(images, degree))
+
+
+class Checks:
+    """What attacks and networks handed over, looked at without making the host wait for the device until asked.
+
+    Shapes are refused at once. Values are folded into a few numbers on the device, which `settle` fetches together.
+
+    Args:
+        attack: Names the attack in errors.
+    """
+
+    def __init__(self, attack: Attack) -> None:
+        self.attack = attack
+        self._sound: list[tuple[str, Tensor]] = []
+
+    def examples(self, perturbed: Tensor, original: Tensor) -> None:
+        """Note whether adversarial images are images: finite, in [0, 1], as many and as large as they were.
+
+        Args:
+            perturbed: What the attack made of `original`.
+            original: [N, C, H, W].
+
+        Raises:
+            MeasurementError: No tensor of floats, or one of another shape.
+        """
+        if not isinstance(perturbed, Tensor) or not perturbed.is_floating_point():
+            got = perturbed.dtype if isinstance(perturbed, Tensor) else type(perturbed).__name__
+            raise MeasurementError(f"{self.attack.name}: expected adversarial images as a tensor of floats, got {got}")
+        if perturbed.shape != original.shape:
+            want, got = list(original.shape), list(perturbed.shape)
+            raise MeasurementError(f"{self.attack.name}: expected adversarial images of shape {want}, got {got}")
+        low, high = torch.aminmax(perturbed.detach())  # of a nan both are nan
+        self._sound.append(("images", torch.stack([low, high]).double()))
+
+    def logits(self, logits: Tensor, count: int) -> None:
+        """Note whether logits are finite.
+
+        Args:
+            logits: [count, classes].
+            count: How many images they are of.
+
+        Raises:
+            MeasurementError: They are of another shape.
+        """
+        if logits.dim() != 2 or len(logits) != count:
+            got = list(logits.shape)
+            raise MeasurementError(f"{self.attack.name}: expected logits of shape [{count}, classes], got {got}")
+        low, high = torch.aminmax(logits.detach())
+        self._sound.append(("logits", torch.stack([low, high]).double()))
+
+    def settle(self) -> None:
+        """Fetch what was noted.
+
+        Raises:
+            MeasurementError: Something is not finite, or not in [0, 1].
+        """
+        if not self._sound:
+            return
+        ranges = torch.stack([values for _, values in self._sound]).tolist()
+        for (what, _), (low, high) in zip(self._sound, ranges, strict=True):
+            got = f"{low:.6g} to {high:.6g}"
+            if what == "images" and not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+                raise MeasurementError(f"{self.attack.name}: expected adversarial images in [0, 1], got {got}")
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise MeasurementError(f"{self.attack.name}: expected finite logits, got {got}")
+        self._sound.clear()
 
 
 class CleanLogits:
@@ -108,17 +179,22 @@ def evaluate(
     Returns:
         For each degree [N] bool on the network's device: classified correctly.
 
+    Raises:
+        MeasurementError: The attack made something else than images in [0, 1], or a logit is not finite: neither may
+            count as an answer.
+
     Source: Section 3.1.1.
     """
     clean = CleanLogits(network, images, batch_size) if clean is None else clean
     assert clean.network is network and clean.images.shape == images.shape
     wanted = list(dict.fromkeys(_effective(degree, images) for degree in degrees))
     correct: dict[int | None, list[Tensor]] = {degree: [] for degree in wanted}
+    checks = Checks(attack)
     attacked_and_judged = [(degree, [degree]) for degree in wanted] if adaptive else [(None, wanted)]
     with evaluating(network):
         for attacked, judged in attacked_and_judged:
             for part, original, perturbed, truth in _batches(
-                network, attack, images, labels, seed, batch_size, attacked, index, clean
+                network, attack, images, labels, seed, batch_size, attacked, index, clean, checks
             ):
                 for degree in judged:
                     if perturbed is original:
@@ -126,7 +202,9 @@ def evaluate(
                     else:
                         with torch.no_grad():
                             logits = through_filter(network, degree)(perturbed)
+                    checks.logits(logits, len(truth))
                     correct[degree].append(logits.argmax(dim=1) == truth)
+    checks.settle()
     joined = {degree: torch.cat(parts) for degree, parts in correct.items()}
     return {degree: joined[_effective(degree, images)] for degree in degrees}
 
@@ -156,11 +234,17 @@ def adversarial_examples(
 
     Returns:
         [N, C, H, W] float in [0, 1] on the network's device.
+
+    Raises:
+        MeasurementError: The attack made something else.
     """
+    checks = Checks(attack)
     clean = CleanLogits(network, images, batch_size) if clean is None else clean
     with evaluating(network):
-        made = _batches(network, attack, images, labels, seed, batch_size, None, index, clean)
-        return torch.cat([perturbed for _, _, perturbed, _ in made])
+        made = _batches(network, attack, images, labels, seed, batch_size, None, index, clean, checks)
+        joined = torch.cat([perturbed for _, _, perturbed, _ in made])
+    checks.settle()
+    return joined
 
 
 def _batches(
@@ -173,6 +257,7 @@ def _batches(
     degree: int | None,
     index: Tensor | None,
     clean: CleanLogits,
+    checks: Checks,
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Per batch: its place, the images, what the attack on network(lowpass(., degree)) made of them, the labels."""
     device = _device(network, images)
@@ -183,6 +268,7 @@ def _batches(
         part = slice(begin, begin + batch_size)
         original = as_float(images[part].to(device))
         truth = labels[part].to(device)
+        version = original._version
         perturbed = attack.perturb(
             target,
             original,
@@ -191,6 +277,13 @@ def _batches(
             seed=seed,
             clean_logits=clean.at(degree)[part] if attack.uses_clean_logits else None,
         )
+        if perturbed is not original:
+            checks.examples(perturbed, original)
+        elif original._version != version:  # it would count as an attack that changes nothing
+            raise MeasurementError(
+                f"{attack.name}: expected adversarial images in a tensor of their own, got them in "
+                "the one handed in, changed in place"
+            )
         yield part, original, perturbed, truth
 
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ablate.analysis.lowpass import lowpass
-from ablate.attacks.base import build_attack
+from ablate.attacks.base import Attack, build_attack
 from ablate.attacks.evaluation import CleanLogits, adversarial_examples, as_float, evaluate, through_filter
 from ablate.attacks.linf import BIM, PGD, TPGD
-from ablate.attacks.noise import Natural
+from ablate.attacks.noise import GaussianNoise, Natural
+from ablate.errors import MeasurementError
 from ablate.specs import MeasurementSpec
 
 
@@ -166,3 +171,93 @@ def test_evaluation_works_where_gradients_are_switched_off(network, batch) -> No
     with torch.no_grad():
         inside = evaluate(network, PGD(steps=2), batch.images, batch.labels, seed=0, batch_size=8)[None]
     assert torch.equal(inside, expected)
+
+
+class Making(Attack):
+    """An attack that hands over whatever a function makes of the images."""
+
+    name = "making"
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        self.make = make
+
+    def perturb(self, network: Any, images: Tensor, labels: Tensor, **_: Any) -> Any:
+        return self.make(images)
+
+
+def one_pixel(value: float) -> Callable[[Tensor], Tensor]:
+    def make(images: Tensor) -> Tensor:
+        changed = images.clone()
+        changed[-1, 0, 0, 0] = value
+        return changed
+
+    return make
+
+
+UNSOUND = {
+    "nan": (one_pixel(math.nan), r"expected adversarial images in \[0, 1\], got nan"),
+    "infinite": (one_pixel(math.inf), r"in \[0, 1\], got .* to inf"),
+    "above": (one_pixel(1.001), r"in \[0, 1\], got .* to 1.001"),
+    "below": (one_pixel(-0.5), r"in \[0, 1\], got -0.5 to"),
+    "fewer": (lambda images: images[:-1], "expected adversarial images of shape"),
+    "smaller": (lambda images: images[..., 1:, 1:], "expected adversarial images of shape"),
+    "one": (lambda images: images[:1].mean(dim=(0, 1)), "expected adversarial images of shape"),
+    "bytes": (lambda images: (images * 255).to(torch.uint8), "expected adversarial images as a tensor of floats"),
+    "array": (lambda images: images.numpy(), "as a tensor of floats, got ndarray"),
+    "nothing": (lambda images: None, "as a tensor of floats, got NoneType"),
+    "in place": (lambda images: images.mul_(0.5), "in a tensor of their own"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+@pytest.mark.parametrize("ask", [evaluate, adversarial_examples])
+def test_what_is_no_image_is_refused_by_the_attacks_name(kind, ask, network, batch) -> None:
+    make, reason = UNSOUND[kind]
+    images, labels, _ = batch
+    with pytest.raises(MeasurementError, match=f"making: .*{reason}"):
+        ask(network, Making(make), images.clone(), labels, seed=0, batch_size=4)
+
+
+def test_what_rounding_leaves_beyond_the_interval_is_an_image(network, batch) -> None:
+    images, labels, _ = batch
+    evaluate(network, Making(one_pixel(1 + 2**-22)), images, labels, seed=0, batch_size=4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("attack", [Natural(), GaussianNoise()])
+@pytest.mark.parametrize("degree", [None, 4])
+def test_logits_that_are_not_finite_count_as_no_answer(value, attack, degree, network, batch) -> None:
+    images, labels, _ = batch
+
+    class Breaking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, seen: Tensor) -> Tensor:
+            logits = self.inner(seen).clone()
+            logits[0, 0] = value
+            return logits
+
+    with pytest.raises(MeasurementError, match=f"{attack.name}: expected finite logits"):
+        evaluate(Breaking(), attack, images, labels, seed=0, batch_size=4, degrees=[degree])
+
+
+def test_logits_of_another_shape_are_not_compared_with_labels(network, batch) -> None:
+    images, labels, _ = batch
+
+    class Shaped(nn.Module):
+        def forward(self, seen: Tensor) -> Tensor:
+            return network(seen)[:, :, None]
+
+    with pytest.raises(MeasurementError, match=r"expected logits of shape \[\d+, classes\]"):
+        evaluate(Shaped(), Natural(), images, labels, seed=0, batch_size=4)
+
+
+def test_values_are_fetched_once_for_all_batches(network, batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+    original = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: fetched.append(self) or original(self))
+    images, labels, _ = batch
+    evaluate(network, GaussianNoise(), images, labels, seed=0, batch_size=2, degrees=[None, 4])
+    assert len(fetched) == 1
