@@ -24,7 +24,6 @@ EPILOG = """\b
 Examples:
   python -m ablate.launch --space batch_size --preset smoke      minutes on a laptop
   python -m ablate.launch --space all --seeds 0,1,2 --dry-run    the time it would take
-  python -m ablate.launch --space bit_width --set training.epochs=60
   python -m ablate.launch --watch                                follow a running launch
 Exit codes: 0 all there, 1 something failed, 2 refused input, 130 interrupted (again: goes on)."""
 
@@ -81,6 +80,9 @@ def main(
     storage_is_shared: Annotated[
         bool, typer.Option("--storage-is-shared", help="With --cluster: all nodes mount it.")
     ] = False,
+    include: Annotated[
+        list[str] | None, typer.Option("--include", metavar="PATH", help="With --cluster: a file or folder to send.")
+    ] = None,
     cpus_per_trial: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="CPU cores of a training; default: a share.")
     ] = None,
@@ -126,6 +128,7 @@ def main(
                 imports=imports or [],
                 cluster=cluster,
                 storage_is_shared=storage_is_shared,
+                include=include or [],
                 yes=yes,
             )
             code = _watch(options) if watch else _launch(options)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -30,6 +32,9 @@ from ablate.results import results_as_json
 from ablate.storage import Storage
 from ablate.terminal import printable
 from ablate.worker import Outcome
+
+if TYPE_CHECKING:
+    from ablate.scheduling.jobs import Submission
 
 WAIT_S = 1.0
 """How often a waiting launch looks whether another one has finished or died."""
@@ -55,9 +60,9 @@ def launch(options: Options, console: Console, out: TextIO | None = None) -> int
     Raises:
         UserError: Something the user gave cannot be used; nothing was lost.
     """
-    if options.cluster is not None and not options.dry_run:
-        return _submit(options, console)
     out = out or sys.stdout
+    if options.cluster is not None:
+        return _show_submission(options, console, out) if options.dry_run else _submit(options, console)
     storage = Storage(options.storage)
     if is_search(options):
         from ablate import search_launch, search_planning
@@ -103,13 +108,39 @@ def _agreed(options: Options, expected: Estimate, storage: Storage, console: Con
 def _submit(options: Options, console: Console) -> int:
     from ablate.scheduling import jobs
 
-    assert options.cluster is not None
-    loaded, trials = trials_of(options)
     try:
         plan_id = plan_of(options).id
     except (DataError, StorageError):
         plan_id = None  # the data, or a search's storage, may lie on the cluster alone
-    return jobs.submit(jobs.Submission(options.cluster, options, loaded, trials, plan_id), console)
+    return jobs.submit(_submission(options, plan_id), console)
+
+
+def _show_submission(options: Options, console: Console, out: TextIO) -> int:
+    """`--dry-run --cluster`: the plan, as far as it can be seen from here, and what would travel."""
+    from ablate.scheduling import jobs
+
+    submission = _submission(options, None)
+    parcel = jobs.checked(submission)
+    here, plan = replace(options, cluster=None), io.StringIO()
+    try:
+        launch(here, console, plan)
+    except (DataError, StorageError) as error:  # as of `_submit`
+        if not options.as_json:
+            console.print(Text(f"The plan cannot be seen from here: {printable(error)}", overflow="fold"))
+    if options.as_json:
+        told = {"travels": sorted(parcel.files), "does_not_travel": parcel.left_out}
+        out.write(json.dumps({**json.loads(plan.getvalue() or "{}"), **told}, indent=1) + "\n")
+    else:
+        jobs.show(parcel, submission.cluster, console)
+    return 0
+
+
+def _submission(options: Options, plan_id: str | None) -> Submission:
+    from ablate.scheduling.jobs import Submission
+
+    assert options.cluster is not None
+    loaded, trials = trials_of(options)
+    return Submission(options.cluster, options, loaded, trials, plan_id)
 
 
 class Launch:

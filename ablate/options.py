@@ -44,6 +44,7 @@ class Options:
         imports: The user's own modules.
         cluster: Job server to submit to.
         storage_is_shared: With `cluster`: every node mounts the storage folder.
+        include: With `cluster`: files and folders to send that are no Python of `imports`.
         yes: Go on also where it would take more than a day.
     """
 
@@ -68,6 +69,7 @@ class Options:
     imports: list[str] = field(default_factory=list)
     cluster: str | None = None
     storage_is_shared: bool = False
+    include: list[str] = field(default_factory=list)
     yes: bool = False
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ablate import identity
 from ablate.errors import UserError
@@ -28,6 +29,7 @@ from ablate.options import Options
 from ablate.provenance import commit
 from ablate.scheduling import package, reach
 from ablate.spaces import SpaceFile, Trial
+from ablate.terminal import plural, printable
 
 STOP_WAIT_S = 60
 """How long `ray job stop` waits for a launch to end in order before it is killed."""
@@ -42,7 +44,9 @@ _RAYS_OWN = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+\w+ (job_manager|worker|packaging)\.py:\d+ -- |Running entrypoint for job "
 )
 _FLAGS = {"sets": "--set", "imports": "--import", "rows": "--row"}
-_NOT_SENT = {"cluster", "storage_is_shared", "space", "tracking", "tracking_uri", "local", "dry_run", "as_json"}
+_NOT_SENT = {"cluster", "storage_is_shared", "space", "tracking", "tracking_uri", "local", "dry_run", "as_json"} | {
+    "include"  # its files travel, and are there
+}
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,14 @@ def submit(submission: Submission, console: Console) -> int:
         the job goes on.
 
     Raises:
-        UserError: Something that only this machine reaches, or a cluster that does not answer.
+        UserError: Something only this machine reaches, files that cannot be sent, or a cluster that does not answer.
     """
     arguments = arguments_of(submission)
+    parcel = parcel_of(submission)
     client = _connect(submission.cluster)
     plan = submission.plan_id or _digest(submission, arguments)
     try:
-        job = _find_or_start(client, submission, plan, arguments, console)
+        job = _find_or_start(client, submission, plan, arguments, parcel, console)
         _follow(client, job, console)
         return _exit_code(_details(client, job), console)
     except KeyboardInterrupt:
@@ -147,6 +152,47 @@ def arguments_of(submission: Submission) -> list[str]:
     return [*arguments, "--tracking-uri", str(uri)]
 
 
+def parcel_of(submission: Submission) -> package.Parcel:
+    """The files that a submission sends.
+
+    Raises:
+        UserError: As of `package.gather`.
+    """
+    return package.gather(submission.spaces, submission.options.imports, submission.options.include)
+
+
+def checked(submission: Submission) -> package.Parcel:
+    """What a submission would send, after everything that can be refused without asking the cluster.
+
+    Raises:
+        UserError: As of `submit`; `--json` is not refused, since it shows the plan here.
+    """
+    arguments_of(dataclasses.replace(submission, options=dataclasses.replace(submission.options, as_json=False)))
+    reach.check_cluster(submission.cluster)
+    return parcel_of(submission)
+
+
+def show(parcel: package.Parcel, cluster: str, console: Console) -> None:
+    """Print which files would travel, and what would not.
+
+    Args:
+        parcel: From `checked`.
+        cluster: Where to.
+        console: Where to print.
+    """
+    console.print()
+    what = f"{plural(len(parcel.files), 'file')}, {parcel.bytes / 1e6:.1f} MB, would travel to {cluster}:"
+    console.print(Text(what, overflow="fold"))
+    for name in sorted(parcel.files):
+        console.print(Text(f"  {printable(name)}", overflow="fold"))
+    _tell_left_out(parcel, console)
+
+
+def _tell_left_out(parcel: package.Parcel, console: Console) -> None:
+    for reason in parcel.left_out:
+        console.print(Text(f"does not travel: {printable(reason)}", style="yellow", overflow="fold"))
+
+
 def _digest(submission: Submission, arguments: list[str]) -> str:
     """The plan's stand-in where its data cannot be seen from here: what was asked for, word by word."""
     contents = {name: path.read_text() for name, path in package.own_spaces(submission.spaces).items()}
@@ -173,7 +219,9 @@ def _unanswered(address: str, error: Exception) -> UserError:
     return UserError(f"--cluster {address}: expected a Ray job server, got: {line}; {hint}")
 
 
-def _find_or_start(client: Any, submission: Submission, plan: str, arguments: list[str], console: Console) -> str:
+def _find_or_start(
+    client: Any, submission: Submission, plan: str, arguments: list[str], parcel: package.Parcel, console: Console
+) -> str:
     storage = submission.options.storage
     patience = START_WAIT_S
     while True:
@@ -184,7 +232,7 @@ def _find_or_start(client: Any, submission: Submission, plan: str, arguments: li
                 return str(details.submission_id)
         job = f"ablate-{plan}-{max(numbers, default=0) + 1}"
         try:
-            _start(client, submission, job, arguments, console.width)
+            _start(client, submission, job, arguments, parcel, console.width)
         except RuntimeError as error:
             if job in {details.submission_id for details in _jobs(client, plan).values()}:
                 continue  # somebody else took the number in this moment
@@ -193,6 +241,7 @@ def _find_or_start(client: Any, submission: Submission, plan: str, arguments: li
                 patience -= 1
                 continue
             raise _unanswered(submission.cluster, error) from error
+        _tell_left_out(parcel, console)
         console.print(f"Submitted {job} to {submission.cluster}.", markup=False)
         return job
 
@@ -214,7 +263,9 @@ def _newest(client: Any, plan: str) -> str | None:
     return f"ablate-{plan}-{max(numbers)}" if numbers else None
 
 
-def _start(client: Any, submission: Submission, job: str, arguments: list[str], width: int) -> None:
+def _start(
+    client: Any, submission: Submission, job: str, arguments: list[str], parcel: package.Parcel, width: int
+) -> None:
     # No secrets: a runtime environment shows in the dashboard. The head's own environment holds MLflow's login.
     variables = {
         "PYTHONUNBUFFERED": "1",
@@ -223,7 +274,7 @@ def _start(client: Any, submission: Submission, job: str, arguments: list[str], 
         "ABLATE_COMMIT": commit() or "",
     }
     with tempfile.TemporaryDirectory(prefix="ablate-job-") as folder:
-        package.build(Path(folder), submission.spaces, submission.options.imports)
+        parcel.write(Path(folder))
         client.submit_job(
             entrypoint=f"python -m ablate.launch {shlex.join(arguments)}",
             submission_id=job,
