@@ -71,8 +71,8 @@ class Checks:
             got = perturbed.dtype if isinstance(perturbed, Tensor) else type(perturbed).__name__
             raise MeasurementError(f"{self.attack.name}: expected adversarial images as a tensor of floats, got {got}")
         if perturbed.shape != original.shape:
-            want, got = list(original.shape), list(perturbed.shape)
-            raise MeasurementError(f"{self.attack.name}: expected adversarial images of shape {want}, got {got}")
+            want, shape = list(original.shape), list(perturbed.shape)
+            raise MeasurementError(f"{self.attack.name}: expected adversarial images of shape {want}, got {shape}")
         low, high = torch.aminmax(perturbed.detach())  # of a nan both are nan
         self._sound.append(("images", torch.stack([low, high]).double()))
 
