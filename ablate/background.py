@@ -30,7 +30,7 @@ class Syncing(Protocol):
     def interrupt(self, plan: Plan | PlanFile) -> None:
         """Mark unfinished runs as stopped; see `Tracker.interrupt`."""
 
-    def open_plan(self, plan: Plan | PlanFile) -> None:
+    def open_plan(self, plan: Plan | PlanFile, *, storage: Storage | None = None) -> None:
         """Find or create a plan's runs; see `Tracker.open_plan`."""
 
 
@@ -119,7 +119,7 @@ class BackgroundSync:
                 plan, grown, self._grown = self._plan, self._grown, False
             try:
                 if grown:
-                    self._tracker.open_plan(plan)
+                    self._tracker.open_plan(plan, storage=self._storage)
                 unfinished = self._tracker.sync(plan, self._storage, None if everything else keys)
                 if final and unfinished:
                     self._tracker.interrupt(plan)

@@ -205,6 +205,7 @@ class Launch:
 
     def _prepare(self, claims: Claims) -> None:
         """Write down what is going to be done."""
+        self.storage.identify()
         for training in self.plan.trainings.values():
             self.storage.describe(training.key, training.identity)
             for message in self.storage.drop_damaged(training.key, training.measurements):
@@ -219,11 +220,11 @@ class Launch:
         if not self.options.tracking:
             yield
             return
-        from ablate import tracking
+        from ablate import report, tracking
 
         self.tracker = tracking.Tracker(self.options.tracking_uri)
         self.tracker.prepare()
-        self.tracker.open_plan(self.plan, self.provenance)
+        self.tracker.open_plan(self.plan, self.provenance, self.storage)
         self.sync = tracking.BackgroundSync(self.tracker, self.plan, self.storage)
         try:
             yield
@@ -239,6 +240,7 @@ class Launch:
                     markup=False,
                 )
                 self.arrived = False
+            report.tell_repairs(self.tracker.repairs, self.console)
 
     def _work(self, claims: Claims) -> None:
         options, plan = self.options, self.plan
@@ -335,7 +337,9 @@ class Launch:
 
             try:
                 for space in self.plan.spaces:
-                    report.print_space(self.tracker, space.name, self.plan.id, self.console)
+                    report.print_space(
+                        self.tracker, space.name, self.plan.id, self.console, storage=self.storage.identify()
+                    )
             except TrackingError as error:  # everything has arrived; the table alone cannot be shown now
                 self.console.print(Text(printable(str(error)), overflow="fold"))
 

@@ -17,12 +17,20 @@ from rich.text import Text
 from ablate.errors import SpecError, TrackingError, UserError, nearest
 from ablate.options import import_modules
 from ablate.reporting.formats import to_csv, to_latex, to_markdown, to_terminal
-from ablate.reporting.reproduced import Network, claims_of, results_of, table_input, verdicts_of
+from ablate.reporting.reproduced import (
+    Network,
+    claims_of,
+    keep_storages_apart,
+    results_of,
+    table_input,
+    verdicts_of,
+)
 from ablate.reporting.search import search_of, told_shares
 from ablate.reporting.tables import Table, build_table
 from ablate.search_results import best_space, summary_lines
 from ablate.spaces import table_names
-from ablate.terminal import open_console, printable
+from ablate.terminal import open_console, plural, printable
+from ablate.tracked import storage_label
 
 if TYPE_CHECKING:
     from ablate.tracked import PlanInfo, PlanResults
@@ -63,7 +71,14 @@ def table_of(plan: PlanResults, network: Network = "last") -> Table:
     return build_table(table_input(plan, results_of(plan, network), network))
 
 
-def print_space(tracker: Tracker, space: str, plan_id: str | None, console: Console, network: Network = "last") -> None:
+def print_space(
+    tracker: Tracker,
+    space: str,
+    plan_id: str | None,
+    console: Console,
+    network: Network = "last",
+    storage: str | None = None,
+) -> None:
     """Print a space's table, its verdicts, and which other plans of it there are.
 
     Args:
@@ -72,17 +87,40 @@ def print_space(tracker: Tracker, space: str, plan_id: str | None, console: Cons
         plan_id: Which plan; none: the one launched last.
         console: Where to print.
         network: Whose numbers.
+        storage: Id of the storage whose numbers are wanted; none: the one launched into last.
 
     Raises:
         TrackingError: There is no such plan, or the store does not answer.
     """
-    plan = tracker.read_plan(space, plan_id)
+    _print_plan(tracker, tracker.read_plan(space, plan_id, storage), console, network)
+
+
+def _print_plan(tracker: Tracker, plan: PlanResults, console: Console, network: Network) -> None:
     console.print()
     console.print(to_terminal(table_of(plan, network), width=console.width))
     _print_verdicts(plan, network, console)
     if plan.space.search is not None:
         _print_search(plan, console)
+    space = plan.space.name
+    _print_left_out(plan, space, console)
     _print_others([info for info in tracker.list_plans(space) if info.id != plan.info.id], space, console)
+
+
+def _print_left_out(plan: PlanResults, space: str, console: Console) -> None:
+    """Name the runs that cannot be trusted, and the storages that are not shown."""
+    for told in dict.fromkeys(plan.altered):
+        console.print(Text(printable(f"Left out, changed in MLflow since it was sent: {told}"), overflow="fold"))
+    if plan.altered:
+        again = f"python -m ablate.report --sync --storage <its storage> --plan {plan.info.id}"
+        console.print(Text(f"What storage holds of it is sent again by: {again}", overflow="fold"))
+    for other in plan.others:
+        label = storage_label(other.storage)
+        asked = f"--space {space} --plan {other.id} --storage-id {label}"
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(other.launched_ms / 1000))
+        console.print(
+            Text(printable(f"Plan {other.id} has other numbers in storage {label}, launched {when}: {asked}")),
+            soft_wrap=True,
+        )
 
 
 def write_space(plan: PlanResults, formats: Sequence[str], folder: Path, network: Network = "last") -> list[Path]:
@@ -182,8 +220,29 @@ def _spaces(tracker: Tracker, asked: Sequence[str], plan_id: str | None) -> list
     raise TrackingError(f"--plan: expected a plan in {tracker.uri}, got {plan_id!r}; {hint}")
 
 
-def _sync(tracker: Tracker, location: str, asked: Sequence[str], plan_id: str | None, console: Console) -> str | None:
-    """Send what storage holds of a plan, or of each space's latest; returns the plan's id where there is one alone."""
+def tell_repairs(repairs: Sequence[str], console: Console) -> None:
+    """Tell which runs differed from storage and were replaced.
+
+    Args:
+        repairs: `Tracker.repairs`.
+        console: Where to print.
+    """
+    if repairs:
+        shown = ", ".join(dict.fromkeys(repairs[:OTHER_PLANS]))
+        more = f" and {len(repairs) - OTHER_PLANS} more" if len(repairs) > OTHER_PLANS else ""
+        count = plural(len(repairs), "run")
+        told = f"Repaired {count} in MLflow that differed from storage; the former are deleted there: {shown}{more}"
+        console.print(Text(printable(told), overflow="fold"))
+
+
+def _sync(
+    tracker: Tracker, location: str, asked: Sequence[str], plan_id: str | None, console: Console
+) -> tuple[str | None, str]:
+    """Send what storage holds of a plan, or of each space's latest.
+
+    Returns:
+        The plan's id where there is one alone, and the storage's.
+    """
     from ablate import plan_file
     from ablate.storage import Storage
 
@@ -192,14 +251,15 @@ def _sync(tracker: Tracker, location: str, asked: Sequence[str], plan_id: str | 
     found = [plan_file.load(storage, plan_id, space) for space in spaces]
     plans = {plan.id: plan for plan in found}
     for plan in plans.values():
-        tracker.open_plan(plan)
-        unfinished = tracker.sync(plan, storage)
+        tracker.open_plan(plan, storage=storage)
+        unfinished = tracker.sync(plan, storage, whole=True)
         if unfinished:
             tracker.interrupt(plan)
         total = len(plan.trainings())
         sent = f"Sent plan {plan.id} to {tracker.uri}: {total - len(unfinished)} of {total} trainings are whole."
         console.print(sent, markup=False)
-    return found[0].id if len(plans) == 1 else plan_id
+    tell_repairs(tracker.repairs, console)
+    return found[0].id if len(plans) == 1 else plan_id, storage.identify()
 
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -217,6 +277,9 @@ def main(
     network: Annotated[Which, typer.Option(help="Numbers of the last or of the best network.")] = Which.LAST,
     sync: Annotated[bool, typer.Option("--sync", help="First send MLflow what storage holds of the plan.")] = False,
     storage: Annotated[str, typer.Option(help="With --sync: the storage.")] = "./storage",
+    storage_id: Annotated[
+        str | None, typer.Option(help="Numbers of this storage, where a plan is in several; default: the last one's.")
+    ] = None,
     imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module with figures.")] = None,
 ) -> None:
     """Rebuild tables and verdicts from MLflow, published beside reproduced."""
@@ -228,16 +291,18 @@ def main(
         tracker = Tracker(tracking_uri)
         tracker.prepare(create=sync)
         if sync:
-            plan = _sync(tracker, storage, space, plan, console)
+            plan, sent = _sync(tracker, storage, space, plan, console)
+            storage_id = storage_id or sent
         which: Network = "best" if network is Which.BEST else "last"
         chosen = [format.value for format in formats or ([] if out else [Format.TERMINAL])]
         names = _spaces(tracker, space, plan)
-        for name in names:
-            _report(tracker, name, plan, chosen, out, which, console)
+        plans = [tracker.read_plan(name, plan, storage_id) for name in names]
+        keep_storages_apart(plans)
+        for read in plans:
+            _report(tracker, read, chosen, out, which, console)
         if out is not None:
             from ablate.reporting.publishing import write_page  # brings matplotlib, which tables do without
 
-            plans = [tracker.read_plan(name, plan) for name in names]
             for path in write_page(tracker, plans, out, which):
                 console.print(Text(str(path)))
     except UserError as error:
@@ -248,23 +313,16 @@ def main(
 
 
 def _report(
-    tracker: Tracker,
-    space: str,
-    plan_id: str | None,
-    formats: Sequence[str],
-    out: Path | None,
-    network: Network,
-    console: Console,
+    tracker: Tracker, plan: PlanResults, formats: Sequence[str], out: Path | None, network: Network, console: Console
 ) -> None:
     if "terminal" in formats:
-        print_space(tracker, space, plan_id, console, network)
+        _print_plan(tracker, plan, console, network)
     files = [name for name in formats if name in _FILES]
     if out is not None:
-        found = tracker.read_plan(space, plan_id)
-        for path in write_space(found, files or list(_FILES), out / space, network):
+        for path in write_space(plan, files or list(_FILES), out / plan.space.name, network):
             console.print(Text(str(path)))
     elif files:
-        table = table_of(tracker.read_plan(space, plan_id), network)
+        table = table_of(plan, network)
         for name in files:
             typer.echo(_FILES[name][1](table))
 

@@ -5,6 +5,7 @@
         checkpoint-000007-<sum>.pt, history-000007-<sum>.json, record-<measurement_key>-<sum>.npz, log.txt
         manifest-000012.json                         names the files above with their checksums; written last
     <storage>/claims/...                             see `ablate.claiming`
+    <storage>/identity/<id>                          which storage this is; several where storages were merged
 
 A file counts once a manifest names it, and a manifest once its own checksum holds; readers take the newest valid one.
 So nothing half written is ever read, and a worker that outlived its node writes into a folder nobody waits for.
@@ -16,6 +17,7 @@ import hashlib
 import io
 import json
 import re
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ LAYOUT = 1
 KEPT_CHECKPOINTS = 2
 _READ_TRIES = 3
 _KEY = re.compile(r"[0-9a-f]{20}")
+_IDENTITY = re.compile(r"\d{13}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class TrainingView:
         failure: Reason of the latest attempt's failure, or None.
         attempts: How many there have been.
         stopped: The epoch after which a search stopped it early; None where none did, or where it was taken up since.
+        histories: Checksum of the latest history of each attempt: the curves are others only where these are.
     """
 
     key: str
@@ -102,6 +106,7 @@ class TrainingView:
     failure: dict[str, Any] | None = None
     attempts: int = 0
     stopped: int | None = None
+    histories: tuple[str, ...] = ()
 
 
 def _sum(content: bytes) -> str:
@@ -133,6 +138,25 @@ class Storage:
         self.files.write(probe, b"ablate")
         self.files.delete(probe)
 
+    def identities(self) -> list[str]:
+        """Ids of this storage, the oldest first: its own, and those of storages whose files were copied into it."""
+        names = [name for name in self.files.list("identity") if _IDENTITY.fullmatch(name)]
+        return sorted(names, key=lambda name: (name.partition("-")[0], name))
+
+    def identify(self) -> str:
+        """The storage's id, made at the first launch into it; a copy keeps it, an emptied storage gets another.
+
+        Returns:
+            The oldest one where it has several; one by its location where it has none and cannot be written.
+        """
+        if not self.identities():
+            made = f"{time.time_ns() // 1_000_000:013d}-{uuid.uuid4().hex[:12]}"
+            try:
+                self.files.write(f"identity/{made}", b"ablate")
+            except StorageError:
+                return f"{0:013d}-{_sum(self.location.encode())[:12]}"
+        return self.identities()[0]
+
     def keys(self) -> list[str]:
         """Keys of all trainings that storage knows."""
         return [name for name in self.files.list("") if _KEY.fullmatch(name)]
@@ -161,6 +185,7 @@ class Storage:
         records: dict[str, tuple[str, str]] = {}
         failure = None
         stopped = None
+        histories: list[str] = []
         attempts = self._attempts(key)
         for attempt in attempts:
             manifest = self._manifest(key, attempt)
@@ -171,10 +196,12 @@ class Storage:
             epoch = max(epoch, int(manifest["epoch"]))
             has_checkpoint = has_checkpoint or bool(manifest["checkpoints"])
             records |= {name: (f"{base}/{entry[0]}", entry[1]) for name, entry in manifest["records"].items()}
+            histories += [checksum for _, checksum in manifest["histories"][-1:]]
             failure = manifest["failure"]
             stopped = manifest.get("stopped")  # of the latest attempt alone: one after it has taken the training up
+        stopped = None if finished else stopped
         return TrainingView(
-            key, epoch, finished, has_checkpoint, records, failure, len(attempts), None if finished else stopped
+            key, epoch, finished, has_checkpoint, records, failure, len(attempts), stopped, tuple(histories)
         )
 
     def history(self, key: str) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ablate.errors import StorageError, TrackingError, nearest
 from ablate.plan_file import PlanFile, RowPart, SpacePart, TrialPart, parse
 from ablate.storage import Record
+from ablate.tracking_agreement import STORAGE, artifact_is_whole, curve_is_whole
+from ablate.tracking_agreement import problem as problem_of
 from ablate.tracking_store import Run, Store
 
 PLAN = "plan.json"
@@ -22,6 +24,9 @@ STOPPED = "stopped early"
 
 MEASUREMENTS = "measurements.npz"
 _CORRECT, _COUNT, _ARRAY = "correct/", "count/", "array/"
+_READ_TRIES = 3
+_ASKED_ONE_BY_ONE = 50
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class PlanInfo:
         status: Of its run: RUNNING, FINISHED, FAILED or KILLED.
         run_id: Of its run.
         experiment_id: Of the space's experiment.
+        storage: Id of the storage that its runs show; empty where they are of a version that named none.
     """
 
     id: str
@@ -51,6 +57,7 @@ class PlanInfo:
     status: str
     run_id: str
     experiment_id: str
+    storage: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class TrialResult:
         tags: Of its run: device, versions, commit.
         start_ms: When its training began.
         end_ms: When its last measurement ended.
+        run: Its run.
     """
 
     part: TrialPart
@@ -76,6 +84,7 @@ class TrialResult:
     tags: Mapping[str, str] = field(default_factory=dict)
     start_ms: int | None = None
     end_ms: int | None = None
+    run: Run | None = None
 
 
 class PlanResults:
@@ -87,6 +96,9 @@ class PlanResults:
         plan: Its file, with this space only.
         trials: (row, seed) -> what there is of it, in the order of the table.
         published_runs: Row -> id of the run with its published numbers.
+        others: The same plan in other storages, whose numbers are left out.
+        training_runs: Id -> run, of the trainings.
+        altered: Names of runs that no longer hold what was sent, each with what is wrong; they are left out.
     """
 
     def __init__(
@@ -96,12 +108,18 @@ class PlanResults:
         plan: PlanFile,
         trials: Mapping[tuple[str, int], TrialResult],
         published_runs: Mapping[str, str],
+        others: Sequence[PlanInfo] = (),
+        training_runs: Mapping[str, Run] | None = None,
+        altered: Sequence[str] = (),
     ) -> None:
         self._store = store
         self.info = info
         self.plan = plan
-        self.trials = trials
+        self.trials = dict(trials)
         self.published_runs = published_runs
+        self.others = list(others)
+        self.altered = list(altered)
+        self._training_runs = dict(training_runs or {})
         self._measured = functools.lru_cache(maxsize=None)(self._fetch)
         self._curve = functools.lru_cache(maxsize=None)(self._fetch_curve)
 
@@ -147,14 +165,35 @@ class PlanResults:
         """A metric of the training by epoch: (epoch, value), in order; one value an epoch."""
         return self._curve(row, seed, metric)
 
+    def leave_out(self, row: str, seed: int, problem: str) -> None:
+        """Show nothing of a trial.
+
+        Args:
+            row: Its row.
+            seed: Its seed.
+            problem: Why.
+        """
+        self.trials[row, seed] = replace(self.trials[row, seed], metrics={}, problem=problem)
+
     def _fetch(self, row: str, seed: int) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[Any]]]:
-        run_id = self.trials[row, seed].run_id
-        content = self._store.download(run_id, MEASUREMENTS) if run_id is not None else None
-        return ({}, {}) if content is None else unpack(content)
+        trial = self.trials[row, seed]
+        content = self._store.download(trial.run_id, MEASUREMENTS) if trial.run_id is not None else None
+        if content is None or trial.run is None:
+            return {}, {}
+        if not artifact_is_whole(trial.run, MEASUREMENTS, content):
+            self.altered.append(f"{trial.run.name}: its {MEASUREMENTS} is not the one that was sent")
+            return {}, {}
+        return unpack(content)
 
     def _fetch_curve(self, row: str, seed: int, metric: str) -> list[tuple[int, float]]:
         run_id = self.trials[row, seed].training_run_id
-        points = self._store.history(run_id, metric) if run_id is not None else []
+        run = self._training_runs.get(run_id or "")
+        if run is None or problem_of(run) is not None:
+            return []
+        points = self._store.history(run.id, metric)
+        if not curve_is_whole(run, metric, points):
+            self.altered.append(f"{run.name}: its curve of {metric} is not the one that was sent")
+            return []
         return list({point.step: (point.step, point.value) for point in points}.values())
 
 
@@ -219,13 +258,14 @@ def list_plans(store: Store, space: str) -> list[PlanInfo]:
     return sorted(infos, key=lambda info: (info.launched_ms, info.id), reverse=True)
 
 
-def read_plan(store: Store, space: str, plan_id: str | None = None) -> PlanResults:
-    """Results of one plan of a space.
+def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str | None = None) -> PlanResults:
+    """Results of one plan of a space, from one storage.
 
     Args:
         store: Where.
         space: The space's name.
         plan_id: Which plan; none: the one launched last.
+        storage: Id of the storage whose numbers are wanted, or how it begins; none: the one launched into last.
 
     Returns:
         Its rows, seeds and numbers.
@@ -238,30 +278,84 @@ def read_plan(store: Store, space: str, plan_id: str | None = None) -> PlanResul
         known = [name for name in store.experiments() if name not in ("Default", "training", "report")]
         hint = f"; {nearest(space, known)}" if known else ""
         raise TrackingError(f"--space: expected a space with runs in {store.shown}, got none of {space!r}{hint}")
-    info = next((plan for plan in plans if plan_id in (None, plan.id)), None)
-    if info is None:
+    found = [plan for plan in plans if plan_id in (None, plan.id)]
+    if not found:
         hint = nearest(plan_id or "", [plan.id for plan in plans])
         raise TrackingError(f"--plan: expected a plan of {space} in {store.shown}, got {plan_id!r}; {hint}")
-    content = store.download(info.run_id, PLAN)
-    if content is None:
+    info = next((plan for plan in found if storage is None or is_storage(plan.storage, storage)), None)
+    if info is None:
+        known = list(dict.fromkeys(storage_label(plan.storage) for plan in found))
+        what = f"plan {plan_id}" if plan_id else "a plan"
         raise TrackingError(
-            f"expected the artifact {PLAN} on the run of plan {info.id}, got none; send it again with "
-            f"python -m ablate.report --sync --storage <its storage> --plan {info.id}"
+            f"--storage-id: expected a storage that {what} of {space} was launched into, got {storage!r}; "
+            f"{nearest(storage or '', known)}"
         )
-    try:
-        plan = parse(content, f"{PLAN} of plan {info.id}")
-    except StorageError as error:
-        raise TrackingError(str(error)) from error
+    plan = _plan_of(store, info)
     runs: dict[tuple[str, int], Run] = {}
     published: dict[str, str] = {}
-    for run in sorted(store.runs(info.experiment_id, {"ablate.plan": info.id}), key=lambda run: run.id):
+    of_plan = [run for run in store.runs(info.experiment_id, {"ablate.plan": info.id}) if _storage(run) == info.storage]
+    altered = []
+    for run in sorted(of_plan, key=_rank):
         kind, row = run.tags.get("ablate.kind"), run.tags.get("ablate.row", "")
         if kind == "trial":
             runs.setdefault((row, int(run.tags["ablate.seed"])), run)
-        elif kind == "published":
-            published.setdefault(row, run.id)
+        elif kind == "published" and row not in published:
+            published[row] = run.id
+            if problem_of(run) is not None:
+                altered.append(f"{run.name}: {problem_of(run)}")
     trials = {(part.row, part.seed): _trial(part, runs.get((part.row, part.seed))) for part in plan.trials}
-    return PlanResults(store, info, plan, trials, published)
+    wanted = {trial.training_run_id for trial in trials.values() if trial.training_run_id is not None}
+    trainings = _training_runs(store, wanted, info.storage)
+    for run in [*(trial.run for trial in trials.values() if trial.run is not None), *trainings.values()]:
+        if problem_of(run) is not None:
+            altered.append(f"{run.name}: {problem_of(run)}")
+    others = [plan for plan in plans if plan.id == info.id and plan.storage != info.storage]
+    return PlanResults(store, info, plan, trials, published, others, trainings, altered)
+
+
+def _plan_of(store: Store, info: PlanInfo) -> PlanFile:
+    again = f"send it again with python -m ablate.report --sync --storage <its storage> --plan {info.id}"
+    for _ in range(_READ_TRIES):  # a launch may be writing it just now: first the file, then the digest
+        run = store.run(info.run_id)
+        content = store.download(info.run_id, PLAN)
+        if content is None:
+            raise TrackingError(f"expected the artifact {PLAN} on the run of plan {info.id}, got none; {again}")
+        if run is None or artifact_is_whole(run, PLAN, content):
+            break
+    else:
+        raise TrackingError(f"expected the artifact {PLAN} of plan {info.id} as it was sent, got another; {again}")
+    try:
+        return parse(content, f"{PLAN} of plan {info.id}")
+    except StorageError as error:
+        raise TrackingError(str(error)) from error
+
+
+def _training_runs(store: Store, wanted: set[str], storage: str) -> dict[str, Run]:
+    if len(wanted) <= _ASKED_ONE_BY_ONE:
+        found = [run for run_id in sorted(wanted) if (run := store.run(run_id)) is not None]
+    else:
+        experiment = store.experiment("training")
+        found = store.runs(experiment) if experiment is not None else []
+    return {run.id: run for run in found if run.id in wanted and _storage(run) in (storage, "")}
+
+
+def _storage(run: Run) -> str:
+    return run.tags.get(STORAGE, "")
+
+
+def _rank(run: Run) -> tuple[bool, bool, str]:
+    """Of several runs of one trial: one that holds what was sent, and all of it, before one that is being replaced."""
+    return problem_of(run) is not None, "ablate.synced" not in run.tags, run.id
+
+
+def storage_label(storage: str) -> str:
+    """A storage's id as it is shown and asked for."""
+    return storage.rpartition("-")[2][:_SHOWN] or "unknown"
+
+
+def is_storage(storage: str, asked: str) -> bool:
+    """Whether a storage is the one asked for: by its whole id, or by how the random part of it begins."""
+    return asked == storage or (bool(asked) and (storage.rpartition("-")[2] or "unknown").startswith(asked))
 
 
 def _info(run: Run, space: str) -> PlanInfo:
@@ -277,21 +371,24 @@ def _info(run: Run, space: str) -> PlanInfo:
         status=run.status,
         run_id=run.id,
         experiment_id=run.experiment,
+        storage=tags.get(STORAGE, ""),
     )
 
 
 def _trial(part: TrialPart, run: Run | None) -> TrialResult:
     if run is None:
         return TrialResult(part, problem="not trained")
+    altered = problem_of(run)
     return TrialResult(
         part=part,
-        metrics=run.metrics,
-        problem=_problem(run),
+        metrics=run.metrics if altered is None else {},
+        problem=_problem(run) if altered is None else f"left out, changed in MLflow: {altered}",
         run_id=run.id,
         training_run_id=run.tags.get("ablate.training_run_id"),
         tags=run.tags,
         start_ms=run.start_ms,
         end_ms=run.end_ms,
+        run=run,
     )
 
 

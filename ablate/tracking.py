@@ -42,6 +42,8 @@ class Tracker:
     def __init__(self, uri: str | None = None) -> None:
         self._store = Store(uri)
         self._opened: dict[str, PlanRuns] = {}
+        self.repairs: list[str] = []
+        """Runs that differed from storage and were replaced, as `<experiment>: <name>`."""
 
     @property
     def uri(self) -> str:
@@ -57,26 +59,39 @@ class Tracker:
         """Create or migrate the store, before anything else uses it; arguments as of `Store.prepare`."""
         self._store.prepare(create)
 
-    def open_plan(self, plan: Plan | PlanFile, provenance: Mapping[str, str] | None = None) -> None:
+    def open_plan(
+        self, plan: Plan | PlanFile, provenance: Mapping[str, str] | None = None, storage: Storage | None = None
+    ) -> None:
         """Find a plan's runs, or create them; the same plan has the same runs, whoever launches it and from where.
 
         Args:
             plan: The plan, or what storage kept of it.
             provenance: Commit, versions, command; as of `plan_file.from_plan`.
+            storage: Where its results are: another storage's runs are others, which are left alone.
 
         Raises:
             TrackingError: The store does not take it.
         """
         file = from_plan(plan, provenance)
-        self._opened[file.id] = tracking_runs.find(self._store, file)
+        before = self._opened.get(file.id)
+        ids: list[str] = []
+        if storage is not None:
+            ids = [storage.identify(), *storage.identities()]
+        adopts = tracking_sending.adopts(storage) if storage is not None else None
+        self._opened[file.id] = tracking_runs.find(self._store, file, list(dict.fromkeys(ids)), adopts)
+        if before is not None:
+            self._opened[file.id].compared |= before.compared
 
-    def sync(self, plan: Plan | PlanFile, storage: Storage, keys: Iterable[str] | None = None) -> list[str]:
-        """Send MLflow what it lacks of a plan.
+    def sync(
+        self, plan: Plan | PlanFile, storage: Storage, keys: Iterable[str] | None = None, *, whole: bool = False
+    ) -> list[str]:
+        """Send MLflow what it lacks of a plan, and mend what differs from storage.
 
         Args:
             plan: The plan, opened or not.
             storage: Where its results are.
             keys: Only these trainings; none: all, and the published rows.
+            whole: Whether whole curves and artifacts are compared with storage; else latest values and digests are.
 
         Returns:
             Keys of trainings that storage does not hold as a whole (yet), failed ones included.
@@ -86,11 +101,11 @@ class Tracker:
             TrackingError: Something of a training was refused; the others were sent.
         """
         opened = self._opened.get(plan.id)
-        if opened is None:
-            self.open_plan(plan)
+        if opened is None or storage.identify() not in opened.storages:
+            self.open_plan(plan, storage=storage)
             opened = self._opened[plan.id]
         if keys is None:
-            tracking_runs.publish(self._store, opened)
+            tracking_runs.publish(self._store, opened, whole=whole)
         shared = opened.plan.trainings()
         unfinished: list[str] = []
         problem: UserError | None = None
@@ -98,7 +113,7 @@ class Tracker:
 
         def send(key: str) -> bool | UserError:
             try:
-                return tracking_sending.send(self._store, opened, storage, key, shared[key])
+                return tracking_sending.send(self._store, opened, storage, key, shared[key], whole=whole)
             except ServerAway:
                 raise
             except UserError as error:  # storage's or MLflow's about this one
@@ -110,6 +125,8 @@ class Tracker:
                     unfinished.append(key)
                 if isinstance(sent, UserError):
                     problem = sent
+        self.repairs += opened.repairs
+        opened.repairs.clear()
         if problem is not None:
             del self._opened[plan.id]  # a run may have been deleted behind our back: look again next time
             raise TrackingError(str(problem)) from problem
@@ -150,9 +167,9 @@ class Tracker:
         """Plans of a space, the one launched last first; see `tracked.list_plans`."""
         return tracked.list_plans(self._store, space)
 
-    def read_plan(self, space: str, plan_id: str | None = None) -> tracked.PlanResults:
-        """Results of one plan of a space; see `tracked.read_plan`."""
-        return tracked.read_plan(self._store, space, plan_id)
+    def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> tracked.PlanResults:
+        """Results of one plan of a space from one storage; see `tracked.read_plan`."""
+        return tracked.read_plan(self._store, space, plan_id, storage)
 
     def spaces(self) -> list[str]:
         """Names of the experiments of spaces."""

@@ -3,18 +3,33 @@
 experiment `training`     a run per training (tag ablate.training_key): curves, final networks
 experiment <space>        a run per plan (tag ablate.kind=plan, artifact plan.json); below it a run per trial
                           (`512 · seed 0`) and per published row (`512 · published`)
+
+All of them are of one storage (tag ablate.storage): the same plan in another storage has other runs, which are left
+alone. Runs of versions before, which name none, are adopted where they agree with storage (`tracking_sending`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ablate import tracked
 from ablate.errors import TrackingError
 from ablate.plan_file import PlanFile, RowPart, SpacePart, TrialPart
+from ablate.tracking_agreement import (
+    DIGEST,
+    REPLACES,
+    STORAGE,
+    digest_of,
+    intact,
+    replacement,
+    same,
+    take_over,
+    upload,
+)
 from ablate.tracking_store import Point, Run, Store
 
 TRAINING, REPORT = "training", "report"
@@ -29,6 +44,9 @@ SEARCHED_ONE_BY_ONE = 50
 Place = tuple[str, str, int]
 """Space, row, seed."""
 
+Adopts = Callable[[Run, TrialPart], bool | None]
+"""Whether a run that names no storage agrees with what storage holds of a trial; None: storage holds nothing of it."""
+
 
 @dataclass
 class PlanRuns:
@@ -40,6 +58,10 @@ class PlanRuns:
         trials: Place -> run.
         published: (space, row) -> run.
         trainings: Training key -> run.
+        storages: Ids of the storage that is shown, the one that runs are tagged with first; none: not known yet.
+        nameless: Runs of versions before, which name no storage, by the same keys; they belong to it once they agree.
+        repairs: What was mended, a line for each run.
+        compared: Ids of runs whose curves and artifacts were compared as a whole in this process.
     """
 
     plan: PlanFile
@@ -47,6 +69,19 @@ class PlanRuns:
     trials: dict[Place, Run] = field(default_factory=dict)
     published: dict[tuple[str, str], Run] = field(default_factory=dict)
     trainings: dict[str, Run] = field(default_factory=dict)
+    storages: tuple[str, ...] = ()
+    nameless: dict[Place | str, Run] = field(default_factory=dict)
+    repairs: list[str] = field(default_factory=list)
+    compared: set[str] = field(default_factory=set)
+
+    @property
+    def storage_tags(self) -> dict[str, str]:
+        """The tag that names the storage."""
+        return {STORAGE: self.storages[0]} if self.storages else {}
+
+    def owns(self, run: Run) -> bool:
+        """Whether a run is of this storage."""
+        return run.tags.get(STORAGE) in self.storages if self.storages else STORAGE not in run.tags
 
     def all(self) -> list[Run]:
         """Every run but the published ones, which are never under way."""
@@ -58,12 +93,15 @@ def place(trial: TrialPart) -> Place:
     return trial.space, trial.row, trial.seed
 
 
-def find(store: Store, file: PlanFile) -> PlanRuns:
+def find(store: Store, file: PlanFile, storages: Sequence[str] = (), adopts: Adopts | None = None) -> PlanRuns:
     """Find a plan's runs; those of the plan itself are created.
 
     Args:
         store: Where.
         file: The plan.
+        storages: Ids of the storage whose runs are wanted; none: the one that the plan was launched into last.
+        adopts: Whether a run of a version before, which names no storage, agrees with this one; None: it cannot be
+            told, since storage holds nothing of it.
 
     Returns:
         Its runs.
@@ -71,14 +109,22 @@ def find(store: Store, file: PlanFile) -> PlanRuns:
     Raises:
         TrackingError: A space is named as one of our own experiments, or the store does not take it.
     """
-    opened = PlanRuns(file)
+    opened = PlanRuns(file, storages=tuple(storages) or _launched_into(store, file))
+    trials = {place(trial): trial for trial in file.trials}
     for space in file.spaces:
         if space.name in (TRAINING, REPORT):
             raise TrackingError(f"expected a space that is not named as an experiment of ours, got {space.name!r}")
         experiment = store.experiment(space.name, create=True)
         assert experiment is not None
-        runs = _once(store, store.runs(experiment, {"ablate.plan": file.id}))
-        for run in runs:
+        runs = store.runs(experiment, {"ablate.plan": file.id})
+        nameless: dict[str, Run] = {}
+        for run in [run for run in runs if STORAGE not in run.tags] if storages else []:
+            where = _place_of(run, space.name)
+            if where in trials:
+                opened.nameless.setdefault(where, run)
+            elif run.tags.get("ablate.kind") == "plan":
+                nameless.setdefault("", run)
+        for run in _once(store, [run for run in runs if opened.owns(run)]):
             tags = run.tags
             match tags.get("ablate.kind"):
                 case "plan":
@@ -87,7 +133,13 @@ def find(store: Store, file: PlanFile) -> PlanRuns:
                     opened.trials[space.name, tags["ablate.row"], int(tags["ablate.seed"])] = run
                 case "published":
                     opened.published[space.name, tags["ablate.row"]] = run
-        opened.parents[space.name] = _parent(store, file, space, experiment, opened.parents.get(space.name))
+        parent = opened.parents.get(space.name)
+        if parent is None and "" in nameless and _agrees(opened, trials, adopts):
+            parent = nameless[""]
+            for run in runs:
+                if run.tags.get("ablate.kind") == "published" and STORAGE not in run.tags:
+                    opened.published.setdefault((space.name, run.tags.get("ablate.row", "")), run)
+        opened.parents[space.name] = _parent(store, opened, space, experiment, parent)
     keys = set(file.trainings())
     experiment = store.experiment(TRAINING, create=True)
     assert experiment is not None
@@ -95,23 +147,54 @@ def find(store: Store, file: PlanFile) -> PlanRuns:
         found = [run for key in sorted(keys) for run in store.runs(experiment, {"ablate.training_key": key})]
     else:
         found = [run for run in store.runs(experiment) if run.tags.get("ablate.training_key") in keys]
-    for run in _once(store, found):
+    for run in _once(store, [run for run in found if opened.owns(run)]):
         opened.trainings[run.tags["ablate.training_key"]] = run
+    for run in [run for run in found if STORAGE not in run.tags] if storages else []:
+        opened.nameless.setdefault(run.tags["ablate.training_key"], run)
     return opened
 
 
+def _launched_into(store: Store, file: PlanFile) -> tuple[str, ...]:
+    plans = [info for space in file.spaces for info in tracked.list_plans(store, space.name) if info.id == file.id]
+    return tuple(info.storage for info in plans[:1] if info.storage)
+
+
+def _place_of(run: Run, space: str) -> Place | None:
+    tags = run.tags
+    if tags.get("ablate.kind") != "trial" or not re.fullmatch(r"\d{1,18}", tags.get("ablate.seed", "")):
+        return None
+    return space, tags.get("ablate.row", ""), int(tags["ablate.seed"])
+
+
+def _agrees(opened: PlanRuns, trials: Mapping[Place, TrialPart], adopts: Adopts | None) -> bool:
+    """Whether a plan's run that names no storage is this one's: one of its trials agrees, or none says anything."""
+    if adopts is None:
+        return True
+    told = [adopts(run, trials[where]) for where, run in opened.nameless.items() if isinstance(where, tuple)]
+    return True in told or not told
+
+
 def _once(store: Store, runs: list[Run]) -> list[Run]:
-    """One run of each identity: two launches at once can each have created one, and all keep the same."""
+    """One run of each identity, the one that matches what was sent: two launches at once can each have created one.
+
+    One that is to replace another is the one that is written to; it deletes the other when it is whole.
+    """
     kept: dict[tuple[str | None, ...], Run] = {}
-    for run in sorted(runs, key=lambda run: (run.tags.get("ablate.synced") is None, run.start_ms, run.id)):
-        if _identity(run) in kept:
+    there = {run.id for run in runs}
+
+    def rank(run: Run) -> tuple[bool, bool, bool, int, str]:
+        replaces = run.tags.get(REPLACES) in there
+        return not replaces, not intact(run), run.tags.get("ablate.synced") is None, run.start_ms, run.id
+
+    for run in sorted(runs, key=rank):
+        first = kept.setdefault(_identity(run), run)
+        if first is not run and first.tags.get(REPLACES) != run.id:
             store.delete(run)
-        else:
-            kept[_identity(run)] = run
     return list(kept.values())
 
 
-def _parent(store: Store, file: PlanFile, space: SpacePart, experiment: str, run: Run | None) -> Run:
+def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, run: Run | None) -> Run:
+    file = opened.plan
     part = file.of_space(space.name)
     name = f"{space.name} · {file.preset} · {file.id}"
     tags = {
@@ -126,28 +209,45 @@ def _parent(store: Store, file: PlanFile, space: SpacePart, experiment: str, run
         "ablate.table": table_label(space),
         "mlflow.note.content": "\n\n".join(text for text in (f"**{space.title}**", space.description) if text),
         **provenance_tags(file.provenance),
+        **opened.storage_tags,
     }
     if run is None:
         run = store.create(experiment, name, tags, file.created_ms)
     elif int(run.tags.get("ablate.launched_ms", 0)) <= file.launched_ms:
         store.log(run, tags=tags)
+    else:
+        store.log(run, tags=opened.storage_tags)
     if run.status != "FINISHED" or space.search is not None:  # a search may go on with more samples
         store.set_status(run, "RUNNING")
-    store.upload(run, tracked.PLAN, part.to_json().encode())
+    upload(store, run, tracked.PLAN, part.to_json().encode())
     return run
 
 
-def publish(store: Store, opened: PlanRuns) -> None:
-    """Send the published numbers of every row that has some."""
+def publish(store: Store, opened: PlanRuns, *, whole: bool = False) -> None:
+    """Send the published numbers of every row that has some.
+
+    Args:
+        store: Where to.
+        opened: The plan's runs.
+        whole: Whether every point is compared, not the latest values alone.
+    """
     for space in opened.plan.spaces:
         parent = opened.parents[space.name]
         for row in space.rows:
             if row.published:
-                _publish_row(store, opened, space, row, parent)
+                _publish_row(store, opened, space, row, parent, whole)
 
 
-def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart, parent: Run) -> None:
+def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart, parent: Run, whole: bool) -> None:
     run = opened.published.get((space.name, row.label))
+    wanted = {f"accuracy/{name}": value for name, value in row.published.items()}
+    if run is not None:
+        agrees = all(name in wanted and same(value, wanted[name]) for name, value in run.metrics.items())
+        if agrees and whole:
+            points = [point for name in run.metrics for point in store.history(run.id, name)]
+            agrees = all(same(point.value, wanted[point.name]) for point in points)
+        if not agrees:  # also where a number was mended in the space file: MLflow cannot change one
+            run = opened.published[space.name, row.label] = replacement(store, run)
     if run is None:
         tags = {
             "ablate.kind": "published",
@@ -157,20 +257,21 @@ def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart,
             "ablate.row": row.label,
             "ablate.table": table_label(space),
             "mlflow.parentRunId": parent.id,
+            **opened.storage_tags,
         }
         run = store.create(parent.experiment, f"{row.label} · published", tags, opened.plan.created_ms)
         opened.published[space.name, row.label] = run
-    # With the launch's time a number that was mended in the space file counts as the newer one.
     points = [
-        Point(f"accuracy/{name}", value, opened.plan.launched_ms, 0)
-        for name, value in row.published.items()
-        if run.metrics.get(f"accuracy/{name}") != value
+        Point(name, value, opened.plan.launched_ms, 0) for name, value in wanted.items() if name not in run.metrics
     ]
-    store.log(run, points)
+    metrics = {**run.metrics, **{point.name: point.value for point in points}}
+    store.log(run, points, tags={DIGEST: digest_of(metrics, run.params), **opened.storage_tags})
     if points:
         # MLflow's compare view fails on runs that have no artifact at all.
         store.upload(run, "published.json", json.dumps(row.published, indent=1).encode())
     store.set_status(run, "FINISHED", run.start_ms)
+    if take_over(store, run):
+        opened.repairs.append(f"{space.name}: {run.name}")
 
 
 def settle(store: Store, opened: PlanRuns) -> None:

@@ -1,24 +1,46 @@
 """One training's content in storage -> its MLflow runs: curves, accuracies, artifacts, failures.
 
 What has arrived is marked on the runs themselves (`ablate.synced_epoch`, `ablate.synced`), after the fact: whoever goes
-on after a crash sends the rest, and the exact repeats in between are dropped by the store.
+on after a crash sends the rest, and the exact repeats in between are dropped by the store. Before anything is added to
+a run it is compared with storage; one that differs is replaced by a new one (see `tracking_agreement`).
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ablate import tracked
-from ablate.plan_file import PlanFile, TrialPart
+from ablate.plan_file import TrialPart
 from ablate.storage import Record, Storage, TrainingView
+from ablate.tracking_agreement import (
+    CURVES,
+    DIGEST,
+    REPLACES,
+    SENT_FROM,
+    SYNCED,
+    SYNCED_EPOCH,
+    artifact_digests,
+    artifact_is_whole,
+    curves_digest,
+    digest_after,
+    files_digest,
+    intact,
+    replacement,
+    same,
+    take_over,
+    upload,
+    value_text,
+)
 from ablate.tracking_runs import (
     SYNCED_LAYOUT,
     TRAINING,
+    Adopts,
     PlanRuns,
     data_tags,
     now_ms,
@@ -36,8 +58,10 @@ _CARRIED = ("energy/", "fat/")
 """Metrics of the last epoch that belong into the table's runs too."""
 
 
-def send(store: Store, opened: PlanRuns, storage: Storage, key: str, trials: Sequence[TrialPart]) -> bool:
-    """Send what MLflow lacks of one training and of the trials that share it.
+def send(
+    store: Store, opened: PlanRuns, storage: Storage, key: str, trials: Sequence[TrialPart], *, whole: bool = False
+) -> bool:
+    """Send what MLflow lacks of one training and of the trials that share it, and mend what differs from storage.
 
     Args:
         store: Where to.
@@ -45,27 +69,97 @@ def send(store: Store, opened: PlanRuns, storage: Storage, key: str, trials: Seq
         storage: Where from.
         key: The training's key.
         trials: Those of the plan that share it.
+        whole: Whether whole curves and artifacts are compared; else latest values and digests are.
 
     Returns:
         Whether all of it was in storage, and so in MLflow now.
     """
-    run = opened.trainings.get(key)
-    waiting = [t for t in trials if not synced(opened.trials.get(place(t)))]
-    if run is not None:
-        _point_to(store, opened, run, trials)
-    if synced(run) and not waiting:
-        return True
     view = storage.view(key)
     if view.attempts == 0:
-        return False
-    whole = _Whole(storage, view)
+        return False  # what storage does not know it cannot contradict
+    held = _Whole(storage, view)
+    run = opened.trainings.get(key)
+    if run is None and key in opened.nameless and _training_agrees(store, opened, opened.nameless[key], held, True):
+        run = opened.trainings[key] = opened.nameless.pop(key)
+    elif run is not None and not _training_agrees(store, opened, run, held, whole):
+        run = opened.trainings[key] = replacement(store, run)
     if run is None:
-        run = opened.trainings[key] = _training_run(store, opened.plan, key, trials[0], whole)
+        run = opened.trainings[key] = _training_run(store, opened, key, trials[0], held)
     if not synced(run):
-        _send_training(store, run, whole, trials[0])
-        _point_to(store, opened, run, trials)
-    done = [_send_trial(store, opened, run, whole, trial) for trial in waiting]
+        _send_training(store, opened, run, held, trials[0])
+    elif run.tags.get(SENT_FROM) != held.curves_from:
+        store.log(run, tags={SENT_FROM: held.curves_from})
+    replaced = run.tags.get(REPLACES)
+    if take_over(store, run):
+        _tell(opened, TRAINING, run)
+        for trial in opened.trials.values():
+            if trial.tags.get("ablate.training_run_id") == replaced:
+                trial.tags["ablate.training_run_id"] = run.id
+    _point_to(store, opened, run, trials)
+    done = [_send_trial(store, opened, run, held, trial, whole) for trial in trials]
     return (view.finished or view.stopped is not None) and all(done)
+
+
+def _tell(opened: PlanRuns, experiment: str, run: Run) -> None:
+    opened.repairs.append(f"{experiment}: {run.name}")
+
+
+def _training_agrees(store: Store, opened: PlanRuns, run: Run, held: _Whole, whole: bool) -> bool:
+    """Whether a training's run shows the beginning of what storage holds; if only that, it is sent again from there."""
+    compare = whole and run.id not in opened.compared
+    if opened.owns(run) and intact(run) and not compare:
+        if synced(run) and run.tags.get(SENT_FROM) == held.curves_from:
+            return True
+        if run.tags.get(CURVES) == curves_digest(held.points(_sent_epoch(run))):
+            return True
+    known = {(p.name, p.step, p.timestamp_ms, value_text(p.value)) for p in held.points()}
+    there = {
+        (p.name, p.step, p.timestamp_ms, value_text(p.value))
+        for metric in run.metrics
+        for p in store.history(run.id, metric)
+    }
+    if not there <= known:
+        return False
+    opened.compared.add(run.id)
+    if there != known or not (opened.owns(run) and intact(run)) or not _artifacts_whole(store, run):
+        run.tags.pop(SYNCED, None)  # here alone, so that it is sent once more; exact repeats are dropped
+        run.tags.pop(SYNCED_EPOCH, None)
+    return True
+
+
+def _artifacts_whole(store: Store, run: Run) -> bool:
+    """Whether the artifacts of a run are those that were uploaded, byte for byte."""
+    return all(artifact_is_whole(run, path, store.download(run.id, path)) for path in artifact_digests(run))
+
+
+def _sent_epoch(run: Run) -> int:
+    told = run.tags.get(SYNCED_EPOCH, "")
+    return int(told) if re.fullmatch(r"\d{1,9}", told) else -1
+
+
+def adopts(storage: Storage) -> Adopts:
+    """Whether runs of versions before, which name no storage, agree with one.
+
+    Args:
+        storage: The storage.
+
+    Returns:
+        See `Adopts`.
+    """
+
+    def agrees(run: Run, trial: TrialPart) -> bool | None:
+        view = storage.view(trial.training)
+        if view.attempts == 0:
+            return None
+        return _values_agree(run, _trial_points(_Whole(storage, view), trial))
+
+    return agrees
+
+
+def _values_agree(run: Run, points: Sequence[Point]) -> bool:
+    """Whether every value of a run is among those that storage holds."""
+    known = {point.name: point.value for point in points}
+    return all(name in known and same(value, known[name]) for name, value in run.metrics.items())
 
 
 def _point_to(store: Store, opened: PlanRuns, training: Run, trials: Sequence[TrialPart]) -> None:
@@ -76,7 +170,7 @@ def _point_to(store: Store, opened: PlanRuns, training: Run, trials: Sequence[Tr
             store.log(run, tags={"ablate.training_run_id": training.id})
 
 
-def _training_run(store: Store, plan: PlanFile, key: str, trial: TrialPart, whole: _Whole) -> Run:
+def _training_run(store: Store, opened: PlanRuns, key: str, trial: TrialPart, whole: _Whole) -> Run:
     experiment = store.experiment(TRAINING, create=True)
     assert experiment is not None
     tags = {
@@ -84,31 +178,33 @@ def _training_run(store: Store, plan: PlanFile, key: str, trial: TrialPart, whol
         "ablate.training_key": key,
         "ablate.seed": str(trial.seed),
         **data_tags(trial),
-        **provenance_tags(plan.provenance),
+        **provenance_tags(opened.plan.provenance),
+        **opened.storage_tags,
     }
     name = f"{trial.spec['model']['arch']} · {trial.row} · seed {trial.seed} · {key[:6]}"
     start = min((entry["timestamp_ms"] for entry in whole.history), default=now_ms())
     return store.create(experiment, name, tags, start)
 
 
-def _send_training(store: Store, run: Run, whole: _Whole, trial: TrialPart) -> None:
+def _send_training(store: Store, opened: PlanRuns, run: Run, whole: _Whole, trial: TrialPart) -> None:
     view = whole.view
-    sent = int(run.tags.get("ablate.synced_epoch", -1))
-    new = [entry for entry in whole.history if entry["epoch"] > sent] if view.epoch > sent else []
-    points = [
-        Point(name, float(value), entry["timestamp_ms"], entry["epoch"])
-        for entry in new
-        for name, value in entry["metrics"].items()
-    ]
+    sent = _sent_epoch(run)
+    points = [point for point in whole.points() if point.step > sent]
     state = "finished" if view.finished else "failed" if view.failure else "training"
     state = "stopped" if state == "training" and view.stopped is not None else state
-    tags = {"ablate.state": state, "ablate.attempts": str(view.attempts)}
-    if new:
-        tags["ablate.synced_epoch"] = str(new[-1]["epoch"])
+    tags = {"ablate.state": state, "ablate.attempts": str(view.attempts), **opened.storage_tags}
+    if whole.history:
+        tags[SYNCED_EPOCH] = str(whole.history[-1]["epoch"])
     if state == "failed":
         tags["ablate.failure"] = whole.reason
     spec = {name: value for name, value in trial.spec.items() if name != "measurement"}
-    store.log(run, points, flat(spec), tags)
+    params = flat(spec)
+    tags |= {
+        SENT_FROM: whole.curves_from,
+        CURVES: curves_digest(whole.points()),
+        DIGEST: digest_after(run, whole.points(), params),
+    }
+    store.log(run, points, params, tags)
     if state == "training":
         store.untag(run, "ablate.failure")
         store.set_status(run, "RUNNING")
@@ -122,14 +218,14 @@ def _send_training(store: Store, run: Run, whole: _Whole, trial: TrialPart) -> N
         record = next((found for key in view.records if (found := whole.record(key)) is not None), None)
         if record is not None:  # not before something is measured: its record tells where it was trained
             kept = _send_networks(store, run, whole)
-            store.log(run, tags={**_made(record), "ablate.networks": kept, "ablate.synced": SYNCED_LAYOUT})
+            store.log(run, tags={**_made(record), "ablate.networks": kept, SYNCED: SYNCED_LAYOUT})
 
 
 def _send_networks(store: Store, run: Run, whole: _Whole) -> str:
     """The final networks as artifacts; once, after everything else, since they are large."""
     content, _ = whole.storage.checkpoint(whole.view.key)
     if content is None:
-        return "none: its checkpoints were pruned"
+        return _take_networks(store, run, whole)
     import torch
 
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -141,55 +237,116 @@ def _send_networks(store: Store, run: Run, whole: _Whole) -> str:
         if len(stream.getvalue()) > NETWORK_LIMIT_BYTES:
             told.append(f"{name}: in storage alone ({len(stream.getvalue()) / 1e6:.0f} MB)")
             continue
-        store.upload(run, f"networks/{name}.pt", stream.getvalue())
+        upload(store, run, f"networks/{name}.pt", stream.getvalue())
         told.append(name)
     return ", ".join(told)
 
 
-def _send_trial(store: Store, opened: PlanRuns, training: Run, whole: _Whole, trial: TrialPart) -> bool:
-    view = whole.view
-    run = opened.trials.get(place(trial))
-    if run is None:
-        run = opened.trials[place(trial)] = _trial_run(store, opened, training, trial)
+def _take_networks(store: Store, run: Run, whole: _Whole) -> str:
+    """Without checkpoints: the networks that the run has, or the one that it replaces, if they are of this training."""
+    gone = "none: its checkpoints were pruned"
+    source = store.run(run.tags[REPLACES]) if REPLACES in run.tags else run
+    if source is None or (source is not run and source.tags.get(SENT_FROM) != whole.curves_from):
+        return gone
+    told = []
+    for path in artifact_digests(source):
+        content = store.download(source.id, path)
+        if content is not None and artifact_is_whole(source, path, content):
+            if source is not run:
+                upload(store, run, path, content)
+            told.append(path.removeprefix("networks/").removesuffix(".pt"))
+    return ", ".join(told) or gone
+
+
+def _trial_points(whole: _Whole, trial: TrialPart) -> list[Point]:
+    """Everything that a trial's run shows of what storage holds now."""
     points = []
     for metric, key in trial.columns.items():
-        record = whole.record(key) if metric not in run.metrics else None
+        record = whole.record(key)
         if record is not None:
             points.append(Point(metric, record.scalars["accuracy"], whole.made_ms(record), 0))
-    there = view.finished and trial.measurements <= view.records.keys()
-    complete = there and all(whole.record(key) is not None for key in trial.measurements)
+    return points + _scalars(whole, trial) if whole.complete(trial) else points
+
+
+def _trial_agrees(
+    store: Store, opened: PlanRuns, run: Run, points: Sequence[Point], held: _Whole, trial: TrialPart, whole: bool
+) -> bool:
+    """Whether a trial's run shows what storage holds and nothing else; if it lacks some, it is sent once more."""
+    if not _values_agree(run, points):
+        return False
+    compare = whole and run.id not in opened.compared
+    if compare:
+        known = {point.name: point for point in points}
+        for name in run.metrics:
+            values = store.history(run.id, name)
+            if any(point.step != known[name].step or not same(point.value, known[name].value) for point in values):
+                return False
+        opened.compared.add(run.id)
+    trusted = opened.owns(run) and intact(run) and (not compare or _artifacts_whole(store, run))
+    if not trusted or run.tags.get(SENT_FROM) != held.trial_from(trial):
+        run.tags.pop(SYNCED, None)  # here alone, so that it is sent once more
+    return True
+
+
+def _send_trial(
+    store: Store, opened: PlanRuns, training: Run, held: _Whole, trial: TrialPart, whole: bool = False
+) -> bool:
+    view, where = held.view, place(trial)
+    run = opened.trials.get(where)
+    compare = whole and run is not None and run.id not in opened.compared
+    trusted = run is not None and synced(run) and opened.owns(run) and intact(run) and not compare
+    if trusted and run is not None and run.tags.get(SENT_FROM) == held.trial_from(trial):
+        return True
+    points = _trial_points(held, trial)
+    if run is None and where in opened.nameless:
+        run = opened.nameless[where]
+        if _trial_agrees(store, opened, run, points, held, trial, True):
+            opened.trials[where] = opened.nameless.pop(where)
+        else:
+            run = None  # of another storage, or mixed: who knows
+    elif run is not None and not _trial_agrees(store, opened, run, points, held, trial, whole):
+        run = opened.trials[where] = replacement(store, run)
+    if run is None:
+        run = opened.trials[where] = _trial_run(store, opened, training, trial)
+    complete = held.complete(trial)
     failed = view.failure is not None and not complete
     state = "finished" if complete else "failed" if failed else "measuring" if view.finished else "training"
     stopped = state == "training" and view.stopped is not None and opened.plan.space(trial.space).search is not None
     state = "stopped" if stopped else state
+    params = flat(trial.spec)
     tags = {
         "ablate.state": state,
         "ablate.attempts": str(view.attempts),
         "ablate.training_run_id": training.id,  # another one where a training's run was deleted in the UI
+        "mlflow.parentRunId": opened.parents[trial.space].id,
+        DIGEST: digest_after(run, points, params),
+        SENT_FROM: held.trial_from(trial),
+        **opened.storage_tags,
     }
     if failed:
-        tags["ablate.failure"] = whole.reason
+        tags["ablate.failure"] = held.reason
     if stopped:
         tags["ablate.stopped_epoch"] = str(view.stopped)
-    if complete:
-        records = {name: whole.record(key) for name, key in {**trial.columns, **trial.analyses}.items()}
-        present = {name: record for name, record in records.items() if record is not None}
-        points += _scalars(present, trial, whole)
-        store.upload(run, "spec.json", json.dumps(trial.spec, indent=1).encode())
-        store.upload(run, tracked.MEASUREMENTS, tracked.pack(present))
-        tags |= {**_made(next(iter(present.values()))), "ablate.synced": SYNCED_LAYOUT}
+    if complete and not synced(run):
+        present = held.records(trial)
+        upload(store, run, "spec.json", json.dumps(trial.spec, indent=1).encode())
+        upload(store, run, tracked.MEASUREMENTS, tracked.pack(present))
+        tags |= {**_made(next(iter(present.values()))), SYNCED: SYNCED_LAYOUT}
         # Ended before it is marked as having everything: a crash in between leaves something to send again.
         store.untag(run, "ablate.failure")
-        store.set_status(run, "FINISHED", max(whole.made_ms(record) for record in present.values()))
-    store.log(run, points, flat(trial.spec), tags)
+        store.set_status(run, "FINISHED", max(held.made_ms(record) for record in present.values()))
+    there = run.metrics
+    store.log(run, [point for point in points if point.name not in there], params, tags)
     if failed:
-        store.set_status(run, "FAILED", whole.failed_ms)
+        store.set_status(run, "FAILED", held.failed_ms)
     elif stopped:
         store.untag(run, "ablate.failure")
-        store.set_status(run, "KILLED", whole.ended_ms)
+        store.set_status(run, "KILLED", held.ended_ms)
     elif not complete:
         store.untag(run, "ablate.failure")
         store.set_status(run, "RUNNING")
+    if take_over(store, run):
+        _tell(opened, trial.space, run)
     return complete or stopped
 
 
@@ -210,6 +367,7 @@ def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) 
         **data_tags(trial),
         **({"mlflow.note.content": note} if note else {}),
         **provenance_tags(plan.provenance),
+        **opened.storage_tags,
     }
     return store.create(parent.experiment, f"{trial.row} · seed {trial.seed}", tags, training.start_ms)
 
@@ -233,6 +391,35 @@ class _Whole:
         if key not in self._records:
             self._records[key] = self.storage.record(self.view, key)
         return self._records[key]
+
+    def complete(self, trial: TrialPart) -> bool:
+        """Whether all of a trial is there and can be read."""
+        there = self.view.finished and trial.measurements <= self.view.records.keys()
+        return there and all(self.record(key) is not None for key in trial.measurements)
+
+    def records(self, trial: TrialPart) -> dict[str, Record]:
+        """A trial's records by metric or analysis, as far as they are there."""
+        found = {name: self.record(key) for name, key in {**trial.columns, **trial.analyses}.items()}
+        return {name: record for name, record in found.items() if record is not None}
+
+    def points(self, up_to: int | None = None) -> list[Point]:
+        """The curves, epoch by epoch."""
+        return [
+            Point(name, float(value), entry["timestamp_ms"], entry["epoch"])
+            for entry in self.history
+            if up_to is None or entry["epoch"] <= up_to
+            for name, value in entry["metrics"].items()
+        ]
+
+    @property
+    def curves_from(self) -> str:
+        """Which files the curves are from, without reading them."""
+        return files_digest(self.view.histories)
+
+    def trial_from(self, trial: TrialPart) -> str:
+        """Which files a trial's numbers are from, without reading them."""
+        sums = sorted((key, self.view.records[key][1]) for key in trial.measurements & self.view.records.keys())
+        return files_digest([*sums, *self.view.histories])
 
     @property
     def ended_ms(self) -> int:
@@ -271,15 +458,16 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _scalars(records: Mapping[str, Record], trial: TrialPart, whole: _Whole) -> list[Point]:
+def _scalars(whole: _Whole, trial: TrialPart) -> list[Point]:
     """What analyses found, and the last epoch's energies, on the trial's own run."""
     points = []
-    for name in trial.analyses:
-        if name not in records:
+    for name, key in trial.analyses.items():
+        record = whole.record(key)
+        if record is None:
             continue
         best = name.endswith("_best")
-        for scalar, value in records[name].scalars.items():
-            points.append(Point(f"best/{scalar}" if best else scalar, value, whole.made_ms(records[name]), 0))
+        for scalar, value in record.scalars.items():
+            points.append(Point(f"best/{scalar}" if best else scalar, value, whole.made_ms(record), 0))
     last = whole.history[-1] if whole.history else {"metrics": {}}
     for name, value in last["metrics"].items():
         if name.startswith(_CARRIED) and np.isfinite(value):

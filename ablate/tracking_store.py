@@ -27,7 +27,7 @@ BATCH = 1000
 
 _PAGE = 1000
 _PARAMETERS, _TAGS = 100, 100
-_VALUE, _TAG_VALUE = 6000, 5000
+VALUE, _TAG_VALUE = 6000, 5000
 
 
 class ServerAway(TrackingError):  # noqa: N818  (a state of the server rather than a mistake)
@@ -163,20 +163,36 @@ class Store:
         for run in found:
             if self.file is not None and Path(run.info.artifact_uri).is_absolute():
                 self._folders[run.info.run_id] = Path(run.info.artifact_uri)
-        return [
-            Run(
-                id=run.info.run_id,
-                experiment=experiment,
-                name=run.info.run_name or "",
-                status=run.info.status,
-                start_ms=run.info.start_time,
-                end_ms=run.info.end_time,
-                tags=dict(run.data.tags),
-                params=dict(run.data.params),
-                metrics=dict(run.data.metrics),
-            )
-            for run in found
-        ]
+        return [_run(run) for run in found]
+
+    def run(self, run_id: str) -> Run | None:
+        """One run by its id; None where there is none, or where it was deleted."""
+        try:
+            found = self._talk(lambda: self._client.get_run(run_id))
+        except ServerAway:
+            raise
+        except TrackingError:
+            return None
+        return _run(found) if found.info.lifecycle_stage == "active" else None
+
+    def linked(self, tag: str, run_id: str) -> list[Run]:
+        """Runs of all experiments whose tag names a run.
+
+        Args:
+            tag: The tag.
+            run_id: The run that it names.
+
+        Returns:
+            Those that were not deleted.
+        """
+        experiments = [e.experiment_id for e in self._pages(lambda token: self._client.search_experiments(
+            page_token=token
+        ))]  # fmt: skip
+        wanted = f"tags.`{tag}` = '{run_id}'"
+        found = self._pages(
+            lambda token: self._client.search_runs(experiments, wanted, max_results=_PAGE, page_token=token)
+        )
+        return [_run(run) for run in found]
 
     def create(self, experiment: str, name: str, tags: Mapping[str, str], start_ms: int) -> Run:
         """A new run; its tags are there with it or not at all.
@@ -213,7 +229,7 @@ class Store:
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        new_params = {name: value[:_VALUE] for name, value in (params or {}).items() if name not in run.params}
+        new_params = {name: value[:VALUE] for name, value in (params or {}).items() if name not in run.params}
         new_tags = {name: value for name, value in _short(tags or {}).items() if run.tags.get(name) != value}
         metrics = [Metric(point.name, point.value, point.timestamp_ms, point.step) for point in points]
         room = BATCH - _PARAMETERS - _TAGS
@@ -253,6 +269,11 @@ class Store:
     def delete(self, run: Run) -> None:
         """Mark a run as deleted; MLflow keeps it until `mlflow gc`."""
         self._talk(lambda: self._client.delete_run(run.id))
+
+    def delete_if_there(self, run_id: str) -> None:
+        """Mark a run as deleted, if it is there and was not."""
+        if self.run(run_id) is not None:
+            self._talk(lambda: self._client.delete_run(run_id))
 
     def upload(self, run: Run, path: str, content: bytes) -> None:
         """Write or replace an artifact.
@@ -346,6 +367,20 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _run(found: Any) -> Run:
+    return Run(
+        id=found.info.run_id,
+        experiment=found.info.experiment_id,
+        name=found.info.run_name or "",
+        status=found.info.status,
+        start_ms=found.info.start_time,
+        end_ms=found.info.end_time,
+        tags=dict(found.data.tags),
+        params=dict(found.data.params),
+        metrics=dict(found.data.metrics),
+    )
 
 
 def _chunks(items: list[Any], size: int) -> list[list[Any]]:

@@ -39,13 +39,14 @@ def test_nothing_else_brings_mlflow() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_relaunch_of_finished_trainings_reads_none_of_them(
+def test_a_relaunch_of_finished_trainings_reads_their_manifests_alone(
     at: Callable[[Path], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512", "256"))
     finish(storage, plan)
     at(tmp_path).sync(plan, storage)
-    monkeypatch.setattr(Storage, "view", lambda *_: pytest.fail("storage was read"))
+    for read in ("record", "history", "checkpoint"):
+        monkeypatch.setattr(Storage, read, lambda *_: pytest.fail("storage was read"))
     for one_by_one in (0, 50):
         monkeypatch.setattr(tracking_runs, "SEARCHED_ONE_BY_ONE", one_by_one)
         tracker = at(tmp_path)

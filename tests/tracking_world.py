@@ -90,29 +90,35 @@ def plan_of(
     )
 
 
-def history_of(key: str, epochs: int) -> list[dict[str, Any]]:
-    """Entries of epoch 0 to `epochs`, always the same ones."""
-    level = int(key[:4], 16) / 65536
+def history_of(key: str, epochs: int, again: int = 0) -> list[dict[str, Any]]:
+    """Entries of epoch 0 to `epochs`, always the same ones; others where it was trained `again`."""
+    level = int(key[:4], 16) / 65536 + again
     return [
         {
             "epoch": epoch,
-            "timestamp_ms": T0 + 1000 * epoch,
+            "timestamp_ms": T0 + 1000 * epoch + 100_000 * again,
             "metrics": {"train/loss": 2.0 + level - 0.1 * epoch, "energy/ratio": 1.0 + level + 0.2 * epoch},
         }
         for epoch in range(epochs + 1)
     ]
 
 
-def correct_of(key: str) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(int(key[:8], 16)).random(IMAGES) < 0.6
+def correct_of(key: str, again: int = 0) -> np.ndarray[Any, Any]:
+    right = np.random.default_rng(int(key[:8], 16)).random(IMAGES) < 0.6
+    return right if not again else np.roll(~right, again)
 
 
 def train(
-    storage: Storage, key: str, epochs: int = EPOCHS, attempt: Attempt | None = None, best: bool = False
+    storage: Storage,
+    key: str,
+    epochs: int = EPOCHS,
+    attempt: Attempt | None = None,
+    best: bool = False,
+    again: int = 0,
 ) -> Attempt:
     """Checkpoints up to an epoch, as a worker writes them."""
     attempt = attempt or storage.attempt(key)
-    history = history_of(key, epochs)
+    history = history_of(key, epochs, again)
     network = {"weight": torch.full((2,), float(epochs))}
     stream = io.BytesIO()
     kept = {"epoch": 1, "accuracy": 50.0, "network": network} if best else None
@@ -122,11 +128,11 @@ def train(
     return attempt
 
 
-def measure(attempt: Attempt, trial: TrialPart, count: int | None = None) -> None:
+def measure(attempt: Attempt, trial: TrialPart, count: int | None = None, again: int = 0) -> None:
     """Records of a trial's measurements, or of the first few."""
-    meta = {"device": "cpu", "torch": "2.99", "python": "3.11", "threads": 1, "timestamp_ms": T0 + 9000}
+    meta = {"device": "cpu", "torch": "2.99", "python": "3.11", "threads": 1, "timestamp_ms": T0 + 9000 + again}
     for key in list(trial.columns.values())[:count]:
-        right = correct_of(key)
+        right = correct_of(key, again)
         attempt.save_record(Record(key, {"accuracy": 100.0 * right.mean()}, {"correct": right}, dict(meta)))
     for name, key in list(trial.analyses.items()) if count is None else []:
         array = np.arange(6.0).reshape(2, 3)
@@ -139,7 +145,7 @@ def finish(storage: Storage, plan: PlanFile, keys: Sequence[str] | None = None, 
         if keys is None or key in keys:
             attempt = train(storage, key, **how)
             for trial in trials:
-                measure(attempt, trial)
+                measure(attempt, trial, again=how.get("again", 0))
 
 
 def make_template(folder: Path) -> Path:

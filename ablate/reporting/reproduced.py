@@ -12,7 +12,7 @@ from ablate.claims import ADAPTIVE, Claim, Trend, is_accuracy
 from ablate.reporting.claims import Verdict, judge_all
 from ablate.reporting.results import Outcome, Results, published_results
 from ablate.reporting.tables import TableInput
-from ablate.tracked import STOPPED, PlanResults, TrialResult
+from ablate.tracked import STOPPED, PlanResults, TrialResult, storage_label
 
 Network = Literal["last", "best"]
 
@@ -147,6 +147,8 @@ def table_input(plan: PlanResults, results: Results, network: Network = "last") 
     data = ", ".join(plan.data_labels)
     changed = [setting for setting in plan.plan.overrides if not setting.startswith(("data.root=", "data.label="))]
     told = [data, f"preset {plan.info.preset}", *changed, f"plan {plan.info.id}"]
+    if plan.others:
+        told.append(f"storage {storage_label(plan.info.storage)}, not {_other_storages(plan)}")
     if network == "best":
         of_training = any(scalar.startswith(_OF_TRAINING) for scalar in scalars)
         after = ", but energies and masks after the last epoch" if of_training else ""
@@ -165,6 +167,30 @@ def table_input(plan: PlanResults, results: Results, network: Network = "last") 
         data=", ".join(told),
         extra=list(dict.fromkeys(scalars)),
     )
+
+
+def _other_storages(plan: PlanResults) -> str:
+    return " or ".join(storage_label(other.storage) for other in plan.others)
+
+
+def keep_storages_apart(plans: Sequence[PlanResults]) -> None:
+    """Leave out of earlier launches what a later one, into another storage, has other values of.
+
+    Args:
+        plans: Those of one report; a training that several share is shown from one storage.
+    """
+    shown: dict[tuple[str, str], tuple[str, float]] = {}  # training, measurement -> storage, value
+    for plan in sorted(plans, key=lambda plan: plan.info.launched_ms, reverse=True):
+        mine = plan.info.storage
+        for (row, seed), trial in list(plan.trials.items()):
+            for metric, key in trial.part.columns.items():
+                if metric not in trial.metrics:
+                    continue
+                storage, value = shown.setdefault((trial.part.training, key), (mine, trial.metrics[metric]))
+                if storage != mine and value != trial.metrics[metric]:
+                    label = storage_label(storage)
+                    plan.leave_out(row, seed, f"left out: storage {label}, launched later, has other values of it")
+                    break
 
 
 def verdicts_of(plan: PlanResults, results: Results) -> list[tuple[Verdict, Verdict | None]]:

@@ -1,0 +1,399 @@
+"""What MLflow shows is what storage holds: stale, mixed, edited and foreign runs."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ablate import plan_file, report
+from ablate.errors import StorageError
+from ablate.plan_file import PlanFile
+from ablate.reporting.reproduced import keep_storages_apart
+from ablate.storage import Storage
+from ablate.tracked import storage_label
+from ablate.tracking_agreement import ARTIFACTS, CURVES, DIGEST, SENT_FROM, STORAGE
+from ablate.tracking_store import Run
+from tests.tracking_world import EPOCHS, T0, Tracker, finish, make_template, measure, plan_of, tracker_at, train
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tracker]:
+    return tracker_at(make_template(tmp_path_factory.mktemp("template")))
+
+
+@pytest.fixture
+def make(at: Callable[[Path], Tracker], tmp_path: Path) -> Callable[[], Tracker]:
+    """Each call gives a tracker as a new process has it."""
+    return lambda: at(tmp_path)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "storage"))
+
+
+@pytest.fixture
+def plan() -> PlanFile:
+    return plan_of(analyses=("spectrum",))
+
+
+def sync(make: Callable[[], Tracker], plan: PlanFile, storage: Storage, *, whole: bool = False) -> list[str]:
+    """As a new process; what was repaired."""
+    tracker = make()
+    tracker.open_plan(plan, storage=storage)
+    tracker.sync(plan, storage, whole=whole)
+    return tracker.repairs
+
+
+def assert_shows(make: Callable[[], Tracker], plan: PlanFile, storage: Storage) -> None:
+    """Every value, curve and artifact that a report reads is the one that storage holds, and nothing is there twice."""
+    read = make().read_plan("batch_size", plan.id, storage.identify())
+    assert read.problems == {} and read.altered == []
+    for (row, seed), trial in read.trials.items():
+        view = storage.view(trial.part.training)
+        for metric, key in trial.part.columns.items():
+            record = storage.record(view, key)
+            assert record is not None
+            assert trial.metrics[metric] == record.scalars["accuracy"], (row, metric)
+            assert np.array_equal(read.correct(row, seed)[metric], record.arrays["correct"])
+        for metric in ("train/loss", "energy/ratio"):
+            expected = [(entry["epoch"], entry["metrics"][metric]) for entry in storage.history(trial.part.training)]
+            assert read.curve(row, seed, metric) == expected
+            points = make()._store.history(trial.training_run_id or "", metric)
+            assert len(points) == len(expected)
+    mine = [run for run in runs_of(make(), "batch_size") if run.tags.get(STORAGE) == storage.identify()]
+    names = [run.name for run in mine if run.tags["ablate.plan"] == plan.id]
+    assert len(names) == len(set(names))
+
+
+def runs_of(tracker: Tracker, experiment: str) -> list[Run]:
+    return tracker._store.runs(tracker._store.experiment(experiment) or "")
+
+
+def one(tracker: Tracker, experiment: str, name: str) -> Run:
+    (run,) = [run for run in runs_of(tracker, experiment) if run.name.startswith(name)]
+    return run
+
+
+def forget_ids(tracker: Tracker) -> None:
+    """Runs as a version before sent them."""
+    for experiment in ("batch_size", "training"):
+        for run in runs_of(tracker, experiment):
+            for tag in (STORAGE, DIGEST, CURVES, SENT_FROM, ARTIFACTS):
+                tracker._store.untag(run, tag)
+
+
+def state(tracker: Tracker, storage_id: str) -> dict[str, object]:
+    """All that runs of one storage hold."""
+    return {
+        run.id: (run.name, run.status, run.metrics, run.params, run.tags)
+        for experiment in ("batch_size", "training")
+        for run in runs_of(tracker, experiment)
+        if run.tags.get(STORAGE) == storage_id
+    }
+
+
+def test_a_storage_is_known_by_an_id_of_its_own(tmp_path: Path) -> None:
+    first, second = Storage(str(tmp_path / "one")), Storage(str(tmp_path / "two"))
+    assert first.identities() == []
+    assert first.identify() == first.identify() == Storage(str(tmp_path / "one")).identify() != second.identify()
+    known = first.identify()
+    shutil.move(tmp_path / "one", tmp_path / "moved")
+    assert Storage(str(tmp_path / "moved")).identify() == known
+    shutil.copytree(tmp_path / "two", tmp_path / "moved", dirs_exist_ok=True)
+    assert set(Storage(str(tmp_path / "moved")).identities()) == {known, second.identify()}
+
+
+def test_a_storage_that_cannot_be_written_is_sent_all_the_same(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(storage, plan)
+
+    def refuse(*_: object) -> None:
+        raise StorageError("read-only file system")
+
+    monkeypatch.setattr(storage.files, "write", refuse)
+    assert sync(make, plan, storage) == sync(make, plan, storage, whole=True) == []
+    assert_shows(make, plan, storage)
+
+
+def test_a_storage_moved_away_leaves_its_runs_alone_and_the_new_one_has_its_own(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile, tmp_path: Path
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    shutil.move(storage.location, tmp_path / "away")
+    away = Storage(str(tmp_path / "away"))
+    before = state(make(), away.identify())
+    later = plan.model_copy(update={"launched_ms": T0 + 10})
+    finish(storage, later, again=1)
+    assert sync(make, later, storage) == []
+    assert_shows(make, later, storage)
+    assert_shows(make, plan, away)
+    assert state(make(), away.identify()) == before
+    newest = make().read_plan("batch_size")
+    assert newest.info.storage == storage.identify()
+    assert [other.storage for other in newest.others] == [away.identify()]
+    out = Console(file=io.StringIO(), width=200)
+    report.print_space(make(), "batch_size", None, out)
+    text = " ".join(out.file.getvalue().split())  # type: ignore[attr-defined]
+    assert f"other numbers in storage {storage_label(away.identify())}" in text
+    assert f"storage {storage_label(storage.identify())}, not {storage_label(away.identify())}" in text
+
+
+def test_a_training_of_a_removed_storage_is_not_gone_on_with(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile
+) -> None:
+    """Killed after epoch 1, its storage removed, launched again: no run holds epochs of both."""
+    key = plan.trials[0].training
+    train(storage, key, 1)
+    sync(make, plan, storage)
+    shutil.rmtree(storage.location)
+    new = Storage(storage.location)
+    attempt = train(new, key, 2, again=1)
+    sync(make, plan, new)
+    train(new, key, EPOCHS, attempt, again=1)
+    measure(attempt, plan.trials[0], again=1)
+    finish(new, plan, [plan.trials[1].training])
+    sync(make, plan, new)
+    assert_shows(make, plan, new)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, EPOCHS])
+def test_a_training_removed_from_the_same_storage_takes_the_place_of_the_former(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile, epochs: int
+) -> None:
+    key = plan.trials[0].training
+    finish(storage, plan)
+    sync(make, plan, storage)
+    shutil.rmtree(Path(storage.location) / key)
+    attempt = train(storage, key, epochs, again=1)
+    repaired = sync(make, plan, storage)
+    assert any(told.startswith("training: ") for told in repaired)
+    train(storage, key, EPOCHS, attempt, again=1)
+    measure(attempt, plan.trials[0], again=1)
+    sync(make, plan, storage)
+    assert_shows(make, plan, storage)
+    assert sync(make, plan, storage, whole=True) == []
+
+
+def test_records_made_again_with_other_numbers_are_shown(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    measure(storage.attempt(plan.trials[0].training), plan.trials[0], again=1)
+    assert sync(make, plan, storage) == ["batch_size: 512 · seed 0"]
+    assert_shows(make, plan, storage)
+
+
+@pytest.mark.parametrize("timestamp", [None, 5], ids=["now", "long ago"])
+@pytest.mark.parametrize(
+    ("experiment", "name", "metric", "step"),
+    [
+        ("batch_size", "512 · seed", "accuracy/pgd20", 0),
+        ("batch_size", "256 · published", "accuracy/pgd20", 0),
+        ("batch_size", "512 · seed", "accuracy/of my own", 0),
+        ("training", "resnet20 · 512", "train/loss", EPOCHS),
+        ("training", "resnet20 · 512", "energy/ratio", 1),
+    ],
+)
+def test_a_value_edited_by_hand_is_repaired(
+    make: Callable[[], Tracker],
+    storage: Storage,
+    plan: PlanFile,
+    experiment: str,
+    name: str,
+    metric: str,
+    step: int,
+    timestamp: int | None,
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    tracker = make()
+    wrong = one(tracker, experiment, name)
+    store = tracker._store
+    store._client.set_tag(wrong.id, "my note", "keep me")
+    child = store.create(wrong.experiment, "mine", {"mlflow.parentRunId": wrong.id}, 1)
+    store._client.log_metric(wrong.id, metric, 99.0, timestamp=timestamp, step=step)
+    changed = one(make(), experiment, name).metrics != wrong.metrics
+    repaired = sync(make, plan, storage)
+    assert bool(repaired) == changed  # a launch compares the latest values
+    repaired += sync(make, plan, storage, whole=True)
+    assert [told.split(": ")[0] for told in repaired] == [experiment]
+    assert_shows(make, plan, storage)
+    right = one(make(), experiment, name)
+    assert right.id != wrong.id and right.tags["my note"] == "keep me"
+    assert [run.tags["mlflow.parentRunId"] for run in runs_of(make(), experiment) if run.id == child.id] == [right.id]
+    assert store._client.get_run(wrong.id).info.lifecycle_stage == "deleted"
+    assert sync(make, plan, storage, whole=True) == []
+    store._client.restore_run(wrong.id)  # as a user may
+    sync(make, plan, storage, whole=True)
+    assert_shows(make, plan, storage)
+
+
+def test_a_report_from_mlflow_alone_leaves_out_and_names_what_was_changed(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    shutil.rmtree(storage.location)
+    tracker = make()
+    run = one(tracker, "batch_size", "512 · seed")
+    tracker._store._client.log_metric(run.id, "accuracy/pgd20", 99.0)
+    curve = one(tracker, "training", "resnet20 · 256")
+    tracker._store._client.log_metric(curve.id, "energy/ratio", 99.0, step=1)
+    read = make().read_plan("batch_size")
+    assert list(read.problems) == [("512", 0)] and read.trials["512", 0].metrics == {}
+    assert read.curve("256", 0, "energy/ratio") == [] != read.curve("256", 0, "train/loss")
+    out = Console(file=io.StringIO(), width=200)
+    report.print_space(make(), "batch_size", None, out)
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "99.00" not in text and "512 · seed 0: its numbers are not those that were sent" in text
+    assert [told.split(":")[0] for told in read.altered][-1].startswith("resnet20 · 256")
+
+
+def test_artifacts_that_were_changed_are_not_read_and_are_sent_again(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    tracker = make()
+    trial, training = one(tracker, "batch_size", "512 · seed"), one(tracker, "training", "resnet20 · 512")
+    other = tracker._store.download(one(tracker, "batch_size", "256 · seed").id, "measurements.npz") or b""
+    tracker._store.upload(trial, "measurements.npz", other)
+    tracker._store.upload(training, "networks/last.pt", b"mine")
+    read = make().read_plan("batch_size")
+    assert read.correct("512", 0) == {} and "measurements.npz" in read.altered[0]
+    sync(make, plan, storage, whole=True)
+    assert_shows(make, plan, storage)
+    assert tracker._store.download(training.id, "networks/last.pt") != b"mine"
+
+
+def test_the_networks_of_a_pruned_training_move_to_the_run_that_replaces_it(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    for key in plan.trainings():
+        storage.prune(key)
+    tracker = make()
+    wrong = one(tracker, "training", "resnet20 · 512")
+    network = tracker._store.download(wrong.id, "networks/last.pt")
+    tracker._store._client.log_metric(wrong.id, "train/loss", 99.0, step=EPOCHS)
+    assert len(sync(make, plan, storage)) == 1
+    right = one(make(), "training", "resnet20 · 512")
+    assert right.id != wrong.id and make()._store.download(right.id, "networks/last.pt") == network is not None
+
+
+def test_links_of_other_plans_follow_a_training_that_is_replaced(make: Callable[[], Tracker], storage: Storage) -> None:
+    first = plan_of(plan_id="1111111111")
+    second = plan_of(plan_id="2222222222", metrics=["accuracy/natural"])
+    for plan in (first, second):
+        finish(storage, plan)
+        sync(make, plan, storage)
+    tracker = make()
+    wrong = one(tracker, "training", "resnet20 · 512")
+    tracker._store._client.log_metric(wrong.id, "train/loss", 99.0, step=EPOCHS)
+    assert len(sync(make, first, storage)) == 1
+    for plan in (first, second):
+        assert_shows(make, plan, storage)
+
+
+def test_runs_of_a_version_before_are_adopted_where_they_agree(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    forget_ids(make())
+    assert make().read_plan("batch_size").problems == {}
+    before = {run.id for name in ("batch_size", "training") for run in runs_of(make(), name)}
+    assert sync(make, plan, storage) == []
+    assert {run.id for name in ("batch_size", "training") for run in runs_of(make(), name)} == before
+    assert set(state(make(), storage.identify())) == before
+    assert_shows(make, plan, storage)
+
+
+def test_runs_of_a_version_before_that_do_not_agree_are_left_alone(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    forget_ids(make())
+    shutil.rmtree(storage.location)
+    storage = Storage(storage.location)
+    later = plan.model_copy(update={"launched_ms": T0 + 10})
+    finish(storage, later, again=1)
+    before = {run.id: run.metrics for run in runs_of(make(), "batch_size")}
+    assert sync(make, later, storage) == []
+    assert_shows(make, later, storage)
+    after = {run.id: run.metrics for run in runs_of(make(), "batch_size") if STORAGE not in run.tags}
+    assert after == before
+    assert [storage_label(other.storage) for other in make().read_plan("batch_size").others] == ["unknown"]
+
+
+def test_files_of_another_storage_copied_in_bring_their_runs_with_them(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile, tmp_path: Path
+) -> None:
+    there = Storage(str(tmp_path / "gpu"))
+    first, second = plan.trainings()
+    finish(there, plan, [first])
+    sync(make, plan, there)
+    storage.identify()
+    finish(storage, plan, [second])
+    shutil.copytree(there.location, storage.location, dirs_exist_ok=True)
+    assert sync(make, plan, storage) == []
+    assert len(runs_of(make(), "training")) == 2
+    assert_shows(make, plan, storage)
+
+
+def test_a_report_never_shows_one_training_from_two_storages(make: Callable[[], Tracker], tmp_path: Path) -> None:
+    one_of = plan_of(plan_id="1111111111", space="batch_size")
+    other = plan_of(plan_id="2222222222", space="lowpass", rows=("512", "32"), launched_ms=T0 + 10)
+    for number, plan in enumerate((one_of, other)):
+        storage = Storage(str(tmp_path / plan.id))
+        finish(storage, plan, again=number)
+        sync(make, plan, storage)
+    plans = [make().read_plan("batch_size"), make().read_plan("lowpass")]
+    keep_storages_apart(plans)
+    assert list(plans[0].problems) == [("512", 0)] and plans[1].problems == {}
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(report.app, list(arguments))
+
+
+def test_the_command_line_repairs_and_chooses_a_storage(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    other = Storage(str(tmp_path / "other"))
+    for number, each in enumerate((storage, other)):
+        finish(each, plan, again=number)
+        launched = plan.model_copy(update={"launched_ms": T0 + number})
+        plan_file.save(launched, each)
+        sync(make, launched, each)
+    newest, label = cli().stdout, storage_label(storage.identify())
+    asked = cli("--storage-id", label).stdout
+    assert newest != asked and storage_label(other.identify()) in newest
+    tracker = make()
+    run = next(run for run in runs_of(tracker, "batch_size") if run.name == "512 · seed 0")
+    tracker._store._client.log_metric(run.id, "accuracy/natural", 99.0)
+    mine = Storage(str(tmp_path / ("storage" if run.tags[STORAGE] == storage.identify() else "other")))
+    result = cli("--sync", "--storage", mine.location)
+    assert result.exit_code == 0, result.output
+    assert "Repaired 1 run in MLflow that differed from storage" in result.stdout
+    assert "99.00" not in result.stdout and "left out" not in result.stdout
+    refused = cli("--storage-id", "ffffffff")
+    assert refused.exit_code == 2 and "--storage-id: expected a storage" in refused.stderr
