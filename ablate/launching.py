@@ -337,9 +337,8 @@ class Launch:
 
             try:
                 for space in self.plan.spaces:
-                    report.print_space(
-                        self.tracker, space.name, self.plan.id, self.console, storage=self.storage.identify()
-                    )
+                    storage = self.storage.identify()
+                    report.print_space(self.tracker, space.name, self.plan.id, self.console, "last", storage)
             except TrackingError as error:  # everything has arrived; the table alone cannot be shown now
                 self.console.print(Text(printable(str(error)), overflow="fold"))
 
