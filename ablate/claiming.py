@@ -71,6 +71,50 @@ def _dead_here(heartbeat: str) -> bool:
         return False  # what cannot be looked up is decided by the heartbeat
 
 
+def highest(files: Files, key: str) -> int:
+    """The number of the claim in force; 0 without any.
+
+    Args:
+        files: The storage's files.
+        key: Of what is claimed.
+    """
+    names = (_NUMBER.fullmatch(name) for name in files.list(f"claims/{key}"))
+    return max((int(name[1]) for name in names if name), default=0)  # a network drive adds files of its own
+
+
+def owner_of(files: Files, key: str, number: int) -> str | None:
+    """Who made a claim; None where it was given back, or cannot be read: nobody could be asked.
+
+    Args:
+        files: The storage's files.
+        key: Of what is claimed.
+        number: The claim's.
+    """
+    try:
+        owner: str | None = json.loads(files.read(path_of(key, number)) or b"")["owner"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return owner
+
+
+def path_of(key: str, number: int) -> str:
+    """Where a claim lies."""
+    return f"claims/{key}/{number:06d}.json"
+
+
+def in_force(files: Files, key: str, number: int) -> bool:
+    """Whether a claim is still its maker's: none came after it, and it was not given back.
+
+    Who works for a launch asks this before it writes: the launch may have been paused until another one took over.
+
+    Args:
+        files: The storage's files.
+        key: Of what is claimed.
+        number: The claim's.
+    """
+    return highest(files, key) == number and owner_of(files, key, number) is not None
+
+
 class Claims:
     """The claims one launch holds, and its view of others'.
 
@@ -140,18 +184,34 @@ class Claims:
         Raises:
             StorageError: Storage cannot be written, or cannot create exclusively.
         """
-        if key in self._held:
+        if self.holds(key):
             return True
-        number = self._highest(key)
+        self._held.pop(key, None)  # lost, while this process was paused
+        number = highest(self._files, key)
         if number and not self._free(key, number):
             return False
         mine = number + 1
-        if not self._files.create(self._path(key, mine), json.dumps({"owner": self.owner}).encode()):
+        if not self._files.create(path_of(key, mine), json.dumps({"owner": self.owner}).encode()):
             return False
-        if self._highest(key) != mine:
+        if highest(self._files, key) != mine:
             return False
         self._held[key] = mine
         return True
+
+    def holds(self, key: str) -> bool:
+        """Whether this launch's claim is in force.
+
+        Args:
+            key: Of what is claimed.
+
+        Returns:
+            False too where it was taken over, as it is when this process was paused for longer than a claim lives.
+        """
+        return key in self._held and in_force(self._files, key, self._held[key])
+
+    def number(self, key: str) -> int | None:
+        """The number of this launch's claim, by which a worker sees whether it is still in force; None without one."""
+        return self._held.get(key)
 
     def acquire_or_tell(self, key: str, waiting: Callable[[], None]) -> bool:
         """Claim what only one launch may hold, and wait for as long as it takes to tell whether its owner lives.
@@ -179,7 +239,7 @@ class Claims:
 
     def _heartbeat_of(self, key: str) -> tuple[str | None, bytes | None]:
         """Who holds a claim, and its counter."""
-        owner = self._owner(key, self._highest(key))
+        owner = owner_of(self._files, key, highest(self._files, key))
         return owner, None if owner is None else self._files.read(self._owner_path(owner))
 
     def release(self, key: str) -> None:
@@ -190,7 +250,7 @@ class Claims:
         """
         number = self._held.pop(key, None)
         if number is not None:
-            self._files.write(self._path(key, number), json.dumps({"owner": None}).encode())
+            self._files.write(path_of(key, number), json.dumps({"owner": None}).encode())
 
     def held_elsewhere(self, key: str) -> bool:
         """Whether another live launch holds a training.
@@ -201,25 +261,13 @@ class Claims:
         Returns:
             False too once its owner's counter stood still long enough.
         """
-        if key in self._held:
+        if self.holds(key):
             return False
-        number = self._highest(key)
+        number = highest(self._files, key)
         return bool(number) and not self._free(key, number)
 
-    def _highest(self, key: str) -> int:
-        names = (_NUMBER.fullmatch(name) for name in self._files.list(f"claims/{key}"))
-        return max((int(name[1]) for name in names if name), default=0)  # a network drive adds files of its own
-
-    def _owner(self, key: str, number: int) -> str | None:
-        """Who made a claim; None where it was given back, or cannot be read: nobody could be asked."""
-        try:
-            owner: str | None = json.loads(self._files.read(self._path(key, number)) or b"")["owner"]
-        except (ValueError, KeyError, TypeError):
-            return None
-        return owner
-
     def _free(self, key: str, number: int) -> bool:
-        owner = self._owner(key, number)
+        owner = owner_of(self._files, key, number)
         if owner is None or owner == self.owner:
             return True
         count = (self._files.read(self._owner_path(owner)) or b"gone").decode(errors="replace")
@@ -232,10 +280,6 @@ class Claims:
             self._seen[owner] = (count, self._clock())
             return False
         return self._clock() - since > self._expiry_s
-
-    @staticmethod
-    def _path(key: str, number: int) -> str:
-        return f"claims/{key}/{number:06d}.json"
 
     @staticmethod
     def _owner_path(owner: str) -> str:

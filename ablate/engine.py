@@ -49,9 +49,10 @@ class Datasets:
         return self._loaded[name]
 
 
-def task_of(training: PlannedTraining, storage: Storage, threads: int, device: str) -> Task:
+def task_of(training: PlannedTraining, storage: Storage, threads: int, device: str, claim: int | None = None) -> Task:
     """What a worker is asked to do about a planned training."""
-    return Task(training.key, training.spec, tuple(training.measurements.values()), storage.location, threads, device)
+    measurements = tuple(training.measurements.values())
+    return Task(training.key, training.spec, measurements, storage.location, threads, device, claim=claim)
 
 
 def local_resources(options: Options) -> tuple[int, str]:
@@ -63,7 +64,12 @@ def local_resources(options: Options) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def open_engine(
-    options: Options, storage: Storage, datasets: Datasets, count: int, note: Callable[[str], None]
+    options: Options,
+    storage: Storage,
+    datasets: Datasets,
+    count: int,
+    note: Callable[[str], None],
+    claim_of: Callable[[str], int | None] = lambda key: None,
 ) -> Iterator[Engine]:
     """The engine that a launch asked for.
 
@@ -73,6 +79,7 @@ def open_engine(
         datasets: What its trainings are trained on.
         count: How many trainings the whole plan has.
         note: Told what a user should know of the cluster.
+        claim_of: Training key -> the number of the launch's claim on it.
 
     Yields:
         The engine; SIGTERM ends it as Ctrl-C does.
@@ -81,7 +88,7 @@ def open_engine(
         threads, device = local_resources(options)
 
         def here(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
-            tasks = [task_of(training, storage, threads, device) for training in trainings]
+            tasks = [task_of(training, storage, threads, device, claim_of(training.key)) for training in trainings]
             return {task.key: run(task, datasets.of(task.spec), listen) for task in tasks}
 
         with terminate_in_order():
@@ -104,7 +111,8 @@ def open_engine(
         ) -> dict[str, Outcome]:
             tasks = [
                 replace(
-                    task_of(training, storage, cpus, "cuda" if gpus else "cpu"), gpu_share=shares[training.key] or 1.0
+                    task_of(training, storage, cpus, "cuda" if gpus else "cpu", claim_of(training.key)),
+                    gpu_share=shares[training.key] or 1.0,
                 )
                 for training in trainings
             ]

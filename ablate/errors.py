@@ -22,6 +22,10 @@ class StorageError(UserError):
     """Storage that cannot be read or written."""
 
 
+class ClaimError(StorageError):
+    """A claim that another launch has taken over; whoever lost it stops, and writes nothing more."""
+
+
 class TrackingError(UserError):
     """An MLflow store that does not answer or cannot be used."""
 

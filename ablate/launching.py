@@ -42,7 +42,7 @@ WAIT_S = 1.0
 CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
 """How long the end of a launch waits for MLflow; a preempted one has 30 s in all."""
 
-TOLD = ("started", "epoch", "measured", "finished", "failed")
+TOLD = ("started", "epoch", "measured", "finished", "failed", "interrupted")
 """Events after which MLflow is told."""
 
 
@@ -255,7 +255,7 @@ class Launch:
             return [t for t in plan.trainings.values() if t.action in ("continue", "train") and t.key not in tried]
 
         tried: set[str] = set()
-        with self._engine() as engine, progress:
+        with self._engine(claims) as engine, progress:
             while True:
                 mine = [training for training in wanted() if claims.acquire(training.key)]
                 # Between the decision and the claim another launch may have finished it.
@@ -265,7 +265,9 @@ class Launch:
                 tried.update(training.key for training in ready)
                 if ready:
                     for outcome in engine(ready, listen).values():
-                        self._settle(outcome)
+                        self._settle(outcome, claims)
+                        if outcome.claim_lost:  # another launch trains it: its result is waited for
+                            tried.discard(outcome.key)
                 for key in keys:
                     claims.release(key)
                 rest = [t.key for t in plan.trainings.values() if t.action != "reuse" and t.key not in tried]
@@ -283,11 +285,11 @@ class Launch:
                     progress.waiting(waiting)
                     time.sleep(WAIT_S)
 
-    def _settle(self, outcome: Outcome) -> None:
-        if outcome.state != "failed":
+    def _settle(self, outcome: Outcome, claims: Claims) -> None:
+        if outcome.state == "finished":
             return
-        if self.storage.view(outcome.key).failure is None:
-            # Its process died before it could say why.
+        if outcome.state == "failed" and self.storage.view(outcome.key).failure is None and claims.holds(outcome.key):
+            # Its process could not store why.
             with contextlib.suppress(StorageError):
                 attempt = self.storage.attempt(outcome.key)
                 attempt.save_failure(outcome.reason, "", time.time_ns() // 1_000_000)
@@ -295,13 +297,13 @@ class Launch:
             self.sync.notify(outcome.key)
 
     @contextlib.contextmanager
-    def _engine(self) -> Iterator[Engine]:
+    def _engine(self, claims: Claims) -> Iterator[Engine]:
         """Started only when there is something to run."""
         if not any(t.action in ("continue", "train", "wait") for t in self.plan.trainings.values()):
             yield lambda trainings, listen: {}
             return
         count = len(self.plan.trainings)
-        with open_engine(self.options, self.storage, self.datasets, count, self.console.print) as engine:
+        with open_engine(self.options, self.storage, self.datasets, count, self.console.print, claims.number) as engine:
             yield engine
 
     def _prune(self, claims: Claims) -> None:

@@ -56,7 +56,7 @@ class _Active:
     """What is known of a training that has told anything."""
 
     started: float
-    state: Literal["running", "done", "failed", "stopped early"] = "running"
+    state: Literal["running", "done", "failed", "interrupted", "stopped early"] = "running"
     measuring: bool = False
     what: str = ""
     done: int = 0
@@ -245,7 +245,7 @@ class Progress:
         return cells
 
     def _count(self) -> str:
-        counts = dict.fromkeys(("done", "running", "to go", "stopped early", "waiting", "failed"), 0)
+        counts = dict.fromkeys(("done", "running", "to go", "stopped early", "waiting", "interrupted", "failed"), 0)
         by_action = {"reuse": "done", "wait": "waiting", "failed": "failed", "stopped": "stopped early"}
         for key, training in self._plan.trainings.items():
             what = self._active.get(key)
@@ -277,6 +277,10 @@ class Progress:
         if event.kind == "failed":
             what.state = "failed"
             return [*lines, (f"{at}{label}: failed: {text or 'no reason given'} ({self._count()})", "red")]
+        if event.kind == "interrupted":
+            what.state = "interrupted"
+            ended = f"interrupted: {text or 'no reason given'}; the same command goes on"
+            return [*lines, (f"{at}{label}: {ended} ({self._count()})", "yellow")]
         if event.kind == "stopped":
             what.state = "stopped early"
             ended = f"stopped early after epoch {event.done} of {event.total}"

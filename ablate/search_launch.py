@@ -62,6 +62,7 @@ class SearchLaunch(Launch):
         self._running: dict[str, list[Sample]] = {}
         self._ticked = time.monotonic()
         self._gpu_share = 1.0
+        self._taken_over = False
 
     def _prepare(self, claims: Claims) -> None:
         say = "Another launch had begun this search; seeing whether it is still there."
@@ -105,6 +106,8 @@ class SearchLaunch(Launch):
                 self._local()
             else:
                 self._on_ray()
+        if self._taken_over:
+            raise UserError(f"another launch has taken over the search {self.plan.id}; --watch follows it")
 
     def _for_good(self, sample: Sample, training: PlannedTraining, result: Told | None) -> bool:
         if result is None:
@@ -128,7 +131,14 @@ class SearchLaunch(Launch):
             judge.replay(number, result.curve)
         return judge
 
+    def _still_ours(self, key: str | None = None) -> bool:
+        """Whether the search's claim, and a training's, are in force: this process may have been paused for long."""
+        self._taken_over = self._taken_over or not self.claims.holds(f"search-{self.plan.id}")
+        return not self._taken_over and (key is None or self.claims.holds(key))
+
     def _over(self) -> bool:
+        if self._taken_over:
+            return True  # whatever still runs stops at its next epoch
         budget = self.spec.time_budget_minutes
         return budget is not None and self._spent() >= budget * 60
 
@@ -187,6 +197,8 @@ class SearchLaunch(Launch):
             self._pending = waiting + self._pending
 
     def _ask(self) -> Sample | None:
+        if not self._still_ours():
+            return None
         sample = self.search.ask()
         if sample is None:
             return None
@@ -214,13 +226,17 @@ class SearchLaunch(Launch):
         sample = self.search.samples[number]
         training = self.found.training(sample)
         samples = self._running.pop(training.key, [sample])
-        if outcome is None:
+        if outcome is None and not self._still_ours(training.key):
+            self._pending.extend(samples)
+        elif outcome is None:
             # Its worker may not have been told yet; its attempt is not the latest any more.
             self.storage.attempt(training.key).save_stopped(epoch)
             self.search.stopped |= {each.number for each in samples}
             self._listen(Event(training.key, "stopped", epoch, self.epochs, timestamp_ms=time.time_ns() // 1_000_000))
         else:
-            self._settle(outcome)
+            self._settle(outcome, self.claims)
+            if outcome.claim_lost:  # another launch trains it: its result is waited for
+                self._pending.extend(samples)
         decide(self.plan, self.storage, only=[training.key])
         result = told(self.storage.view(training.key), self.storage.history(training.key), self.spec)
         for each in samples if result is not None else ():
@@ -228,7 +244,8 @@ class SearchLaunch(Launch):
             self.results[each.number] = result
             self.search.tell(each, result)
         self._spent()
-        self.search.save()
+        if self._still_ours():
+            self.search.save()
         self.claims.release(training.key)
         if self.sync is not None:
             self.sync.notify(training.key)
@@ -239,7 +256,10 @@ class SearchLaunch(Launch):
             self.sync.notify(event.key)
 
     def _task(self, training: PlannedTraining) -> Task:
-        return replace(task_of(training, self.storage, *self._resources), gpu_share=self._gpu_share)
+        return replace(
+            task_of(training, self.storage, *self._resources, self.claims.number(training.key)),
+            gpu_share=self._gpu_share,
+        )
 
     def _local(self) -> None:
         self._resources = local_resources(self.options)

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import Checks, CleanLogits, build_attack, evaluate
-from ablate.errors import DeviceError, MeasurementError, StorageError
+from ablate.claiming import in_force
+from ablate.errors import ClaimError, DeviceError, MeasurementError, StorageError, UserError, first_line
 from ablate.events import Event, Kind, Listener
+from ablate.faults import fault_of, passes
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
@@ -49,6 +51,8 @@ class Task:
         threads: CPU threads of this worker; sums depend on it in their last bits.
         device: `cpu`, `cuda` or `cuda:0`.
         gpu_share: The part of a GPU's memory it may use; below 1, running out of it is no failure yet.
+        claim: The number of the launch's claim on the training, looked at before training, at every epoch and at every
+            measurement; None where nobody else could take it over.
     """
 
     key: str
@@ -58,20 +62,30 @@ class Task:
     threads: int
     device: str
     gpu_share: float = 1.0
+    claim: int | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: finished, or failed with one line of why, perhaps only for want of memory in its share."""
+    """How a task ended.
+
+    Args:
+        key: The training's key.
+        state: `interrupted` by what passes, so that the same command goes on (`ablate.faults` says by what).
+        reason: One line of why it failed or was interrupted.
+        needs_more_memory: It failed only for want of memory in its share.
+        claim_lost: Another launch has taken the training over, and may have its results.
+    """
 
     key: str
-    state: Literal["finished", "failed"]
+    state: Literal["finished", "failed", "interrupted"]
     reason: str = ""
     needs_more_memory: bool = False
+    claim_lost: bool = False
 
 
 def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
-    """Train and measure; whatever goes wrong in it becomes a stored failure.
+    """Train and measure; what would go wrong again becomes a stored failure.
 
     Args:
         task: What to do.
@@ -101,7 +115,6 @@ class _Run:
         self._examples: dict[tuple[str, int], Tensor] = {}  # of the network being measured
 
     def run(self) -> Outcome:
-        reason = ""
         try:
             torch.set_num_threads(self.task.threads)
             # Reduced-precision convolutions are a setting of training (training.precision), never a default.
@@ -113,31 +126,46 @@ class _Run:
                 torch.cuda.set_per_process_memory_fraction(share, self.device.index or 0)
             self.attempt = self.storage.attempt(self.task.key)
             self._train_and_measure(self.attempt)
-        except (TrainingError, MeasurementError) as error:
-            reason = self._failed(str(error), "")
         except Exception as error:
-            line = (str(error).splitlines() or [""])[0]
-            if ran_out_of_memory(error):
-                reason = f"out of memory: {line}"
-                if self.task.gpu_share < 1:
-                    self.log.warning(f"{reason} (in {self.task.gpu_share:g} of a GPU)")
-                    return Outcome(self.task.key, "failed", reason, needs_more_memory=True)
-            elif isinstance(error, torch.AcceleratorError):
-                # Nothing can be computed in this process any more, and workers are used again: it must not live on to
-                # fail every training that comes after. Its retry is another process.
-                self.log.error(str(error))
-                with contextlib.suppress(StorageError):
-                    if self.attempt is not None:
-                        self.attempt.save_log(self.log.text())
-                raise DeviceError(f"expected a GPU that works, got {line}; the same command goes on") from error
-            else:
-                reason = f"{type(error).__name__}: {line}"
-            reason = self._failed(reason, traceback.format_exc())
-        if reason:
-            self._tell("failed", text=reason)
-            return Outcome(self.task.key, "failed", reason)
+            return self._ended_by(error)
         self._tell("finished")
         return Outcome(self.task.key, "finished")
+
+    def _ended_by(self, error: Exception) -> Outcome:
+        line = (str(error).splitlines() or [""])[0]
+        fault = fault_of(error)
+        if fault.spoils_process:
+            # Nothing can be computed in this process any more, and workers are used again: it must not live on to
+            # fail every training that comes after. Its retry is another process.
+            self._interrupted(str(error))
+            raise DeviceError(f"expected a GPU that works, got {line}; the same command goes on") from error
+        if isinstance(error, ClaimError):  # its new owner writes now
+            self._tell("interrupted", text=line)
+            return Outcome(self.task.key, "interrupted", line, claim_lost=True)
+        if fault.ending == "interrupted":
+            reason = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+            self._interrupted(f"{reason}\n{traceback.format_exc()}")
+            self._tell("interrupted", text=reason)
+            return Outcome(self.task.key, "interrupted", reason)
+        if isinstance(error, (TrainingError, MeasurementError)):
+            reason, details = str(error), ""
+        elif ran_out_of_memory(error):
+            reason, details = f"out of memory: {line}", traceback.format_exc()
+            if self.task.gpu_share < 1:
+                self.log.warning(f"{reason} (in {self.task.gpu_share:g} of a GPU)")
+                return Outcome(self.task.key, "failed", reason, needs_more_memory=True)
+        else:
+            reason, details = f"{type(error).__name__}: {line}", traceback.format_exc()
+        reason = self._failed(reason, details)
+        self._tell("failed", text=reason)
+        return Outcome(self.task.key, "failed", reason)
+
+    def _interrupted(self, text: str) -> None:
+        """Keep why in the log, where that can be written."""
+        self.log.error(text.rstrip())
+        with contextlib.suppress(StorageError):
+            if self.attempt is not None:
+                self.attempt.save_log(self.log.text())
 
     def _failed(self, reason: str, details: str) -> str:
         self.log.error(f"{reason}\n{details}".rstrip())
@@ -152,8 +180,14 @@ class _Run:
     def _tell(self, kind: Kind, done: int = 0, total: int = 0, text: str = "", **metrics: float) -> None:
         self.listen(Event(self.task.key, kind, done, total, metrics, text, _now_ms()))
 
+    def _check_claim(self) -> None:
+        claim = self.task.claim
+        if claim is not None and not in_force(self.storage.files, self.task.key, claim):
+            raise ClaimError("another launch has taken this training over")
+
     def _train_and_measure(self, attempt: Attempt) -> None:
         task = self.task
+        self._check_claim()
         self.log.info(f"training {task.key} on {task.device}, {task.threads} threads, torch {torch.__version__}")
         state = self._train(attempt)
         view = self.storage.view(task.key)
@@ -176,6 +210,7 @@ class _Run:
         self._tell("started", done=state.epoch if state else 0, total=epochs)
 
         def on_epoch(now: TrainingState) -> None:
+            self._check_claim()
             attempt.save_checkpoint(now.epoch, save_state(now), now.history, finished=now.epoch == epochs)
             metrics = now.history[-1]["metrics"]
             self.log.info(f"epoch {now.epoch}/{epochs} " + " ".join(f"{k}={v:.6g}" for k, v in metrics.items()))
@@ -214,7 +249,7 @@ class _Run:
                     try:
                         self._measure_together(attempt, network, same, images, labels, clean, epoch, done, total)
                     except Exception as error:  # what cannot be measured keeps nothing else from being measured
-                        if ran_out_of_memory(error) or isinstance(error, (torch.AcceleratorError, StorageError)):
+                        if ran_out_of_memory(error) or passes(error):
                             raise
                         if len(same) > 1 and isinstance(error, MeasurementError):
                             # Perhaps behind one of the filters alone.
@@ -241,6 +276,7 @@ class _Run:
         total: int,
     ) -> None:
         first = same[0]
+        self._check_claim()
         self._tell("measuring", done=done, total=total, text=first.name)
         start = time.perf_counter()
         if first.kind == "analysis":
@@ -248,6 +284,7 @@ class _Run:
         else:
             records = self._attack(same, images, labels, clean)
         seconds = time.perf_counter() - start
+        self._check_claim()
         for record in records:
             record.meta.update(self._provenance(), seconds=seconds / len(same), network=first.network, epoch=epoch)
             attempt.save_record(record)

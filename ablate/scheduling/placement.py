@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from ablate.errors import UserError, first_line
 from ablate.events import Event, Listener
+from ablate.faults import fault_of
 from ablate.learning.data import Dataset
 from ablate.options import ray_address
 from ablate.scheduling import local_ray
@@ -244,7 +245,7 @@ def place(
         imports: The user's own modules, imported by every worker.
 
     Returns:
-        Training key -> how it ended. What the cluster could not keep alive has failed with that reason.
+        Training key -> how it ended. What the cluster could not keep alive was interrupted, with that reason.
     """
     payload = {
         # As bytes: a worker gets the whole payload anew for each training, and opens only its own task.
@@ -276,8 +277,8 @@ def place(
         shutil.rmtree(scratch, ignore_errors=True)
     for task in tasks:
         if task.key not in relay.outcomes:
-            reason = relay.errors.get(task.key, f"its process was lost {resources.max_failures + 1} times")
-            relay.outcomes[task.key] = Outcome(task.key, "failed", reason)
+            reason = f"its process was lost {resources.max_failures + 1} times"
+            relay.outcomes[task.key] = relay.lost.get(task.key, Outcome(task.key, "interrupted", reason))
     return relay.outcomes
 
 
@@ -339,13 +340,33 @@ def _reason(error: str) -> str:
     return (named or lines or ["its process died"])[-1]
 
 
+def lost(key: str, trial: Any) -> Outcome:
+    """How a Tune trial that told no outcome of its own leaves its training.
+
+    Args:
+        key: The training's.
+        trial: Tune's, after its last try.
+
+    Returns:
+        Interrupted; failed only where the worker's own code raised what would come again, such as a module that is
+        not there.
+    """
+    reason = f"lost: {_reason(str(trial.get_error() or ''))}"
+    try:
+        error = trial.get_pickled_error()
+    except Exception:  # of a class that this process cannot make
+        error = None
+    ending = fault_of(error.cause).ending if isinstance(error, ray.exceptions.RayTaskError) else "interrupted"
+    return Outcome(key, ending, reason)
+
+
 class _Relay(tune.Callback):  # type: ignore[misc]
     """Hands what workers report to the launch's listener."""
 
     def __init__(self, listen: Listener) -> None:
         self.listen = listen
         self.outcomes: dict[str, Outcome] = {}
-        self.errors: dict[str, str] = {}
+        self.lost: dict[str, Outcome] = {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         for event in result.get("events", ()):
@@ -356,8 +377,8 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         key = trial.config["key"]
-        self.errors[key] = f"lost: {_reason(str(trial.get_error() or ''))}"
-        self.listen(Event(key, "failed", text=self.errors[key]))
+        outcome = self.lost[key] = lost(key, trial)
+        self.listen(Event(key, outcome.state, text=outcome.reason))
 
     # Tune's snapshots pickle its callbacks; ours holds a terminal and threads, and is never restored.
     def __getstate__(self) -> dict[str, Any]:

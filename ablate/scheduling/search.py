@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 from ablate.events import Event, Listener
 from ablate.learning.data import Dataset
 from ablate.planning import PlannedMeasurement
-from ablate.scheduling.placement import Resources, import_in_worker  # first: it sets what Ray reads when imported
+from ablate.scheduling.placement import Resources, import_in_worker, lost  # first: it sets what Ray reads when imported
 from ablate.search_space import SearchSpec
 from ablate.specs import MeasurementSpec, TrialSpec
 from ablate.storage import Storage
@@ -215,6 +215,7 @@ class _Adapter(Searcher):  # type: ignore[misc]
         self.listen = listen
         self.running: dict[str, Job] = {}
         self.outcomes: dict[str, Outcome] = {}
+        self.trials: dict[str, Any] = {}
         self.epochs: dict[str, int] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **_: Any) -> bool:
@@ -247,7 +248,8 @@ class _Adapter(Searcher):  # type: ignore[misc]
         self.take(trial_id, {key: value for key, value in (result or {}).items() if key in (EPOCH, "outcome")})
         outcome = self.outcomes.pop(trial_id, None)
         if outcome is None and error:
-            outcome = Outcome(job.task.key, "failed", "its process was lost")
+            outcome = lost(job.task.key, self.trials[trial_id])
+            self.listen(Event(outcome.key, outcome.state, text=outcome.reason))
         self.jobs.ended(job.number, outcome, self.epochs.pop(trial_id, 0))
 
     def save(self, checkpoint_path: str) -> None:
@@ -263,6 +265,9 @@ class _Adapter(Searcher):  # type: ignore[misc]
 class _Relay(tune.Callback):  # type: ignore[misc]
     def __init__(self, adapter: _Adapter) -> None:
         self.adapter = adapter
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.adapter.trials[trial.trial_id] = trial
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self.adapter.take(trial.trial_id, result)
@@ -292,7 +297,7 @@ def _sample(config: dict[str, Any], dataset: Dataset, imports: list[str], folder
 def _packed(task: Task) -> dict[str, Any]:
     """A task as plain data, which Tune may write into its own files."""
     return {
-        **{name: getattr(task, name) for name in ("key", "storage", "threads", "device", "gpu_share")},
+        **{name: getattr(task, name) for name in ("key", "storage", "threads", "device", "gpu_share", "claim")},
         "spec": task.spec.model_dump_json(),
         "measurements": [
             {**asdict(measurement), "settings": measurement.settings.model_dump_json()}
@@ -307,5 +312,5 @@ def _unpacked(content: Mapping[str, Any]) -> Task:
         for entry in content["measurements"]
     )
     spec = TrialSpec.model_validate_json(content["spec"])
-    names = ("storage", "threads", "device", "gpu_share")
+    names = ("storage", "threads", "device", "gpu_share", "claim")
     return Task(content["key"], spec, measurements, *(content[name] for name in names))
