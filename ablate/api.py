@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ablate import spaces
 from ablate.options import Options
+from ablate.places import local_path
 from ablate.terminal import open_console
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Ablation:
                 sets=given,
                 seeds=list(seeds),
                 storage=str(storage),
-                data_root=Path(data_root),
+                data_root=local_path(data_root, "data_root"),
             )
         )
 

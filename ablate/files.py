@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlparse
 
 from ablate.errors import StorageError
+from ablate.places import is_address, local_path, refuse_half_written
 from ablate.redaction import redact
 
 
@@ -49,10 +50,12 @@ def open_files(location: str) -> Files:
 
     Raises:
         StorageError: The location cannot be used.
+        SpecError: It is half an address.
     """
-    if "://" in location and not location.startswith("file://"):
+    refuse_half_written(location, "--storage", "a folder or an address like s3://bucket/prefix")
+    if is_address(location) and not location.startswith("file://"):
         return BucketFiles(location)
-    return LocalFiles(Path(location.removeprefix("file://")).expanduser().absolute())
+    return LocalFiles(local_path(location.removeprefix("file://"), "--storage").absolute())
 
 
 class LocalFiles:

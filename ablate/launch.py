@@ -15,6 +15,7 @@ from rich.text import Text
 from ablate import completion, spaces
 from ablate.errors import SpecError, UserError
 from ablate.options import Options, import_modules, parse_gpus, parse_seeds
+from ablate.places import local_path
 from ablate.terminal import open_console, plural, printable
 
 WIDTH = 100
@@ -113,7 +114,7 @@ def main(
                 seeds=parse_seeds(seeds),
                 rows=rows or [],
                 storage=storage,
-                data_root=data_root,
+                data_root=local_path(data_root, "--data-root"),
                 tracking_uri=tracking_uri,
                 tracking=not no_tracking,
                 local=local,

@@ -160,7 +160,10 @@ def make_plan(
     trainings: dict[str, PlannedTraining] = {}
     planned = []
     for trial in trials:
-        summary = summary_of(trial.spec.data)
+        try:
+            summary = summary_of(trial.spec.data)
+        except SpecError as error:
+            raise SpecError(f"{_place_of(trial, str(error))}: {error}") from error
         _check_batch(trial, summary)
         try:
             user_code = _user_code(trial.spec)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ablate.errors import SpecError, TrackingError, UserError, nearest
 from ablate.options import import_modules
+from ablate.places import local_path
 from ablate.reporting.formats import to_csv, to_latex, to_markdown, to_terminal
 from ablate.reporting.reproduced import (
     Network,
@@ -286,6 +287,8 @@ def main(
     console = open_console()
     try:
         from ablate.tracking import Tracker
+
+        out = None if out is None else local_path(out, "--out")
 
         import_modules(imports or [])
         tracker = Tracker(tracking_uri)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from ablate.errors import SpecError
 from ablate.specs import TrialSpec
 from ablate.yamlfile import explain, flatten, models_in, read_value
+
+PATHS = frozenset({"data.root"})
+"""Settings that are the path of a folder, where `~` is home."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ def parse_overrides(texts: Iterable[str]) -> list[Setting]:
     """`--set path=value` arguments as settings.
 
     Args:
-        texts: Each `dotted.path=value`; the value is read as YAML.
+        texts: Each `dotted.path=value`; what stands after the first `=` is the value, whole: text where the setting is
+            text, else as YAML 1.2 reads it.
 
     Returns:
         The settings in their order.
@@ -42,12 +48,49 @@ def parse_overrides(texts: Iterable[str]) -> list[Setting]:
         origin = f"--set {text}"
         if not equals or not path.strip():
             raise SpecError(f"{origin}: expected path=value, got {text!r}")
+        if path != path.rstrip():  # spaces around the sign are no part of the value
+            value = value.strip()
+        path = path.strip()
         try:
-            parsed = read_value(value)
+            parsed = _text(path, value) if _takes_text(path) else read_value(value)
         except SpecError as error:
             raise SpecError(f"{origin}: {error}") from error
-        settings += [Setting(leaf, inner, origin) for leaf, inner in flatten({path.strip(): parsed})]
+        settings += [Setting(leaf, inner, origin) for leaf, inner in flatten({path: parsed})]
     return settings
+
+
+def _text(path: str, value: str) -> Any:
+    """The value of a setting that is text: as it stands, but for quotes around the whole of it."""
+    stripped = value.strip()
+    if stripped in ("", "null") or (stripped == "~" and path not in PATHS):
+        return None
+    if stripped[0] in "'\"" and stripped[-1] == stripped[0] and len(stripped) > 1:
+        with contextlib.suppress(SpecError):
+            read = read_value(stripped)
+            if isinstance(read, str):
+                return read
+    return value
+
+
+def _takes_text(path: str) -> bool:
+    model: type[BaseModel] | None = TrialSpec
+    annotation: Any = None
+    for step in path.split("."):
+        if model is None or step not in model.model_fields:
+            return False
+        annotation = model.model_fields[step].annotation
+        inner = models_in(annotation)
+        model = inner[0] if len(inner) == 1 else None
+    return _is_text(annotation)
+
+
+def _is_text(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return all(isinstance(value, str) for value in get_args(annotation))
+    if origin in (Union, UnionType):
+        return any(_is_text(part) for part in get_args(annotation))
+    return annotation is str
 
 
 @functools.cache

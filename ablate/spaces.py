@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ablate.claims import Claim
 from ablate.errors import SpecError, nearest
 from ablate.figures import analyses_for, figure_kind
+from ablate.places import local_path
 from ablate.search_space import SearchSpec
 from ablate.settings import Setting, build_spec, parse_overrides, setting_paths
 from ablate.specs import Spec, TrialSpec
@@ -189,7 +190,7 @@ def load_space(name_or_path: str) -> SpaceFile:
         SpecError: No such space, or a file that is refused, with file, line and the nearest valid name.
     """
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
-        path = Path(name_or_path)
+        path = local_path(name_or_path, "--space")
         if not _is_file(path):
             raise SpecError(f"--space: expected a space's name or the path of its file, got no file {name_or_path!r}")
     else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,7 +21,27 @@ MOST_VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where PyYAML silently takes the last, and reads 5e-4 as a number."""
+    """Safe YAML that refuses a key given twice, where PyYAML silently takes the last, and guesses at no value.
+
+    Numbers and truth values are those of YAML 1.2. PyYAML follows 1.1, to which 010 is 8, 1:30 is 90, no is false and
+    5e-4 is text: here all but the last stay text, which is refused by its line where a number is wanted.
+    """
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+    bool_values: ClassVar[dict[str, bool]] = {"true": True, "false": False}
+
+
+class _ValueLoader(_Loader):
+    """One value of the command line, where no file of today says True."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
+_FLOAT = re.compile(
+    r"(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+)
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -46,32 +67,84 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
-# YAML 1.2's floats; PyYAML follows 1.1, to which 5e-4 is text for want of a dot and 1.0e4 for want of a sign.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z"), list("-+.0123456789")
-)
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    if not _INTEGER.match(text):  # an explicit !!int
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    text = str(loader.construct_scalar(node))
+    if not (_FLOAT.match(text) or _INTEGER.match(text)):
+        raise ValueError(f"{text!r} is no number")
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+for _loader, _truths in ((_Loader, "true|True|TRUE|false|False|FALSE"), (_ValueLoader, "true|false")):
+    for _tag, _pattern, _first in (
+        ("bool", re.compile(rf"(?:{_truths})\Z"), "tTfF"),
+        ("int", _INTEGER, "-0123456789"),
+        ("float", _FLOAT, "-+.0123456789"),
+        ("null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""]),
+    ):
+        _loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<\Z"), ["<"])
 
 # What PyYAML's constructors raise at values that do not fit their tag, like `!!bool maybe` or `2024-13-45`.
 _UNFIT = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
 def read_value(text: str) -> Any:
-    """One value in YAML, as on the command line.
+    """One value in YAML, as on the command line: the whole text, of which no end is a comment.
 
     Args:
         text: The value.
 
     Returns:
-        Plain data.
+        Plain data; what is neither a list, a mapping, in quotes, a number nor a truth value is text.
 
     Raises:
         SpecError: It is no YAML; without its origin, which the caller knows.
     """
+    text = text.strip()
     try:
-        return yaml.load(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=_ValueLoader)
+    except yaml.YAMLError as error:
+        if text.startswith(tuple("[{'\"!&*|>")) or "\n" in text or ": " in text:
+            raise _no_value(text, error) from error
+        node = None  # like @x: nothing in YAML, text here
     except _UNFIT as error:
-        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else _reason(error)
-        raise SpecError(f"expected a value in YAML, got {describe(text)} ({problem})") from error
+        raise _no_value(text, error) from error
+    loader = _ValueLoader("")
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.style is None and not text.startswith("!")):
+        tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+        node = yaml.ScalarNode(tag, text)
+    elif comment := _comment(text):
+        raise SpecError(f"expected one value, got {describe(comment)} after it")
+    try:
+        return loader.construct_document(node)
+    except _UNFIT as error:
+        raise _no_value(text, error) from error
+
+
+def _comment(text: str) -> str:
+    end = 0
+    for token in yaml.scan(text, Loader=_ValueLoader):
+        between = text[end : token.start_mark.index]
+        if "#" in between:
+            return between[between.index("#") :].strip()
+        end = max(end, token.end_mark.index)
+    return ""
+
+
+def _no_value(text: str, error: BaseException) -> SpecError:
+    problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else _reason(error)
+    return SpecError(f"expected a value in YAML, got {describe(text)} ({problem})")
 
 
 class YamlFile:
@@ -262,6 +335,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any, most: in
         else:
             expected = _KINDS.get(kind) or _lower(problem["msg"])
             text = f"{path}: expected {expected}, got {describe(problem['input'])}"
+            if meant := likely(problem["input"], kind, str(place[-1]) if place else ""):
+                text += f"; did you mean {meant}?"
             if kind == "literal_error" and isinstance(problem["input"], str):
                 names = [part.strip("' ") for part in str(problem["ctx"]["expected"]).replace(" or ", ", ").split(",")]
                 text += f"; {nearest(problem['input'], names)}"
@@ -269,6 +344,63 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any, most: in
     if len(problems) > most:
         lines.append(f"(and {len(problems) - most} more)")
     return "\n".join(dict.fromkeys(lines))
+
+
+_TRUTHS = dict.fromkeys(("true", "yes", "on", "y", "1"), "true")
+_TRUTHS |= dict.fromkeys(("false", "no", "off", "n", "0"), "false")
+_GROUPED = re.compile(r"[-+]?\d+(?:[_,' ]\d+)+(?:\.\d+)?")
+_BASED = re.compile(r"[-+]?0(?:[xX][0-9a-fA-F_]+|[oO][0-7_]+|[bB][01_]+)")
+_SIXTIETHS = re.compile(r"[-+]?\d+(?::[0-5]?\d)+")
+_FRACTION = re.compile(r"([-+]?\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)")
+
+
+def likely(value: object, kind: str, field: str) -> str | None:
+    """What somebody probably meant by a value that is refused.
+
+    Args:
+        value: What was given.
+        kind: Of pydantic's error: which type was expected.
+        field: Name of the setting; one in 1/255 is told from others by its name.
+
+    Returns:
+        As it should be written; None where nobody can tell.
+    """
+    if kind not in ("int_type", "int_from_float", "float_type", "bool_type"):
+        return None
+    if isinstance(value, str):
+        if kind == "bool_type":
+            return _TRUTHS.get(value.strip().lower())
+        number = _number(value.strip()[:100], field)
+    elif isinstance(value, float) and kind != "bool_type":
+        number = value
+    else:
+        return None
+    if number is None or not math.isfinite(number):
+        return None
+    if number == int(number):
+        return str(int(number))
+    return None if kind.startswith("int") else f"{number:.6g}"
+
+
+def _number(text: str, field: str) -> float | None:
+    if _BASED.fullmatch(text):
+        return int(text, 0) if "_" not in text else int(text.replace("_", ""), 0)
+    if _SIXTIETHS.fullmatch(text):  # as YAML 1.1 takes it
+        whole = 0
+        for part in text.lstrip("+-").split(":"):
+            whole = whole * 60 + int(part)
+        return -whole if text.startswith("-") else whole
+    if fraction := _FRACTION.fullmatch(text):
+        above, below = float(fraction[1]), float(fraction[2])
+        if field.endswith("_255") and below == 255:
+            return above
+        return above / below if below else None
+    if _GROUPED.fullmatch(text):
+        text = re.sub("[_,' ]", "", text)
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _items(count: int, kind: str) -> str:

@@ -277,6 +277,82 @@ def test_a_set_that_is_refused_names_itself(write: Write, text: str, said: str) 
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("data.root=/data/imgs #2", "/data/imgs #2"),
+        ("data.root= /data/ ", " /data/ "),
+        ("data.root = /data", "/data"),
+        ("data.root=a=b", "a=b"),
+        ("data.root=0512", "0512"),
+        ("data.root='/data'", "/data"),
+        ('data.root="/d\\u00e4ta"', "/däta"),  # as JSON writes it
+        ("data.root='a' 'b'", "'a' 'b'"),
+        ("data.root=~", "~"),
+        ("data.label=~", None),
+        ("data.label=", None),
+        ("data.label=null", None),
+        ("data.label=a: b", "a: b"),
+        ("data.label=[x]", "[x]"),
+        ("data.label=512", "512"),
+        ("data.label=true", "true"),
+        ("model.arch=1e5", "1e5"),
+        ("training.attack.name=no", "no"),
+        ("search.searcher=on", "on"),
+        ("search.samples=8", 8),
+    ],
+)
+def test_a_setting_that_is_text_is_what_stands_after_the_sign(text: str, value: str | None) -> None:
+    [setting] = parse_overrides([text])
+    assert setting.value == value
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("training.batch_size=010", "a whole number, got '010'; did you mean 10?"),
+        ("training.batch_size=0512", "a whole number, got '0512'; did you mean 512?"),
+        ("training.batch_size=0x1F", "a whole number, got '0x1F'; did you mean 31?"),
+        ("training.batch_size=1_000", "a whole number, got '1_000'; did you mean 1000?"),
+        ("training.batch_size=1,000", "a whole number, got '1,000'; did you mean 1000?"),
+        ("training.batch_size=64.0", "a whole number, got 64.0; did you mean 64?"),
+        ("training.epochs=1:30", "a whole number, got '1:30'; did you mean 90?"),
+        ("training.epochs=3 #2", "a whole number, got '3 #2'"),
+        ("training.learning_rate=1/2", "a number, got '1/2'; did you mean 0.5?"),
+        ("training.attack.eps_255=8/255", "a number, got '8/255'; did you mean 8?"),
+        ("model.quantization.fat=no", "true or false, got 'no'; did you mean false?"),
+        ("training.flip=True", "true or false, got 'True'; did you mean true?"),
+    ],
+)
+def test_a_number_or_truth_value_that_is_not_spelled_so_is_refused_with_what_is_meant(text: str, got: str) -> None:
+    path = text.partition("=")[0]
+    with pytest.raises(SpecError) as caught:
+        build_spec(parse_overrides([text]), 0, "x")
+    assert str(caught.value) == f"--set {text}: {path}: expected {got}"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("training.batch_size: 010", "training.batch_size: expected a whole number, got '010'; did you mean 10?"),
+        ("training.flip: no", "training.flip: expected true or false, got 'no'; did you mean false?"),
+        ("training.attack.eps_255: 8/255", "expected a number, got '8/255'; did you mean 8?"),
+        ("training.attack: {eps_255: 0_8.0}", "expected a number, got '0_8.0'; did you mean 8?"),
+    ],
+)
+def test_a_file_that_does_not_spell_numbers_so_is_refused_by_its_line(write: Write, given: str, said: str) -> None:
+    path = write(ROWS + f"  - label: '010'\n    set:\n      {given}\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}:5: ")
+    assert said in message
+
+
+def test_labels_in_quotes_and_what_reads_as_nothing_else_are_text(write: Write) -> None:
+    labels = ["'010'", "'no'", "no", "0x1F", "1:30", "2024-01-01"]
+    loaded = load_space(str(write(ROWS + "".join(f"  - {{label: {label}}}\n" for label in set(labels) - {"'no'"}))))
+    assert {row.label for row in loaded.space.rows} == {"010", "no", "0x1F", "1:30", "2024-01-01"}
+
+
 def test_set_takes_any_value_in_yaml() -> None:
     settings = parse_overrides(
         ["training.weight_decay=5e-4", " training.flip = false", "training={attack: {steps: 3}}", "data.label=a: b"][:3]

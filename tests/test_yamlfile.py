@@ -40,7 +40,7 @@ def refusal(tmp_path: Path, text: str | bytes) -> str:
         ("a: 1\na: 2\n", ":2: expected each key once, got 'a' again (first on line 1)"),
         ("a:\n  b: 1\n  b: 1\n", ":3: expected each key once, got 'b' again (first on line 2)"),
         ("1: one\n", ":1: expected text as a key, got 1 (quote it)"),
-        ("on: one\n", ":1: expected text as a key, got True (quote it)"),
+        ("true: one\n", ":1: expected text as a key, got True (quote it)"),
         ("? [a, b]\n: c\n", ":1: expected text as a key"),
         ("- a\n- b\n", ":1: expected a mapping of keys to values, got a list"),
         ("just text", ":1: expected a mapping of keys to values, got 'just text'"),
@@ -52,7 +52,9 @@ def refusal(tmp_path: Path, text: str | bytes) -> str:
         ("a: &x [*x]\n", ":1: expected YAML"),
         ("a: &x {b: *x}\n", ":1: expected YAML"),
         ("a: *nowhere\n", ":1: expected YAML"),
-        ("a: 2024-13-45\n", ": expected YAML, got a value that does not fit"),
+        ("a: !!int 010\n", ": expected YAML, got a value that does not fit"),
+        ("a: !!float 1:30\n", ": expected YAML, got a value that does not fit"),
+        ("a: !!bool yes\n", ": expected YAML, got a value that does not fit"),
         ("a: !!bool maybe\n", ": expected YAML, got a value that does not fit"),
         ("a: !!timestamp soon\n", ": expected YAML, got a value that does not fit"),
         ("a: !!int ''\n", ": expected YAML, got a value that does not fit"),
@@ -109,12 +111,41 @@ def test_every_key_and_item_remembers_its_line(tmp_path: Path) -> None:
         ("", None),
         ("[1, a]", [1, "a"]),
         ("{a: {b: 1}}", {"a": {"b": 1}}),
+        ("-0", 0),
+        ("010", "010"),
+        ("+5", "+5"),
+        ("0x1F", "0x1F"),
+        ("1_000", "1_000"),
+        ("1_000.5", "1_000.5"),
+        ("1:30", "1:30"),
+        ("1:30.5", "1:30.5"),
+        ("no", "no"),
+        ("True", "True"),
+        ("[010, on]", ["010", "on"]),
+        ("2024-01-01", "2024-01-01"),
+        ("3 #2", "3 #2"),
+        ("@x", "@x"),
+        ("--- a", "--- a"),
     ],
 )
 def test_values_are_read_as_people_write_them(text: str, value: Any) -> None:
     read = read_value(text)
     assert read == value
     assert type(read) is type(value)
+
+
+@pytest.mark.parametrize("text", ["[1] #2", "a: [1] #2", "{a: 1 #2\n}"])
+def test_no_part_of_a_value_is_a_comment(text: str) -> None:
+    with pytest.raises(SpecError, match="expected one value, got '#2' after it"):
+        read_value(text)
+
+
+def test_files_guess_at_no_value(tmp_path: Path) -> None:
+    odd = ["010", "0x1F", "0o17", "1_000", "1:30", "yes", "no", "on", "Off", "2024-01-01", "+5"]
+    text = "".join(f"v{number}: {value}\n" for number, value in enumerate(odd))
+    assert list(YamlFile(written(tmp_path, text)).data.values()) == odd
+    meant = YamlFile(written(tmp_path, "a: True\nb: FALSE\nc: ~\nd: -7\ne: 010.5\nf: .5\ng: 1e3\nh: '7'\n")).data
+    assert list(meant.values()) == [True, False, None, -7, 10.5, 0.5, 1000.0, "7"]
 
 
 @pytest.mark.parametrize("text", ["[", "{a: 1, a: 2}", "!!bool maybe", "!!python/name:os.system x", "*x", "a: b: c"])
@@ -155,6 +186,14 @@ class Outer(BaseModel):
         ("inner: {word: ''}\n", ":1: inner.word: expected at least 1 character, got 0"),
         ("inner: 3\n", ":1: inner: expected a mapping, got 3"),
         ("flag: 1\n", ":1: flag: expected true or false, got 1"),
+        ("\nflag: no\n", ":2: flag: expected true or false, got 'no'; did you mean false?"),
+        ("flag: On\n", ":1: flag: expected true or false, got 'On'; did you mean true?"),
+        ("inner: {number: 010}\n", ":1: inner.number: expected a whole number, got '010'; did you mean 10?"),
+        ("inner: {number: 0x1F}\n", ":1: inner.number: expected a whole number, got '0x1F'; did you mean 31?"),
+        ("inner: {number: 1_000}\n", ":1: inner.number: expected a whole number, got '1_000'; did you mean 1000?"),
+        ("inner: {number: 1:30}\n", ":1: inner.number: expected a whole number, got '1:30'; did you mean 90?"),
+        ("inner: {number: 64.0}\n", ":1: inner.number: expected a whole number, got 64.0; did you mean 64?"),
+        ("inner: {number: '7'}\n", ":1: inner.number: expected a whole number, got '7'; did you mean 7?"),
     ],
 )
 def test_a_wrong_value_names_line_path_and_what_was_expected(tmp_path: Path, text: str, said: str) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ablate.errors import DataError, SpecError
 from ablate.learning import imagefolder
 from ablate.learning.images import RECIPE, resize
+from ablate.places import local_path
 from ablate.randomness import permutation, stream
 from ablate.specs import DataSpec
 
@@ -201,7 +202,7 @@ def _digest(*parts: object) -> str:
 
 
 def _root(spec: DataSpec) -> Path:
-    return Path(spec.root or "").expanduser()
+    return local_path(spec.root or "", "data.root")
 
 
 def _check_root(spec: DataSpec) -> None:

@@ -10,6 +10,7 @@ import re
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from ablate.errors import UserError
+from ablate.places import refuse_half_written
 
 
 def check_cluster(address: str) -> None:
@@ -41,6 +42,7 @@ def check_storage(storage: str, is_shared: bool) -> None:
     Raises:
         UserError: A folder of this machine, or a bucket with keys in its address.
     """
+    refuse_half_written(storage, "--storage", "a folder or an address like s3://bucket/prefix")
     what = f"--storage {without_password(storage)}"
     if "://" in storage and not storage.startswith("file://"):
         parts = _split(storage, what)
