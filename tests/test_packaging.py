@@ -1,4 +1,4 @@
-"""What leaves the checkout is whole: the wheel."""
+"""What leaves the checkout is whole: the wheel, and the folder of a submitted job."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ablate.scheduling import package
 from tests.helpers import environment, write_space
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,12 @@ def shipped() -> set[str]:
 
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_module_and_data_file_arrives_in_a_submitted_job(tmp_path: Path) -> None:
+    package.gather([], []).write(tmp_path)
+    guides = {path for path in shipped() if path.endswith(".md")}  # for people, who do not look there
+    assert shipped() - guides <= files(tmp_path)
 
 
 @pytest.fixture(scope="module")
