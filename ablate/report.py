@@ -30,7 +30,7 @@ from ablate.reporting.search import search_of, told_shares
 from ablate.reporting.tables import Table, build_table
 from ablate.search_results import best_space, summary_lines
 from ablate.spaces import table_names
-from ablate.terminal import open_console, plural, printable
+from ablate.terminal import harmless, open_console, plural, printable
 from ablate.tracked import storage_label
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def _report(
     elif files:
         table = table_of(plan, network)
         for name in files:
-            typer.echo(_FILES[name][1](table))
+            typer.echo(harmless(_FILES[name][1](table)))
 
 
 if __name__ == "__main__":

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What steers a terminal or turns the order of letters: all control characters but newline and tab."""
+
+
+def harmless(text: str) -> str:
+    """A text without control characters, its lines as they are; for what somebody else wrote."""
+    return _CONTROLS.sub("", text)
+
+
+class _Console(Console):
+    """A console on which only its own styles and movements steer the terminal, never a character of a text."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As of `Console`, each text without control characters."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and _CONTROLS.search(segment.text):
+                yield Segment(harmless(segment.text), segment.style)
+            else:
+                yield segment
 
 
 def open_console(stream: TextIO | None = None) -> Console:
     """The console a command prints on.
 
     Colours and live lines only where the stream is a terminal, whatever the environment claims: a log file stays
-    readable, with its lines whole. A character that the stream's encoding lacks is printed as `?` and ends no launch.
+    readable, with its lines whole. A character that the stream's encoding lacks is printed as `?` and ends no launch;
+    control characters in a text are left out, whoever wrote it.
 
     Args:
         stream: Where to; none: standard output.
@@ -29,7 +52,7 @@ def open_console(stream: TextIO | None = None) -> Console:
         with contextlib.suppress(ValueError, OSError):
             reconfigure(errors="replace")
     terminal = stream.isatty()
-    return Console(file=stream, force_terminal=terminal, highlight=False, soft_wrap=not terminal)
+    return _Console(file=stream, force_terminal=terminal, highlight=False, soft_wrap=not terminal)
 
 
 def printable(text: object) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group
+from rich.text import Text
 
 from ablate import spaces
 from ablate.console import failures, open_console, plan_as_json, show_next_steps, show_plan, summary
@@ -230,3 +232,19 @@ def test_open_console_is_no_terminal_for_a_file(monkeypatch: pytest.MonkeyPatch)
     out.print("a · b", style="red")
     stream.flush()
     assert stream.buffer.getvalue() == b"a ? b\n"  # type: ignore[attr-defined]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, _Terminal])
+def test_no_character_of_a_text_steers_the_terminal(stream: type[io.StringIO]) -> None:
+    given = "a\x1b]0;owned\x07b\x1b[2Jc\x9bd\u202ee\x7f\tf\ng\rh"
+    out = open_console(stream())
+    for what in (given, Text(given, style="bold"), Text(f"expected a name, got {given!r}"), Group(given, Text(given))):
+        out.print(what, markup=False)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", out.file.getvalue())  # type: ignore[attr-defined]  # rich's own styles
+    assert [letter for letter in text if not letter.isprintable() and letter not in "\n\t"] == []
+    assert text.count("owned") == 5

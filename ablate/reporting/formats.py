@@ -16,6 +16,7 @@ from ablate.claims import is_accuracy
 from ablate.reporting.names import column_name
 from ablate.reporting.tables import Cell, Line, Row, Table
 from ablate.specs import COLUMNS
+from ablate.terminal import printable
 
 NOTHING = "—"
 LABEL_WIDTH = 18
@@ -65,8 +66,13 @@ def to_terminal(table: Table, width: int = 100) -> Group:
     scalars = [column for column in table.columns if not is_accuracy(column)]
     if scalars:
         grids.append(_scalars(table, scalars))
-    notes = [Text(f"[{i}] {label}: {note}", style="dim") for i, (label, note) in enumerate(table.footnotes(), start=1)]
-    return Group(Text(table.title, style="bold"), *grids, *notes, Text(table.caption, style="dim"))
+    notes = [
+        Text(f"[{i}] {printable(label)}: {printable(note)}", style="dim")
+        for i, (label, note) in enumerate(table.footnotes(), start=1)
+    ]
+    return Group(
+        Text(printable(table.title), style="bold"), *grids, *notes, Text(printable(table.caption), style="dim")
+    )
 
 
 def _fits(grids: Sequence[RichTable], width: int) -> bool:
@@ -83,7 +89,8 @@ def _grid(table: Table, columns: Sequence[str], *, beside: bool) -> RichTable:
     numbers = marks(table)
     whole = len(columns) == sum(is_accuracy(column) for column in table.columns)
     for row in table.rows:
-        label = Text(f"{row.label} [{numbers[row.label]}]" if row.label in numbers else row.label)
+        name = printable(row.label)
+        label = Text(f"{name} [{numbers[row.label]}]" if row.label in numbers else name)
         # A part of the table shows no line that has nothing in it, such as what the paper did not measure.
         lines = [line for line in row.lines if whole or line.state or line.cells.keys() & {*columns}]
         sources, cells = [_source(line, beside=beside) for line in lines], []
@@ -102,7 +109,7 @@ def _scalars(table: Table, columns: Sequence[str]) -> RichTable:
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     grid.add_column("Ours")
     for row in table.rows:
-        grid.add_column(Text(row.label), justify="right", max_width=LABEL_WIDTH)
+        grid.add_column(Text(printable(row.label)), justify="right", max_width=LABEL_WIDTH)
     ours = [next(line for line in row.lines if line.source == "ours") for row in table.rows]
     for column in columns:
         grid.add_row(column_name(column), *(_terminal_cell(line, column, beside=True) for line in ours))
@@ -159,7 +166,7 @@ def _pipes(cells: list[str]) -> str:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", printable(text))
 
 
 def _markdown_cell(mean: str, spread: str, best: bool) -> str:
@@ -214,7 +221,7 @@ _LATEX = {
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(_LATEX.get(letter, letter) for letter in printable(text))
 
 
 def _latex_cell(mean: str, spread: str, best: bool) -> str:
@@ -224,12 +231,22 @@ def _latex_cell(mean: str, spread: str, best: bool) -> str:
     return (f"\\textbf{{{shown}}}" if best else shown) + (f" {{\\scriptsize $\\pm${spread}}}" if spread else "")
 
 
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def _csv(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: one that begins like it gets a ' before; numbers are none."""
+    line = printable(text)
+    return f"'{line}" if line.startswith(_FORMULA) and not _NUMBER.fullmatch(line) else line
+
+
 def to_csv(table: Table) -> str:
     """The table for machines: a line per row and source, each column with its deviation, floats in full."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     pairs = [name for column in table.columns for name in (column, f"{column}_sd")]
-    writer.writerow(["row", "source", "state", "n", *pairs, "notes"])
+    writer.writerow(["row", "source", "state", "n", *map(_csv, pairs), "notes"])
     for row in table.rows:
         for line in row.lines:
             values: list[str] = []
@@ -241,7 +258,7 @@ def to_csv(table: Table) -> str:
                     else [repr(cell.value), "" if cell.deviation is None else repr(cell.deviation)]
                 )
             notes = "; ".join(row.notes) if line.source == "ours" else ""
-            writer.writerow([row.label, line.source, line.state, line.n or "", *values, notes])
+            writer.writerow([_csv(row.label), line.source, _csv(line.state), line.n or "", *values, _csv(notes)])
     return stream.getvalue()
 
 

@@ -29,7 +29,7 @@ from ablate.options import Options
 from ablate.provenance import commit
 from ablate.scheduling import package, reach
 from ablate.spaces import SpaceFile, Trial
-from ablate.terminal import plural, printable
+from ablate.terminal import harmless, plural, printable
 
 STOP_WAIT_S = 60
 """How long `ray job stop` waits for a launch to end in order before it is killed."""
@@ -325,7 +325,7 @@ class _Log:
 
     def _write(self, line: str) -> None:
         if not _RAYS_OWN.match(line):
-            self.console.file.write(line)
+            self.console.file.write(harmless(line))
             self.console.file.flush()
 
 

@@ -17,6 +17,7 @@ from ablate.reporting.names import column_name
 from ablate.reporting.results import Outcome, Results
 from ablate.reporting.tables import Cell, Line, Table, TableInput, build_table
 from ablate.specs import COLUMNS
+from ablate.terminal import open_console
 
 EXACT = (*COLUMNS, "cw20_exact")
 PUBLISHED = {
@@ -288,3 +289,38 @@ def test_seeds_without_a_number_are_not_counted() -> None:
 def test_a_label_in_brackets_is_no_argument_of_latex() -> None:
     text = to_latex(built("t", ["a", "[b]"], results({"a": [{"natural": 1.0}], "[b]": [{"natural": 2.0}]})))
     assert "\n{}[b]" in text
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31mrow\u202etxt\x7f\r\x08"
+
+
+def test_stored_text_never_steers_the_terminal_or_a_file() -> None:
+    made = Results({(HOSTILE, 0): Outcome("a", {"natural": 50.0})}, {(HOSTILE, 1): f"failed: {HOSTILE}"})
+    asked = TableInput(HOSTILE, [HOSTILE], made, notes={HOSTILE: HOSTILE}, seeds=[0, 1], data=HOSTILE)
+    table = build_table(asked)
+    stream = io.StringIO()
+    open_console(stream).print(to_terminal(table, width=120))
+    for text in (stream.getvalue(), to_markdown(table), to_latex(table), to_csv(table)):
+        assert [letter for letter in text if not letter.isprintable() and letter != "\n"] == []
+        assert "row" in text and "50" in text
+
+
+@pytest.mark.parametrize(
+    "label", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", " =1", "\t=1", "\x1b=1", "＝1", "-"]
+)
+def test_no_cell_of_text_is_a_formula(label: str) -> None:
+    made = Results({}, {(label, 0): f"failed: {label}"})
+    table = build_table(TableInput("t", [label], made, notes={label: label}, seeds=[0]))
+    for row in list(csv.reader(io.StringIO(to_csv(table))))[1:]:
+        assert [cell for cell in row if cell.strip().startswith(("=", "+", "-", "@", "＝"))] == []
+    assert row[0].startswith("'")
+
+
+def test_numbers_are_no_formulas() -> None:
+    values = {"natural": 50.0, "pgd20": -0.5, "energy/ratio": -1e-07}
+    for label in ("-1", "+0.5", "-1e-3", "512"):
+        made = Results({(label, 0): Outcome("a", values)})
+        table = build_table(TableInput("t", [label], made, extra=["energy/ratio"]))
+        row = next(csv.DictReader(io.StringIO(to_csv(table))))
+        assert row["row"] == label
+        assert {name: float(row[name]) for name in values} == values
