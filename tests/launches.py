@@ -44,6 +44,8 @@ class Process:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(LOADED))
         os.environ["OMP_NUM_THREADS"] = "1"  # read when PyTorch is loaded
+        # A process that asks for more threads shares the cores with other tests: waiting, they must not keep one busy.
+        os.environ["OMP_WAIT_POLICY"] = "passive"
         # A daemon: a test that fails leaves it behind, and the test run's end must not wait for it.
         self._process = context.Process(
             target=_run, args=(module, arguments, folder, dict(environment), out), daemon=True

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ablate.errors import SpecError
+from ablate.learning.models import pointwise  # noqa: F401 (it mends a gradient that any network may ask for)
 from ablate.learning.models.calibration import calibrate
 from ablate.learning.models.quantization import quantize_network
 from ablate.randomness import stream
