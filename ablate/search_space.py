@@ -20,6 +20,13 @@ Scalar = bool | int | float | str | None
 METRICS = ("validation/natural", "validation/attack", "validation/robust")
 NAME = "search"
 
+MOST_STEPS = 2.0**40
+"""Of a quniform, whose values are rounded to 12 places; and MOST_WHOLE: of a randint, drawn by a double."""
+MOST_WHOLE = 2**52
+
+MOST_SAMPLES = 100_000
+"""Of one search; also of a grid that says nothing of samples."""
+
 _ATTACK = "training.attack."
 _NOT_SEARCHED = {
     "seed": "is an option of its own, --seeds",
@@ -60,10 +67,14 @@ class Parameter(Spec):
         low, high = self.bounds
         if not low < high:
             raise ValueError(f"expected low below high in {self.kind}, got {low} and {high}")
+        if self.randint is not None and not max(-low, high, high - low) <= MOST_WHOLE:
+            raise ValueError(f"expected randint within {-MOST_WHOLE} .. {MOST_WHOLE}, got {low} .. {high}")
         if self.loguniform is not None and low <= 0:
             raise ValueError(f"expected loguniform above 0, got {low}")
         if self.quniform is not None and not 0 < self.quniform[2] <= high - low:
             raise ValueError(f"expected a step above 0 and within {low} .. {high}, got {self.quniform[2]}")
+        if self.quniform is not None and not (high - low) / self.quniform[2] < MOST_STEPS:
+            raise ValueError(f"expected a step of at least {(high - low) / MOST_STEPS:.2g}, got {self.quniform[2]}")
         return self
 
     @property
@@ -86,40 +97,64 @@ class Parameter(Spec):
         Returns:
             The quantile.
         """
-        points = self.points()
-        if points is not None:
-            return points[min(int(u * len(points)), len(points) - 1)]
+        count = self.count()
+        if count is not None:
+            return self.point(min(int(u * count), count - 1))
         low, high = self.bounds
         if self.loguniform is not None:
             return float(min(high, math.exp(math.log(low) + u * (math.log(high) - math.log(low)))))
         return float(low + u * (high - low))
 
-    def points(self) -> list[Scalar] | None:
-        """Every value it can take; None where they are not finitely many."""
+    def count(self) -> int | None:
+        """How many values it can take; None where they are not finitely many. None of them is made for it."""
         if self.choice is not None:
-            return list(self.choice)
+            return len(self.choice)
         if self.randint is not None:
-            return list(range(self.randint[0], self.randint[1] + 1))
+            return self.randint[1] - self.randint[0] + 1
         if self.quniform is not None:
             low, high, step = self.quniform
-            # Rounded, so that 0.1 + 2 * 0.1 is the 0.3 which a space file would say, with the same key.
-            return [round(low + k * step, 12) for k in range(int((high - low) / step + 1e-9) + 1)]
+            steps = (high - low) / step
+            return int(steps + max(1e-9, steps * 1e-15)) + 1
         return None
+
+    def point(self, k: int) -> Scalar:
+        """One of finitely many values.
+
+        Args:
+            k: From 0 to `count() - 1`.
+
+        Returns:
+            The value.
+        """
+        if self.choice is not None:
+            return self.choice[k]
+        if self.randint is not None:
+            return self.randint[0] + k
+        assert self.quniform is not None
+        low, _, step = self.quniform
+        # Rounded, so that 0.1 + 2 * 0.1 is the 0.3 which a space file would say, with the same key.
+        return round(low + k * step, 12)
 
     def holds(self, value: Any) -> bool:
         """Whether it can take a value."""
-        points = self.points()
-        if points is not None:
-            return any(_among(value, point) for point in points)
+        if self.choice is not None:
+            return any(_among(value, choice) for choice in self.choice)
         low, high = self.bounds
-        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        slack = 0.0 if self.quniform is None else self.quniform[2]  # its last point may be rounded up
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low - slack <= value <= high + slack:
+            return False
+        count = self.count()
+        if count is None:
+            return True
+        near = int((value - low) / (slack or 1))
+        return any(value == self.point(k) for k in range(max(0, near - 1), min(count, near + 2)))
 
     def extremes(self) -> list[Scalar]:
         """Values whose settings must all be valid: every choice, or both ends."""
-        points = self.points()
         if self.choice is not None:
             return list(self.choice)
-        return [points[0], points[-1]] if points else list(self.bounds)
+        count = self.count()
+        return list(self.bounds) if count is None else [self.point(0), self.point(count - 1)]
 
     def active(self, values: Mapping[str, Any]) -> bool:
         """Whether it is searched beside these values of the other parameters."""
@@ -175,7 +210,7 @@ class SearchSpec(Spec):
 
     parameters: dict[str, Parameter] = Field(min_length=1, description="Dotted path -> distribution.")
     objective: Objectives = Field(description="One, or two for a Pareto front.")
-    samples: int | None = Field(None, ge=1, le=100_000, description="So many configurations; a grid: at most.")
+    samples: int | None = Field(None, ge=1, le=MOST_SAMPLES, description="So many configurations; a grid: at most.")
     time_budget_minutes: float | None = Field(
         None, gt=0, description="So long in all, over every launch; what runs then is stopped."
     )
@@ -207,11 +242,19 @@ class SearchSpec(Spec):
             raise ValueError(f"expected scheduler fifo with training.epochs searched, got {self.scheduler.name}")
         if self.searcher == "grid":
             for path, parameter in self.parameters.items():
-                if parameter.points() is None:
+                if parameter.count() is None:
                     raise ValueError(f"{path}: expected choice, randint or quniform in a grid, got {parameter.kind}")
+            self._check_grid()
         elif self.samples is None and self.time_budget_minutes is None:
             raise ValueError("expected samples or time_budget_minutes, got neither")
         return self
+
+    def _check_grid(self) -> None:
+        """Refuse a grid that nobody would train to its end, without going through more of it than that takes."""
+        if self.samples is not None or math.prod(p.count() or 0 for p in self.parameters.values()) <= MOST_SAMPLES:
+            return
+        if next(itertools.islice(self.grid(), MOST_SAMPLES, None), None) is not None:
+            raise ValueError(f"expected a grid of at most {MOST_SAMPLES:,} configurations, or samples, got more")
 
     def _check_conditions(self) -> None:
         for path, parameter in self.parameters.items():
@@ -222,9 +265,9 @@ class SearchSpec(Spec):
                         f"{path}.when: expected another parameter of this search, got {other!r}; "
                         f"{nearest(other, others)}"
                     )
-                points = self.parameters[other].points()
+                known = self.parameters[other]
                 for value in wanted if isinstance(wanted, tuple) else (wanted,):
-                    if points is not None and not any(_among(value, point) for point in points):
+                    if known.count() is not None and not known.holds(value):
                         raise ValueError(f"{path}.when: expected a value that {other} can take, got {value!r}")
         self.order()
 
@@ -264,16 +307,19 @@ class SearchSpec(Spec):
         Yields:
             Path -> value, the last parameter changing fastest.
         """
-        order = self.order()
-        seen: set[str] = set()
-        for point in itertools.product(*(self.parameters[path].points() or [] for path in order)):
-            values: dict[str, Scalar] = {}
-            for path, value in zip(order, point, strict=True):
-                if self.parameters[path].active(values):
-                    values[path] = value
-            if repr(values) not in seen:
-                seen.add(repr(values))
-                yield values
+        yield from self._grid(self.order(), {})
+
+    def _grid(self, left: list[str], values: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
+        if not left:
+            yield dict(values)
+            return
+        path, *others = left
+        parameter = self.parameters[path]
+        if not parameter.active(values):
+            yield from self._grid(others, values)
+            return
+        for k in range(parameter.count() or 0):
+            yield from self._grid(others, {**values, path: parameter.point(k)})
 
     def settled(self, fixed: Mapping[str, Any]) -> dict[str, Any]:
         """What is left to search where some parameters have been set.

@@ -9,6 +9,7 @@ read from its training in storage: nothing that a training has told is kept twic
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Literal, Protocol
 from ablate.errors import StorageError
 from ablate.randomness import stream
 from ablate.samples import Sample
-from ablate.search_space import SearchSpec
+from ablate.search_space import MOST_SAMPLES, SearchSpec
 from ablate.storage import Storage, TrainingView
 
 LAYOUT = 1
@@ -118,7 +119,9 @@ class GridSampler:
     def __init__(self, search: SearchSpec) -> None:
         started = [_key(values) for values in search.start]
         self._start = len(started)
-        self._points = [values for values in search.grid() if _key(values) not in started]
+        left = (values for values in search.grid() if _key(values) not in started)
+        # So many as are asked for: a grid may be larger than memory.
+        self._points = list(itertools.islice(left, search.samples or MOST_SAMPLES))
 
     def values(self, number: int) -> dict[str, Any] | None:
         """The configuration of a sample; those to start from are no part of what is left."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 from ablate.errors import SpecError
 from ablate.samples import Sample, ask_for
 from ablate.search_space import Parameter, SearchSpec
+from ablate.searching import GridSampler
 from ablate.settings import parse_overrides
 from ablate.spaces import load_space, table_names
 from tests.search_helpers import SEARCH, write_search
@@ -23,6 +26,99 @@ UNIT = st.floats(0, 1, exclude_max=True)
 
 def parameter(**settings: Any) -> Parameter:
     return Parameter.model_validate(settings)
+
+
+def values_of(each: Parameter) -> list[Any]:
+    count = each.count()
+    assert count is not None
+    return [each.point(k) for k in range(count)]
+
+
+HUGE: list[dict[str, Any]] = [
+    {"randint": [64, 2_000_000_000]},
+    {"randint": [-(2**51), 2**51]},
+    {"quniform": [0, 1, 1e-9]},
+    {"quniform": [-100, 100, 1e-9]},
+]
+
+
+@pytest.mark.parametrize("settings", HUGE)
+def test_a_huge_range_is_never_written_out(settings: dict[str, Any]) -> None:
+    tracemalloc.start()
+    each = parameter(**settings)
+    count = each.count()
+    assert count is not None
+    assert count > 10**8
+    low, high = each.extremes()
+    half = each.quniform[2] / 2 if each.quniform is not None else 0.5
+    assert (low, high) == pytest.approx(each.bounds, rel=1e-12)
+    for u in (0.0, 0.3, 0.5, math.nextafter(1, 0)):
+        assert each.holds(each.at(u))
+    for inside in (low, high, each.point(1), each.point(count // 3), each.point(count - 2)):
+        assert each.holds(inside)
+    for outside in (
+        each.bounds[0] - 1,
+        each.bounds[1] + 1,
+        math.nan,
+        math.inf,
+        True,
+        "64",
+        None,
+        each.bounds[0] + half,
+    ):  # type: ignore[operator]
+        assert not each.holds(outside)
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+
+
+def test_a_grid_of_a_huge_range_is_as_long_as_its_samples() -> None:
+    parameters = {
+        "model.quantization.bits": {"choice": [4, 8]},
+        "training.batch_size": {"randint": [64, 2_000_000_000]},
+    }
+    content = {**SEARCH, "parameters": parameters, "searcher": "grid", "samples": 5}
+    sampler = GridSampler(SearchSpec.model_validate(content))
+    assert [sampler.values(number)["training.batch_size"] for number in range(5)] == [64, 65, 66, 67, 68]  # type: ignore[index]
+    assert sampler.values(5) is None
+    with pytest.raises(
+        ValidationError, match=r"expected a grid of at most 100,000 configurations, or samples, got more"
+    ):
+        SearchSpec.model_validate({**content, "samples": None})
+
+
+def test_a_grid_counts_configurations_and_not_what_conditions_turn_off() -> None:
+    off = {"randint": [64, 2_000_000_000], "when": {"model.quantization.bits": 4}}
+    content = {**SEARCH, "parameters": {"model.quantization.bits": {"choice": [8]}, "training.batch_size": off}}
+    with pytest.raises(ValidationError, match="expected a value that"):
+        SearchSpec.model_validate({**content, "searcher": "grid", "samples": None})
+    content["parameters"]["model.quantization.bits"] = {"choice": [8, 2]}
+    off["when"] = {"model.quantization.bits": 2}
+    found = SearchSpec.model_validate({**content, "searcher": "grid", "samples": 1})
+    assert list(itertools.islice(found.grid(), 2)) == [
+        {"model.quantization.bits": 8},
+        {"model.quantization.bits": 2, "training.batch_size": 64},
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"randint": [0, 10**30]}, {"quniform": [0, 1, 1e-300]}, {"quniform": [0, 1e308, 1]}]
+)
+def test_a_range_that_numbers_cannot_tell_apart_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"expected (randint within|a step of at least)"):
+        parameter(**settings)
+
+
+@given(
+    low=st.floats(-10, 10),
+    steps=st.integers(1, 50),
+    step=st.sampled_from([0.1, 0.25, 1, 1 / 3]),
+    value=st.floats(-20, 40),
+)
+def test_what_it_holds_is_what_it_can_be(low: float, steps: int, step: float, value: float) -> None:
+    each = parameter(quniform=[low, low + steps * step + step / 100, step])
+    points = values_of(each)
+    assert all(each.holds(point) for point in points)
+    assert each.holds(value) == (value in points)
 
 
 @given(u=UNIT)
@@ -42,9 +138,9 @@ def test_distributions_are_what_their_names_say() -> None:
     assert abs(sum(plain) / len(plain) - 3) < 0.01  # type: ignore[arg-type]
     counts = [[parameter(randint=[2, 4]).at(u) for u in grid].count(k) for k in (2, 3, 4)]
     assert max(counts) - min(counts) <= 1
-    assert parameter(quniform=[4, 12, 1]).points() == [4, 5, 6, 7, 8, 9, 10, 11, 12]
-    assert parameter(quniform=[0, 1, 0.3]).points() == [0, 0.3, 0.6, 0.9]
-    assert parameter(uniform=[0, 1]).points() is None
+    assert values_of(parameter(quniform=[4, 12, 1])) == [4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert values_of(parameter(quniform=[0, 1, 0.3])) == [0, 0.3, 0.6, 0.9]
+    assert parameter(uniform=[0, 1]).count() is None
 
 
 @pytest.mark.parametrize(
