@@ -13,13 +13,18 @@ reuses, and the other way round.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import operator
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablate import spaces
+from ablate.errors import SpecError, UserError
 from ablate.options import Options
 from ablate.places import local_path
 from ablate.terminal import open_console
@@ -48,7 +53,62 @@ def load_space(name_or_path: str | Path) -> Ablation:
     Raises:
         UserError: No such space, or a file that is refused, with the line and the nearest valid name.
     """
-    return Ablation(str(name_or_path), spaces.load_space(str(name_or_path)))
+    with _worded_for_python():
+        return Ablation(str(name_or_path), spaces.load_space(str(name_or_path)))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks, as it has it: a path, NumPy's and PyTorch's numbers and arrays."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (set, frozenset)):
+        raise SpecError(f"expected a list, whose order is kept, got a {type(value).__name__}")
+    for method in ("tolist", "item"):
+        if callable(getattr(value, method, None)):
+            return getattr(value, method)()
+    raise SpecError(f"expected a plain value (a number, text, a list, a dict), got {type(value).__name__}")
+
+
+def _written(path: str, value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    except (SpecError, TypeError, ValueError) as error:  # a key that is no text, a list inside itself
+        raise SpecError(f"sets[{path!r}]: {error}") from error
+
+
+def _seeds(seeds: Sequence[int]) -> list[int]:
+    """Seeds as plain numbers, each once."""
+    found: list[int] = []
+    for seed in [seeds] if isinstance(seeds, str) else seeds:
+        try:
+            number = -1 if isinstance(seed, bool) else operator.index(seed)
+        except TypeError:
+            number = -1
+        if not 0 <= number < 2**31:
+            raise SpecError(f"seeds: expected whole numbers from 0 up, like [0, 1, 2], got {seed!r}")
+        if number in found:
+            raise SpecError(f"seeds: expected distinct numbers, got {number} twice")
+        found.append(number)
+    if not found:
+        raise SpecError("seeds: expected at least one, got none")
+    return found
+
+
+_OPTION = re.compile(r"(?<![\w-])--(set|import|row|no-tracking|[a-z]+(?:-[a-z]+)*)\b")
+_SET = re.compile(r"(?m)^--set ([\w.]+)\s*=.*?: (?=expected |\1: |[\w.]+: expected )")
+
+
+@contextlib.contextmanager
+def _worded_for_python() -> Iterator[None]:
+    """Errors name the arguments of a call, where the command line has options."""
+    try:
+        yield
+    except UserError as error:
+        text = _SET.sub(lambda found: f"sets[{found[1]!r}]: ", str(error))
+        text = re.sub(r"(?m)^(sets\[('[^']+')\]: )(?:[\w.]+: )", r"\1", text)
+        names = {"set": "sets", "import": "imports", "row": "row", "no-tracking": "tracking=False"}
+        text = _OPTION.sub(lambda found: names.get(found[1], found[1].replace("-", "_")), text)
+        raise type(error)(text) from error
 
 
 class Ablation:
@@ -91,8 +151,8 @@ class Ablation:
 
         Args:
             preset: `paper`: its own settings; `smoke`: minutes on a laptop.
-            sets: Any setting by its dotted path, `{"training.epochs": 3}`.
-            seeds: Every row with each.
+            sets: Any setting by its dotted path, `{"training.epochs": 3}`; NumPy's values and paths too.
+            seeds: Every row with each, each once.
             storage: Folder or bucket for checkpoints and records.
             data_root: Folder for downloaded data.
 
@@ -102,17 +162,17 @@ class Ablation:
         Raises:
             UserError: A setting, preset or data set that cannot be used.
         """
-        given = [f"{path}={json.dumps(value, ensure_ascii=False)}" for path, value in (sets or {}).items()]
-        return LaunchPlan(
-            Options(
-                space=[self._given],
-                preset=preset,
-                sets=given,
-                seeds=list(seeds),
-                storage=str(storage),
-                data_root=local_path(data_root, "data_root"),
+        with _worded_for_python():
+            return LaunchPlan(
+                Options(
+                    space=[self._given],
+                    preset=preset,
+                    sets=[f"{path}={_written(path, value)}" for path, value in (sets or {}).items()],
+                    seeds=_seeds(seeds),
+                    storage=str(storage),
+                    data_root=local_path(data_root, "data_root"),
+                )
             )
-        )
 
     def __repr__(self) -> str:
         return f"<Ablation {self.name}: {self.title}>"
@@ -220,7 +280,8 @@ class LaunchPlan:
         )
         console = open_console()
         console.quiet = quiet
-        return launch(options, console)
+        with _worded_for_python():
+            return launch(options, console)
 
     def results(self) -> pd.DataFrame:
         """What there is, from storage: also while a launch runs, here or elsewhere.

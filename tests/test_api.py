@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import ablate
@@ -122,3 +124,53 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "accuracy/fgsm" in done.stdout
     assert (tmp_path / "storage").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seeds": [0, 1, 0]}, "seeds: expected distinct numbers, got 0 twice"),
+        ({"seeds": np.array([3, 3])}, "seeds: expected distinct numbers, got 3 twice"),
+        ({"seeds": [0.5]}, "seeds: expected whole numbers from 0 up, like [0, 1, 2], got 0.5"),
+        ({"seeds": [-1]}, "seeds: expected whole numbers from 0 up, like [0, 1, 2], got -1"),
+        ({"seeds": "012"}, "seeds: expected whole numbers from 0 up, like [0, 1, 2], got '012'"),
+        ({"seeds": []}, "seeds: expected at least one, got none"),
+        ({"preset": "smok"}, "preset: expected a preset's name, got 'smok'; did you mean 'smoke'?"),
+        (
+            {"sets": {"training.epochs": "three"}},
+            "sets['training.epochs']: expected a whole number, got 'three'",
+        ),
+        (
+            {"sets": {"training.epoch": 3}},
+            "sets['training.epoch']: expected a known setting, got 'training.epoch'; did you mean 'training.epochs'?",
+        ),
+        ({"sets": {"measurement.attacks": {"gn"}}}, "sets['measurement.attacks']: expected a list, whose order is"),
+        ({"sets": {"training.epochs": object()}}, "sets['training.epochs']: expected a plain value"),
+        ({"storage": "s3:/bucket"}, "storage: expected a folder or an address"),
+        ({"data_root": "s3:/bucket"}, "data_root: expected a path of this machine"),
+    ],
+)
+def test_errors_name_the_arguments_of_the_call(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    space = ablate.load_space(write_space(tmp_path))
+    with pytest.raises(ablate.UserError) as caught:
+        space.plan(**{"storage": tmp_path / "storage", **given})
+    assert str(caught.value).startswith(said)
+    assert "--" not in str(caught.value)
+
+
+def test_numpy_values_and_paths_are_taken_as_what_they_hold(tmp_path: Path) -> None:
+    space = ablate.load_space(write_space(tmp_path))
+    plain = {"training.epochs": 3, "training.learning_rate": 0.5, "training.flip": False, "measurement.attacks": ["gn"]}
+    odd = {
+        "training.epochs": np.int64(3),
+        "training.learning_rate": np.float32(0.5),
+        "training.flip": np.bool_(False),
+        "measurement.attacks": np.array(["gn"]),
+    }
+    ids = [
+        space.plan(sets=sets, seeds=seeds, storage=tmp_path / "storage", data_root=tmp_path / "data").id
+        for sets, seeds in ((plain, [0, 1]), (odd, np.arange(2)), (plain, range(2)))
+    ]
+    assert len(set(ids)) == 1
+    with pytest.raises(ablate.UserError, match=str(tmp_path / "images")):
+        space.plan(sets={"data.name": "imagefolder", "data.root": tmp_path / "images"}, storage=tmp_path / "storage")
