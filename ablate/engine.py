@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from ablate.events import Listener
+from ablate import hanging
+from ablate.events import Event, Listener
 from ablate.learning import data
 from ablate.options import Options
 from ablate.planning import PlannedTraining
@@ -89,7 +91,7 @@ def open_engine(
 
         def here(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
             tasks = [task_of(training, storage, threads, device, claim_of(training.key)) for training in trainings]
-            return {task.key: run(task, datasets.of(task.spec), listen) for task in tasks}
+            return {task.key: run_watched(task, datasets.of(task.spec), listen, note) for task in tasks}
 
         with terminate_in_order():
             yield here
@@ -128,6 +130,40 @@ def open_engine(
 
         with terminate_in_order():  # after ray.init, which owns SIGTERM until then
             yield on_ray
+
+
+def run_watched(
+    task: Task,
+    dataset: data.Dataset,
+    listen: Listener,
+    note: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Run a task in this process, and break it off when it hangs.
+
+    Args:
+        task: What to do.
+        dataset: The images.
+        listen: As of `ablate.worker.run`.
+        note: Told when it hangs.
+        clock: Seconds, monotonic; a test brings its own.
+
+    Returns:
+        How it ended.
+    """
+    watch = hanging.Watch(clock)
+    watch.expect(task, dataset)
+
+    def heard(event: Event) -> None:
+        watch.handle(event)
+        listen(event)
+
+    try:
+        with hanging.breaking_off(watch, task.key, note):
+            return run(task, dataset, heard)
+    except hanging.Hung as error:
+        listen(Event(task.key, "interrupted", text=str(error), timestamp_ms=time.time_ns() // 1_000_000))
+        return Outcome(task.key, "interrupted", str(error))
 
 
 def in_two_waves(

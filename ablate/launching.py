@@ -268,6 +268,7 @@ class Launch:
                         self._settle(outcome, claims)
                         if outcome.claim_lost:  # another launch trains it: its result is waited for
                             tried.discard(outcome.key)
+                            progress.waiting([outcome.key])
                 for key in keys:
                     claims.release(key)
                 rest = [t.key for t in plan.trainings.values() if t.action != "reuse" and t.key not in tried]

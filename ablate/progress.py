@@ -157,6 +157,7 @@ class Progress:
         """
         for key in keys:
             with self._lock:
+                self._active.pop(key, None)  # this launch may have begun it, and lost it to the other
                 new = key in self._names and key not in self._told_waiting
                 self._told_waiting.add(key)
             if new:

@@ -13,7 +13,7 @@ from rich.text import Text
 from ablate import plan_file
 from ablate.claiming import Claims
 from ablate.console import Progress, show_plan
-from ablate.engine import local_resources, task_of, terminate_in_order
+from ablate.engine import local_resources, run_watched, task_of, terminate_in_order
 from ablate.errors import UserError
 from ablate.events import Event
 from ablate.launching import TOLD, Launch
@@ -24,7 +24,7 @@ from ablate.search_planning import SearchPlan, search_plan
 from ablate.searching import Told, told
 from ablate.storage import Storage
 from ablate.terminal import plural
-from ablate.worker import Outcome, Task, run
+from ablate.worker import Outcome, Task
 
 if TYPE_CHECKING:
     from ablate.scheduling.search import Job, Judge
@@ -293,7 +293,9 @@ class SearchLaunch(Launch):
         try:
             for entry in self.storage.history(training.key) if judged else ():
                 judge(int(entry["epoch"]), entry["metrics"])
-            outcome: Outcome | None = run(self._task(training), self.datasets.of(training.spec), listen)
+            outcome: Outcome | None = run_watched(
+                self._task(training), self.datasets.of(training.spec), listen, self.progress.note
+            )
         except StoppedEarly:
             outcome = None
         self.ended(sample.number, outcome, last)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ablate.attacks import build_attack
 from ablate.learning.models import build_network
 from ablate.learning.monitoring import PROBE_IMAGES
-from ablate.planning import PlannedTraining
+from ablate.planning import PlannedMeasurement, PlannedTraining
 from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
 
 STEP_COST, UPDATE_COST = 2.0, 3.0
@@ -47,17 +47,30 @@ def work_flops(training: PlannedTraining, train_count: int, test_count: int, cla
     for key, measurement in training.measurements.items():
         if key not in (training.missing or training.measurements if epochs else training.missing):
             continue
-        steps = 0
-        if measurement.kind == "attack":
-            made = build_attack(measurement.name, measurement.settings)
-            assumed = _STEPS.get(measurement.name, _ASSUMED_STEPS if made.uses_network else 0)
-            steps = int(getattr(made, "steps", assumed))
-        else:
-            steps = _ASSUMED_STEPS
         # Degrees of one unaware attack share its examples.
         what = (measurement.name, measurement.network, measurement.degree if measurement.adaptive else None)
-        done[what] = test_count * (1 + STEP_COST * steps)
+        done[what] = measurement_cost(measurement, test_count)
     return forward * (epochs * epoch + sum(done.values()))
+
+
+def measurement_cost(measurement: PlannedMeasurement, test_count: int) -> float:
+    """Forward passes of one image that a measurement amounts to.
+
+    Args:
+        measurement: Which.
+        test_count: Test images.
+    """
+    steps = _ASSUMED_STEPS
+    if measurement.kind == "attack":
+        made = build_attack(measurement.name, measurement.settings)
+        assumed = _STEPS.get(measurement.name, _ASSUMED_STEPS if made.uses_network else 0)
+        steps = int(getattr(made, "steps", assumed))
+    return test_count * (1 + STEP_COST * steps)
+
+
+def training_cost(spec: TrialSpec, train_count: int) -> float:
+    """Forward passes of one image that an epoch's training amounts to."""
+    return max(1, train_count - round(train_count * spec.data.validation)) * image_cost(spec)
 
 
 def image_cost(spec: TrialSpec) -> float:

@@ -139,8 +139,7 @@ class _Run:
             # fail every training that comes after. Its retry is another process.
             self._interrupted(str(error))
             raise DeviceError(f"expected a GPU that works, got {line}; the same command goes on") from error
-        if isinstance(error, ClaimError):  # its new owner writes now
-            self._tell("interrupted", text=line)
+        if isinstance(error, ClaimError):  # its new owner writes now, and tells
             return Outcome(self.task.key, "interrupted", line, claim_lost=True)
         if fault.ending == "interrupted":
             reason = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {line}"

@@ -196,7 +196,7 @@ class Killed(BaseException):
 def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """End the process, as far as it can be told, after so many epochs of workers."""
     left = iter(range(epochs))
-    real = search_launch.run
+    real = engine.run
 
     def dying(task: Any, dataset: Any, listen: Any) -> Any:
         def told(event: Any) -> None:
@@ -206,7 +206,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
 
         return real(task, dataset, told)
 
-    monkeypatch.setattr(search_launch, "run", dying)
+    monkeypatch.setattr(engine, "run", dying)
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna"])
@@ -325,7 +325,7 @@ def test_a_time_budget_ends_a_search_and_is_kept(tmp_path: Path, monkeypatch: py
 
 def test_a_failed_sample_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_search(tmp_path, samples=2, scheduler="fifo")
-    real = search_launch.run
+    real = engine.run
     count = iter(range(10))
 
     def failing(task: Any, dataset: Any, listen: Any) -> Any:
@@ -333,7 +333,7 @@ def test_a_failed_sample_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return engine.Outcome(task.key, "failed", "loss became nan in epoch 1")
         return real(task, dataset, listen)
 
-    monkeypatch.setattr(search_launch, "run", failing)
+    monkeypatch.setattr(engine, "run", failing)
     code, text = run(tmp_path)
     assert code == 0 and "nan in epoch 1" in text
     assert [sample.state for sample in results(tmp_path).samples] == ["failed", "complete"]

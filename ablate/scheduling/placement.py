@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from ablate.errors import UserError, first_line
 from ablate.events import Event, Listener
 from ablate.faults import fault_of
+from ablate.hanging import LOOK_S, Watch
 from ablate.learning.data import Dataset
 from ablate.options import ray_address
 from ablate.scheduling import local_ray
@@ -254,7 +255,10 @@ def place(
         "imports": list(imports),
         "folder": str(Path.cwd()),
     }
-    relay = _Relay(listen)
+    watch = Watch()
+    for task in tasks:
+        watch.expect(task, datasets[dataset_of[task.key]])
+    relay = _Relay(listen, watch)
     scratch = tempfile.mkdtemp(prefix="ablate-tune-")
     trainable = tune.with_resources(
         tune.with_parameters(_trainable, payload=payload), lambda config: resources.of(config["key"])
@@ -340,6 +344,38 @@ def _reason(error: str) -> str:
     return (named or lines or ["its process died"])[-1]
 
 
+class Guard:
+    """Ends the workers of trainings that hang.
+
+    Args:
+        watch: Told what they tell.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.ended: dict[str, Outcome] = {}
+        self._looked = 0.0
+
+    def look(self, trials: Mapping[str, Any]) -> None:
+        """Kill the worker of each training that hangs; it is not started again in this launch.
+
+        Args:
+            trials: Training key -> Tune's trial.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        for key, reason in self.watch.hung().items():
+            actor = trials[key].temporary_state.ray_actor if key in trials else None
+            if actor is None:
+                continue
+            self.ended[key] = Outcome(key, "interrupted", reason)
+            self.watch.forget(key)
+            trials[key].max_failures = 0
+            ray.kill(actor)
+
+
 def lost(key: str, trial: Any) -> Outcome:
     """How a Tune trial that told no outcome of its own leaves its training.
 
@@ -361,24 +397,37 @@ def lost(key: str, trial: Any) -> Outcome:
 
 
 class _Relay(tune.Callback):  # type: ignore[misc]
-    """Hands what workers report to the launch's listener."""
+    """Hands what workers report to the launch's listener, and ends those that hang."""
 
-    def __init__(self, listen: Listener) -> None:
+    def __init__(self, listen: Listener, watch: Watch) -> None:
         self.listen = listen
+        self.guard = Guard(watch)
         self.outcomes: dict[str, Outcome] = {}
         self.lost: dict[str, Outcome] = {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         for event in result.get("events", ()):
+            self.guard.watch.handle(Event(**event))
             self.listen(Event(**event))
         if "outcome" in result:
             outcome = Outcome(**result["outcome"])
+            self.guard.watch.forget(outcome.key)
             self.outcomes[outcome.key] = outcome
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         key = trial.config["key"]
-        outcome = self.lost[key] = lost(key, trial)
+        outcome = self.lost[key] = self.guard.ended.get(key) or lost(key, trial)
+        self.guard.watch.forget(key)
         self.listen(Event(key, outcome.state, text=outcome.reason))
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.guard.watch.begin(trial.config["key"])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.guard.watch.forget(trial.config["key"])  # until it is placed again
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        self.guard.look({trial.config["key"]: trial for trial in trials})
 
     # Tune's snapshots pickle its callbacks; ours holds a terminal and threads, and is never restored.
     def __getstate__(self) -> dict[str, Any]:

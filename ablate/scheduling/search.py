@@ -18,9 +18,15 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ablate.events import Event, Listener
+from ablate.hanging import Watch
 from ablate.learning.data import Dataset
 from ablate.planning import PlannedMeasurement
-from ablate.scheduling.placement import Resources, import_in_worker, lost  # first: it sets what Ray reads when imported
+from ablate.scheduling.placement import (  # first: it sets what Ray reads when imported
+    Guard,
+    Resources,
+    import_in_worker,
+    lost,
+)
 from ablate.search_space import SearchSpec
 from ablate.specs import MeasurementSpec, TrialSpec
 from ablate.storage import Storage
@@ -175,7 +181,7 @@ def run_search(
         listen: Called in this process with every event of every training.
         imports: The user's own modules, imported by every worker.
     """
-    adapter = _Adapter(jobs, listen)
+    adapter = _Adapter(jobs, listen, dataset)
     scratch = tempfile.mkdtemp(prefix="ablate-tune-")
     trainable = tune.with_resources(
         tune.with_parameters(
@@ -209,10 +215,12 @@ def run_search(
 class _Adapter(Searcher):  # type: ignore[misc]
     """Tune's view of our searcher."""
 
-    def __init__(self, jobs: Jobs, listen: Listener) -> None:
+    def __init__(self, jobs: Jobs, listen: Listener, dataset: Dataset) -> None:
         super().__init__()
         self.jobs = jobs
         self.listen = listen
+        self.dataset = dataset
+        self.guard = Guard(Watch())
         self.running: dict[str, Job] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.trials: dict[str, Any] = {}
@@ -230,10 +238,12 @@ class _Adapter(Searcher):  # type: ignore[misc]
             return None
         assert isinstance(job, Job)
         self.running[trial_id] = job
+        self.guard.watch.expect(job.task, self.dataset)
         return {"task": _packed(job.task), "judged": job.judged}
 
     def take(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if "event" in result:
+            self.guard.watch.handle(Event(**result["event"]))
             self.listen(Event(**result["event"]))
         if "outcome" in result:
             self.outcomes[trial_id] = Outcome(**result["outcome"])
@@ -246,9 +256,10 @@ class _Adapter(Searcher):  # type: ignore[misc]
             return
         # The result that a scheduler stops at reaches this before it reaches callbacks.
         self.take(trial_id, {key: value for key, value in (result or {}).items() if key in (EPOCH, "outcome")})
+        self.guard.watch.forget(job.task.key)
         outcome = self.outcomes.pop(trial_id, None)
         if outcome is None and error:
-            outcome = lost(job.task.key, self.trials[trial_id])
+            outcome = self.guard.ended.get(job.task.key) or lost(job.task.key, self.trials[trial_id])
             self.listen(Event(outcome.key, outcome.state, text=outcome.reason))
         self.jobs.ended(job.number, outcome, self.epochs.pop(trial_id, 0))
 
@@ -268,6 +279,18 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.adapter.trials[trial.trial_id] = trial
+        if trial.trial_id in self.adapter.running:
+            self.adapter.guard.watch.begin(self.adapter.running[trial.trial_id].task.key)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        if trial.trial_id in self.adapter.running:  # until it is placed again
+            self.adapter.guard.watch.forget(self.adapter.running[trial.trial_id].task.key)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        running = self.adapter.running.items()
+        self.adapter.guard.look(
+            {job.task.key: self.adapter.trials[name] for name, job in running if name in self.adapter.trials}
+        )
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self.adapter.take(trial.trial_id, result)

@@ -1,0 +1,187 @@
+"""Trainings that hang: how long one may take until its next epoch or measurement ends, and what is done after that.
+
+It is told and ended as interrupted: the same command goes on. Under Ray the driver kills its worker; in this process
+the training is broken off by a signal, which reaches Python code and waits, but nothing inside a library's own loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from ablate.events import Event
+from ablate.learning.data import Dataset
+from ablate.storage import Storage
+from ablate.terminal import plural
+from ablate.work import measurement_cost, training_cost
+from ablate.worker import Task
+
+LEAST_S = 15 * 60.0
+FIRST_S = 3600.0
+FACTOR = 10.0
+LOOK_S = 1.0
+"""How often it is looked at."""
+
+PAUSE_S = 120.0
+"""Who has not looked for so long was paused itself, and trainings that wait for it have not hung."""
+
+
+class Hung(BaseException):
+    """A training of this process that hangs; no error, and nothing that a user's own code may catch."""
+
+
+@dataclass
+class _Watched:
+    since: float
+    measuring: bool = False
+    first: bool = True  # nothing has ended yet: the time goes into setting up, and into compiling
+    longest: float = 0.0
+    longest_epoch: float = 0.0
+
+
+class Watch:
+    """Hears what trainings tell, and knows which of them hang.
+
+    Args:
+        clock: Seconds, monotonic; a test brings its own.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._looked = clock()
+        self._active: dict[str, _Watched] = {}
+        self._epochs_a_measurement: dict[str, float] = {}
+        self._epoch_s: dict[str, float] = {}
+
+    def expect(self, task: Task, dataset: Dataset) -> None:
+        """Learn how long the measurements of a training may take, from its work and its epochs so far.
+
+        Args:
+            task: What is going to be run.
+            dataset: Its images.
+        """
+        costs = [measurement_cost(each, len(dataset.test_labels)) for each in task.measurements]
+        epoch = training_cost(task.spec, len(dataset.train_labels))
+        self._epochs_a_measurement[task.key] = max(costs, default=0.0) / epoch
+        told = [entry["metrics"].get("seconds") for entry in Storage(task.storage).history(task.key)]
+        seconds = [each for each in told if isinstance(each, (int, float)) and math.isfinite(each)]
+        self._epoch_s[task.key] = max(seconds, default=0.0)
+
+    def begin(self, key: str) -> None:
+        """A training begins, perhaps again."""
+        with self._lock:
+            self._active[key] = _Watched(self._clock())
+
+    def forget(self, key: str) -> None:
+        """Nothing is expected of a training any more, or for now."""
+        with self._lock:
+            self._active.pop(key, None)
+
+    def handle(self, event: Event) -> None:
+        """Take in what a training tells.
+
+        Args:
+            event: Of any training.
+        """
+        if event.kind in ("finished", "failed", "interrupted", "stopped"):
+            self.forget(event.key)
+            return
+        if event.kind == "started" or event.key not in self._active:
+            self.begin(event.key)
+        with self._lock:
+            what, now = self._active[event.key], self._clock()
+            took, what.since = now - what.since, now
+            if event.kind == "measured" or (event.kind == "epoch" and event.done > 0):
+                what.longest = max(what.longest, took)
+                what.first = False
+            if event.kind == "epoch" and event.done > 0:
+                what.longest_epoch = max(what.longest_epoch, took)
+            # A worker's word that it measures may come together with the next one: after the last epoch it does.
+            what.measuring = event.kind in ("measuring", "measured") or event.done >= event.total > 0
+
+    def limit_s(self, key: str) -> float:
+        """How long a training may take until its next epoch or measurement ends.
+
+        Args:
+            key: Of a training that runs.
+        """
+        what = self._active[key]
+        limit = max(LEAST_S, FACTOR * what.longest, FIRST_S if what.first else 0.0)
+        if not what.measuring:
+            return limit
+        epoch_s = max(what.longest_epoch, self._epoch_s.get(key, 0.0))
+        estimate = epoch_s * self._epochs_a_measurement.get(key, 0.0)
+        return max(limit, FACTOR * estimate if estimate else FIRST_S)
+
+    def hung(self) -> dict[str, str]:
+        """Which trainings hang.
+
+        Returns:
+            Key -> one line that says for how long nothing has ended.
+        """
+        with self._lock:
+            now = self._clock()
+            paused, self._looked = now - self._looked, now
+            for what in self._active.values() if paused > PAUSE_S else ():
+                what.since = min(now, what.since + paused)
+            return {
+                key: f"it hangs: no {'measurement' if what.measuring else 'epoch'} has ended for "
+                f"{plural(int((now - what.since) // 60), 'minute')}"
+                for key, what in self._active.items()
+                if now - what.since > self.limit_s(key)
+            }
+
+
+@contextlib.contextmanager
+def breaking_off(watch: Watch, key: str, note: Callable[[str], None], every_s: float | None = None) -> Iterator[None]:
+    """Break a training of this process off when it hangs.
+
+    Args:
+        watch: Told what the training tells.
+        key: Of the training.
+        note: Told that it hangs, once, where nothing can break it off: outside the main thread.
+        every_s: Between two looks; none: `LOOK_S`.
+
+    Raises:
+        Hung: It hung; the message says for how long.
+    """
+    main = threading.main_thread()
+    breakable = threading.current_thread() is main and hasattr(signal, "SIGUSR2")
+    over, told = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S if every_s is None else every_s):
+            reason = watch.hung().get(key)
+            if reason is None:
+                continue
+            if breakable and main.ident is not None:
+                signal.pthread_kill(main.ident, signal.SIGUSR2)
+            if not told.is_set():
+                told.set()
+                note(f"{reason}; if it does not end, kill this process: the same command goes on")
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        reason = watch.hung().get(key)
+        if reason is not None and not over.is_set():  # else it has got on in this moment
+            over.set()
+            raise Hung(reason)
+
+    before = signal.signal(signal.SIGUSR2, stop) if breakable else None
+    thread = threading.Thread(target=look, name="hanging", daemon=True)
+    watch.begin(key)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        watch.forget(key)
+        if breakable:
+            signal.signal(signal.SIGUSR2, before)
