@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.errors import SpecError, UserError, nearest
-from ablate.terminal import open_console
+from ablate.terminal import open_closed_streams, open_console
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +85,7 @@ def main(
     Ratios are round by round: median (smallest to largest). The share of the peak is that of the best matrix product
     in the same precision on the same device.
     """
+    open_closed_streams()
     console = open_console(sys.stderr if as_json else None)
     try:
         wanted = [_model(name, activation) for name in _named(network)]

@@ -21,9 +21,20 @@ from ablate.redaction import redact
 from ablate.terminal import open_console, plural, printable, row_name
 
 if TYPE_CHECKING:
+    from ablate.estimates import Estimate
     from ablate.planning import Plan, PlannedTraining
 
-__all__ = ["Progress", "failures", "open_console", "plan_as_json", "show_next_steps", "show_plan", "summary"]
+__all__ = [
+    "Progress",
+    "failures",
+    "open_console",
+    "plan_as_json",
+    "show_estimate",
+    "show_next_steps",
+    "show_plan",
+    "show_remarks",
+    "summary",
+]
 
 SHORT_KEY = 8
 """Characters of a training's key that tell it apart on a screen."""
@@ -54,6 +65,23 @@ def show_plan(plan: Plan, out: Console) -> None:
     _show_failures(failed, out)
     out.print()
     out.print(Text(f"plan {plan.id}, preset {plan.preset}: {summary(plan)}", overflow="fold"))
+
+
+def show_estimate(expected: Estimate, out: Console) -> None:
+    """Print how long a plan would take, and what of it nobody can tell.
+
+    Args:
+        expected: Of the plan.
+        out: Where to.
+    """
+    show_remarks(expected, out)
+    out.print(Text(printable(expected.sentence()), overflow="fold"))
+
+
+def show_remarks(expected: Estimate, out: Console) -> None:
+    """Print what of a plan could not be estimated; as of `show_estimate`."""
+    for remark in expected.remarks:
+        out.print(Text(printable(remark), style="yellow", overflow="fold"))
 
 
 def _table(plan: Plan, space: str, spaces: Sequence[str]) -> Table:

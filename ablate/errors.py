@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pyarrow", "ray", "mlflow")
 
 
 class UserError(Exception):
@@ -41,6 +47,26 @@ class MeasurementError(UserError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, short enough for a terminal."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def place_of(error: BaseException) -> str:
+    """Where in the user's own code an error came from.
+
+    Args:
+        error: As caught.
+
+    Returns:
+        ` (file:line)` of the innermost line that is neither ours nor a library's; empty where none is.
+    """
+    libraries = [Path(__file__).parent, Path(sysconfig.get_path("stdlib"))]
+    for name in _LIBRARIES:
+        found = getattr(sys.modules.get(name), "__file__", None)
+        libraries += [Path(found).parent] if found else []
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(path.is_relative_to(library) for library in libraries):
+            return f" ({path}:{frame.lineno})"
+    return ""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

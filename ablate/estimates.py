@@ -9,25 +9,31 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ablate.errors import first_line, place_of
 from ablate.learning.models import build_network
 from ablate.options import Options, ray_address
 from ablate.planning import Plan, PlannedTraining
 from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
 from ablate.speed.known import kind_of, known_speeds, mode_of
 from ablate.storage import Storage
-from ablate.terminal import duration, hours, plural
+from ablate.terminal import duration, hours, plural, row_name
 from ablate.work import STEP_COST, UPDATE_COST, attack_steps, forward_flops, work_flops
 
 DAY_S = 86_400.0
 MOST_EXAMPLES = 20
 """So many stored trainings are read at most to learn how fast this machine is."""
 
+BUSY_SHARE = 0.75
+"""Of a machine's cores: wanted by more than that, it is busy."""
+
+_CALIBRATION_S = 0.3
+_CALIBRATION_MOST_S = 5.0  # on a machine so busy that this process hardly runs
 _ASSUMED_GPU_FLOPS = 1e12  # where no calibration can be had: slow, so that nobody is surprised
 
 
@@ -41,6 +47,9 @@ class Estimate:
         cores: CPU cores of this machine.
         device: What it would train on.
         basis: What the numbers rest on.
+        guessed: Whether a calibration stands in for what nobody has measured yet.
+        load: Processes that want this machine's cores now, where they are enough to be in the way; 0: few.
+        remarks: What could not be estimated, a line each.
     """
 
     work_s: float
@@ -48,6 +57,9 @@ class Estimate:
     cores: int
     device: str
     basis: str
+    guessed: bool = False
+    load: float = 0.0
+    remarks: tuple[str, ...] = ()
 
     @property
     def wall_s(self) -> float:
@@ -61,6 +73,8 @@ class Estimate:
 
     def sentence(self) -> str:
         """The estimate in words."""
+        if not self.work_s and self.remarks:
+            return "estimated time: unknown"
         if not self.work_s:
             return "estimated time: none, everything is there"
         if self.gpus:
@@ -69,7 +83,8 @@ class Estimate:
         else:
             here = f"{plural(self.cores, 'CPU core')}, no GPU"
             cost = f"0 GPU-hours, {hours(self.work_s * self.cores)} core-hours"
-        return f"estimated time: {duration(self.wall_s)} on this machine ({here}); {cost}; {self.basis}."
+        busy = f"; other work keeps it busy now (load {self.load:.0f}): longer by that" if self.load else ""
+        return f"estimated time: {duration(self.wall_s)} on this machine ({here}); {cost}; {self.basis}{busy}."
 
     def as_json(self) -> dict[str, Any]:
         """The estimate as plain data."""
@@ -80,6 +95,8 @@ class Estimate:
             "device": self.device,
             "gpus": self.gpus,
             "basis": self.basis,
+            "load": self.load,
+            "remarks": list(self.remarks),
         }
 
 
@@ -97,14 +114,21 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
     cores = os.cpu_count() or 1
     device = _gpu_name() if gpus else "cpu"
     counts = {planned.training: planned.data for planned in plan.trials}
-    work = {
-        key: work_flops(training, counts[key].train_count, counts[key].test_count, counts[key].classes)
-        for key, training in plan.trainings.items()
-        if training.action in ("train", "continue")
-    }
-    work = {key: flops for key, flops in work.items() if flops > 0}
+    spaces = [space.name for space in plan.spaces]
+    work, remarks = {}, []
+    for key, training in plan.trainings.items():
+        if training.action in ("train", "continue"):
+            try:
+                flops = work_flops(training, counts[key].train_count, counts[key].test_count, counts[key].classes)
+            except Exception as error:  # the user's own code, which may yet do where it is trained
+                rows = ", ".join(row_name(row, spaces) for row in dict.fromkeys(training.rows))
+                what = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+                remarks.append(f"{rows}: cannot be estimated, its network fails on an empty image: {what}")
+                continue
+            if flops > 0:
+                work[key] = flops
     if not work:
-        return Estimate(0.0, gpus, cores, device, "nothing to do")
+        return Estimate(0.0, gpus, cores, device, "nothing to do", remarks=tuple(remarks))
     known = measured_speed(storage, (plan.trainings[key] for key in work), device, cores)
     benched = known_speeds(storage.files, device, cores)
     calibrated = None
@@ -126,7 +150,24 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
         basis = next(iter(bases))
     else:
         basis = ", ".join(f"{count} of {len(work)} trainings {basis}" for basis, count in bases.most_common())
-    return Estimate(seconds, gpus, cores, device, basis)
+    load = 0.0 if gpus else load_of_others(cores)
+    return Estimate(seconds, gpus, cores, device, basis, calibrated is not None, load, tuple(remarks))
+
+
+def load_of_others(cores: int) -> float:
+    """How many processes want this machine's cores, over the last minute.
+
+    Args:
+        cores: Of this machine.
+
+    Returns:
+        Their number where it leaves a launch less than a quarter of the cores, else 0; 0 also where nobody can tell.
+    """
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        return 0.0
+    return load if load > BUSY_SHARE * cores else 0.0
 
 
 def runs_here(options: Options) -> bool:
@@ -208,7 +249,7 @@ def _flops_per_image(identity: Mapping[str, Any]) -> float | None:
         attack = TrainingAttackSpec.model_validate(identity["training"]["attack"])
         size = int(identity["data"]["image_size"])
         return forward_flops(model, size, 10) * (STEP_COST * attack_steps(attack) + UPDATE_COST)
-    except (ValueError, KeyError, TypeError):  # another version's
+    except Exception:  # another version's, or the user's network of another day
         return None
 
 
@@ -222,10 +263,10 @@ def calibrated_speed(gpu: bool) -> float:
         Operations per second.
     """
     if not gpu:
-        return _measure(torch.device("cpu"), 8)
+        return _measure_core() * (os.cpu_count() or 1)
     code = (
         "import torch; from ablate import estimates; torch.backends.cudnn.allow_tf32 = False; "  # as in a worker
-        "print(estimates._measure(torch.device('cuda'), 512))"
+        "print(estimates._measure_gpu(512))"
     )
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
@@ -234,21 +275,44 @@ def calibrated_speed(gpu: bool) -> float:
         return _ASSUMED_GPU_FLOPS
 
 
-def _measure(device: torch.device, batch: int) -> float:
+def _measure_gpu(batch: int) -> float:
+    step, work = _step(torch.device("cuda"), batch)
+    start, steps = time.perf_counter(), 0
+    while steps < 2 or (time.perf_counter() - start < _CALIBRATION_S and steps < 50):
+        step()
+        torch.cuda.synchronize()
+        steps += 1
+    return steps * work / (time.perf_counter() - start)
+
+
+def _measure_core() -> float:
+    """Operations per second of one core, in time that it was this process's: others do not count."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        step, work = _step(torch.device("cpu"), 8)
+        start = time.perf_counter()
+        taken: list[float] = []
+        while len(taken) < 2 or (
+            sum(taken) < _CALIBRATION_S and len(taken) < 50 and time.perf_counter() - start < _CALIBRATION_MOST_S
+        ):
+            before = time.thread_time()
+            step()
+            taken.append(time.thread_time() - before)
+    finally:
+        torch.set_num_threads(threads)
+    return work / max(min(taken), 1e-9)
+
+
+def _step(device: torch.device, batch: int) -> tuple[Callable[[], object], float]:
+    """A step of an attack on a small network, done once before, and its operations."""
     model = ModelSpec()
     size = 32
     network = build_network(model, 10, size, 0).to(device)
     images = torch.rand(batch, 3, size, size, device=device, requires_grad=True)
 
-    def step() -> None:
-        torch.autograd.grad(network(images).sum(), images)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    def step() -> object:
+        return torch.autograd.grad(network(images).sum(), images)
 
     step()
-    start, steps = time.perf_counter(), 0
-    while steps < 2 or (time.perf_counter() - start < 0.3 and steps < 50):
-        step()
-        steps += 1
-    seconds = time.perf_counter() - start
-    return steps * batch * STEP_COST * forward_flops(model, size, 10) / seconds
+    return step, batch * STEP_COST * forward_flops(model, size, 10)

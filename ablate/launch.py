@@ -16,7 +16,7 @@ from ablate import completion, spaces
 from ablate.errors import SpecError, UserError
 from ablate.options import Options, import_modules, parse_gpus, parse_seeds
 from ablate.places import local_path
-from ablate.terminal import open_console, plural, printable
+from ablate.terminal import open_closed_streams, open_console, plural, printable
 
 WIDTH = 100
 """Columns of the help text."""
@@ -103,6 +103,7 @@ def main(
     ] = None,
 ) -> None:
     """Train and measure every row of a space, reusing whatever is done already."""
+    open_closed_streams()
     try:
         if list_spaces:
             code = _list(open_console(), as_json)

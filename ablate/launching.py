@@ -19,18 +19,19 @@ from rich.text import Text
 from ablate import plan_file
 from ablate.asking import fitting_preset, is_search, plan_of, trials_of
 from ablate.claiming import Claims
-from ablate.console import Progress, plan_as_json, show_next_steps, show_plan
+from ablate.console import Progress, plan_as_json, show_estimate, show_next_steps, show_plan, show_remarks
 from ablate.engine import Datasets, Engine, open_engine
 from ablate.errors import DataError, StorageError, TrackingError, UserError
 from ablate.estimates import DAY_S, Estimate, estimate, runs_here
 from ablate.events import Event
-from ablate.options import Options
+from ablate.options import Options, ray_address
 from ablate.planning import Plan, PlannedTraining, decide
 from ablate.provenance import provenance
 from ablate.redaction import redact
 from ablate.results import results_as_json
 from ablate.storage import Storage
 from ablate.terminal import printable
+from ablate.tracking_address import resolve
 from ablate.worker import Outcome
 
 if TYPE_CHECKING:
@@ -63,8 +64,25 @@ def launch(options: Options, console: Console, out: TextIO | None = None) -> int
     out = out or sys.stdout
     if options.cluster is not None:
         return _show_submission(options, console, out) if options.dry_run else _submit(options, console)
+    return _launch_here(options, console, out)
+
+
+def _launch_here(options: Options, console: Console, out: TextIO, *, elsewhere: bool = False) -> int:
+    """As of `launch`, without a job server.
+
+    Args:
+        options: The command line.
+        console: Where to print.
+        out: Where JSON goes.
+        elsewhere: A dry run of what will run on other machines: this one need not have what it asks for.
+    """
     storage = Storage(options.storage)
-    if is_search(options):
+    plan = None if is_search(options) else plan_of(options)
+    if plan is not None:
+        decide(plan, storage, retry_failed=options.retry_failed)
+    if not elsewhere:
+        check_reach(options, plan is None or bool(plan.left()))
+    if plan is None:
         from ablate import search_launch, search_planning
 
         if options.dry_run:
@@ -72,37 +90,62 @@ def launch(options: Options, console: Console, out: TextIO | None = None) -> int
         storage.check()
         if not options.yes and runs_here(options):
             expected = search_planning.search_estimate(search_planning.search_plan(options, storage), storage)
-            if expected.wall_s > DAY_S and not _agreed(options, expected, storage, console):
+            if not _agreed(options, expected, storage, console):
                 return 2
         return search_launch.launch_search(options, storage, console, out)
-    plan = plan_of(options)
     if options.dry_run:
-        decide(plan, storage, retry_failed=options.retry_failed)
         expected = estimate(plan, storage)
         if options.as_json:
             out.write(json.dumps({**plan_as_json(plan), "estimate": expected.as_json()}, indent=1) + "\n")
         else:
             show_plan(plan, console)
-            console.print(Text(expected.sentence(), overflow="fold"))
+            show_estimate(expected, console)
         return 0
     storage.check()
-    if not options.yes and runs_here(options):
-        decide(plan, storage, retry_failed=options.retry_failed)
-        expected = estimate(plan, storage)
-        if expected.wall_s > DAY_S and not _agreed(options, expected, storage, console):
-            return 2
+    if not options.yes and runs_here(options) and not _agreed(options, estimate(plan, storage), storage, console):
+        return 2
     return Launch(options, plan, storage, console, out).run()
 
 
 def _agreed(options: Options, expected: Estimate, storage: Storage, console: Console) -> bool:
-    """Ask about a launch of more than a day; where nobody can answer, refuse it."""
+    """Ask about a launch of more than a day; where nobody can answer, refuse it, but never by a guess."""
+    show_remarks(expected, console)
+    if expected.wall_s <= DAY_S:
+        return True
     said = f"{expected.sentence()} {fitting_preset(options, storage)}"
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    asked = sys.stdin.isatty() and sys.stdout.isatty()
+    if not asked and expected.guessed:
+        console.print(Text(f"{said} That is a guess, so it starts.", overflow="fold"))
+        return True
+    if not asked:
         raise UserError(f"expected a launch of less than a day on this machine, or --yes; {said}")
     console.print(Text(said, overflow="fold"))
     import typer
 
     return typer.confirm("Go on?", default=False)
+
+
+def check_reach(options: Options, to_train: bool) -> None:
+    """Refuse what a launch here cannot have, before anything is written; a dry run refuses it too.
+
+    Args:
+        options: The command line.
+        to_train: Whether there is anything to train.
+
+    Raises:
+        UserError: More than this machine has, a cluster that does not answer, or what is no address of MLflow.
+    """
+    if options.tracking:
+        resolve(options.tracking_uri)
+    if options.local or not to_train:
+        return
+    gpus = None if options.gpus_per_trial == "auto" else options.gpus_per_trial
+    if options.cpus_per_trial is not None or gpus or ray_address() is not None or not options.dry_run:
+        from ablate.scheduling import placement
+
+        placement.check_cluster()
+        placement.check_share(options.cpus_per_trial, gpus)
+        placement.check_folder()
 
 
 def _submit(options: Options, console: Console) -> int:
@@ -123,7 +166,7 @@ def _show_submission(options: Options, console: Console, out: TextIO) -> int:
     parcel = jobs.checked(submission)
     here, plan = replace(options, cluster=None), io.StringIO()
     try:
-        launch(here, console, plan)
+        _launch_here(here, console, plan, elsewhere=True)
     except (DataError, StorageError) as error:  # as of `_submit`
         if not options.as_json:
             console.print(Text(f"The plan cannot be seen from here: {printable(error)}", overflow="fold"))
@@ -183,6 +226,7 @@ class Launch:
 
     def _run(self) -> int:
         options, storage = self.options, self.storage
+        self._reach()
         with Claims(storage.files) as claims:
             with contextlib.suppress(StorageError):  # for `--watch` alone, which sees by it that a launch is there
                 claims.acquire(f"plan-{self.plan.id}")
@@ -203,6 +247,14 @@ class Launch:
                 self._prune(claims)
         return self._finish(self.interrupted)
 
+    def _reach(self) -> None:
+        """Prove that MLflow answers, which may be refused: nothing has been written down yet."""
+        if self.options.tracking:
+            from ablate import tracking
+
+            self.tracker = tracking.Tracker(self.options.tracking_uri)
+            self.tracker.prepare()
+
     def _prepare(self, claims: Claims) -> None:
         """Write down what is going to be done."""
         self.storage.identify()
@@ -217,13 +269,11 @@ class Launch:
 
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:
-        if not self.options.tracking:
+        if self.tracker is None:
             yield
             return
         from ablate import report, tracking
 
-        self.tracker = tracking.Tracker(self.options.tracking_uri)
-        self.tracker.prepare()
         self.tracker.open_plan(self.plan, self.provenance, self.storage)
         self.sync = tracking.BackgroundSync(self.tracker, self.plan, self.storage)
         try:
@@ -300,7 +350,7 @@ class Launch:
     @contextlib.contextmanager
     def _engine(self, claims: Claims) -> Iterator[Engine]:
         """Started only when there is something to run."""
-        if not any(t.action in ("continue", "train", "wait") for t in self.plan.trainings.values()):
+        if not self.plan.left():
             yield lambda trainings, listen: {}
             return
         count = len(self.plan.trainings)

@@ -122,6 +122,10 @@ class Plan:
             counts[training.action] = counts.get(training.action, 0) + 1
         return counts
 
+    def left(self) -> list[PlannedTraining]:
+        """The trainings that a launch would do something about, or wait for."""
+        return [t for t in self.trainings.values() if t.action in ("continue", "train", "wait")]
+
 
 def make_plan(
     spaces: Sequence[SpaceFile],

@@ -30,7 +30,7 @@ from ablate.reporting.search import search_of, told_shares
 from ablate.reporting.tables import Table, build_table
 from ablate.search_results import best_space, summary_lines
 from ablate.spaces import table_names
-from ablate.terminal import harmless, open_console, plural, printable
+from ablate.terminal import harmless, open_closed_streams, open_console, plural, printable
 from ablate.tracked import storage_label
 
 if TYPE_CHECKING:
@@ -284,6 +284,7 @@ def main(
     imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module with figures.")] = None,
 ) -> None:
     """Rebuild tables and verdicts from MLflow, published beside reproduced."""
+    open_closed_streams()
     console = open_console()
     try:
         from ablate.tracking import Tracker

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TextIO
 
 from rich.console import Console
-from rich.text import Text
 
 from ablate import identity, spaces
 from ablate.asking import plan_of_trials
-from ablate.console import plan_as_json, show_plan
+from ablate.console import plan_as_json, show_estimate, show_plan
 from ablate.errors import SpecError
 from ablate.estimates import Estimate, estimate
 from ablate.options import Options
@@ -177,13 +176,14 @@ def search_estimate(found: SearchPlan, storage: Storage) -> Estimate:
             training.action = "train"
         one = estimate(found.base, storage)
         seconds += unknown * one.work_s
-        known = replace(known, basis=one.basis)
+        remarks = tuple(dict.fromkeys([*known.remarks, *one.remarks]))
+        known = replace(known, basis=one.basis, guessed=known.guessed or one.guessed, load=one.load, remarks=remarks)
     words = known.basis if found.asked.search.scheduler.name == "fifo" else f"{known.basis}, less what is stopped early"
     budget = found.asked.search.time_budget_minutes
     if budget is not None:
         left = max(0.0, budget * 60 - found.search.spent_s) * max(1, known.gpus)
         if found.search.limit is None or left < seconds:
-            seconds, words = left, "by the search's time budget"
+            return replace(known, work_s=left, basis="by the search's time budget", guessed=False)
     return replace(known, work_s=seconds, basis=words)
 
 
@@ -200,5 +200,5 @@ def dry_run(options: Options, storage: Storage, console: Console, out: TextIO) -
     show_plan(found.plan, console)
     if unknown:
         console.print(f"{plural(unknown, 'more sample')} will be suggested by {found.asked.search.searcher}.")
-    console.print(Text(expected.sentence(), overflow="fold"))
+    show_estimate(expected, console)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,24 @@ class _Console(Console):
                 yield Segment(harmless(segment.text), segment.style)
             else:
                 yield segment
+
+
+def open_closed_streams() -> None:
+    """Put /dev/null in the place of standard streams that were closed at the start, as by `>&-`.
+
+    Otherwise the next files opened, a database or a checkpoint, would take their numbers, and all that is printed.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.dup2(opened, number)  # inheritable, also where it is the same
+            if opened != number:
+                os.close(opened)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for the life of the process
 
 
 def open_console(stream: TextIO | None = None) -> Console:
@@ -78,13 +97,19 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span in at most seven characters: `3:05`, `12h 05m`, `2d 03h`."""
-    whole = max(0, round(seconds))
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d}"
-    if whole < 24 * 3600:
-        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+    """A time span in at most seven characters, each with its unit: `47 s`, `2.5 min`, `51 min`, `12h 05m`, `2d 03h`."""
+    seconds = max(0.0, seconds)
+    if seconds < 119.5:
+        return f"{seconds:.0f} s"
+    if seconds < 597:
+        return f"{seconds / 60:.1f} min".replace(".0 ", " ")
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60}h {minutes % 60:02d}m"
+    whole = round(seconds / 3600)
+    return f"{whole // 24}d {whole % 24:02d}h"
 
 
 def hours(seconds: float) -> str:

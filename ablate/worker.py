@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import Checks, CleanLogits, build_attack, evaluate
 from ablate.claiming import in_force
-from ablate.errors import ClaimError, DeviceError, MeasurementError, StorageError, UserError, first_line
+from ablate.errors import ClaimError, DeviceError, MeasurementError, StorageError, UserError, first_line, place_of
 from ablate.events import Event, Kind, Listener
 from ablate.faults import fault_of, passes
 from ablate.learning.data import Dataset
@@ -154,7 +154,8 @@ class _Run:
                 self.log.warning(f"{reason} (in {self.task.gpu_share:g} of a GPU)")
                 return Outcome(self.task.key, "failed", reason, needs_more_memory=True)
         else:
-            reason, details = f"{type(error).__name__}: {line}", traceback.format_exc()
+            where = "" if isinstance(error, UserError) else place_of(error)
+            reason, details = f"{type(error).__name__}: {line}{where}", traceback.format_exc()
         reason = self._failed(reason, details)
         self._tell("failed", text=reason)
         return Outcome(self.task.key, "failed", reason)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from ablate import completion, estimates, spaces, watching
@@ -19,8 +23,10 @@ from ablate.claiming import Claims
 from ablate.errors import UserError
 from ablate.launching import launch, plan_of
 from ablate.planning import decide
+from ablate.specs import ModelSpec
+from ablate.speed.known import keep
 from ablate.storage import Storage
-from tests.helpers import command, environment, options_of, run_launch, write_space
+from tests.helpers import command, environment, launch_here, options_of, run_launch, write_space
 
 HEAVY = ("torch", "ray", "mlflow", "sklearn", "scipy", "torchvision", "pandas", "matplotlib", "pyarrow", "optuna")
 
@@ -152,25 +158,159 @@ def test_dry_run_tells_time_and_gpu_hours(tmp_path: Path) -> None:
     assert plan["estimate"]["gpu_hours"] >= 0
 
 
+def make_slow(folder: Path) -> None:
+    """Storage that knows by `ablate.bench` how slow this machine is: a thousand operations a second."""
+    entry = {"model": ModelSpec().model_dump(mode="json"), "mode": "float32", "flops": 1e3}
+    keep(Storage(str(folder / "storage")).files, [entry], "cpu", os.cpu_count() or 1)
+
+
 def test_a_launch_of_more_than_a_day_is_refused_where_nobody_can_be_asked(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1e9)
-    output = Console(file=io.StringIO())
-    with pytest.raises(UserError, match=r"less than a day on this machine, or --yes; .*--preset smoke takes about"):
-        launch(options_of(tmp_path, space=["batch_size"]), output)
-    assert not list((tmp_path / "storage").iterdir())
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    write_space(tmp_path, epochs=1)
+    make_slow(tmp_path)
+    there = sorted((tmp_path / "storage").rglob("*"))
+    with pytest.raises(UserError, match=r"less than a day on this machine, or --yes; .* by ablate.bench.* No preset"):
+        launch(options_of(tmp_path), Console(file=io.StringIO()))
+    assert sorted((tmp_path / "storage").rglob("*")) == there
+    assert launch(options_of(tmp_path, yes=True), Console(file=io.StringIO())) == 0
     assert estimates.runs_here(options_of(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     assert not estimates.runs_here(options_of(tmp_path, local=False))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert estimates.runs_here(options_of(tmp_path, local=False))
 
 
-def test_yes_goes_on_however_long_it_takes(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_no_launch_is_refused_by_a_guess(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1.0)
     write_space(tmp_path, epochs=1)
+    code, text = launch_here(options_of(tmp_path))
+    assert code == 0
+    assert "by a quick calibration" in text and "That is a guess, so it starts." in text
+
+
+def test_a_calibration_counts_the_time_it_had_not_the_time_it_waited(monkeypatch: Any) -> None:
+    cpu = {"now": 0.0}
+
+    def step() -> None:
+        cpu["now"] += 0.01  # while others have the machine for a hundred times as long
+
+    wall = iter(0.0 + step * 1.0 for step in range(10_000))
+    monkeypatch.setattr(estimates, "_step", lambda device, batch: (step, 1e6))
+    monkeypatch.setattr(estimates.time, "thread_time", lambda: cpu["now"])
+    monkeypatch.setattr(estimates.time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(estimates.os, "cpu_count", lambda: 4)
+    assert estimates.calibrated_speed(gpu=False) == pytest.approx(4 * 1e6 / 0.01)
+    assert torch.get_num_threads() == 1
+
+
+def test_a_calibration_is_a_speed_that_a_machine_can_have() -> None:
+    threads = torch.get_num_threads()
+    assert 1e7 < estimates.calibrated_speed(gpu=False) / (os.cpu_count() or 1) < 1e13
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (2.9, False), (3.1, True), (60.0, True)])
+def test_an_estimate_says_when_the_machine_is_busy(tmp_path: Path, monkeypatch: Any, load: float, busy: bool) -> None:
+    monkeypatch.setattr(estimates.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(estimates.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1e9)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    write_space(tmp_path, epochs=1)
+    _, text = launch_here(options_of(tmp_path, dry_run=True))
+    assert (f"other work keeps it busy now (load {load:.0f})" in " ".join(text.split())) == busy
+
+
+OWN_NETWORK = """\
+import torch
+from torch import nn
+from ablate import register_network
+
+class Network(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.last = nn.Linear(3 * 8 * 8, classes)
+
+    def forward(self, images):
+        {line}
+        return self.last(images.flatten(1))
+
+@register_network("{name}", depth=True)
+def build(model, classes, image_size):
+    return Network(classes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "says"),
+    [
+        ("misshapen", "images = images[:, :2]", "RuntimeError: "),
+        ("picky", "raise KeyError('stage 2')", "KeyError: "),
+        ("wordy", "raise ValueError('first line\\nsecond line')", "ValueError: first line"),
+    ],
+)
+def test_a_network_that_fails_is_one_line_and_the_others_train(
+    tmp_path: Path, monkeypatch: Any, name: str, line: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = f"own_{name}"
+    (tmp_path / f"{module}.py").write_text(OWN_NETWORK.format(name=name, line=line))
+    path = write_space(tmp_path, epochs=1)
+    path.write_text(path.read_text().replace("label: small, set: {", f"label: small, set: {{model.arch: {name}, "))
+    asked = options_of(tmp_path, imports=[module])
+    _, text = launch_here(replace(asked, dry_run=True))
+    [told] = [line for line in text.splitlines() if "cannot be estimated" in line]
+    assert told.startswith("small: ") and says in told and "second line" not in told
+    assert "estimated time:" in text and "Traceback" not in text
+    code, text = launch_here(asked)
+    assert code == 1
+    [failed] = [line for line in text.splitlines() if line.startswith("small: failed: ")]
+    assert says in failed and re.search(rf"{module}\.py:1[12]\)", "".join(text.split()))
+    assert "large +1: finished" in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"gpus_per_trial": 1.0}, "within this machine's"),
+        ({"cpus_per_trial": 100_000}, "within this machine's"),
+        ({"tracking": True, "tracking_uri": "nowhere"}, "--tracking-uri: expected"),
+    ],
+)
+def test_what_a_launch_refuses_a_dry_run_refuses_and_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: Any, dry_run: bool, changes: dict[str, Any], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    write_space(tmp_path, epochs=1)
+    before = sorted(tmp_path.rglob("*"))
+    asked = options_of(tmp_path, local=False, dry_run=dry_run, yes=True, **changes)
+    with pytest.raises(UserError, match=says):
+        launch(asked, Console(file=io.StringIO()))
+    assert [path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != "storage"] == []
+
+
+def test_an_mlflow_that_does_not_answer_is_told_before_a_plan_is_written(tmp_path: Path, monkeypatch: Any) -> None:
+    write_space(tmp_path, epochs=1)
+    (tmp_path / "mlflow.db").write_text("no database")
     with pytest.raises(UserError):
-        launch(options_of(tmp_path), Console(file=io.StringIO()))
-    assert launch(options_of(tmp_path, yes=True), Console(file=io.StringIO())) == 0
+        launch_here(options_of(tmp_path, tracking=True, tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}"))
+    assert not list((tmp_path / "storage").rglob("*.json"))
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_dev_null(tmp_path: Path, closed: str) -> None:
+    code = (
+        "import os, sys; from ablate.terminal import open_closed_streams, open_console; open_closed_streams(); "
+        "open_console().print('x'); open_console(sys.stderr).print('y'); sys.stdin.isatty(); "
+        "sys.exit(os.open('new', os.O_CREAT | os.O_WRONLY))"
+    )
+    done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code], cwd=tmp_path, env=environment())
+    assert done.returncode >= 3  # the number that a new file gets: none of the three
+    assert (tmp_path / "new").read_bytes() == b""
 
 
 def test_json_alone_on_standard_output(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console, Group
@@ -21,6 +22,9 @@ from ablate.terminal import printable
 NOTHING = "—"
 LABEL_WIDTH = 18
 _SHORT = {"published": "published", "ours": "ours", "difference": "difference", "ours, adaptive": "adaptive"}
+
+
+_Part = TypeVar("_Part")
 
 
 def number(column: str, cell: Cell, *, signed: bool = False) -> str:
@@ -62,10 +66,15 @@ def to_terminal(table: Table, width: int = 100) -> Group:
         parts = [part for part in (own, [column for column in accuracies if column not in COLUMNS]) if part]
         grids = [_grid(table, part, beside=True) for part in parts]
         if not _fits(grids, width):
-            grids = [_grid(table, part, beside=False) for part in parts]
+            grids = [
+                _grid(table, piece, beside=False)
+                for part in parts
+                for piece in _pieces(part, lambda columns: _grid(table, columns, beside=False), width)
+            ]
     scalars = [column for column in table.columns if not is_accuracy(column)]
     if scalars:
-        grids.append(_scalars(table, scalars))
+        rows = _pieces(table.rows, lambda some: _scalars(some, scalars), width)
+        grids += [_scalars(some, scalars) for some in rows]
     notes = [
         Text(f"[{i}] {printable(label)}: {printable(note)}", style="dim")
         for i, (label, note) in enumerate(table.footnotes(), start=1)
@@ -73,6 +82,16 @@ def to_terminal(table: Table, width: int = 100) -> Group:
     return Group(
         Text(printable(table.title), style="bold"), *grids, *notes, Text(printable(table.caption), style="dim")
     )
+
+
+def _pieces(parts: Sequence[_Part], grid_of: Callable[[list[_Part]], RichTable], width: int) -> list[list[_Part]]:
+    """Columns or rows in as many pieces as it takes for each one's grid to fit: one too wide loses its row labels."""
+    pieces: list[list[_Part]] = [[]]
+    for part in parts:
+        if pieces[-1] and not _fits([grid_of([*pieces[-1], part])], width):
+            pieces.append([])
+        pieces[-1].append(part)
+    return pieces
 
 
 def _fits(grids: Sequence[RichTable], width: int) -> bool:
@@ -104,13 +123,13 @@ def _grid(table: Table, columns: Sequence[str], *, beside: bool) -> RichTable:
     return grid
 
 
-def _scalars(table: Table, columns: Sequence[str]) -> RichTable:
+def _scalars(rows: Sequence[Row], columns: Sequence[str]) -> RichTable:
     """Scalar by scalar, ours of every row: a dozen of them would not fit beside the accuracies."""
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     grid.add_column("Ours")
-    for row in table.rows:
+    for row in rows:
         grid.add_column(Text(printable(row.label)), justify="right", max_width=LABEL_WIDTH)
-    ours = [next(line for line in row.lines if line.source == "ours") for row in table.rows]
+    ours = [next(line for line in row.lines if line.source == "ours") for row in rows]
     for column in columns:
         grid.add_row(column_name(column), *(_terminal_cell(line, column, beside=True) for line in ours))
     return grid

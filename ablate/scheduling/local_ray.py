@@ -38,7 +38,7 @@ def sheltered() -> Iterator[dict[str, Any]]:
     """
     make_token()
     with _on_loopback():
-        yield {"address": "local", "include_dashboard": False, **_short_folder()}
+        yield {"address": "local", "include_dashboard": False, **session_folder()}
 
 
 @contextlib.contextmanager
@@ -100,8 +100,15 @@ def _write_once(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _short_folder() -> dict[str, str]:
-    """`/tmp` for Ray's session where the folder it would take is too long for the path of a socket."""
+def session_folder() -> dict[str, str]:
+    """`/tmp` for Ray's session where the folder it would take is too long for the path of a socket.
+
+    Returns:
+        Arguments of `ray.init`; none where Ray's own choice will do.
+
+    Raises:
+        UserError: Neither can be used.
+    """
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     folder = os.environ.get(variable) or "/tmp"
     most = LONGEST_SOCKET - len(_SOCKET) - 1

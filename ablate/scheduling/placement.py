@@ -136,6 +136,16 @@ def check_cluster() -> None:
         raise _unanswered(address, error) from error
 
 
+def check_folder() -> None:
+    """Refuse a temporary folder in which the Ray that a launch would start here has no room for its sockets.
+
+    Raises:
+        UserError: There is none.
+    """
+    if ray_address() is None and not ray.is_initialized():
+        local_ray.session_folder()
+
+
 def _unanswered(address: str, error: Exception) -> UserError:
     why = getattr(error, "strerror", None) or first_line(error)
     return UserError(f"RAY_ADDRESS: expected a Ray cluster at {address}, got no answer: {why}")

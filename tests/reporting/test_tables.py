@@ -202,7 +202,7 @@ def test_notes_stand_below_with_their_mark() -> None:
 # Formats
 
 
-@pytest.mark.parametrize("width", [100, 120])
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_terminal_table_fits(width: int, seeds: int) -> None:
     rows = ["512", "128", "QM-32, standardized only"]
@@ -216,6 +216,16 @@ def test_the_terminal_table_fits(width: int, seeds: int) -> None:
                 assert number(column, cell, signed=line.source == "difference") in text
                 if cell.deviation is not None:
                     assert f"{cell.deviation:.2f}" in text
+
+
+@pytest.mark.parametrize("width", [60, 72])
+def test_a_narrow_terminal_keeps_the_rows_labels(width: int) -> None:
+    rows = [f"label {number}" for number in range(12)]
+    text = shown(random_table(3, rows, adaptive=True, paper_data=True), width)
+    tables = [part for part in text.split("Row") if "───" in part]
+    assert len(tables) > 1
+    for part in tables:
+        assert all(row in part for row in rows)
 
 
 def test_deviations_stand_beside_where_there_is_room_and_below_where_not() -> None:
