@@ -269,7 +269,7 @@ class Launch:
 
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:
-        if self.tracker is None:
+        if not self.options.tracking:
             yield
             return
         from ablate import report, tracking
