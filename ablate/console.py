@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ablate.cautions import cautions
 from ablate.progress import Progress
 from ablate.redaction import redact
 from ablate.terminal import open_console, plural, printable, row_name
@@ -63,6 +64,11 @@ def show_plan(plan: Plan, out: Console) -> None:
     if failed:
         out.print()
     _show_failures(failed, out)
+    told = cautions(plan)
+    if told:
+        out.print()
+    for sentence in told:
+        out.print(Text(f"Caution: {sentence}.".replace("?.", "?"), style="bold yellow", overflow="fold"))
     out.print()
     out.print(Text(f"plan {plan.id}, preset {plan.preset}: {summary(plan)}", overflow="fold"))
 
@@ -198,6 +204,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
             }
             for key, training in plan.trainings.items()
         },
+        "cautions": cautions(plan),
         "summary": _numbers(plan),
     }
 
