@@ -22,12 +22,14 @@ from pathlib import Path
 
 from ablate.errors import StorageError
 from ablate.files import Files
+from ablate.sealing import read_json
 
 HEARTBEAT_S = 3.0
 EXPIRY_S = 20.0
 # One process's start is not always told alike twice: sandboxes work it out from two clocks. A process id is not given
 # again within this time either.
 _SAME_START_TICKS = 500
+_OWNER = re.compile(r"[0-9A-Za-z_-]+")  # a file's name is made of it
 _NUMBER = re.compile(r"(\d+)\.json")
 
 
@@ -62,7 +64,7 @@ def _own_start() -> int | None:
 def _dead_here(heartbeat: str) -> bool:
     """Whether a heartbeat is of a process of this machine that is no more."""
     try:
-        boot, namespace, process_id, then = json.loads(heartbeat)["process"]
+        boot, namespace, process_id, then = read_json(heartbeat)["process"]
         if not boot or then is None or [boot, namespace] != _machine():
             return False
         now = _started(process_id)
@@ -91,10 +93,10 @@ def owner_of(files: Files, key: str, number: int) -> str | None:
         number: The claim's.
     """
     try:
-        owner: str | None = json.loads(files.read(path_of(key, number)) or b"")["owner"]
+        owner = read_json(files.read(path_of(key, number)))["owner"]
     except (ValueError, KeyError, TypeError):
         return None
-    return owner
+    return owner if isinstance(owner, str) and _OWNER.fullmatch(owner) else None
 
 
 def path_of(key: str, number: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -19,6 +18,7 @@ from ablate.errors import first_line, place_of
 from ablate.learning.models import build_network
 from ablate.options import Options, ray_address
 from ablate.planning import Plan, PlannedTraining
+from ablate.sealing import read_json
 from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
 from ablate.speed.known import kind_of, known_speeds, mode_of
 from ablate.storage import Storage
@@ -226,7 +226,7 @@ def measured_speed(
 def _identity(storage: Storage, key: str) -> dict[str, Any]:
     content = storage.files.read(f"{key}/training.json")
     try:
-        found = json.loads(content or b"{}")
+        found = read_json(content)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

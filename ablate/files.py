@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -13,6 +14,9 @@ from urllib.parse import parse_qs, urlparse
 from ablate.errors import StorageError
 from ablate.places import is_address, local_path, refuse_half_written
 from ablate.redaction import redact
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO)
+"""What the system says where there is something else than a file, or nothing."""
 
 
 class Files(Protocol):
@@ -72,10 +76,15 @@ class LocalFiles:
     def read(self, path: str) -> bytes | None:
         """See `Files`."""
         try:
-            return (self.root / path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            opened = os.open(self.root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            if not stat.S_ISREG(os.fstat(opened).st_mode):  # a pipe would never end
+                os.close(opened)
+                return None
+            with os.fdopen(opened, "rb") as stream:
+                return stream.read()
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise self._error("readable", path, error) from error
 
     def write(self, path: str, content: bytes) -> None:
@@ -83,6 +92,7 @@ class LocalFiles:
         target = self.root / path
         beside = self._write_beside(target, content)
         try:
+            self._set_folder_aside(target)
             beside.replace(target)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -116,28 +126,38 @@ class LocalFiles:
         """See `Files`."""
         try:
             return sorted(name for name in os.listdir(self.root / path) if not name.startswith(".tmp-"))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return []
             raise self._error("readable", path, error) from error
 
     def size(self, path: str) -> int | None:
         """See `Files`."""
         try:
-            return (self.root / path).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            found = (self.root / path).stat()
+            return found.st_size if stat.S_ISREG(found.st_mode) else None
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise self._error("readable", path, error) from error
 
     def delete(self, path: str) -> None:
         """See `Files`."""
         try:
-            (self.root / path).unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return
+            if not self._set_folder_aside(self.root / path):
+                (self.root / path).unlink()
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return
             raise self._error("deletable", path, error) from error
+
+    @staticmethod
+    def _set_folder_aside(target: Path) -> bool:
+        """Rename a folder that lies where a file belongs; whoever made it may want what is in it."""
+        if target.is_symlink() or not target.is_dir():
+            return False
+        target.rename(target.with_name(f"aside-{target.name}-{uuid.uuid4().hex[:8]}"))
+        return True
 
     def _write_beside(self, target: Path, content: bytes) -> Path:
         beside = target.parent / f".tmp-{uuid.uuid4().hex}"

@@ -260,7 +260,8 @@ class Launch:
         self.storage.identify()
         for training in self.plan.trainings.values():
             self.storage.describe(training.key, training.identity)
-            for message in self.storage.drop_damaged(training.key, training.measurements):
+            damaged = self.storage.drop_damaged(training.key, training.measurements)
+            for message in [*damaged, *self.storage.damage(training.key)]:
                 self.console.print(Text(printable(message), overflow="fold"))
         plan_file.save(self.plan, self.storage, self.provenance)
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from ablate import provenance as origins
 from ablate.errors import StorageError, nearest
 from ablate.redaction import redact
+from ablate.sealing import seal, unseal
 from ablate.spaces import NAME
 from ablate.specs import DataSpec, Spec
 
@@ -126,8 +127,8 @@ class PlanFile(Spec):
         )
 
     def to_json(self) -> str:
-        """The file's text."""
-        return json.dumps(self.model_dump(), indent=1, ensure_ascii=False)
+        """The file's text, with its checksum."""
+        return json.dumps(seal(self.model_dump()), indent=1, ensure_ascii=False)
 
 
 def from_plan(plan: Plan | PlanFile, provenance: Mapping[str, str] | None = None) -> PlanFile:
@@ -231,14 +232,14 @@ def parse(text: str | bytes, where: str) -> PlanFile:
         StorageError: It is damaged, or a newer version wrote it.
     """
     try:
-        content = json.loads(text)
+        content = unseal(text)
         layout = content["layout"]
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{where}: expected a plan as JSON, got {type(error).__name__}: {error}") from error
     if layout != LAYOUT:
         raise StorageError(f"{where}: expected plan layout {LAYOUT}, got {layout}; use the version that wrote it")
     try:
-        return PlanFile.model_validate_json(text)
+        return PlanFile.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"])
@@ -268,13 +269,19 @@ def save(plan: Plan | PlanFile, storage: Storage, provenance: Mapping[str, str] 
     return file
 
 
-def load(storage: Storage, plan_id: str | None = None, space: str | None = None) -> PlanFile:
+def load(
+    storage: Storage,
+    plan_id: str | None = None,
+    space: str | None = None,
+    tell: Callable[[str], None] = lambda message: None,
+) -> PlanFile:
     """A plan that was launched into this storage.
 
     Args:
         storage: Where.
         plan_id: Which; none: the one launched last.
         space: Only plans of this space.
+        tell: Called with a message for each plan that cannot be read and is passed over.
 
     Returns:
         The plan file.
@@ -288,11 +295,11 @@ def load(storage: Storage, plan_id: str | None = None, space: str | None = None)
         if content is None:
             hint = nearest(plan_id, plan_ids(storage) or ["(none)"])
             raise StorageError(f"--plan: expected a plan launched into {where}, got {plan_id!r}; {hint}")
-        return parse(content, f"{where}/{_path(plan_id)}")
+        return _named(parse(content, f"{where}/{_path(plan_id)}"), plan_id, where)
     found, damaged = [], []
     for name in plan_ids(storage):
         try:
-            file = parse(storage.files.read(_path(name)) or b"", f"{where}/{_path(name)}")
+            file = _named(parse(storage.files.read(_path(name)) or b"", f"{where}/{_path(name)}"), name, where)
         except StorageError as error:  # of a plan that was not asked for
             damaged.append(error)
             continue
@@ -303,7 +310,15 @@ def load(storage: Storage, plan_id: str | None = None, space: str | None = None)
     if not found:
         what = f"a plan of {space!r}" if space else "a plan"
         raise StorageError(f"--storage {where}: expected {what} launched into it, got none")
+    for problem in damaged:
+        tell(f"{problem}; it is passed over")
     return max(found, key=lambda file: file.launched_ms)
+
+
+def _named(file: PlanFile, plan_id: str, where: str) -> PlanFile:
+    if file.id != plan_id:
+        raise StorageError(f"{where}/{_path(plan_id)}: expected plan {plan_id}, got a file of plan {file.id!r}")
+    return file
 
 
 def plan_ids(storage: Storage) -> list[str]:

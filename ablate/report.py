@@ -249,13 +249,21 @@ def _sync(
 
     storage = Storage(location)
     spaces = [None] if plan_id is not None or "all" in asked else list(asked)
-    found = [plan_file.load(storage, plan_id, space) for space in spaces]
+
+    def tell(message: str) -> None:
+        console.print(Text(printable(message), overflow="fold"))
+
+    found = [plan_file.load(storage, plan_id, space, tell) for space in spaces]
     plans = {plan.id: plan for plan in found}
     for plan in plans.values():
         tracker.open_plan(plan, storage=storage)
         unfinished = tracker.sync(plan, storage, whole=True)
         if unfinished:
             tracker.interrupt(plan)
+        for key, trials in plan.trainings().items():
+            needed = {name for trial in trials for name in trial.measurements}
+            for message in [*storage.damage(key), *storage.damaged_records(key, needed)]:
+                tell(message)
         total = len(plan.trainings())
         sent = f"Sent plan {plan.id} to {tracker.uri}: {total - len(unfinished)} of {total} trainings are whole."
         console.print(sent, markup=False)

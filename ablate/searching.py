@@ -18,8 +18,9 @@ from typing import Any, Literal, Protocol
 from ablate.errors import StorageError
 from ablate.randomness import stream
 from ablate.samples import Sample
+from ablate.sealing import seal, unseal
 from ablate.search_space import MOST_SAMPLES, SearchSpec
-from ablate.storage import Storage, TrainingView
+from ablate.storage import Storage, TrainingView, reaches
 
 LAYOUT = 1
 """Of the records; a newer one than this is refused by name."""
@@ -62,7 +63,7 @@ def told(view: TrainingView, history: Sequence[Mapping[str, Any]], search: Searc
         if entry["epoch"] > 0 and metrics[0] in entry["metrics"]
     }
     if view.finished:
-        last = history[-1]["metrics"] if history else {}
+        last = history[-1]["metrics"] if history and reaches(history, view.epoch) else {}
         missing = [metric for metric in metrics if metric not in last]
         if missing:
             return Told("failed", epoch=view.epoch, reason=f"its history has no {missing[0]}")
@@ -224,7 +225,7 @@ class Search:
             "stopped": sorted(self.stopped),
             "samples": [{"number": sample.number, "values": dict(sample.values)} for sample in self.samples],
         }
-        self._storage.files.write(self._path, json.dumps(content, indent=1).encode())
+        self._storage.files.write(self._path, json.dumps(seal(content), indent=1).encode())
 
     def _read(self) -> None:
         content = self._storage.files.read(self._path)
@@ -232,13 +233,13 @@ class Search:
             return
         where = f"{self._storage.location}/{self._path}"
         try:
-            found = json.loads(content)
+            found = unseal(content)
             layout = found["layout"]
             if layout == LAYOUT:
                 self.samples = [Sample(int(entry["number"]), entry["values"]) for entry in found["samples"]]
                 self.stopped = {int(number) for number in found["stopped"]}
                 self.spent_s = float(found["spent_s"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise StorageError(f"{where}: expected the records of a search, got {what}") from error
         if layout != LAYOUT:

@@ -8,25 +8,29 @@
     <storage>/identity/<id>                          which storage this is; several where storages were merged
 
 A file counts once a manifest names it, and a manifest once its own checksum holds; readers take the newest valid one.
+The log grows beside them; a manifest holds the checksum of what it was when the manifest was written.
 So nothing half written is ever read, and a worker that outlived its node writes into a folder nobody waits for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
 from ablate.errors import StorageError
 from ablate.files import Files, LocalFiles, open_files
+from ablate.sealing import read_json
 
 LAYOUT = 1
 """Of manifests, checkpoints and records; a newer one than this is refused by name."""
@@ -169,7 +173,11 @@ class Storage:
             identity: From `ablate.identity.training_identity`.
         """
         path = f"{key}/training.json"
-        if self.files.size(path) is None:
+        try:
+            there = isinstance(read_json(self.files.read(path)), dict)
+        except ValueError:
+            there = False  # damaged, or not there
+        if not there:
             self.files.write(path, json.dumps(identity, indent=1, sort_keys=True).encode())
 
     def view(self, key: str) -> TrainingView:
@@ -211,19 +219,104 @@ class Storage:
             key: The training's key.
 
         Returns:
-            Entries `{"epoch", "timestamp_ms", "metrics"}`.
+            Entries `{"epoch", "timestamp_ms", "metrics"}`. Where a file of them is damaged or gone, they are taken from
+            the checkpoint that carries them, and the file is written again.
         """
         best: list[dict[str, Any]] = []
+        lost: list[tuple[str, str]] = []
+        reached = -1
         for attempt in self._attempts(key):
-            manifest = self._manifest(key, attempt)
-            for name, checksum in reversed(manifest["histories"] if manifest else []):
-                content = self._verified(f"{key}/attempts/{attempt}/{name}", checksum)
+            manifest = self._manifest(key, attempt, present=False)
+            if manifest is None:
+                continue
+            reached = max(reached, int(manifest["epoch"]))
+            for name, checksum in reversed(manifest["histories"]):
+                path = f"{key}/attempts/{attempt}/{name}"
+                content = self._verified(path, checksum)
                 if content is not None:
                     entries = json.loads(content)
                     if len(entries) > len(best):
                         best = entries
                     break
+                lost.append((path, checksum))
+        if reaches(best, reached):
+            return best
+        carried = self._carried_history(key)
+        if len(carried) > len(best):
+            best = carried
+            content = json.dumps(best).encode()
+            for path, checksum in lost:
+                if _sum(content) == checksum:
+                    with contextlib.suppress(StorageError):  # where nothing may be written, it is read so each time
+                        self.files.write(path, content)
         return best
+
+    def _carried_history(self, key: str) -> list[dict[str, Any]]:
+        """The history in the furthest checkpoint."""
+        content, _ = self.checkpoint(key)
+        if content is None:
+            return []
+        import pickle
+
+        import torch  # reading storage does without, until something is damaged
+
+        try:
+            history: list[dict[str, Any]] = torch.load(io.BytesIO(content), weights_only=True)["history"]
+        except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError):  # whole, but none of ours
+            return []
+        return history
+
+    def damage(self, key: str) -> list[str]:
+        """What of a training cannot be read any more, history and log included; what can be regained, is.
+
+        Contents of checkpoints are looked at only when they are wanted; a bucket keeps checksums of its own, and is
+        looked through for what is gone alone.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            A message for each.
+        """
+        messages = []
+        reached = -1
+        for attempt in self._attempts(key):
+            base = f"{key}/attempts/{attempt}"
+            names = self.files.list(base)
+            found = sorted((name for name in names if name.startswith("manifest-")), reverse=True)
+            whole = None
+            for name in found:
+                whole = _parse_manifest(self.files.read(f"{base}/{name}"), f"{self.location}/{base}/{name}")
+                if whole is not None:
+                    break
+                messages.append(
+                    f"expected a whole manifest, got a damaged {base}/{name}; what it alone named is made again"
+                )
+            if whole is None:
+                if not found and any(name.startswith(("checkpoint-", "record-")) for name in names):
+                    messages.append(f"expected a manifest in {base}, got none; what it named is made again")
+                continue
+            reached = max(reached, int(whole["epoch"]))
+            gone = {name for _, name, _ in whole["checkpoints"]} | {name for name, _ in whole["records"].values()}
+            messages += [
+                f"expected {base}/{name}, got none; what it held is made again" for name in sorted(gone - set(names))
+            ]
+            log = whole.get("log")
+            if log is not None and isinstance(self.files, LocalFiles):
+                text = self.files.read(f"{base}/log.txt")
+                if text is None or _sum(text[: log[0]]) != log[1]:
+                    messages.append(
+                        f"expected the whole log, got {'none' if text is None else 'a damaged one'} at "
+                        f"{base}/log.txt; no number depends on it"
+                    )
+        history = self.history(key) if reached >= 0 else []
+        if reached >= 0 and not reaches(history, reached):
+            last = history[-1]["epoch"] if history else "none"
+            messages.append(
+                f"expected the metrics of all epochs up to {reached} in {key}, got them up to {last}: the histories "
+                "are damaged, and no checkpoint that carries them is left"
+            )
+        return messages
 
     def record(self, view: TrainingView, measurement: str) -> Record | None:
         """A measurement's record.
@@ -278,6 +371,19 @@ class Storage:
         Returns:
             A message for each.
         """
+        return self.damaged_records(key, measurements, drop=True)
+
+    def damaged_records(self, key: str, measurements: Iterable[str], *, drop: bool = False) -> list[str]:
+        """Records that cannot be read any more; none of a bucket, which keeps checksums of its own.
+
+        Args:
+            key: The training's key.
+            measurements: Keys of the records that matter.
+            drop: Delete them.
+
+        Returns:
+            A message for each.
+        """
         if not isinstance(self.files, LocalFiles):
             return []
         messages = []
@@ -285,8 +391,10 @@ class Storage:
         for name in measurements:
             path, checksum = view.records.get(name, ("", ""))
             if path and self._verified(path, checksum) is None:
-                self.files.delete(path)
-                messages.append(f"expected a whole record, got a damaged {path}; it is measured again")
+                if drop:
+                    self.files.delete(path)
+                told = "it is measured again" if drop else "the same launch again measures it"
+                messages.append(f"expected a whole record, got a damaged {path}; {told}")
         return messages
 
     def attempt(self, key: str) -> Attempt:
@@ -329,8 +437,8 @@ class Storage:
         names = [name for name in self.files.list(f"{key}/attempts") if re.fullmatch(r"\d{4,}-[0-9a-f]{8}", name)]
         return sorted(names, key=lambda name: int(name.split("-")[0]))
 
-    def _manifest(self, key: str, attempt: str) -> dict[str, Any] | None:
-        """The newest valid manifest, less what it names that is gone."""
+    def _manifest(self, key: str, attempt: str, *, present: bool = True) -> dict[str, Any] | None:
+        """The newest valid manifest; with `present`, less what it names that is gone."""
         base = f"{key}/attempts/{attempt}"
         for _ in range(_READ_TRIES):  # a live writer drops old manifests, between our listing and our reading too
             names = self.files.list(base)
@@ -339,7 +447,7 @@ class Storage:
                 content = self.files.read(f"{base}/{name}")
                 manifest = _parse_manifest(content, f"{self.location}/{base}/{name}")
                 if manifest is not None:
-                    return _present(manifest, set(names))
+                    return _present(manifest, set(names)) if present else manifest
             if not manifests:
                 break
         return None
@@ -358,15 +466,55 @@ def _present(manifest: dict[str, Any], names: set[str]) -> dict[str, Any]:
     }
 
 
+def _shaped(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest has all that readers look at, and names files of its own folder alone."""
+    try:
+        _Shape.model_validate(manifest)
+    except ValidationError:
+        return False
+    return True
+
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+
+
+class _Shape(BaseModel):
+    sequence: int
+    epoch: int
+    finished: bool
+    checkpoints: list[tuple[int, _Name, str]]
+    histories: list[tuple[_Name, str]]
+    records: dict[str, tuple[_Name, str]]
+    failure: dict[str, Any] | None
+    stopped: int | None = None
+    log: tuple[int, str] | None = None
+    """Bytes of the log when the manifest was written, and their checksum: later lines only follow them."""
+
+
+def reaches(history: Sequence[Mapping[str, Any]], epoch: int) -> bool:
+    """Whether a history has every epoch up to one.
+
+    Args:
+        history: As of `Storage.history`.
+        epoch: How far the training has got; -1 where nothing was stored yet.
+
+    Returns:
+        False for one cut short.
+    """
+    return epoch < 0 or (bool(history) and int(history[-1]["epoch"]) >= epoch)
+
+
 def _parse_manifest(content: bytes | None, path: str) -> dict[str, Any] | None:
     try:
-        outer = json.loads(content or b"")
+        outer = read_json(content)
         body = outer["body"]
         if _sum(body.encode()) != outer["sha256"]:
             return None
-        manifest: dict[str, Any] = json.loads(body)
+        manifest: dict[str, Any] = read_json(body)
         layout = manifest["layout"]
     except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if layout == LAYOUT and not _shaped(manifest):
         return None
     if layout != LAYOUT:
         raise StorageError(f"{path}: expected storage layout {LAYOUT}, got {layout}; use the version that wrote it")
@@ -387,6 +535,7 @@ class Attempt:
         self._files = files
         self._base = f"{key}/attempts/{name}"
         self.name = name
+        self._log: tuple[int, str] | None = None  # as it was written last
         self._manifest: dict[str, Any] = manifest or {
             "layout": LAYOUT,
             "sequence": 0,
@@ -460,9 +609,21 @@ class Attempt:
         """
         self._commit(stopped=epoch)
 
-    def save_log(self, text: str) -> None:
-        """Replace the attempt's log file."""
-        self._files.write(f"{self._base}/log.txt", text.encode())
+    def save_log(self, text: str, *, last: bool = False) -> None:
+        """Replace the attempt's log file by one that has grown.
+
+        The next manifest holds its length and checksum: whatever was there then is checked, and a line written between
+        two manifests costs none of its own.
+
+        Args:
+            text: All lines so far.
+            last: Nothing follows: a manifest is written for it.
+        """
+        content = text.encode(errors="backslashreplace")
+        self._files.write(f"{self._base}/log.txt", content)
+        self._log = (len(content), _sum(content))
+        if last:
+            self._commit()
 
     def forget_checkpoints(self) -> None:
         """Name no checkpoint any more, before they are deleted."""
@@ -476,6 +637,8 @@ class Attempt:
     def _commit(self, **changes: Any) -> None:
         sequence = self._manifest["sequence"] + 1
         manifest = {**self._manifest, **changes, "sequence": sequence}
+        if self._log is not None:
+            manifest["log"] = self._log
         body = json.dumps(manifest)
         content = json.dumps({"sha256": _sum(body.encode()), "body": body}).encode()
         self._files.write(f"{self._base}/manifest-{sequence:06d}.json", content)

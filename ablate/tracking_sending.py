@@ -17,7 +17,7 @@ import numpy as np
 
 from ablate import tracked
 from ablate.plan_file import TrialPart
-from ablate.storage import Record, Storage, TrainingView
+from ablate.storage import Record, Storage, TrainingView, reaches
 from ablate.tracking_agreement import (
     CURVES,
     DIGEST,
@@ -79,6 +79,8 @@ def send(
         return False  # what storage does not know it cannot contradict
     held = _Whole(storage, view)
     run = opened.trainings.get(key)
+    if run is not None and not held.has_every_epoch:
+        return False  # MLflow may show the epochs that damaged storage has lost
     if run is None and key in opened.nameless and _training_agrees(store, opened, opened.nameless[key], held, True):
         run = opened.trainings[key] = opened.nameless.pop(key)
     elif run is not None and not _training_agrees(store, opened, run, held, whole):
@@ -97,7 +99,7 @@ def send(
                 trial.tags["ablate.training_run_id"] = run.id
     _point_to(store, opened, run, trials)
     done = [_send_trial(store, opened, run, held, trial, whole) for trial in trials]
-    return (view.finished or view.stopped is not None) and all(done)
+    return (view.finished or view.stopped is not None) and held.has_every_epoch and all(done)
 
 
 def _tell(opened: PlanRuns, experiment: str, run: Run) -> None:
@@ -216,7 +218,7 @@ def _send_training(store: Store, opened: PlanRuns, run: Run, whole: _Whole, tria
         store.untag(run, "ablate.failure")
         store.set_status(run, "FINISHED", whole.ended_ms)
         record = next((found for key in view.records if (found := whole.record(key)) is not None), None)
-        if record is not None:  # not before something is measured: its record tells where it was trained
+        if record is not None and whole.has_every_epoch:  # not before something is measured: its record tells where it was trained
             kept = _send_networks(store, run, whole)
             store.log(run, tags={**_made(record), "ablate.networks": kept, SYNCED: SYNCED_LAYOUT})
 
@@ -229,6 +231,8 @@ def _send_networks(store: Store, run: Run, whole: _Whole) -> str:
     import torch
 
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if state["epoch"] < whole.view.epoch:
+        return "none: its last checkpoint is damaged"
     networks = {"last": state["network"], **({"best": state["best"]["network"]} if state.get("best") else {})}
     told = []
     for name, network in networks.items():
@@ -297,6 +301,8 @@ def _send_trial(
     trusted = run is not None and synced(run) and opened.owns(run) and intact(run) and not compare
     if trusted and run is not None and run.tags.get(SENT_FROM) == held.trial_from(trial):
         return True
+    if run is not None and held.unreadable(trial):
+        return False  # MLflow may show what damaged storage has lost
     points = _trial_points(held, trial)
     if run is None and where in opened.nameless:
         run = opened.nameless[where]
@@ -392,9 +398,18 @@ class _Whole:
             self._records[key] = self.storage.record(self.view, key)
         return self._records[key]
 
+    @property
+    def has_every_epoch(self) -> bool:
+        """Whether its curves are whole; those of damaged storage may end early."""
+        return reaches(self.history, self.view.epoch)
+
+    def unreadable(self, trial: TrialPart) -> bool:
+        """Whether a record of a trial is there, and damaged."""
+        return any(self.record(key) is None for key in trial.measurements & self.view.records.keys())
+
     def complete(self, trial: TrialPart) -> bool:
         """Whether all of a trial is there and can be read."""
-        there = self.view.finished and trial.measurements <= self.view.records.keys()
+        there = self.view.finished and self.has_every_epoch and trial.measurements <= self.view.records.keys()
         return there and all(self.record(key) is not None for key in trial.measurements)
 
     def records(self, trial: TrialPart) -> dict[str, Record]:

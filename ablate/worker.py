@@ -172,7 +172,7 @@ class _Run:
         try:
             if self.attempt is not None:
                 self.attempt.save_failure(reason, details, _now_ms())
-                self.attempt.save_log(self.log.text())
+                self.attempt.save_log(self.log.text(), last=True)
         except StorageError as error:
             return f"{reason} (and the failure could not be stored: {error})"
         return reason
@@ -195,7 +195,7 @@ class _Run:
         if missing:
             self._measure(attempt, state, missing)
         self.log.info("finished")
-        attempt.save_log(self.log.text())
+        attempt.save_log(self.log.text(), last=True)
 
     def _train(self, attempt: Attempt) -> TrainingState:
         epochs = self.task.spec.training.epochs

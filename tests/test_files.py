@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             act()
 
 
-@pytest.mark.parametrize("path", ["folder", "x" * 300])
+@pytest.mark.parametrize("path", ["folder/" + "x" * 300, "x" * 300])
 def test_what_the_system_refuses_is_a_storage_error(files: LocalFiles, path: str) -> None:
     files.write("folder/f", b"")
     for act in (lambda: files.read(path), lambda: files.write(path, b""), lambda: files.delete(path)):
@@ -166,3 +167,13 @@ def test_buckets_without_conditional_writes_create_nothing() -> None:
     assert files.read("f") == b"1"
     with pytest.raises(StorageError, match="without conditional writes"):
         files.create("g", b"1")
+
+
+def test_a_folder_where_a_file_belongs_is_no_file_and_keeps_what_is_in_it(files: LocalFiles) -> None:
+    for act in (lambda: files.write("folder", b"new"), lambda: files.delete("folder")):
+        files.write("folder/f", b"kept")
+        assert files.read("folder") is None and files.size("folder") is None
+        act()
+        assert [files.read(f"{name}/f") for name in files.list("") if name.startswith("aside-folder-")] == [b"kept"]
+        for path in files.root.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

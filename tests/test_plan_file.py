@@ -15,6 +15,7 @@ from ablate.errors import StorageError
 from ablate.learning import data
 from ablate.plan_file import PlanFile
 from ablate.redaction import redact
+from ablate.sealing import seal
 from ablate.specs import DataSpec, TrialSpec
 from ablate.storage import Storage
 from tests.tracking_world import T0, plan_of
@@ -212,7 +213,7 @@ def test_a_damaged_plan_is_in_nobody_elses_way(storage: Storage) -> None:
 
 
 def test_a_space_is_named_like_a_file_of_spaces_for_reports_make_a_folder_of_it() -> None:
-    content = plan_of().to_json().replace('"batch_size"', '"../../escape"')
+    content = json.dumps(seal(json.loads(plan_of().model_dump_json().replace('"batch_size"', '"../../escape"'))))
     with pytest.raises(StorageError, match="name"):
         plan_file.parse(content, "plan.json")
 

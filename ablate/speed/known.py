@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ablate.files import Files
+from ablate.sealing import read_json
 from ablate.specs import ModelSpec, TrainingSpec
 
 Kind = tuple[str, str, bool, bool, str]
@@ -102,7 +103,7 @@ def _rates(entry: dict[str, Any]) -> dict[int, float]:
 
 def _entries(files: Files, path: str, part: str, value: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(files.read(path) or b"")[part]
+        entries = read_json(files.read(path))[part]
         for entry in entries:
             _kind(entry), value(entry)
     except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or another version's: one can do without
