@@ -218,7 +218,8 @@ def _send_training(store: Store, opened: PlanRuns, run: Run, whole: _Whole, tria
         store.untag(run, "ablate.failure")
         store.set_status(run, "FINISHED", whole.ended_ms)
         record = next((found for key in view.records if (found := whole.record(key)) is not None), None)
-        if record is not None and whole.has_every_epoch:  # not before something is measured: its record tells where it was trained
+        # Not before something is measured: its record tells where it was trained.
+        if record is not None and whole.has_every_epoch:
             kept = _send_networks(store, run, whole)
             store.log(run, tags={**_made(record), "ablate.networks": kept, SYNCED: SYNCED_LAYOUT})
 
