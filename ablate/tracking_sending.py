@@ -79,7 +79,9 @@ def send(
         return False  # what storage does not know it cannot contradict
     held = _Whole(storage, view)
     run = opened.trainings.get(key)
-    if run is not None and not held.has_every_epoch:
+    # Nothing is read for what has arrived from these very files.
+    unread = not whole and synced(run) and run is not None and run.tags.get(SENT_FROM) == held.curves_from
+    if run is not None and not unread and not held.has_every_epoch:
         return False  # MLflow may show the epochs that damaged storage has lost
     if run is None and key in opened.nameless and _training_agrees(store, opened, opened.nameless[key], held, True):
         run = opened.trainings[key] = opened.nameless.pop(key)
@@ -99,7 +101,7 @@ def send(
                 trial.tags["ablate.training_run_id"] = run.id
     _point_to(store, opened, run, trials)
     done = [_send_trial(store, opened, run, held, trial, whole) for trial in trials]
-    return (view.finished or view.stopped is not None) and held.has_every_epoch and all(done)
+    return (view.finished or view.stopped is not None) and (synced(run) or held.has_every_epoch) and all(done)
 
 
 def _tell(opened: PlanRuns, experiment: str, run: Run) -> None:
