@@ -7,7 +7,8 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from ablate.errors import TrackingError
 from ablate.places import local_path
@@ -42,10 +43,16 @@ def resolve(uri: str | None) -> str:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     scheme = urlsplit(uri).scheme.split("+")[0] if "://" in uri else ""
     if scheme == "sqlite":
-        path = uri.partition("://")[2].removeprefix("/")
+        path, mark, options = uri.partition("://")[2].removeprefix("/").partition("?")
         if not path or path == ":memory:":
             raise TrackingError(f"--tracking-uri: expected sqlite:///<file>, got {redact(uri)!r} without a file")
-        return f"{uri.partition('://')[0]}:///{local_path(path, '--tracking-uri').absolute()}"
+        literal = local_path(path + mark + options, "--tracking-uri")
+        if mark and literal.parent.is_dir() and literal.parent != local_path(path, "--tracking-uri").parent:
+            path, mark, options = str(literal), "", ""  # a folder that is named so
+        named = local_path(path, "--tracking-uri").absolute()
+        if not named.parent.is_dir():
+            named = local_path(file_of(f"sqlite:///{path}"), "--tracking-uri").absolute()
+        return f"{sqlite_uri(named, uri.partition('://')[0])}{mark}{options}"
     if scheme in ("http", "https"):
         if not urlsplit(uri).hostname:
             raise TrackingError(f"--tracking-uri: expected http://<host>:<port>, got {redact(uri)!r}")
@@ -63,6 +70,44 @@ def resolve(uri: str | None) -> str:
         f"--tracking-uri: expected sqlite:///<file>, http(s)://<host>:<port> or a database's URI, got {redact(uri)!r}"
         + hint
     )
+
+
+def sqlite_uri(file: Path, scheme: str = "sqlite") -> str:
+    """The URI of a database file.
+
+    Args:
+        file: Its absolute path, whatever characters are in it.
+        scheme: `sqlite`, or with a driver.
+
+    Returns:
+        As the installed SQLAlchemy understands it: only newer ones take `%` for the beginning of an escape.
+    """
+    plain = f"{scheme}:///{file}"
+    if file_of(plain) == str(file):
+        return plain
+    # With the driver's name, or MLflow makes a folder that is named as the URI is written.
+    return f"sqlite+pysqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+
+
+def file_of(uri: str) -> str:
+    """The path in a database file's URI, as the installed SQLAlchemy understands it."""
+    path = uri.partition(":///")[2]
+    if "%" not in path and "?" not in path:
+        return path
+    from sqlalchemy.engine import make_url
+
+    return make_url(uri).database or ""
+
+
+def artifact_address(folder: Path) -> str:
+    """How MLflow writes a local folder of artifacts: a path in which `%` is escaped."""
+    return str(folder).replace("%", "%25")
+
+
+def artifact_folder(address: str) -> Path | None:
+    """The local folder that an artifact address of MLflow names; None where it is elsewhere."""
+    path = urlsplit(address).path if address.startswith("file:") else address
+    return Path(unquote(path)) if path.startswith("/") else None
 
 
 @contextlib.contextmanager

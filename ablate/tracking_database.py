@@ -10,9 +10,20 @@ import uuid
 from pathlib import Path
 
 from ablate.errors import TrackingError, first_line
+from ablate.tracking_address import artifact_address, artifact_folder, sqlite_uri
 
 BUSY_S = 20.0
 """How long to wait for another process that writes."""
+
+_LOCATIONS = "SELECT artifact_location FROM experiments"
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Tables and columns of MLflow in which addresses of artifacts stand."""
 
 _NETWORK_DRIVES = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "fuse", "afs")
 
@@ -53,7 +64,7 @@ def create(path: Path, artifacts: str) -> None:
 
 
 def check(path: Path, artifacts: str) -> None:
-    """Prove that a database file can be written, and bring one of an older MLflow up to date.
+    """Prove that a database file can be written, and bring one of an older MLflow, or of another folder, up to date.
 
     Args:
         path: An existing file; an empty one gets MLflow's tables.
@@ -75,10 +86,55 @@ def check(path: Path, artifacts: str) -> None:
             _migrate(path)
         else:
             _create_tables(path, path.parent / artifacts)
+        _relocate(path, artifacts)
     except TrackingError:
         raise
     except Exception as error:
         raise TrackingError(f"--tracking-uri: expected MLflow's tables in {path}, got: {first_line(error)}") from error
+
+
+def _relocate(path: Path, artifacts: str) -> None:
+    """Have addresses of artifacts follow the database's folder, where it was moved or copied with them.
+
+    Where the database alone was copied its artifacts stay where they are.
+    """
+    here = path.parent.absolute()
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+        locations = [artifact_folder(row[0] or "") for row in database.execute(_LOCATIONS)]
+        former = {
+            folder.parent.parent
+            for folder in locations
+            if folder is not None and folder.parent.name == artifacts and not _is_same(folder.parent.parent, here)
+        }
+        if not former:
+            return
+        database.execute("BEGIN IMMEDIATE")
+        with database:  # all of them or none
+            for table, column in _ADDRESSES:
+                columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+                if column not in columns:  # of an MLflow that has none
+                    continue
+                rows = database.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
+                moved = [(after, row) for row, before in rows if (after := _moved(before, former, here))]
+                database.executemany(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", moved)
+
+
+def _moved(address: str | None, former: set[Path], here: Path) -> str | None:
+    """Where an address leads now, if that is another place than before."""
+    folder = artifact_folder(address or "")
+    old = next((old for old in former if folder is not None and folder.is_relative_to(old)), None)
+    if folder is None or old is None:
+        return None
+    new = here / folder.relative_to(old)
+    if folder.exists() and not new.exists():
+        return None
+    return new.as_uri() if (address or "").startswith("file:") else artifact_address(new)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return one == other
 
 
 def flush(path: Path) -> None:
@@ -110,7 +166,7 @@ def on_network_drive(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> 
 def _create_tables(path: Path, artifacts: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    SqlAlchemyStore(f"sqlite:///{path}", str(artifacts)).engine.dispose()
+    SqlAlchemyStore(sqlite_uri(path), artifact_address(artifacts)).engine.dispose()
 
 
 def _is_old(path: Path) -> bool:
@@ -132,7 +188,7 @@ def _migrate(path: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(kept)) as copy:
             old.backup(copy)
-        engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")
+        engine = utils.create_sqlalchemy_engine_with_retry(sqlite_uri(path))
         utils._upgrade_db(engine)
         engine.dispose()
     except Exception as error:

@@ -17,7 +17,7 @@ from typing import Any
 from ablate import tracking_database as database
 from ablate.errors import TrackingError, first_line
 from ablate.redaction import redact
-from ablate.tracking_address import patience, quieten, resolve
+from ablate.tracking_address import artifact_address, artifact_folder, file_of, patience, quieten, resolve
 
 ARTIFACTS = "mlartifacts"
 """The folder beside a database file where artifacts go."""
@@ -72,7 +72,7 @@ class Store:
     def __init__(self, uri: str | None = None) -> None:
         self.uri = resolve(uri)
         self.shown = redact(self.uri)
-        self.file = Path(self.uri.partition(":///")[2]) if self.uri.startswith("sqlite") else None
+        self.file = Path(file_of(self.uri)) if self.uri.startswith("sqlite") else None
         self.remote = self.uri.startswith("http")
         self._made: Any = None
         self._experiments: dict[str, str] = {}
@@ -120,7 +120,7 @@ class Store:
         if name not in self._experiments:
             found = self._talk(lambda: self._client.get_experiment_by_name(name))
             if found is None and create:
-                place = str(self.file.parent / ARTIFACTS / name) if self.file is not None else None
+                place = artifact_address(self.file.parent / ARTIFACTS / name) if self.file is not None else None
                 try:
                     identifier = self._talk(lambda: self._client.create_experiment(name, artifact_location=place))
                 except ServerAway:
@@ -161,8 +161,9 @@ class Store:
                 )
             )
         for run in found:
-            if self.file is not None and Path(run.info.artifact_uri).is_absolute():
-                self._folders[run.info.run_id] = Path(run.info.artifact_uri)
+            folder = artifact_folder(run.info.artifact_uri) if self.file is not None else None
+            if folder is not None:
+                self._folders[run.info.run_id] = folder
         return [_run(run) for run in found]
 
     def run(self, run_id: str) -> Run | None:

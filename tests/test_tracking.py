@@ -282,3 +282,91 @@ def test_no_password_reaches_a_run(at: Callable[[Path], Tracker], tmp_path: Path
 def test_spaces_cannot_take_the_names_of_our_own_experiments(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="'training'"):
         at(tmp_path).open_plan(plan_of(space="training"))
+
+
+MOVES = [("project", "per%20cent", False), ("per%20cent", "a#b", False), ("project", "q?x", True)]
+
+
+def seen_by_the_ui(folder: Path, run_id: str, path: str, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """An artifact as `mlflow ui` finds it when it is started in a folder: by a database relative to it."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    monkeypatch.chdir(folder)
+    with monkeypatch.context() as fresh:
+        fresh.setattr(SqlAlchemyStore, "_engine_map", {})  # or it would be another folder's mlflow.db
+        store = SqlAlchemyStore("sqlite:///mlflow.db", "./mlartifacts")
+        repository = get_artifact_repository(store.get_run(run_id).info.artifact_uri)
+        store.engine.dispose()
+    return Path(repository.download_artifacts(path)).read_bytes()
+
+
+@pytest.mark.parametrize(("before", "after", "copied"), MOVES)
+def test_artifacts_are_found_and_written_where_the_folder_went(
+    at: Callable[[Path], Tracker],
+    tmp_path: Path,
+    before: str,
+    after: str,
+    copied: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old, new = tmp_path / before, tmp_path / after
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
+    finish(storage, plan)
+    at(old).sync(plan, storage)
+    shutil.copytree(old, new) if copied else old.rename(new)
+    kept = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    later = plan_of(rows=("256",), plan_id="bbbbbbbbbb", space="lowpass")
+    finish(storage, later)
+    tracker = at(new)
+    tracker.sync(later, storage)
+    for space, row in (("batch_size", "512"), ("lowpass", "256")):
+        read = tracker.read_plan(space)
+        assert read.problems == {} and read.correct(row, 0)
+        trial = read.trials[row, 0]
+        for run_id, path in ((trial.run_id, "measurements.npz"), (trial.training_run_id, "networks/last.pt")):
+            assert seen_by_the_ui(new, run_id or "", path, monkeypatch)
+        assert str(new / "mlartifacts" / space) in str(tracker._store._folders[trial.run_id or ""])
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == kept
+    with sqlite3.connect(new / "mlflow.db") as database:
+        told = [row[0] for row in database.execute("SELECT artifact_uri FROM runs")]
+    assert all(Path(tracking_address.artifact_folder(each) or "").is_relative_to(new) for each in told)
+
+
+def test_addresses_move_together_or_not_at_all(
+    at: Callable[[Path], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
+    finish(storage, plan)
+    at(tmp_path / "old").sync(plan, storage)
+    (tmp_path / "old").rename(tmp_path / "new")
+
+    def addresses() -> list[str]:
+        with sqlite3.connect(tmp_path / "new" / "mlflow.db") as database:
+            query = "SELECT artifact_location FROM experiments UNION ALL SELECT artifact_uri FROM runs"
+            return [row[0] for row in database.execute(query)]
+
+    before = addresses()
+
+    def dies(address: str, *_: object) -> str:
+        if address.endswith("/artifacts"):  # a run's: those of experiments were rewritten by then
+            raise OSError("the disk went away")
+        return "/moved"
+
+    monkeypatch.setattr(tracking_database, "_moved", dies)
+    with pytest.raises(TrackingError, match="the disk went away"):
+        at(tmp_path / "new")
+    assert addresses() == before
+    monkeypatch.undo()
+    assert at(tmp_path / "new").read_plan("batch_size").correct("512", 0)
+
+
+def test_a_database_copied_without_its_artifacts_still_finds_them(
+    at: Callable[[Path], Tracker], tmp_path: Path
+) -> None:
+    storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
+    finish(storage, plan)
+    at(tmp_path / "old").sync(plan, storage)
+    (tmp_path / "new").mkdir()
+    shutil.copyfile(tmp_path / "old" / "mlflow.db", tmp_path / "new" / "mlflow.db")
+    assert at(tmp_path / "new").read_plan("batch_size").correct("512", 0)
