@@ -113,7 +113,9 @@ class TrainingSpec(Spec):
     flip: bool = Field(True, description="Random horizontal flip.")
     attack: TrainingAttackSpec = TrainingAttackSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Of training; measuring is float32.")
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32", description="Of training; measuring is float32. tf32: a GPU's, float32 on a CPU."
+    )
     compile: bool = Field(False, description="Train through torch.compile.")
 
     @model_validator(mode="after")

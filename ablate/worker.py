@@ -27,7 +27,7 @@ from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
-from ablate.learning.training import TrainingError, TrainingState, train
+from ablate.learning.training import TrainingError, TrainingState, memory_format, train
 from ablate.planning import PlannedMeasurement
 from ablate.specs import TrialSpec
 from ablate.storage import Attempt, Record, Storage
@@ -219,15 +219,18 @@ class _Run:
 
         if state is not None and state.epoch == epochs:
             return state
-        return train(self.task.spec, self.dataset, device=self.device, state=state, on_epoch=on_epoch)
+        return train(
+            self.task.spec, self.dataset, device=self.device, state=state, on_epoch=on_epoch, warn=self.log.warning
+        )
 
     def _measure(self, attempt: Attempt, state: TrainingState, missing: list[PlannedMeasurement]) -> None:
         spec = self.task.spec
         images = torch.from_numpy(self.dataset.test_images).to(self.device)
-        images = images.contiguous(memory_format=torch.channels_last)
+        layout = memory_format(self.device, "float32")
+        images = images.contiguous(memory_format=layout)
         labels = torch.from_numpy(self.dataset.test_labels).to(self.device)
         network = build_network(spec.model, len(self.dataset.classes), spec.data.image_size, spec.seed)
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         total, done = len(missing), 0
         broken: list[Exception] = []
         for which in ("last", "best"):

@@ -67,6 +67,10 @@ class Draws:
         """
         if parameter == 1.0:
             return self.uniform(purpose)
+        return self.quantiles(purpose, parameter)
+
+    def quantiles(self, purpose: str, parameter: float) -> Tensor:
+        """As `beta`, for any parameter; computed on the host."""
         # torch has no quantiles of it. The uniform numbers are the same on the CPU, so nothing waits for the device.
         rank = randomness.uniform(self.key(purpose), torch.arange(self.count)).double()
         # Imported here: planning registers augmentations and draws nothing.

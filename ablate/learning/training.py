@@ -27,6 +27,7 @@ from ablate.attacks.linf import ascend, uniform_start
 from ablate.errors import SpecError
 from ablate.learning.augmentation import AugmentationFunction, Draws, crop_and_flip, get_augmentation
 from ablate.learning.data import Dataset, split_validation
+from ablate.learning.graphs import StepGraphs
 from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
 from ablate.learning.models.folding import FoldedNetwork, InParts, fold_normalization
@@ -67,6 +68,7 @@ def train(
     device: torch.device,
     state: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> TrainingState:
     """Train a network to the last epoch.
 
@@ -86,6 +88,7 @@ def train(
         state: Where to go on; None: from the first weights.
         on_epoch: Called with the state before the first epoch and after each one, but not with the `state` given. It
             may keep what it gets.
+        warn: Told in a line what does not run as fast as it could.
 
     Returns:
         The state after the last epoch.
@@ -95,13 +98,20 @@ def train(
         SpecError: A name nobody registered, or a batch larger than the images to train on.
     """
     try:
-        return _train(TrainingRun(spec, dataset, device), state, on_epoch)
+        with on_a_stream(device), convolutions_in(spec.training.precision):
+            run = TrainingRun(spec, dataset, device, warn)
+            try:
+                return _train(run, state, on_epoch)
+            finally:
+                if run.graphs is not None:
+                    run.graphs.release()
     finally:
         if spec.training.compile:
-            # Compiled code outlives its network, and so does the memory of its graphs, which measuring may need.
+            # Compiled code outlives its network.
             torch.compiler.reset()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+        if device.type == "cuda":
+            # So does the memory of graphs, which measuring may need.
+            torch.cuda.empty_cache()
 
 
 def _train(run: TrainingRun, state: TrainingState | None, on_epoch: Callable[[TrainingState], None]) -> TrainingState:
@@ -120,8 +130,15 @@ def _train(run: TrainingRun, state: TrainingState | None, on_epoch: Callable[[Tr
 class TrainingRun:
     """One training in this process: network, optimizer and images on the device."""
 
-    def __init__(self, spec: TrialSpec, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: TrialSpec,
+        dataset: Dataset,
+        device: torch.device,
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.spec, self.training, self.device = spec, spec.training, device
+        self.layout = memory_format(device, spec.training.precision)
         self.classes = len(dataset.classes)
         trained_on, held_out = split_validation(dataset.train_labels, spec.data.validation)
         if self.training.batch_size > len(trained_on):
@@ -136,10 +153,13 @@ class TrainingRun:
             images, labels = self._resident(dataset, held_out)
             self.validation = Validation(images, labels, held_out, self.training.attack, spec.seed)
         network = build_network(spec.model, self.classes, spec.data.image_size, spec.seed)
-        self.network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = network.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
-            parameter_groups(self.network, self.training, spec.model), momentum=self.training.momentum
+            parameter_groups(self.network, self.training, spec.model),
+            momentum=self.training.momentum,
+            fused=True if device.type == "cuda" else None,
         )
+        self.graphs = StepGraphs(self, spec.seed, warn=warn) if device.type == "cuda" else None
         self.folded: FoldedNetwork | None = None
         self.asked: nn.Module = self.network  # by the attack
         if self.training.attack.name != "none" and self.training.attack.network_mode == "eval":
@@ -152,23 +172,42 @@ class TrainingRun:
             if device.type == "cpu":
                 # Compiling imports it, and it warns that there is no GPU, which nobody asked for.
                 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            # On a GPU these networks wait for kernels to be launched; graphs launch all of a pass at once.
-            mode = "reduce-overhead" if device.type == "cuda" else None
-            self.compiled = torch.compile(self.network, dynamic=False, mode=mode)
+            self.compiled = torch.compile(self.network, dynamic=False)
             if isinstance(self.asked, InParts):
                 with self.precision():
-                    self.asked.compile_for(self.images[: self.training.batch_size], mode)
+                    self.asked.compile_for(self.images[: self.training.batch_size])
 
     def _resident(self, dataset: Dataset, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(dataset.train_images[places]).to(self.device)
         labels = torch.from_numpy(dataset.train_labels[places]).to(self.device)
-        return images.contiguous(memory_format=torch.channels_last), labels
+        return images.contiguous(memory_format=self.layout), labels
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a state."""
         self.network.load_state_dict(state.network)
         # The optimizer would go on with the very tensors of the state, and change them.
+        kinds = [group["fused"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(copy.deepcopy(state.optimizer))
+        for group, fused in zip(self.optimizer.param_groups, kinds, strict=True):
+            group["fused"] = fused  # this device's, whichever wrote the state
+
+    def rate_of(self, group: dict[str, Any], epoch: int) -> float:
+        """A parameter group's learning rate in an epoch from 1."""
+        rate: float = group["initial_lr"] * self.training.learning_rate_at(epoch) / self.training.learning_rate_at(1)
+        return rate
+
+    def set_learning_rate(self, epoch: int) -> float:
+        """Set every group's rate to the schedule's; returns the schedule's own."""
+        rate = self.training.learning_rate_at(epoch)
+        for group in self.optimizer.param_groups:
+            value = self.rate_of(group, epoch)
+            if self.graphs is None:
+                group["lr"] = value
+            elif isinstance(group["lr"], Tensor):
+                group["lr"].fill_(value)  # where graphs read it
+            else:
+                group["lr"] = torch.tensor(value, device=self.device)
+        return rate
 
     def snapshot(
         self, epoch: int, metrics: dict[str, float], history: list[dict[str, Any]], best: dict[str, Any] | None
@@ -179,7 +218,11 @@ class TrainingRun:
         if epoch > 0 and accuracy is not None and (best is None or accuracy > best["accuracy"]):
             best = {"epoch": epoch, "accuracy": accuracy, "network": network}
         entry = {"epoch": epoch, "timestamp_ms": time.time_ns() // 1_000_000, "metrics": metrics}
-        return TrainingState(epoch, network, _copied(self.optimizer.state_dict()), [*history, entry], best)
+        optimizer = _copied(self.optimizer.state_dict())
+        if epoch > 0:
+            for group in optimizer["param_groups"]:
+                group["lr"] = self.rate_of(group, epoch)  # graphs read a rounded one
+        return TrainingState(epoch, network, optimizer, [*history, entry], best)
 
     def measured(self, epoch: int) -> dict[str, float]:
         """The probe's and the validation's metrics."""
@@ -191,9 +234,7 @@ class TrainingRun:
     def epoch(self, epoch: int) -> dict[str, float]:
         """Visit every training image once; returns the epoch's metrics of training alone."""
         began = time.perf_counter()
-        rate = self.training.learning_rate_at(epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * rate / self.training.learning_rate_at(1)
+        rate = self.set_learning_rate(epoch)
         order = randomness.permutation(randomness.stream(self.spec.seed, "order", epoch), len(self.images), self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -202,8 +243,7 @@ class TrainingRun:
             for step, batch in enumerate(torch.split(order, self.training.batch_size)):
                 if len(batch) == 1:
                     continue
-                draws = Draws(self.spec.seed, epoch, step, len(batch), self.device)
-                batch_loss, batch_correct = self.step(self.images[batch], self.labels[batch], draws)
+                batch_loss, batch_correct = self.update(epoch, step, batch)
                 loss += batch_loss * len(batch)
                 correct += batch_correct
                 seen += len(batch)
@@ -219,11 +259,18 @@ class TrainingRun:
             "images_per_second": seen / seconds,
         }
 
+    def update(self, epoch: int, number: int, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The step of an epoch on these images, as a graph where there are graphs; returns as `step`."""
+        if self.graphs is not None:
+            return self.graphs.step(epoch, number, batch)
+        draws = Draws(self.spec.seed, epoch, number, len(batch), self.device)
+        return self.step(self.images[batch], self.labels[batch], draws)
+
     def step(self, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """One update; returns the batch's mean loss and the number of correct answers, both on the device."""
         training = self.training
         pixels = crop_and_flip(pixels, draws, padding=training.crop_padding, flip=training.flip)
-        clean = as_float(pixels).contiguous(memory_format=torch.channels_last)
+        clean = as_float(pixels).contiguous(memory_format=self.layout)
         hard = (labels[:, None] == torch.arange(self.classes, device=self.device)).to(clean.dtype)
         with transformed_weights(self.network):
             if training.augmentation.order == "clean":
@@ -235,7 +282,7 @@ class TrainingRun:
                 images, targets = self.augment(images, hard, draws, training.augmentation)
                 loss = self.loss(labels, hard, targets)
             self.network.train()
-            logits = self.forward(images.contiguous(memory_format=torch.channels_last))
+            logits = self.forward(images.contiguous(memory_format=self.layout))
             mean = loss(logits).mean()
             torch.autograd.backward(mean)
         self.optimizer.step()
@@ -255,7 +302,7 @@ class TrainingRun:
         if attack.name == "none":
             return images
         self.network.train(attack.network_mode == "train")
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=self.layout)
         eps, start = attack.eps_255 / 255, images
         if attack.random_start:
             start = uniform_start(images, eps, draws.key("attack start"), torch.arange(len(images), device=self.device))
@@ -283,16 +330,57 @@ class TrainingRun:
         """Logits in float32, by the compiled network where there is one."""
         # A smaller last batch would compile everything a second time.
         network = self.compiled if len(images) == self.training.batch_size else self.network
-        if network is not self.network:
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with self.precision():
             return full_precision(network(images))
 
     def precision(self) -> Any:
         """The autocast that training.precision asks for."""
-        if self.training.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        if self.training.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def memory_format(device: torch.device, precision: str) -> torch.memory_format:
+    """How activations lie in memory: cuDNN's IEEE float32 convolutions are made for contiguous ones, all else is not.
+
+    Args:
+        device: Where the network is.
+        precision: Of `training.precision`; measuring is float32.
+
+    Returns:
+        For `Tensor.contiguous` and `Module.to`.
+    """
+    return torch.contiguous_format if device.type == "cuda" and precision == "float32" else torch.channels_last
+
+
+@contextmanager
+def convolutions_in(precision: str) -> Iterator[None]:
+    """Inside, float32 convolutions and matrix products on a GPU are TF32's with `tf32`, and IEEE's else.
+
+    A CPU has no TF32 and computes in float32.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextmanager
+def on_a_stream(device: torch.device) -> Iterator[None]:
+    """Inside, a GPU's work goes to a stream of its own, for the default one cannot be captured."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    outside = torch.cuda.current_stream(device)
+    stream.wait_stream(outside)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        outside.wait_stream(stream)
 
 
 @contextmanager

@@ -11,11 +11,10 @@ import torch
 
 from ablate import modes
 from ablate.attacks import CleanLogits, build_attack, evaluate
-from ablate.learning.augmentation import Draws
 from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
-from ablate.learning.training import TrainingRun
+from ablate.learning.training import TrainingRun, convolutions_in, memory_format
 from ablate.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
 from ablate.speed import textbook
 from ablate.speed.timing import Timed, in_turn
@@ -119,14 +118,19 @@ def training_step(model: ModelSpec, batch_size: int, mode: str, device: torch.de
     precision, _, compiled = mode.partition("+")
     training = {"batch_size": batch_size, "precision": precision, "compile": bool(compiled)}
     spec = TrialSpec.model_validate({"model": model.model_dump(mode="json"), "training": training})
-    run = TrainingRun(spec, random_dataset(batch_size), device)
+    with convolutions_in(precision):
+        run = TrainingRun(spec, random_dataset(batch_size), device)
+    batch = torch.arange(batch_size, device=device)
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
     count = 0
 
     def step() -> None:
         nonlocal count
         count += 1
-        run.step(run.images, run.labels, Draws(0, 1, count, batch_size, device))
+        with torch.cuda.stream(stream), convolutions_in(precision):
+            run.update(1, count, batch)
 
+    run.set_learning_rate(1)
     return step
 
 
@@ -145,10 +149,11 @@ def time_columns(case: Case, images: int, rounds: int, device: torch.device) -> 
     names = COLUMNS if case.what == "columns" else (case.what,)
     dataset = random_dataset(images)
     pixels = torch.from_numpy(dataset.train_images).to(device)
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    layout = memory_format(device, "float32")
+    pixels = pixels.contiguous(memory_format=layout)
     labels = torch.from_numpy(dataset.train_labels).to(device)
     network = build_network(case.model, CLASSES, IMAGE_SIZE, 0)
-    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
     spec = MeasurementSpec(batch_size=case.batch_size)
     attacks = [build_attack(name, spec) for name in names]
 

@@ -184,15 +184,10 @@ class InParts(nn.Module):
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._compiled_count = 0
 
-    def compile_for(self, images: Tensor, mode: str | None) -> None:
-        """Compile the network for batches of this many images; others still ask it as it is.
-
-        Args:
-            images: A batch.
-            mode: As of `torch.compile`.
-        """
+    def compile_for(self, images: Tensor) -> None:
+        """Compile the network for batches of as many images as these; others still ask it as it is."""
         self._compiled_count = min(len(images), _part(images) or len(images))
-        self._compiled = torch.compile(self.network, dynamic=False, mode=mode)
+        self._compiled = torch.compile(self.network, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] to logits."""
@@ -203,8 +198,6 @@ class InParts(nn.Module):
 
     def _ask(self, x: Tensor) -> Tensor:
         if self._compiled is not None and len(x) == self._compiled_count:
-            # A captured graph writes its results where it wrote the last ones, which are used up by now.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             return self._compiled(x)
         logits: Tensor = self.network(x)
         return logits
