@@ -12,7 +12,7 @@
 # Elsewhere than in the project: git archive --prefix=ablate-src/ HEAD of the project, unpacked beside this script.
 # Steps, each under its own limit, each result written as soon as it is there: a later one that hangs costs no earlier one.
 #   1 check.py  130 s  GPU float32 against CPU float64; compiled and captured against eager   -> $OUT/check.json
-#   2 speed.py  150 s  steps per second as written, beside what a captured whole step and K at once would do -> speed.json
+#   2 speed.py  150 s  steps per second as they are, as graphs, and K networks at once       -> speed.json
 #   3 launches  rest   frequency + lowpass (one shared training, as many epochs as fit) beside one more row   -> records.tgz
 # Home come at most 7 files: env.txt check.json speed.json launch.log check.log records.tgz checkpoints.tgz (< 16 MiB each).
 # Rehearse without a GPU (EAGER=1: nothing compiled):
@@ -51,7 +51,7 @@ else touch "$W/unpacked"; fi
 cat > "$W/common.py" <<'PY'
 import json, os, statistics, sys, time, torch
 from ablate import randomness
-from ablate.learning.training import TrainingRun
+from ablate.learning.training import TrainingRun, convolutions_in
 from ablate.speed.cases import random_dataset
 from ablate.specs import TrialSpec
 dev = torch.device(os.environ["DEVICE"]); TINY, EAGER = bool(os.environ.get("TINY")), bool(os.environ.get("EAGER")); GPU = dev.type == "cuda"
@@ -60,7 +60,7 @@ def sync():
 class Report(dict):                       # written after every entry
     def __init__(self, name): self.path = os.path.join(os.environ["OUT"], name); super().__init__()
     def put(self, key, make):
-        if EAGER and any(w in key for w in ("compile", "reduce-overhead", "at once")): return
+        if EAGER and any(w in key for w in ("compile", "at once")): return
         t = time.perf_counter()
         try: self[key] = make()
         except Exception as e: self[key] = {"FAILED": f"{type(e).__name__}: {str(e)[:600]}"}
@@ -69,43 +69,13 @@ class Report(dict):                       # written after every entry
 def spec_of(batch, precision="float32", compile=False, quant=None, arch="resnet20", attack="pgd"):
     return TrialSpec.model_validate({"model": {"arch": arch, "quantization": quant or {}}, "training": {
         "batch_size": batch, "precision": precision, "compile": compile, "attack": {"name": attack}}})
-class StaticDraws:                        # as Draws, its keys in memory that a captured graph reads
-    def __init__(self, count):
-        self.count, self.device = count, dev
-        self.keys = {p: torch.zeros((), dtype=torch.int64, device=dev) for p in ("flip", "crop", "attack start")}
-    def key(self, purpose): return self.keys[purpose]
-    def uniform(self, purpose, shape=()): return randomness.uniform(self.key(purpose), torch.arange(self.count, device=dev), shape)
-    def set(self, step):
-        for p, k in self.keys.items(): k.fill_(randomness.stream(0, p, 1, step))
-def captured(run, batch, stream=None):
-    """The whole step (crop, attack, update) as one CUDA graph; on a CPU the same without the graph."""
-    index, draws = torch.arange(batch, device=dev) % len(run.images), StaticDraws(batch)
-    work = lambda: run.step(run.images[index], run.labels[index], draws)
-    if not GPU:
-        def step(i): draws.set(i); return work()[0]
-        return step
-    stream = stream or torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    state = {k: v.clone() for k, v in run.network.state_dict().items()}
-    with torch.cuda.stream(stream):
-        for _ in range(3): work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream): loss, _ = work()
-    with torch.no_grad():                 # warm-up moved them: back to the start, so that losses compare
-        for k, v in run.network.state_dict().items(): v.copy_(state[k])
-        for s in run.optimizer.state.values():
-            for v in s.values():
-                if isinstance(v, torch.Tensor): v.zero_()
-    torch.cuda.synchronize()
+def stepping(run, graphs=True):           # as the training's loop: from the third step on as one graph, where there is a GPU
+    if not graphs: run.graphs = None
+    stream, index = torch.cuda.Stream() if GPU else None, torch.arange(run.training.batch_size, device=dev)
+    run.set_learning_rate(1)
     def step(i):
-        with torch.cuda.stream(stream): draws.set(i); graph.replay()
-        return loss
+        with torch.cuda.stream(stream), convolutions_in(run.training.precision): return run.update(1, i, index)[0]
     return step
-def compiled_inside(run, batch):          # default mode: fused kernels, for a graph of our own
-    run.compiled = torch.compile(run.network, dynamic=False)
-    run.asked._compiled, run.asked._compiled_count = torch.compile(run.asked.network, dynamic=False), batch
-    return run
 PY
 
 cat > "$W/check.py" <<'PY'
@@ -159,27 +129,22 @@ def update():                             # a natural step: no sign flips, so th
     return {"ours": rel(flat(got), flat(want)), "a CPU's float32": rel(flat(own), flat(want)), "ours to the CPU's": rel(flat(got), flat(own)), "logit layer": rel(got["linear.weight"], want["linear.weight"])}
 R.put("one natural update against float64 (want: ours about a CPU's float32, where a ReLU or two flips: 1e-2; logit layer < 1e-4)", update)
 B, STEPS = (4, 2) if TINY else (128, 8)
-def losses(precision="float32", how="eager", quant=None):
-    run = TrainingRun(spec_of(B, precision, how == "reduce-overhead", quant), random_dataset(B), dev)
-    if how == "compiled+captured": compiled_inside(run, B)
-    if "captured" in how: step = captured(run, B)
-    else:
-        draws, index = StaticDraws(B), torch.arange(B, device=dev)
-        def step(i): draws.set(i); return run.step(run.images[index], run.labels[index], draws)[0]
-    return [float(step(i)) for i in range(STEPS)]
-hows = [("float32", "eager"), ("float32", "captured"), ("bfloat16", "eager"), ("bfloat16", "captured"), ("bfloat16", "reduce-overhead"), ("bfloat16", "compiled+captured")]
-for precision, how in hows:               # every list of one precision must begin alike and stay close
+def losses(precision, how, quant=None):
+    warned = []
+    run = TrainingRun(spec_of(B, precision, "compiled" in how, quant), random_dataset(B), dev, warned.append)
+    step = stepping(run, "graphs" in how)
+    return {"losses": [step(i).item() for i in range(STEPS)], "warned": warned, "stats": dict(counters["stats"])}
+FAT = {"bits": 4, "fat": True}
+hows = [(p, h, q) for p in ("float32", "bfloat16") for q in (None, FAT) for h in ("as it is", "graphs")] + [("bfloat16", "compiled, graphs", None)]
+for precision, how, quant in hows:        # every list of one precision and network must begin alike and stay close
     counters.clear(); torch.compiler.reset()
-    R.put(f"losses {precision} {how}", lambda: {"losses": losses(precision, how), "graphs": {k: v for k, v in counters["inductor"].items() if "cudagraph" in k}, "stats": dict(counters["stats"])})
-R.put("losses bfloat16 4 bits FAT eager", lambda: losses("bfloat16", "eager", {"bits": 4, "fat": True}))
-R.put("losses bfloat16 4 bits FAT reduce-overhead", lambda: {"losses": losses("bfloat16", "reduce-overhead", {"bits": 4, "fat": True}), "graphs": {k: v for k, v in counters["inductor"].items() if "cudagraph" in k}})
+    R.put(f"losses {precision} {'4 bits FAT ' if quant else ''}{how}", lambda: losses(precision, how, quant))
 PY
 
 cat > "$W/speed.py" <<'PY'
 from common import *
 from ablate.speed import textbook
 from ablate.speed.machine import matmul_peak
-from ablate.learning.augmentation import Draws
 from ablate.learning.models import build_network
 R = Report("speed.json"); LONG = 0.05 if TINY else 0.5
 def sustained(step, batch):               # images/s over a steady stream of steps, not of single ones; median of 3
@@ -197,8 +162,8 @@ def theirs(whose, batch):
     data = random_dataset(batch); x = torch.from_numpy(data.train_images).to(dev).float() / 255; y = torch.from_numpy(data.train_labels).to(dev)
     net = build_network(spec_of(batch).model, 10, 32, 0).to(dev); opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     step = textbook.training_step(net, opt, textbook.pgds()[whose](net, 7)); return lambda i: step(x, y)
-def ours(batch, precision, compile=False, layout=torch.channels_last):
-    run = TrainingRun(spec_of(batch, precision, compile), random_dataset(batch), dev); return lambda i: run.step(run.images, run.labels, Draws(0, 1, i, batch, dev))
+def ours(batch, precision, compile=False, graphs=True):
+    return stepping(TrainingRun(spec_of(batch, precision, compile), random_dataset(batch), dev), graphs)
 def copy_rate():
     a = torch.rand(2**28 if GPU else 2**22, device=dev); b = torch.empty_like(a); s = sustained(lambda i: b.copy_(a), 1); return s * 8 * a.numel() / 1e12
 R.put("TB/s copied", copy_rate)
@@ -207,30 +172,23 @@ for batch in ((4,) if TINY else (128, 512)):
     for whose in textbook.pgds():
         flags(True); R.put(f"{batch} {whose}, torch's own defaults (TF32 convolutions)", lambda: sustained(theirs(whose, batch), batch))
         flags(False); R.put(f"{batch} {whose}, IEEE float32 (as ablate.bench times it)", lambda: sustained(theirs(whose, batch), batch))
-    flags(False)
-    R.put(f"{batch} ours float32", lambda: sustained(ours(batch, "float32"), batch))
-    flags(False, True); R.put(f"{batch} ours float32, cudnn.benchmark", lambda: sustained(ours(batch, "float32"), batch)); flags(True, True)
-    R.put(f"{batch} ours TF32, cudnn.benchmark", lambda: sustained(ours(batch, "float32"), batch)); flags(False)
-    R.put(f"{batch} ours bfloat16", lambda: sustained(ours(batch, "bfloat16"), batch))
-    R.put(f"{batch} ours bfloat16+compile (reduce-overhead)", lambda: sustained(ours(batch, "bfloat16", True), batch))
-    for precision in ("float32", "bfloat16"):
-        R.put(f"{batch} whole step captured, {precision}", lambda: sustained(captured(TrainingRun(spec_of(batch, precision), random_dataset(batch), dev), batch), batch))
-    torch.compiler.reset()
-    R.put(f"{batch} whole step compiled and captured, bfloat16", lambda: sustained(captured(compiled_inside(TrainingRun(spec_of(batch, "bfloat16"), random_dataset(batch), dev), batch), batch), batch))
-def together(count, batch, inside):       # several networks in one process, a stream and a graph each
-    made = [TrainingRun(spec_of(batch, "bfloat16"), random_dataset(batch), dev) for _ in range(count)]
-    steps = [captured(compiled_inside(run, batch) if inside else run, batch) for run in made]
+    for precision in ("float32", "tf32", "bfloat16"):
+        for graphs in (False, True):
+            R.put(f"{batch} ours {precision}{'' if graphs else ', as it is'}", lambda: sustained(ours(batch, precision, graphs=graphs), batch))
+    torch.compiler.reset(); R.put(f"{batch} ours bfloat16+compile", lambda: sustained(ours(batch, "bfloat16", True), batch))
+def together(count, batch):               # several networks in one process, a stream and a graph each
+    steps = [ours(batch, "bfloat16") for _ in range(count)]
     def step(i):
         for one in steps: one(i)
     return sustained(step, batch * count)
-for count, batch, inside in (((2, 4, False),) if TINY else ((4, 128, False), (8, 128, False), (4, 32, False), (4, 128, True))):
-    torch.compiler.reset(); R.put(f"{count} networks at once, batch {batch}, captured{' and compiled' if inside else ''}, a stream each: images/s of all", lambda: together(count, batch, inside))
+for count, batch in (((2, 4),) if TINY else ((4, 128), (8, 128), (4, 32))):
+    R.put(f"{count} networks at once, batch {batch}, a stream each: images/s of all", lambda: together(count, batch))
 if GPU: R.put("memory reserved at most, GB", lambda: torch.cuda.max_memory_reserved() / 1e9)
 PY
 
 run() { local s=$1 l; shift; l=$(left); [ "$l" -lt "$s" ] && s=$l; timeout -k 5 "$s" "$@"; local c=$?; echo "== $* : exit $c, $(left) s left"; return $c; }
 cd "$W"
-TORCH_LOGS="+cudagraphs,recompiles" run "${CHECK_S:-130}" $PYTHON check.py > "$OUT/check.log" 2>&1; grep -E '^[a-z0-9]' "$OUT/check.log" | cut -c1-400 | tail -20
+TORCH_LOGS="recompiles" run "${CHECK_S:-130}" $PYTHON check.py > "$OUT/check.log" 2>&1; grep -E '^[a-z0-9]' "$OUT/check.log" | cut -c1-400 | tail -20
 tail -c 3000000 "$OUT/check.log" > "$W/t" && mv "$W/t" "$OUT/check.log"
 run "${SPEED_S:-150}" $PYTHON speed.py 2>> "$OUT/check.log"
 
@@ -238,7 +196,7 @@ run "${SPEED_S:-150}" $PYTHON speed.py 2>> "$OUT/check.log"
 while [ ! -f "$W/unpacked" ] && [ "$(left)" -gt 60 ]; do sleep 1; done
 COMPILE=$($PYTHON - <<'PY'
 import json, os
-try: r = json.load(open(os.environ["OUT"] + "/check.json")); e, c = r["losses bfloat16 eager"]["losses"], r["losses bfloat16 reduce-overhead"]["losses"]
+try: r = json.load(open(os.environ["OUT"] + "/check.json")); e, c = r["losses bfloat16 as it is"]["losses"], r["losses bfloat16 compiled, graphs"]["losses"]
 except Exception: print("false")
 else: print("true" if abs(e[0] - c[0]) < 0.02 * e[0] and abs(e[-1] - c[-1]) < 0.2 * e[-1] else "false")
 PY
@@ -246,7 +204,7 @@ PY
 # As many epochs (with the paper's schedule scaled to them) as the measured speed lets finish, measuring included.
 EPOCHS=${EPOCHS:-$(LEFT=$(left) COMPILE=$COMPILE $PYTHON - <<'PY'
 import json, os
-try: r = json.load(open(os.environ["OUT"] + "/speed.json"))["512 ours bfloat16" + ("+compile (reduce-overhead)" if os.environ["COMPILE"] == "true" else "")]
+try: r = json.load(open(os.environ["OUT"] + "/speed.json"))["512 ours bfloat16" + ("+compile" if os.environ["COMPILE"] == "true" else "")]
 except Exception: r = 8000.0
 budget = float(os.environ["LEFT"]) - 20 - 110          # packing, decoding, compiling and measuring
 print(next((e for e in (120, 60, 40, 30, 20, 10) if e * 50000 * 1.25 / r < 0.6 * budget), 5))   # 0.6: two processes share the GPU
