@@ -77,7 +77,7 @@ class TrialPart(Spec):
     space: str
     row: str
     seed: int
-    training: str
+    training: str = Field(pattern="^[0-9a-f]{1,64}$")  # it becomes a folder of storage
     columns: dict[str, str]
     analyses: dict[str, str] = {}
     data: DataPart
@@ -96,7 +96,7 @@ class PlanFile(Spec):
     """
 
     layout: int
-    id: str
+    id: str = Field(pattern="^[0-9a-f]{1,64}$")  # it becomes the name of a file
     preset: str
     overrides: list[str]
     seeds: list[int]

@@ -308,6 +308,8 @@ def main(
         which: Network = "best" if network is Which.BEST else "last"
         chosen = [format.value for format in formats or ([] if out else [Format.TERMINAL])]
         names = _spaces(tracker, space, plan)
+        for told in tracker.left_aside() if "all" in space else ():
+            console.print(Text(printable(told), overflow="fold"))
         plans = [tracker.read_plan(name, plan, storage_id) for name in names]
         keep_storages_apart(plans)
         for read in plans:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from ablate.errors import StorageError, TrackingError, nearest
+from ablate.claims import Claim
+from ablate.errors import StorageError, TrackingError, first_line, nearest
 from ablate.plan_file import PlanFile, RowPart, SpacePart, TrialPart, parse
+from ablate.search_space import SearchSpec
+from ablate.spaces import NAME
 from ablate.storage import Record
-from ablate.tracking_agreement import STORAGE, artifact_is_whole, curve_is_whole
+from ablate.tracking_agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole
 from ablate.tracking_agreement import problem as problem_of
+from ablate.tracking_identity import contradiction, misfit
 from ablate.tracking_store import Run, Store
 
 PLAN = "plan.json"
@@ -25,6 +33,7 @@ STOPPED = "stopped early"
 MEASUREMENTS = "measurements.npz"
 _CORRECT, _COUNT, _ARRAY = "correct/", "count/", "array/"
 _READ_TRIES = 3
+_DAMAGED = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, RuntimeError)
 _ASKED_ONE_BY_ONE = 50
 _SHOWN = 8
 
@@ -180,16 +189,20 @@ class PlanResults:
         content = self._store.download(trial.run_id, MEASUREMENTS) if trial.run_id is not None else None
         if content is None or trial.run is None:
             return {}, {}
-        if not artifact_is_whole(trial.run, MEASUREMENTS, content):
-            self.altered.append(f"{trial.run.name}: its {MEASUREMENTS} is not the one that was sent")
-            return {}, {}
-        return unpack(content)
+        unknown = STORAGE in trial.run.tags and MEASUREMENTS not in artifact_digests(trial.run)
+        if not unknown and artifact_is_whole(trial.run, MEASUREMENTS, content):
+            with contextlib.suppress(*_DAMAGED):
+                return unpack(content)
+        self.altered.append(f"{trial.run.name}: its {MEASUREMENTS} is not the one that was sent")
+        return {}, {}
 
     def _fetch_curve(self, row: str, seed: int, metric: str) -> list[tuple[int, float]]:
         run_id = self.trials[row, seed].training_run_id
         run = self._training_runs.get(run_id or "")
         if run is None or problem_of(run) is not None:
             return []
+        if run.tags.get("ablate.training_key") != self.trials[row, seed].part.training:
+            return []  # its trial's tag names another's
         points = self._store.history(run.id, metric)
         if not curve_is_whole(run, metric, points):
             self.altered.append(f"{run.name}: its curve of {metric} is not the one that was sent")
@@ -254,8 +267,23 @@ def list_plans(store: Store, space: str) -> list[PlanInfo]:
     experiment = store.experiment(space)
     if experiment is None:
         return []
-    infos = [_info(run, space) for run in store.runs(experiment, {"ablate.kind": "plan"})]
+    infos = [_info(run, space) for run in _plan_runs(store, experiment) if misfit(run) is None]
     return sorted(infos, key=lambda info: (info.launched_ms, info.id), reverse=True)
+
+
+def left_aside(store: Store, space: str) -> list[str]:
+    """Runs of plans of a space that cannot be read by their tags, each with what is wrong."""
+    experiment = store.experiment(space)
+    runs = _plan_runs(store, experiment) if experiment is not None else []
+    return [_aside(run, problem) for run in runs if (problem := misfit(run)) is not None]
+
+
+def _plan_runs(store: Store, experiment: str) -> list[Run]:
+    return store.runs(experiment, {"ablate.kind": "plan"})
+
+
+def _aside(run: Run, problem: str) -> str:
+    return f"{run.name or run.id}: left aside, {problem}"
 
 
 def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str | None = None) -> PlanResults:
@@ -273,7 +301,11 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
     Raises:
         TrackingError: There is no such plan, or its description is gone.
     """
-    plans = list_plans(store, space)
+    if not NAME.fullmatch(space):
+        raise TrackingError(f"--space: expected a space's name (small letters, digits and _), got {space!r}")
+    plans, altered = list_plans(store, space), left_aside(store, space)
+    if not plans and altered:
+        raise TrackingError(f"--space: expected a plan of {space} in {store.shown}, got {'; '.join(altered)}")
     if not plans:
         known = [name for name in store.experiments() if name not in ("Default", "training", "report")]
         hint = f"; {nearest(space, known)}" if known else ""
@@ -294,10 +326,16 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
     runs: dict[tuple[str, int], Run] = {}
     published: dict[str, str] = {}
     of_plan = [run for run in store.runs(info.experiment_id, {"ablate.plan": info.id}) if _storage(run) == info.storage]
-    altered = []
+    parts = {(part.row, part.seed): part for part in plan.trials}
     for run in sorted(of_plan, key=_rank):
         kind, row = run.tags.get("ablate.kind"), run.tags.get("ablate.row", "")
-        if kind == "trial":
+        problem = misfit(run)
+        if kind == "trial" and problem is None:
+            part = parts.get((row, int(run.tags["ablate.seed"])))
+            problem = contradiction(run, part, plan.trials) if part is not None else "the plan has no such row and seed"
+        if problem is not None:
+            altered.append(_aside(run, problem))
+        elif kind == "trial":
             runs.setdefault((row, int(run.tags["ablate.seed"])), run)
         elif kind == "published" and row not in published:
             published[row] = run.id
@@ -306,10 +344,16 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
     trials = {(part.row, part.seed): _trial(part, runs.get((part.row, part.seed))) for part in plan.trials}
     wanted = {trial.training_run_id for trial in trials.values() if trial.training_run_id is not None}
     trainings = _training_runs(store, wanted, info.storage)
+    for trial in trials.values():
+        told = trainings.get(trial.training_run_id or "")
+        if told is not None and told.tags.get("ablate.training_key") != trial.part.training and trial.run is not None:
+            altered.append(_aside(trial.run, "its tag ablate.training_run_id names the run of another training"))
     for run in [*(trial.run for trial in trials.values() if trial.run is not None), *trainings.values()]:
         if problem_of(run) is not None:
             altered.append(f"{run.name}: {problem_of(run)}")
     others = [plan for plan in plans if plan.id == info.id and plan.storage != info.storage]
+    # The file says what was launched; tags can be edited, and decide whether verdicts are given.
+    info = replace(info, preset=plan.preset, seeds=", ".join(map(str, plan.seeds)), overrides=" ".join(plan.overrides))
     return PlanResults(store, info, plan, trials, published, others, trainings, altered)
 
 
@@ -320,14 +364,21 @@ def _plan_of(store: Store, info: PlanInfo) -> PlanFile:
         content = store.download(info.run_id, PLAN)
         if content is None:
             raise TrackingError(f"expected the artifact {PLAN} on the run of plan {info.id}, got none; {again}")
-        if run is None or artifact_is_whole(run, PLAN, content):
+        unknown = run is not None and STORAGE in run.tags and PLAN not in artifact_digests(run)
+        if run is None or (not unknown and artifact_is_whole(run, PLAN, content)):
             break
     else:
         raise TrackingError(f"expected the artifact {PLAN} of plan {info.id} as it was sent, got another; {again}")
     try:
-        return parse(content, f"{PLAN} of plan {info.id}")
-    except StorageError as error:
-        raise TrackingError(str(error)) from error
+        plan = parse(content, f"{PLAN} of plan {info.id}")
+        for space in plan.spaces:
+            _ = [Claim.model_validate(claim) for claim in space.claims]
+            _ = SearchSpec.model_validate(space.search) if space.search is not None else None
+    except (StorageError, ValidationError) as error:
+        raise TrackingError(f"{first_line(error)}; {again}") from error
+    if plan.id != info.id or [space.name for space in plan.spaces] != [info.space]:
+        raise TrackingError(f"expected the artifact {PLAN} of plan {info.id} of {info.space}, got another's; {again}")
+    return plan
 
 
 def _training_runs(store: Store, wanted: set[str], storage: str) -> dict[str, Run]:
@@ -336,6 +387,7 @@ def _training_runs(store: Store, wanted: set[str], storage: str) -> dict[str, Ru
     else:
         experiment = store.experiment("training")
         found = store.runs(experiment) if experiment is not None else []
+    found = [run for run in found if run.tags.get("ablate.kind") == "training" and misfit(run) is None]
     return {run.id: run for run in found if run.id in wanted and _storage(run) in (storage, "")}
 
 
@@ -367,7 +419,7 @@ def _info(run: Run, space: str) -> PlanInfo:
         seeds=tags.get("ablate.seeds", ""),
         data=tags.get("ablate.data", ""),
         overrides=tags.get("ablate.overrides", ""),
-        launched_ms=int(tags.get("ablate.launched_ms", run.start_ms)),
+        launched_ms=int(tags.get("ablate.launched_ms", run.start_ms or 0)),
         status=run.status,
         run_id=run.id,
         experiment_id=run.experiment,
@@ -396,6 +448,8 @@ def _problem(run: Run) -> str | None:
     state = run.tags.get("ablate.state")
     if run.status == "FINISHED" and state == "finished":
         return None
+    if run.status == "FINISHED" and state in ("failed", "stopped"):
+        return f"left aside, expected its tag ablate.state to go with its status FINISHED, got {state!r}"
     if state == "failed":
         return f"failed: {run.tags.get('ablate.failure', 'unknown reason')}"
     if state == "stopped":

@@ -17,6 +17,7 @@ from ablate import tracked, tracking_runs, tracking_sending
 from ablate.background import BackgroundSync as BackgroundSync
 from ablate.errors import TrackingError, UserError
 from ablate.plan_file import PlanFile, from_plan
+from ablate.spaces import NAME
 from ablate.storage import Storage
 from ablate.tracking_runs import REPORT, TRAINING, PlanRuns, now_ms
 from ablate.tracking_store import ServerAway, Store
@@ -173,7 +174,15 @@ class Tracker:
 
     def spaces(self) -> list[str]:
         """Names of the experiments of spaces."""
-        return [name for name in self._store.experiments() if name not in (TRAINING, REPORT, "Default")]
+        return [name for name in self._store.experiments() if NAME.fullmatch(name) and name not in (TRAINING, REPORT)]
+
+    def left_aside(self) -> list[str]:
+        """Experiments with plans of ours whose names are no space's: no path is made from such a name."""
+        found = []
+        for name in self._store.experiments():
+            if not NAME.fullmatch(name) and tracked.list_plans(self._store, name):
+                found.append(f"experiment {name!r}: left aside, expected a space's name (small letters, digits and _)")
+        return found
 
     def log_report(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str] | None = None) -> str:
         """Keep a report's files as artifacts of a run of the experiment `report`.

@@ -172,6 +172,10 @@ def take_over(store: Store, run: Run) -> bool:
     old = run.tags.get(REPLACES)
     if old is None:
         return False
+    there = store.run(old)
+    if there is not None and (there.experiment, there.name) != (run.experiment, run.name):
+        store.untag(run, REPLACES)  # somebody's own tag: what it names is no run of this one's kind
+        return False
     for tag in ("mlflow.parentRunId", "ablate.training_run_id"):
         for linked in store.linked(tag, old):
             store.log(linked, tags={tag: run.id})

@@ -30,6 +30,7 @@ from ablate.tracking_agreement import (
     take_over,
     upload,
 )
+from ablate.tracking_identity import contradiction, misfit
 from ablate.tracking_store import Point, Run, Store
 
 TRAINING, REPORT = "training", "report"
@@ -61,6 +62,7 @@ class PlanRuns:
         storages: Ids of the storage that is shown, the one that runs are tagged with first; none: not known yet.
         nameless: Runs of versions before, which name no storage, by the same keys; they belong to it once they agree.
         repairs: What was mended, a line for each run.
+        aside: Runs of this storage whose tags do not fit; once everything is there again, they are deleted.
         compared: Ids of runs whose curves and artifacts were compared as a whole in this process.
     """
 
@@ -72,6 +74,7 @@ class PlanRuns:
     storages: tuple[str, ...] = ()
     nameless: dict[Place | str, Run] = field(default_factory=dict)
     repairs: list[str] = field(default_factory=list)
+    aside: list[Run] = field(default_factory=list)
     compared: set[str] = field(default_factory=set)
 
     @property
@@ -116,7 +119,7 @@ def find(store: Store, file: PlanFile, storages: Sequence[str] = (), adopts: Ado
             raise TrackingError(f"expected a space that is not named as an experiment of ours, got {space.name!r}")
         experiment = store.experiment(space.name, create=True)
         assert experiment is not None
-        runs = store.runs(experiment, {"ablate.plan": file.id})
+        runs = _fitting(opened, store.runs(experiment, {"ablate.plan": file.id}), space.name, trials)
         nameless: dict[str, Run] = {}
         for run in [run for run in runs if STORAGE not in run.tags] if storages else []:
             where = _place_of(run, space.name)
@@ -147,11 +150,31 @@ def find(store: Store, file: PlanFile, storages: Sequence[str] = (), adopts: Ado
         found = [run for key in sorted(keys) for run in store.runs(experiment, {"ablate.training_key": key})]
     else:
         found = [run for run in store.runs(experiment) if run.tags.get("ablate.training_key") in keys]
+    found = [run for run in found if run.tags.get("ablate.kind") == "training"]
     for run in _once(store, [run for run in found if opened.owns(run)]):
         opened.trainings[run.tags["ablate.training_key"]] = run
     for run in [run for run in found if STORAGE not in run.tags] if storages else []:
         opened.nameless.setdefault(run.tags["ablate.training_key"], run)
     return opened
+
+
+def _fitting(opened: PlanRuns, runs: list[Run], space: str, trials: Mapping[Place, TrialPart]) -> list[Run]:
+    """The runs that are what their tags say; others of this storage are set aside."""
+    found = []
+    for run in runs:
+        problem = misfit(run)
+        where = _place_of(run, space) if problem is None else None
+        if where is not None:
+            problem = (
+                contradiction(run, trials[where], trials.values())
+                if where in trials
+                else "the plan has no such row and seed"
+            )
+        if problem is None:
+            found.append(run)
+        elif opened.owns(run) and run.tags.get("ablate.space", space) == space:
+            opened.aside.append(run)
+    return found
 
 
 def _launched_into(store: Store, file: PlanFile) -> tuple[str, ...]:
@@ -213,7 +236,7 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
     }
     if run is None:
         run = store.create(experiment, name, tags, file.created_ms)
-    elif int(run.tags.get("ablate.launched_ms", 0)) <= file.launched_ms:
+    elif int(run.tags.get("ablate.launched_ms", "0")) <= file.launched_ms:
         store.log(run, tags=tags)
     else:
         store.log(run, tags=opened.storage_tags)
@@ -275,7 +298,12 @@ def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart,
 
 
 def settle(store: Store, opened: PlanRuns) -> None:
-    """End the plan's own runs where every trial has ended."""
+    """End the plan's own runs where every trial has ended; what was set aside goes once it is there again."""
+    if opened.aside and all(synced(opened.trials.get(place(trial))) for trial in opened.plan.trials):
+        for run in opened.aside:
+            store.delete_if_there(run.id)
+            opened.repairs.append(f"{run.tags.get('ablate.space', '')}: {run.name}")
+        opened.aside.clear()
     for space in opened.plan.spaces:
         parts = [trial for trial in opened.plan.trials if trial.space == space.name]
         runs = [opened.trials.get(place(trial)) for trial in parts]

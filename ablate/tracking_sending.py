@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from ablate.tracking_agreement import (
     upload,
     value_text,
 )
+from ablate.tracking_identity import flat
 from ablate.tracking_runs import (
     SYNCED_LAYOUT,
     TRAINING,
@@ -454,26 +455,6 @@ class _Whole:
 
     def made_ms(self, record: Record) -> int:
         return int(record.meta.get("timestamp_ms", self.ended_ms))
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings by dotted path, as text.
-
-    Args:
-        settings: As of `TrialSpec.model_dump`.
-        prefix: Before each path.
-
-    Returns:
-        Path -> value; lists as JSON, none as `none`.
-    """
-    found: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            plain = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
-            found[f"{prefix}{name}"] = plain
-    return found
 
 
 def _scalars(whole: _Whole, trial: TrialPart) -> list[Point]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import getpass
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,6 +154,8 @@ class Store:
         Returns:
             Read a thousand at a time.
         """
+        if any("'" in value for value in (tags or {}).values()):  # it would end the filter's text early
+            return []
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in (tags or {}).items())
         with _uncollected():
             found = self._pages(
@@ -285,6 +288,11 @@ class Store:
             content: Its bytes.
         """
         folder, _, name = path.rpartition("/")
+        there = self._folders[run.id] / path if run.id in self._folders else None
+        if there is not None and there.is_symlink():  # what it names is nobody's to write
+            there.unlink()
+        elif there is not None and there.is_dir():
+            shutil.rmtree(there)
         with tempfile.TemporaryDirectory(prefix="ablate-") as scratch:
             local = Path(scratch) / name
             local.write_bytes(content)
@@ -302,7 +310,8 @@ class Store:
         """
         if run_id in self._folders:  # MLflow asks its database six times a file: a minute for thousands of runs
             try:
-                return (self._folders[run_id] / path).read_bytes()
+                file = self._folders[run_id] / path
+                return file.read_bytes() if file.is_file() else None  # a pipe in its place would block for ever
             except OSError:
                 return None
         with tempfile.TemporaryDirectory(prefix="ablate-") as scratch:

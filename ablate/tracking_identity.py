@@ -1,0 +1,95 @@
+"""Which run of MLflow is which: its tags are somebody's input, and one that does not fit is named and left aside.
+
+A run is used only where its tags can be read and agree with the plan and with the run's own parameters; `--sync` makes
+what is left aside again, from storage.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ablate.plan_file import TrialPart
+from ablate.tracking_store import VALUE, Run
+
+_WANTED = {
+    "plan": ("ablate.plan", "ablate.launched_ms"),
+    "trial": ("ablate.row", "ablate.seed", "ablate.training_key"),
+    "published": ("ablate.row",),
+    "training": ("ablate.training_key",),
+}
+_FORMS = {
+    "ablate.plan": (re.compile(r"[0-9a-f]{1,64}"), "the id of a plan"),
+    "ablate.launched_ms": (re.compile(r"\d{1,15}", re.ASCII), "milliseconds since 1970"),
+    "ablate.row": (re.compile(r".+", re.DOTALL), "a row's label"),
+    "ablate.seed": (re.compile(r"\d{1,18}", re.ASCII), "a whole number"),
+    "ablate.training_key": (re.compile(r"[0-9a-f]{1,64}"), "a training's key"),
+}
+
+
+def misfit(run: Run) -> str | None:
+    """Why a run cannot be one of ours, by its tags alone.
+
+    Args:
+        run: With a tag `ablate.kind`.
+
+    Returns:
+        `expected a whole number in its tag ablate.seed, got 'zero'`; None where every tag that is needed can be read.
+    """
+    for tag in _WANTED.get(run.tags.get("ablate.kind", ""), ()):
+        form, what = _FORMS[tag]
+        value = run.tags.get(tag)
+        if value is None and tag == "ablate.launched_ms":
+            continue  # then the run's own start counts
+        if value is None or not form.fullmatch(value):
+            got = "none" if value is None else repr(value[:80])
+            return f"expected {what} in its tag {tag}, got {got}"
+    return None
+
+
+def contradiction(run: Run, trial: TrialPart, trials: Iterable[TrialPart]) -> str | None:
+    """Why a run cannot be of the trial that its tags name: its key or its parameters are another one's.
+
+    Args:
+        run: Of a trial, without a misfit.
+        trial: Of the plan, with the run's row and seed.
+        trials: All of the plan.
+
+    Returns:
+        A sentence; None where they agree.
+    """
+    key = run.tags.get("ablate.training_key")
+    if key != trial.training:
+        return f"expected {trial.training!r} in its tag ablate.training_key, got {key!r}"
+    if _fits(run, trial):
+        return None
+    # Launches of one plan may differ in settings without effect: only what is another trial's contradicts.
+    other = next((each for each in trials if each.space == trial.space and _fits(run, each)), None)
+    return None if other is None else f"its parameters are those of {other.row}, seed {other.seed}"
+
+
+def _fits(run: Run, trial: TrialPart) -> bool:
+    wanted = flat(trial.spec)
+    return all(value == wanted[name][:VALUE] for name, value in run.params.items() if name in wanted)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings by dotted path, as text.
+
+    Args:
+        settings: As of `TrialSpec.model_dump`.
+        prefix: Before each path.
+
+    Returns:
+        Path -> value; lists as JSON, none as `none`.
+    """
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            plain = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+            found[f"{prefix}{name}"] = plain
+    return found
