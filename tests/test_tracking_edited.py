@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ablate import report
 from ablate.errors import UserError
@@ -18,7 +19,9 @@ from ablate.storage import Storage
 from ablate.tracked import PlanResults
 from tests.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
 
-EDITS, SYNCED_EVERY = 500, 50
+CHUNKS, EDITS, SYNCED_EVERY = 5, 100, 50
+"""So many tests of so many edits each, 500 in all; after every fiftieth one storage is sent again."""
+
 VALUES = (
     "zero",
     "",
@@ -57,7 +60,9 @@ class World:
         self.tracker = tracker_at(make_template(folder))(folder / "project")
         self.tracker.sync(self.plan, self.storage)
         self.database = folder / "project" / "mlflow.db"
-        shutil.copytree(folder / "project" / "mlartifacts", folder / "clean")
+        self.artifacts = folder / "project" / "mlartifacts"
+        self.clean = {path: path.read_bytes() for path in sorted(self.artifacts.rglob("*")) if path.is_file()}
+        self.touched: set[Path] = set()
         with self.open() as database:
             for table in TABLES:
                 database.execute(f"CREATE TABLE clean_{table} AS SELECT * FROM {table}")
@@ -73,10 +78,18 @@ class World:
             for table in TABLES:
                 database.execute(f"DELETE FROM {table}")
                 database.execute(f"INSERT INTO {table} SELECT * FROM clean_{table}")
-        artifacts = self.folder / "project" / "mlartifacts"
-        shutil.rmtree(artifacts)
-        shutil.copytree(self.folder / "clean", artifacts)
+        for path in self.touched:
+            remove(path)
+            path.write_bytes(self.clean[path])
+        self.touched.clear()
         self.tracker._store._experiments.clear()
+
+    def sync(self) -> Tracker:
+        """Send storage again, as a process of its own would; all that it may have written is undone later."""
+        self.touched |= self.clean.keys()
+        fresh = Tracker(f"sqlite:///{self.database}")
+        fresh.sync(self.plan, self.storage, whole=True)
+        return fresh
 
     @staticmethod
     def told(plan: PlanResults) -> dict[str, Any]:
@@ -94,58 +107,40 @@ class World:
 
     def edit(self, draw: random.Random) -> str:
         """One edit, in words."""
+        kind = draw.choice(KINDS)
+        if kind == "file":
+            return self.edit_file(draw)
         with self.open() as database:
             runs = [row[0] for row in database.execute("SELECT run_uuid FROM runs ORDER BY run_uuid")]
-            one, other = draw.choice(runs), draw.choice(runs)
-            match draw.choice(
-                ("tag", "tag", "tag", "untag", "untag", "swap", "name", "space", "param", "file", "file")
-            ):
-                case "tag" | "untag" | "swap" as how:
-                    names = [
-                        r[0] for r in database.execute("SELECT key FROM tags WHERE run_uuid = ? ORDER BY key", (one,))
-                    ]
-                    name = draw.choice([each for each in sorted(names) if each.startswith("ablate.")] or names)
-                    value: Any = draw.choice(VALUES)
-                    if how == "untag":
-                        database.execute("DELETE FROM tags WHERE run_uuid = ? AND key = ?", (one, name))
-                        return f"untag {one} {name}"
-                    if how == "swap":
-                        got = [
-                            database.execute(
-                                "SELECT value FROM tags WHERE run_uuid = ? AND key = ?", (run, name)
-                            ).fetchone()
-                            for run in (one, other)
-                        ]
-                        if None in got:
-                            return "nothing"
-                        for run, (new,) in ((one, got[1]), (other, got[0])):
-                            database.execute(
-                                "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?", (new, run, name)
-                            )
-                        return f"swap {name} of {one} and {other}"
-                    database.execute(SET_TAG, (value, one, name))
-                    return f"tag {one} {name}={value[:20]!r}"
-                case "name":
-                    database.execute("UPDATE runs SET name = ? WHERE run_uuid = ?", (draw.choice(VALUES), one))
-                    return f"name {one}"
-                case "space":
-                    value = draw.choice(VALUES)
-                    database.execute("UPDATE experiments SET name = ? WHERE name = 'batch_size'", (value[:200],))
-                    return f"experiment {value[:20]!r}"
-                case "param":
-                    database.execute(
-                        "UPDATE params SET value = ? WHERE run_uuid = ? AND key = ?",
-                        (
-                            draw.choice(VALUES),
-                            one,
-                            draw.choice(("seed", "training.epochs", "measurement.lowpass_degree")),
-                        ),
-                    )
-                    return f"param {one}"
-        files = sorted(path for path in (self.folder / "project" / "mlartifacts").rglob("*") if path.is_file())
-        file, another = draw.choice(files), draw.choice(files)
-        content = file.read_bytes()
-        file.unlink()
+            one, other, value = draw.choice(runs), draw.choice(runs), draw.choice(VALUES)
+            if kind == "name":
+                database.execute("UPDATE runs SET name = ? WHERE run_uuid = ?", (value, one))
+                return f"name {one}"
+            if kind == "space":
+                database.execute("UPDATE experiments SET name = ? WHERE name = 'batch_size'", (value[:200],))
+                return f"experiment {value[:20]!r}"
+            if kind == "param":
+                name = draw.choice(PARAMETERS)
+                database.execute("UPDATE params SET value = ? WHERE run_uuid = ? AND key = ?", (value, one, name))
+                return f"param {one} {name}={value[:20]!r}"
+            found = [row[0] for row in database.execute("SELECT key FROM tags WHERE run_uuid = ? ORDER BY key", (one,))]
+            name = draw.choice([each for each in found if each.startswith("ablate.")] or found)
+            if kind == "untag":
+                database.execute("DELETE FROM tags WHERE run_uuid = ? AND key = ?", (one, name))
+            elif kind == "tag":
+                database.execute(SET_TAG, (value, one, name))
+            else:
+                values = [database.execute(GET_TAG, (run, name)).fetchone() for run in (other, one)]
+                for run, new in zip((one, other), values, strict=True):
+                    if new is not None:
+                        database.execute(SET_TAG, (*new, run, name))
+            return f"{kind} {one} {name} {value[:20]!r} {other}"
+
+    def edit_file(self, draw: random.Random) -> str:
+        file, another = draw.choice(list(self.clean)), draw.choice(list(self.clean))
+        content = self.clean[file]
+        self.touched.add(file)
+        remove(file)
         how = draw.choice(("gone", "cut", "noise", "folder", "other", "link"))
         if how == "cut":
             file.write_bytes(content[: len(content) // 2])
@@ -154,35 +149,53 @@ class World:
             file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         elif how == "folder":
             file.mkdir()
-        elif how == "other" and another != file:
-            file.write_bytes(another.read_bytes())
+        elif how == "other":
+            file.write_bytes(self.clean[another])
         elif how == "link":
             file.symlink_to(self.folder / "outside.txt")
         return f"file {file.name}: {how}"
 
 
-def test_whatever_is_edited_no_number_is_wrong_and_storage_brings_it_back(tmp_path: Path) -> None:
-    world, draw = World(tmp_path), random.Random(0)
-    outside = tmp_path / "outside.txt"
-    outside.write_text("mine")
-    names = {path.name for path in tmp_path.iterdir()} | {"out"}
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("edited")
+    (folder / "outside.txt").write_text("mine")
+    return World(folder)
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_whatever_is_edited_no_number_is_wrong_and_storage_brings_it_back(world: World, chunk: int) -> None:
+    draw = random.Random(chunk)
+    names = {path.name for path in world.folder.iterdir()} | {"out"}
     for number in range(EDITS):
         done = [world.edit(draw) for _ in range(draw.choice((1, 1, 2, 3)))]
-        spaces: list[str] = []
+        try:
+            check(world, done, number % SYNCED_EVERY == 0)
+            assert (world.folder / "outside.txt").read_text() == "mine", (number, done)
+            assert {path.name for path in world.folder.iterdir()} <= names, (number, done)
+        finally:
+            world.undo()
+
+
+def check(world: World, done: list[str], synced: bool) -> None:
+    spaces: list[str] = []
+    with contextlib.suppress(UserError):
+        spaces = world.tracker.spaces()
+        world.tracker.left_aside()
+    for space in {*spaces, "batch_size", "../../x"}:
         with contextlib.suppress(UserError):
-            spaces = world.tracker.spaces()
-            world.tracker.left_aside()
-        for space in {*spaces, "batch_size", "../../x"}:
-            with contextlib.suppress(UserError):
-                plan = world.tracker.read_plan(space)
-                for what, numbers in world.told(plan).items():
-                    assert numbers == world.truth[what], (number, done, what)
-                verdicts_of(plan, results_of(plan))
-                report.write_space(plan, ["csv", "markdown"], tmp_path / "out" / plan.space.name)
-        if number % SYNCED_EVERY == 0:
-            fresh = Tracker(f"sqlite:///{world.database}")
-            fresh.sync(world.plan, world.storage, whole=True)
-            assert world.told(fresh.read_plan("batch_size", world.plan.id)) == world.truth, (number, done)
-        assert outside.read_text() == "mine", (number, done)
-        assert {path.name for path in tmp_path.iterdir()} <= names, (number, done)
-        world.undo()
+            plan = world.tracker.read_plan(space)
+            for what, numbers in world.told(plan).items():
+                assert numbers == world.truth[what], (done, what)
+            verdicts_of(plan, results_of(plan))
+            report.write_space(plan, ["csv", "markdown"], world.folder / "out" / plan.space.name)
+    if synced:
+        fresh = world.sync()
+        assert world.told(fresh.read_plan("batch_size", world.plan.id)) == world.truth, done
