@@ -397,6 +397,21 @@ class Storage:
                 messages.append(f"expected a whole record, got a damaged {path}; {told}")
         return messages
 
+    def log(self, key: str) -> tuple[str, str]:
+        """The log of a training's latest attempt.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            Where it is, and its text; two empty ones before the first attempt.
+        """
+        attempts = self._attempts(key)
+        if not attempts:
+            return "", ""
+        path = f"{key}/attempts/{attempts[-1]}/log.txt"
+        return f"{self.location}/{path}", (self.files.read(path) or b"").decode(errors="replace")
+
     def attempt(self, key: str) -> Attempt:
         """A new attempt at a training; nobody else writes into its folder.
 
@@ -620,10 +635,15 @@ class Attempt:
             last: Nothing follows: a manifest is written for it.
         """
         content = text.encode(errors="backslashreplace")
-        self._files.write(f"{self._base}/log.txt", content)
+        self._files.write(self.log, content)
         self._log = (len(content), _sum(content))
         if last:
             self._commit()
+
+    @property
+    def log(self) -> str:
+        """The path of the attempt's log file."""
+        return f"{self._base}/log.txt"
 
     def forget_checkpoints(self) -> None:
         """Name no checkpoint any more, before they are deleted."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import Checks, CleanLogits, build_attack, evaluate
 from ablate.claiming import in_force
+from ablate.crashes import Stacks, death
 from ablate.errors import ClaimError, DeviceError, MeasurementError, StorageError, UserError, first_line, place_of
 from ablate.events import Event, Kind, Listener
 from ablate.faults import fault_of, passes
@@ -111,6 +112,8 @@ class _Run:
         self.device = torch.device(task.device)
         self.log = _Log()
         self.attempt: Attempt | None = None
+        self.stacks: Stacks | None = None
+        self.death: str | None = None  # of the process before
         self.asked: nn.Module = nn.Identity()  # what attacks of the network being measured ask
         self._examples: dict[tuple[str, int], Tensor] = {}  # of the network being measured
 
@@ -124,8 +127,11 @@ class _Run:
                 # that a whole GPU has to be asked for, too.
                 share = 1.0 if self.task.gpu_share >= 1 else _WITHIN_SHARE * self.task.gpu_share
                 torch.cuda.set_per_process_memory_fraction(share, self.device.index or 0)
+            self.death = death(self.storage, self.task.key)  # of an earlier attempt: this one has no log yet
             self.attempt = self.storage.attempt(self.task.key)
-            self._train_and_measure(self.attempt)
+            self.stacks = Stacks(self.storage, self.attempt.log)
+            with self.stacks.open():
+                self._train_and_measure(self.attempt)
         except Exception as error:
             return self._ended_by(error)
         self._tell("finished")
@@ -165,17 +171,22 @@ class _Run:
         self.log.error(text.rstrip())
         with contextlib.suppress(StorageError):
             if self.attempt is not None:
-                self.attempt.save_log(self.log.text())
+                self._save_log(self.attempt)
 
     def _failed(self, reason: str, details: str) -> str:
         self.log.error(f"{reason}\n{details}".rstrip())
         try:
             if self.attempt is not None:
                 self.attempt.save_failure(reason, details, _now_ms())
-                self.attempt.save_log(self.log.text(), last=True)
+                self._save_log(self.attempt, last=True)
         except StorageError as error:
             return f"{reason} (and the failure could not be stored: {error})"
         return reason
+
+    def _save_log(self, attempt: Attempt, *, last: bool = False) -> None:
+        attempt.save_log(self.log.text(), last=last)
+        if self.stacks is not None:
+            self.stacks.follow()
 
     def _tell(self, kind: Kind, done: int = 0, total: int = 0, text: str = "", **metrics: float) -> None:
         self.listen(Event(self.task.key, kind, done, total, metrics, text, _now_ms()))
@@ -189,19 +200,20 @@ class _Run:
         task = self.task
         self._check_claim()
         self.log.info(f"training {task.key} on {task.device}, {task.threads} threads, torch {torch.__version__}")
+        self._save_log(attempt)
         state = self._train(attempt)
         view = self.storage.view(task.key)
         missing = [m for m in task.measurements if m.key not in view.records]
         if missing:
             self._measure(attempt, state, missing)
         self.log.info("finished")
-        attempt.save_log(self.log.text(), last=True)
+        self._save_log(attempt, last=True)
 
     def _train(self, attempt: Attempt) -> TrainingState:
         epochs = self.task.spec.training.epochs
         state = None
         content, warnings = self.storage.checkpoint(self.task.key)
-        for warning in warnings:
+        for warning in [*([self.death] if self.death else []), *warnings]:
             self.log.warning(warning)
             self._tell("started", text=warning)
         if content is not None:
@@ -214,7 +226,7 @@ class _Run:
             attempt.save_checkpoint(now.epoch, save_state(now), now.history, finished=now.epoch == epochs)
             metrics = now.history[-1]["metrics"]
             self.log.info(f"epoch {now.epoch}/{epochs} " + " ".join(f"{k}={v:.6g}" for k, v in metrics.items()))
-            attempt.save_log(self.log.text())
+            self._save_log(attempt)
             self._tell("epoch", done=now.epoch, total=epochs, **metrics)
 
         if state is not None and state.epoch == epochs:
@@ -292,7 +304,7 @@ class _Run:
             record.meta.update(self._provenance(), seconds=seconds / len(same), network=first.network, epoch=epoch)
             attempt.save_record(record)
         self.log.info(f"measured {first.name} of {first.network} in {seconds:.3g} s")
-        attempt.save_log(self.log.text())
+        self._save_log(attempt)
         self._tell("measured", done=done + len(same), total=total, text=first.name)
 
     def _attack(

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ablate.crashes import how_lost
 from ablate.errors import UserError, first_line
 from ablate.events import Event, Listener
 from ablate.faults import fault_of
@@ -30,6 +31,7 @@ from ablate.hanging import LOOK_S, Watch
 from ablate.learning.data import Dataset
 from ablate.options import ray_address
 from ablate.scheduling import local_ray
+from ablate.storage import Storage
 from ablate.worker import Outcome, Task, run
 
 # Before Ray is imported: it reads these once. Its own progress tables and signal handler would fight with ours.
@@ -268,7 +270,7 @@ def place(
     watch = Watch()
     for task in tasks:
         watch.expect(task, datasets[dataset_of[task.key]])
-    relay = _Relay(listen, watch)
+    relay = _Relay(listen, watch, {task.key: task.storage for task in tasks})
     scratch = tempfile.mkdtemp(prefix="ablate-tune-")
     trainable = tune.with_resources(
         tune.with_parameters(_trainable, payload=payload), lambda config: resources.of(config["key"])
@@ -386,32 +388,37 @@ class Guard:
             ray.kill(actor)
 
 
-def lost(key: str, trial: Any) -> Outcome:
+def lost(key: str, trial: Any, storage: str) -> Outcome:
     """How a Tune trial that told no outcome of its own leaves its training.
 
     Args:
         key: The training's.
         trial: Tune's, after its last try.
+        storage: Where its log is, which says what signal ended it.
 
     Returns:
         Interrupted; failed only where the worker's own code raised what would come again, such as a module that is
         not there.
     """
-    reason = f"lost: {_reason(str(trial.get_error() or ''))}"
+    told = str(trial.get_error() or "")
     try:
         error = trial.get_pickled_error()
     except Exception:  # of a class that this process cannot make
         error = None
     ending = fault_of(error.cause).ending if isinstance(error, ray.exceptions.RayTaskError) else "interrupted"
+    # Of a process that is gone, Ray says in 600 characters that it cannot say why.
+    gone = not isinstance(error, ray.exceptions.RayTaskError) and re.search(r"(actor|worker|node) died", told)
+    reason = how_lost(Storage(storage), key) if gone or not told else f"lost: {_reason(told)}"
     return Outcome(key, ending, reason)
 
 
 class _Relay(tune.Callback):  # type: ignore[misc]
     """Hands what workers report to the launch's listener, and ends those that hang."""
 
-    def __init__(self, listen: Listener, watch: Watch) -> None:
+    def __init__(self, listen: Listener, watch: Watch, storage_of: Mapping[str, str]) -> None:
         self.listen = listen
         self.guard = Guard(watch)
+        self.storage_of = storage_of
         self.outcomes: dict[str, Outcome] = {}
         self.lost: dict[str, Outcome] = {}
 
@@ -426,7 +433,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         key = trial.config["key"]
-        outcome = self.lost[key] = self.guard.ended.get(key) or lost(key, trial)
+        outcome = self.lost[key] = self.guard.ended.get(key) or lost(key, trial, self.storage_of[key])
         self.guard.watch.forget(key)
         self.listen(Event(key, outcome.state, text=outcome.reason))
 

@@ -259,7 +259,7 @@ class _Adapter(Searcher):  # type: ignore[misc]
         self.guard.watch.forget(job.task.key)
         outcome = self.outcomes.pop(trial_id, None)
         if outcome is None and error:
-            outcome = self.guard.ended.get(job.task.key) or lost(job.task.key, self.trials[trial_id])
+            outcome = self.guard.ended.get(job.task.key) or lost(job.task.key, self.trials[trial_id], job.task.storage)
             self.listen(Event(outcome.key, outcome.state, text=outcome.reason))
         self.jobs.ended(job.number, outcome, self.epochs.pop(trial_id, 0))
 
