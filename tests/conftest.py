@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+# Before torch is there: threads that wait must not spin. With two processes on two cores, spinning ones kept the
+# others from what they waited for, and a test of 17 s took 145.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 
