@@ -9,10 +9,12 @@ from ablate.terminal import printable
 from ablate.yamlfile import flatten
 
 if TYPE_CHECKING:
-    from ablate.planning import Plan
+    from ablate.claims import Use
+    from ablate.planning import Plan, PlannedTrial
     from ablate.spaces import SpaceFile, Trial
 
 _EPS = ("training.attack.eps_255", "training.attack.step_255", "measurement.eps_255", "measurement.step_255")
+_ROWS_SHOWN = 4
 _LEAST_STEP_255 = 0.1
 """Below this a step is no step; a radius is one from a grey level on."""
 
@@ -28,10 +30,12 @@ def cautions(plan: Plan) -> list[str]:
     """
     found: list[str] = []
     for loaded in plan.spaces:
-        trials = [planned.trial for planned in plan.trials if planned.trial.space == loaded.name]
+        of_space = [planned for planned in plan.trials if planned.trial.space == loaded.name]
+        trials = [planned.trial for planned in of_space]
         if not plan.search:
             found += _overridden(loaded, trials, plan.preset)
             found += _same(trials)
+            found += _not_measured(loaded, of_space)
         found += _small(trials)
     return list(dict.fromkeys(found))
 
@@ -63,6 +67,36 @@ def _same(trials: list[Trial]) -> Iterator[str]:
                 f"rows {printable(other)!r} and {printable(trial.label)!r} of {trial.space} have the same settings: "
                 "their numbers will be equal, and say nothing of a difference"
             )
+
+
+def _not_measured(loaded: SpaceFile, planned: list[PlannedTrial]) -> Iterator[str]:
+    """What claims and published numbers are about, and this launch gives no number of."""
+    from ablate.metrics import measured  # brings torch, which a plan has brought
+
+    labels = list(dict.fromkeys(each.trial.label for each in planned))
+    lacking: dict[str, dict[str, Use]] = {}  # metric -> row -> where it is named
+    for use in loaded.metric_uses():
+        for label in use.rows:
+            of_row = [each for each in planned if each.trial.label == label]
+            if of_row and not any(measured(each.trial.spec, each.columns, use) for each in of_row):
+                lacking.setdefault(use.metric, {}).setdefault(label, use)
+    together: dict[tuple[str, ...], list[str]] = {}
+    for metric, named in lacking.items():
+        together.setdefault(tuple(named), []).append(metric)
+    for rows, metrics in together.items():
+        first = lacking[metrics[0]][rows[0]]
+        names = ", ".join(printable(metric) for metric in metrics)
+        of_rows = "" if len(rows) == len(labels) else f" of {_listed(rows)}"
+        stays = "it stays blank" if len(metrics) == 1 else "they stay blank"
+        yield (
+            f"{loaded.file.where(first.place)}: {names}{of_rows}, named by claims or published numbers, "
+            f"will not be measured: {stays} in ours"
+        )
+
+
+def _listed(rows: tuple[str, ...]) -> str:
+    shown = [repr(printable(row)) for row in rows[:_ROWS_SHOWN]]
+    return ", ".join(shown) + (f" and {len(rows) - _ROWS_SHOWN} more" if len(rows) > _ROWS_SHOWN else "")
 
 
 def _small(trials: list[Trial]) -> Iterator[str]:

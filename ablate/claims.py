@@ -8,7 +8,8 @@ claim is evaluated; `ablate.reporting.claims` judges it from results.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -37,6 +38,28 @@ def is_accuracy(metric: str) -> bool:
         True for columns, also adaptive ones; False for scalars, whose names have a slash.
     """
     return "/" not in metric.removeprefix(ADAPTIVE)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One place in a space file that names a metric.
+
+    Attributes:
+        metric: The name.
+        place: Keys and item numbers from the top of the file.
+        rows: Labels of the rows whose number it is about.
+        trend: Whether it is about a curve.
+    """
+
+    metric: str
+    place: tuple[str | int, ...]
+    rows: tuple[str, ...]
+    trend: bool = False
+
+    @property
+    def path(self) -> str:
+        """The place as a dotted path."""
+        return ".".join(str(step) for step in self.place)
 
 
 class Statement(Spec):
@@ -221,6 +244,23 @@ class Claim(Spec):
         """Which key the statement stands under."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
+    def metric_uses(self, number: int, labels: Sequence[str]) -> Iterator[Use]:
+        """Every place that names a metric.
+
+        Args:
+            number: The claim's among those of its space.
+            labels: The labels of the space's rows.
+        """
+        statement = self.statement
+        rows = tuple(dict.fromkeys(label for _, label in statement.named_rows()))
+        if self.best is not None and self.best.among is None:
+            rows = tuple(labels)
+        for index, metric in enumerate(statement.metrics):
+            place = ("claims", number, self.kind, "metrics", index)
+            yield Use(metric, place, rows, isinstance(statement, Trend))
+        if isinstance(statement, Gain):
+            yield Use(statement.than, ("claims", number, self.kind, "than"), rows)
+
     @property
     def statement(self) -> Statement:
         """The statement."""
@@ -247,34 +287,6 @@ class Claim(Spec):
 
 KINDS = ("above", "below", "pairwise", "best", "ordering", "difference", "gain", "value", "trend")
 """The keys a claim's statement can stand under."""
-
-
-def unknown_columns(claims: Iterable[Claim], columns: Iterable[str]) -> list[str]:
-    """What is wrong with the columns that claims name; scalars are not known before they are computed.
-
-    Args:
-        claims: The claims of a space, in order.
-        columns: The columns that are measured, e.g. the registered attacks.
-
-    Returns:
-        One sentence for each column that is not measured, with the nearest name; empty if all are.
-    """
-    valid = list(columns)
-    found = []
-    for index, claim in enumerate(claims):
-        statement = claim.statement
-        named = [*_numbered("metrics", statement.metrics)]
-        if isinstance(statement, Gain):
-            named.append(("than", statement.than))
-        # A trend's metrics are curves over the epochs, which training logs under names of its own.
-        if isinstance(statement, Trend):
-            continue
-        for place, metric in named:
-            column = metric.removeprefix(ADAPTIVE)
-            if is_accuracy(metric) and column not in valid:
-                where = f"claims.{index}.{claim.kind}.{place}"
-                found.append(f"{where}: expected a measured column, got {metric!r}; {nearest(column, valid)}")
-    return found
 
 
 def _numbered(field: str, names: Iterable[str]) -> Iterator[NamedRow]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ablate.errors import SpecError, first_line
+from ablate.errors import SpecError, UserError, first_line, place_of
 
 MOST_SEEDS = 100_000
 """Of one range: a slip of the keyboard is told instead of planned."""
@@ -100,10 +100,11 @@ def import_modules(modules: Iterable[str]) -> None:
             file, line = place.filename, place.lineno
             if isinstance(error, SyntaxError):
                 file, line = error.filename or file, error.lineno or line
+            where = f" ({file}:{line})"
+            if isinstance(error, UserError):  # a name that is refused
+                raise SpecError(f"--import {module}: {error}{place_of(error) or where}") from error
             what = f"{type(error).__name__}: {first_line(error)}"
-            raise SpecError(
-                f"--import {module}: expected a module that can be imported, got {what} ({file}:{line})"
-            ) from error
+            raise SpecError(f"--import {module}: expected a module that can be imported, got {what}{where}") from error
 
 
 def parse_gpus(text: str | None) -> float | Literal["auto"] | None:

@@ -14,6 +14,7 @@ from ablate.errors import SpecError
 from ablate.learning import data
 from ablate.learning.augmentation import augmentation_source, get_augmentation
 from ablate.learning.models import check_model, source_digest
+from ablate.metrics import refuse_unknown
 from ablate.spaces import SpaceFile, Trial
 from ablate.specs import DataSpec, MeasurementSpec, TrialSpec
 from ablate.storage import Storage, TrainingView
@@ -150,7 +151,7 @@ def make_plan(
         The plan; `decide` fills in the actions.
 
     Raises:
-        SpecError: A name nobody registered, or a batch larger than the data.
+        SpecError: A name nobody registered, also of a metric in a claim, or a batch larger than the data.
         DataError: Data that is missing or corrupt.
     """
     summaries: dict[tuple[str, str | None, int, str | None], data.DataSummary] = {}
@@ -161,6 +162,8 @@ def make_plan(
             summaries[what] = data.describe(spec, data_root)
         return summaries[what]
 
+    for loaded in spaces:
+        refuse_unknown(loaded)
     trainings: dict[str, PlannedTraining] = {}
     planned = []
     for trial in trials:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ablate.errors import SpecError, nearest
+from ablate.metric_names import refused
 
 T = TypeVar("T")
 
@@ -20,10 +21,12 @@ class Registry(Generic[T]):
 
     Args:
         field: The setting that holds such a name, for messages, e.g. `model.arch`.
+        metrics: Whether names become those of metrics, so that MLflow must take them.
     """
 
-    def __init__(self, field: str) -> None:
+    def __init__(self, field: str, *, metrics: bool = False) -> None:
         self.field = field
+        self._metrics = metrics
         self._entries: dict[str, T] = {}
         self._digests: dict[str, str | None] = {}
 
@@ -38,8 +41,10 @@ class Registry(Generic[T]):
 
         Raises:
             SpecError: The name belongs to another function already. The same one again (a module that is imported
-                twice, as notebooks and worker processes do) takes the place of the first.
+                twice, as notebooks and worker processes do) takes the place of the first. Or it is no metric's, where
+                it should be.
         """
+        self.check_name(name)
 
         def decorate(entry: T) -> T:
             known = self._entries.get(name)
@@ -50,6 +55,16 @@ class Registry(Generic[T]):
             return entry
 
         return decorate
+
+    def check_name(self, name: str) -> None:
+        """Refuse a name that MLflow takes for no metric, where it becomes one's.
+
+        Raises:
+            SpecError: It is such a name.
+        """
+        problem = refused(name) if self._metrics else None
+        if problem is not None:
+            raise SpecError(f"{self.field}: {problem}")
 
     def get(self, name: str) -> T:
         """What was registered under a name.

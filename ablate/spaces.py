@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ablate.claims import Claim
+from ablate.claims import Claim, Use
 from ablate.errors import SpecError, nearest
 from ablate.figures import analyses_for, figure_kind
+from ablate.metric_names import refused
 from ablate.places import local_path
 from ablate.search_space import SearchSpec
 from ablate.settings import Setting, build_spec, parse_overrides, setting_paths
@@ -126,6 +127,15 @@ class SpaceFile:
     name: str
     space: Space
     file: YamlFile
+
+    def metric_uses(self) -> Iterator[Use]:
+        """Every place that names a metric, in published numbers and in claims."""
+        for number, row in enumerate(self.space.rows):
+            for metric in row.published:
+                yield Use(metric, ("rows", number, "published", metric), (row.label,))
+        labels = [row.label for row in self.space.rows]
+        for number, claim in enumerate(self.space.claims):
+            yield from claim.metric_uses(number, labels)
 
 
 @dataclass(frozen=True)
@@ -251,6 +261,10 @@ def _check_claims(loaded: SpaceFile) -> None:
     for number, claim in enumerate(loaded.space.claims):
         for problem in claim.problems(labels):
             raise SpecError(f"{loaded.file.where(('claims', number))}: claims.{number}: {problem}")
+    for use in loaded.metric_uses():
+        unusable = refused(use.metric)
+        if unusable is not None:
+            raise SpecError(f"{loaded.file.where(use.place)}: {use.path}: {unusable}")
 
 
 def load_preset(name: str) -> tuple[Preset, YamlFile]:

@@ -341,7 +341,9 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
             published[row] = run.id
             if problem_of(run) is not None:
                 altered.append(f"{run.name}: {problem_of(run)}")
-    trials = {(part.row, part.seed): _trial(part, runs.get((part.row, part.seed))) for part in plan.trials}
+    without = {part.training for part in plan.trials if (part.row, part.seed) not in runs}
+    untold = _reasons(store, without, info.storage)
+    trials = {(part.row, part.seed): _trial(part, runs.get((part.row, part.seed)), untold) for part in plan.trials}
     wanted = {trial.training_run_id for trial in trials.values() if trial.training_run_id is not None}
     trainings = _training_runs(store, wanted, info.storage)
     for trial in trials.values():
@@ -427,9 +429,26 @@ def _info(run: Run, space: str) -> PlanInfo:
     )
 
 
-def _trial(part: TrialPart, run: Run | None) -> TrialResult:
+def _reasons(store: Store, keys: set[str], storage: str) -> dict[str, str]:
+    """Training key -> why a trial without a run has no numbers, as the training's own run tells it."""
+    experiment = store.experiment("training") if keys else None
+    if experiment is None:
+        return {}
+    if len(keys) <= _ASKED_ONE_BY_ONE:
+        found = [run for key in sorted(keys) for run in store.runs(experiment, {"ablate.training_key": key})]
+    else:
+        found = store.runs(experiment)
+    states: dict[str, str] = {}
+    for run in sorted(found, key=_rank, reverse=True):  # of several the best one tells
+        if _storage(run) in (storage, ""):
+            problem = _problem(run)
+            states[run.tags.get("ablate.training_key", "")] = "not measured" if problem is None else problem
+    return states
+
+
+def _trial(part: TrialPart, run: Run | None, untold: Mapping[str, str]) -> TrialResult:
     if run is None:
-        return TrialResult(part, problem="not trained")
+        return TrialResult(part, problem=untold.get(part.training, "not trained"))
     altered = problem_of(run)
     return TrialResult(
         part=part,

@@ -105,11 +105,16 @@ class Tracker:
         if opened is None or storage.identify() not in opened.storages:
             self.open_plan(plan, storage=storage)
             opened = self._opened[plan.id]
+        problem: UserError | None = None
         if keys is None:
-            tracking_runs.publish(self._store, opened, whole=whole)
+            try:
+                tracking_runs.publish(self._store, opened, whole=whole)
+            except ServerAway:
+                raise
+            except TrackingError as error:  # a published number that is refused keeps nothing else from being sent
+                problem = error
         shared = opened.plan.trainings()
         unfinished: list[str] = []
-        problem: UserError | None = None
         asked = [key for key in (shared if keys is None else keys) if key in shared]
 
         def send(key: str) -> bool | UserError:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ablate import tracked
+from ablate.metric_names import OF_LAST_EPOCH
 from ablate.plan_file import TrialPart
 from ablate.storage import Record, Storage, TrainingView, reaches
 from ablate.tracking_agreement import (
@@ -54,9 +55,6 @@ from ablate.tracking_store import Point, Run, Store
 
 NETWORK_LIMIT_BYTES = 256 * 2**20
 """A larger network stays in storage alone; the largest of the paper (WRN-34-10) has 185 MB."""
-
-_CARRIED = ("energy/", "fat/")
-"""Metrics of the last epoch that belong into the table's runs too."""
 
 
 def send(
@@ -469,7 +467,7 @@ def _scalars(whole: _Whole, trial: TrialPart) -> list[Point]:
             points.append(Point(f"best/{scalar}" if best else scalar, value, whole.made_ms(record), 0))
     last = whole.history[-1] if whole.history else {"metrics": {}}
     for name, value in last["metrics"].items():
-        if name.startswith(_CARRIED) and np.isfinite(value):
+        if name.startswith(OF_LAST_EPOCH) and np.isfinite(value):
             points.append(Point(name, float(value), last["timestamp_ms"], last["epoch"]))
     return points
 

@@ -29,6 +29,7 @@ from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingError, TrainingState, memory_format, train
+from ablate.metric_names import refused
 from ablate.planning import PlannedMeasurement
 from ablate.specs import TrialSpec
 from ablate.storage import Attempt, Record, Storage
@@ -361,6 +362,8 @@ class _Run:
 
         context = AnalysisContext(network, images, labels, adversarial, seed, measurement.settings.batch_size)
         result = get_analysis(measurement.name)(context)
+        for problem in filter(None, map(refused, result.scalars)):
+            raise MeasurementError(f"analysis {measurement.name}: {problem}")
         bad = [name for name, value in result.scalars.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(f"analysis {measurement.name}: expected finite numbers, got none for {bad[0]}")

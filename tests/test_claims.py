@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ablate.claims import KINDS, Claim, is_accuracy, unknown_columns
+from ablate.claims import KINDS, Claim, is_accuracy
 
 STATEMENTS = {
     "above": {"row": "128", "rows": ["512", "32"], "metrics": ["natural", "pgd20"]},
@@ -103,21 +103,6 @@ def test_unknown_row_names_the_place_and_the_nearest_label() -> None:
     assert made.problems(["128", "A-mixup", "C-mixup"]) == [
         "pairwise.pairs.0.1: expected a row of this space, got 'A-mixupp'; did you mean 'A-mixup'?"
     ]
-
-
-def test_unknown_columns_are_found_also_adaptive_ones_and_scalars_are_left_alone() -> None:
-    claims = [
-        claim(best={"row": "a", "metrics": ["pgd2", "adaptive/pgd20", "energy/ratio"]}),
-        claim(gain={"rows": ["a"], "over": "b", "than": "cw21", "metrics": ["adaptive/natrual"]}),
-        claim(trend={"row": "a", "metrics": ["loss"]}),
-    ]
-    found = unknown_columns(claims, ["natural", "pgd20", "cw20"])
-    assert [line.split(":")[0] for line in found] == [
-        "claims.0.best.metrics.0",
-        "claims.1.gain.metrics.0",
-        "claims.1.gain.than",
-    ]
-    assert "did you mean 'pgd20'?" in found[0]
 
 
 @given(st.text(alphabet="abcdefghij0123456789_", min_size=1))

@@ -317,6 +317,28 @@ class TrackingContract:
             assert ("spectrum/share" in outcome.values) == (network == "last")
             assert ("spectrum_best/share" in outcome.values) == (network == "best")
 
+    def test_a_published_name_that_mlflow_refuses_keeps_nothing_else_back(
+        self, make: Make, storage: Storage, plan: PlanFile
+    ) -> None:
+        space = plan.spaces[0]
+        rows = [row.model_copy(update={"published": {"pgd@20": 42.0}}) for row in space.rows]
+        plan = plan.model_copy(update={"spaces": [space.model_copy(update={"rows": rows})]})
+        finish(storage, plan)
+        tracker = make()
+        with pytest.raises(TrackingError, match="pgd@20"):
+            tracker.sync(plan, storage)
+        assert tracker.read_plan("batch_size").problems == {}
+
+    def test_what_is_trained_and_has_no_numbers_is_not_called_untrained(
+        self, make: Make, storage: Storage, plan: PlanFile
+    ) -> None:
+        finish(storage, plan)
+        tracker = make()
+        tracker.sync(plan, storage)
+        for trial in tracker.read_plan("batch_size").trials.values():
+            tracker._store._client.delete_run(trial.run_id)
+        assert set(tracker.read_plan("batch_size").problems.values()) == {"not measured"}
+
     def test_runs_deleted_in_the_ui_come_back(self, make: Make, storage: Storage, plan: PlanFile) -> None:
         finish(storage, plan)
         tracker = make()

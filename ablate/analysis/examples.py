@@ -20,7 +20,7 @@ FEWEST_EXAMPLES = 4
 """What the unbiased estimate of HSIC needs."""
 
 
-@register_analysis("spectrum")
+@register_analysis("spectrum", scalars=("spectrum/central_energy_share",))
 def spectrum(context: AnalysisContext) -> AnalysisResult:
     """Figure 2: spectra of the clean images, of their PGD-20 examples, and of the difference.
 
@@ -50,7 +50,7 @@ def spectrum(context: AnalysisContext) -> AnalysisResult:
     )
 
 
-@register_analysis("cka")
+@register_analysis("cka", scalars=("cka/shallow_deep",))
 def cka(context: AnalysisContext) -> AnalysisResult:
     """Figures 6 and 7: linear CKA between all convolution and linear layers, on PGD-20 examples.
 

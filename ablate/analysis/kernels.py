@@ -16,7 +16,7 @@ MOST_FILTERS = 64
 """Filters (and input channels) that are kept for drawing, from the first; the numbers are of all."""
 
 
-@register_analysis("first_kernels")
+@register_analysis("first_kernels", scalars=("first_kernels/smoothness", "first_kernels/channel_similarity"))
 def first_kernels(context: AnalysisContext) -> AnalysisResult:
     """Figure 3: the first convolution's kernels, how smooth they are and how alike across the input channels.
 
@@ -40,7 +40,12 @@ def first_kernels(context: AnalysisContext) -> AnalysisResult:
     return _result("first_kernels", scalars, {"kernels": _shown(weight), "layer": np.array(name)})
 
 
-@register_analysis("kernel_spectra")
+@register_analysis(
+    "kernel_spectra",
+    scalars=[
+        f"kernel_spectra/{what}{group}" for what in ("high_frequency_share", "smoothness") for group in ("", "_group*")
+    ],
+)
 def kernel_spectra(context: AnalysisContext) -> AnalysisResult:
     """Figure 4: the spectra of the first convolution of all (`group0`) and of each stage behind it (`group1`, ...).
 
@@ -74,7 +79,7 @@ def kernel_spectra(context: AnalysisContext) -> AnalysisResult:
     return _result("kernel_spectra", scalars, {**arrays, "layers": np.array(names)})
 
 
-@register_analysis("quantized_kernels")
+@register_analysis("quantized_kernels", scalars=("quantized_kernels/smoothness",))
 def quantized_kernels(context: AnalysisContext) -> AnalysisResult:
     """Figure 8: the kernels that the first quantized layer uses, after mask and quantizer, and how smooth they are.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from ablate.errors import SpecError
+from ablate.metric_names import refused
 from ablate.registry import Registry
 
 
@@ -47,8 +49,44 @@ class AnalysisResult:
 
 
 Analysis = Callable[[AnalysisContext], AnalysisResult]
-_analyses: Registry[Analysis] = Registry("measurement.analyses")
-register_analysis = _analyses.register
+_analyses: Registry[Analysis] = Registry("measurement.analyses", metrics=True)
+_scalars: dict[str, tuple[str, ...] | None] = {}
+
+
+def register_analysis(name: str, *, scalars: Iterable[str] | None = None) -> Callable[[Analysis], Analysis]:
+    """The decorator that makes an analysis available to `measurement.analyses` and to figures.
+
+    Args:
+        name: What space files call it.
+        scalars: The metrics it can give, `name/what`, in which `*` stands for a number: a claim that names another one
+            is refused before anything is trained. None: it does not say.
+
+    Returns:
+        The decorator; it returns the analysis unchanged.
+
+    Raises:
+        SpecError: The name belongs to another analysis, or MLflow does not take it or a scalar's.
+    """
+    declared = None if scalars is None else tuple(scalars)
+    for scalar in declared or ():
+        problem = refused(scalar.replace("*", "0"))
+        if problem is not None:
+            raise SpecError(f"measurement.analyses: {name}: scalars: {problem}")
+
+    def decorate(analysis: Analysis) -> Analysis:
+        _analyses.register(name)(analysis)
+        _scalars[name] = declared
+        return analysis
+
+    _analyses.check_name(name)
+    return decorate
+
+
+def declared_scalars(name: str) -> tuple[str, ...] | None:
+    """The scalars an analysis can give, with `*` for a number; None where it does not say."""
+    return _scalars[name]
+
+
 get_analysis = _analyses.get
 analysis_names = _analyses.names
 analysis_source = _analyses.source_digest

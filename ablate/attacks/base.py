@@ -67,7 +67,7 @@ class Attack(ABC):
 
 
 Factory = Callable[[MeasurementSpec], Attack]
-_attacks: Registry[Factory] = Registry("measurement.attacks")
+_attacks: Registry[Factory] = Registry("measurement.attacks", metrics=True)
 attack_names = _attacks.names
 attack_source = _attacks.source_digest
 
@@ -88,7 +88,7 @@ def register_attack(name: str) -> Callable[[Factory], Factory]:
         The decorator; it takes a function of a `MeasurementSpec` that returns an attack of that name.
 
     Raises:
-        SpecError: The name is another factory's.
+        SpecError: The name is another factory's, or one that MLflow takes for no metric.
     """
     return _attacks.register(name)
 

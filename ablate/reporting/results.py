@@ -55,7 +55,8 @@ class Results:
 
     Attributes:
         outcomes: (row label, seed) -> outcome.
-        problems: (row label, seed) -> why there is no outcome ("failed: loss became nan in epoch 3", "not trained").
+        problems: (row label, seed) -> why there is no outcome ("failed: loss became nan in epoch 3", "not trained",
+            "not measured").
         noise: Repetitions of one training from elsewhere, whose spread stands for the noise between trainings;
             empty: the noise is that of the outcomes themselves.
     """

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from ablate.analysis import examples
-from ablate.analysis.registry import AnalysisContext, AnalysisResult, analysis_names, get_analysis
+from ablate.analysis.registry import (
+    AnalysisContext,
+    AnalysisResult,
+    analysis_names,
+    declared_scalars,
+    get_analysis,
+)
 from ablate.analysis.similarity import linear_cka
 from ablate.analysis.spectrum import kernel_smoothness
 from ablate.analysis.weights import effective_weight, first_quantized, running_convolutions, stage_convolutions
 from ablate.learning.models import build_network
+from ablate.metrics import matches
 from ablate.specs import ModelSpec, QuantizationSpec
 
 SIZE = 16
@@ -43,7 +50,10 @@ def network_of(arch: str = "resnet20", width: float = 0.25, size: int = SIZE, **
 
 
 def run(name: str, network: nn.Module, **settings: object) -> AnalysisResult:
-    return get_analysis(name)(context_of(network, **settings))  # type: ignore[arg-type]
+    found = get_analysis(name)(context_of(network, **settings))  # type: ignore[arg-type]
+    declared = declared_scalars(name)
+    assert declared is not None and all(matches(scalar, declared) for scalar in found.scalars)
+    return found
 
 
 def white(x: Tensor) -> Tensor:
