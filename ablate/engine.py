@@ -100,7 +100,7 @@ def open_engine(
     from ablate.scheduling.packing import gpu_share
     from ablate.speed.known import known_packing
 
-    with placement.cluster():
+    with placement.cluster(note=note):
         wanted = options.gpus_per_trial
         packed = wanted == "auto" and placement.has_gpus()
         # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.

@@ -308,7 +308,7 @@ class SearchLaunch(Launch):
 
         self.judge = self._make_judge()
         options = self.options
-        with placement.cluster():
+        with placement.cluster(note=self.console.print):
             count = self.search.limit or _FALLBACK_SHARE
             [base] = self.found.base.trainings.values()
             wanted = options.gpus_per_trial

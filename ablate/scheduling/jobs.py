@@ -24,10 +24,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate import identity
-from ablate.errors import UserError
+from ablate.errors import UserError, first_line
 from ablate.options import Options
 from ablate.provenance import commit
 from ablate.scheduling import package, reach
+from ablate.scheduling.head import HeadLost
 from ablate.spaces import SpaceFile, Trial
 from ablate.terminal import harmless, plural, printable
 
@@ -90,6 +91,9 @@ def submit(submission: Submission, console: Console) -> int:
         job = _find_or_start(client, submission, plan, arguments, parcel, console)
         _follow(client, job, console)
         return _exit_code(_details(client, job), console)
+    except HeadLost as error:
+        console.print(Text(printable(str(error)), overflow="fold"))
+        return 130
     except KeyboardInterrupt:
         address = shlex.quote(submission.cluster)
         console.print(
@@ -330,15 +334,20 @@ class _Log:
 
 
 def _details(client: Any, job: str) -> Any:
-    """What the cluster knows of a job; asked again while it does not answer."""
+    """What the cluster knows of a job; asked again while it does not answer.
+
+    Raises:
+        HeadLost: It does not answer any more.
+    """
     for wait_s in (1.0, 2.0, 4.0, 8.0, 16.0, None):
         try:
             return client.get_job_info(job)
         except Exception as error:
             if wait_s is None:
-                raise UserError(
-                    f"{job}: expected news of the job, got none for half a minute ({error}); it may go on: "
-                    "give the same command once the cluster answers"
+                why = "" if isinstance(error, OSError) else f" ({first_line(error)})"
+                raise HeadLost(
+                    f"No news of {job} for half a minute{why}. It may go on; the same command follows it or goes on "
+                    "with it, once the cluster answers."
                 ) from error
             time.sleep(wait_s)
     raise AssertionError  # unreachable: the last turn returns or raises

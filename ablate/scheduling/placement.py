@@ -30,7 +30,7 @@ from ablate.faults import fault_of
 from ablate.hanging import LOOK_S, Watch
 from ablate.learning.data import Dataset
 from ablate.options import ray_address
-from ablate.scheduling import local_ray
+from ablate.scheduling import head, local_ray
 from ablate.storage import Storage
 from ablate.worker import Outcome, Task, run
 
@@ -83,17 +83,20 @@ class Resources:
 
 
 @contextlib.contextmanager
-def cluster(num_cpus: int | None = None) -> Iterator[None]:
+def cluster(num_cpus: int | None = None, note: Callable[[str], None] = print) -> Iterator[None]:
     """A connection to Ray: the cluster that `RAY_ADDRESS` names, or one started here for this launch.
 
     Args:
         num_cpus: Of a cluster started here; None for all cores.
+        note: Told that its head is gone.
 
     Raises:
         UserError: The cluster does not answer.
+        HeadLost: Its head is gone.
     """
     if ray.is_initialized():
-        yield
+        with head.watching(ray.get_runtime_context().gcs_address, note):
+            yield
         return
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -114,6 +117,7 @@ def cluster(num_cpus: int | None = None) -> Iterator[None]:
                 ) from error
             raise _unanswered(address, error) from error
         stack.callback(ray.shutdown)
+        stack.enter_context(head.watching(ray.get_runtime_context().gcs_address, note))
         yield
 
 
