@@ -105,7 +105,7 @@ def test_a_job_server_that_goes_away_is_told_in_a_line(monkeypatch: pytest.Monke
     for name in ("arguments_of", "parcel_of"):
         monkeypatch.setattr(jobs, name, lambda submission: None)
     out = io.StringIO()
-    asked = jobs.Submission("http://head:8265", Options(), [], [], "0123")
+    asked = jobs.Submission("http://head:8265", Options(["batch_size"]), [], [], "0123")
     assert jobs.submit(asked, Console(file=out, width=200)) == 130
     assert out.getvalue().count("\n") == 1
     assert "the same command" in out.getvalue()
