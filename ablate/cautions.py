@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
-from ablate.terminal import printable
+from ablate.terminal import plural, printable
 from ablate.yamlfile import flatten
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def cautions(plan: Plan) -> list[str]:
             found += _overridden(loaded, trials, plan.preset)
             found += _same(trials)
             found += _not_measured(loaded, of_space)
-        found += _small(trials)
+        found += _small_ranges(loaded)
+        found += _small(trials, () if loaded.space.search is None else loaded.space.search.parameters)
+        found += _passed_over(of_space)
     return list(dict.fromkeys(found))
 
 
@@ -99,12 +101,47 @@ def _listed(rows: tuple[str, ...]) -> str:
     return ", ".join(shown) + (f" and {len(rows) - _ROWS_SHOWN} more" if len(rows) > _ROWS_SHOWN else "")
 
 
-def _small(trials: list[Trial]) -> Iterator[str]:
+def _passed_over(planned: list[PlannedTrial]) -> Iterator[str]:
+    for each in planned:
+        files = each.data.passed_over
+        if files:
+            more = f", {printable(files[1])}, ..." if len(files) > 1 else ""
+            yield (
+                f"{each.trial.where('data.root')}: data.root: {plural(len(files), 'image')} passed over, whose "
+                f"{'name does' if len(files) == 1 else 'names do'} not end like an image's "
+                f"({printable(files[0])}{more})"
+            )
+
+
+def _small_ranges(loaded: SpaceFile) -> Iterator[str]:
+    parameters = {} if loaded.space.search is None else loaded.space.search.parameters
+    for path in _EPS:
+        extremes = parameters[path].extremes() if path in parameters else []
+        numbers = [float(value) for value in extremes if isinstance(value, int | float)]
+        values = [value for value in numbers if _is_small(path, value)]
+        if values:
+            where = loaded.file.where(("search", "parameters", path))
+            meant = ", ".join(_in_255(value) for value in values)
+            got = ", ".join(f"{value:g}" for value in values)
+            yield f"{where}: {path}: {got} of what is searched is below one grey level, in 1/255: did you mean {meant}?"
+
+
+def _is_small(path: str, value: float) -> bool:
+    return 0 < value < (1 if path.endswith(".eps_255") else _LEAST_STEP_255)
+
+
+def _in_255(value: float) -> str:
+    return f"{round(value * 255):g}"
+
+
+def _small(trials: list[Trial], searched: Container[str]) -> Iterator[str]:
     for trial in trials:
         for path in _EPS:
+            if path in searched:
+                continue  # told once, of its range
             group, _, name = path.rpartition(".")
             owner = trial.spec.training.attack if group == "training.attack" else trial.spec.measurement
             value = float(getattr(owner, name))
-            if 0 < value < (1 if name == "eps_255" else _LEAST_STEP_255):
-                meant = f"{round(value * 255):g}"
+            if _is_small(path, value):
+                meant = _in_255(value)
                 yield f"{trial.where(path)}: {path}: {value:g} is below one grey level, in 1/255: did you mean {meant}?"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ablate.asking import plan_of
 from ablate.cautions import cautions
@@ -38,3 +40,42 @@ def test_what_is_probably_not_meant_is_told(tmp_path: Path, sets: list[str], tol
 def test_nothing_is_told_of_what_is_meant(tmp_path: Path, sets: list[str]) -> None:
     write_space(tmp_path)
     assert cautions(plan_of(options_of(tmp_path, sets=sets))) == []
+
+
+def test_a_range_of_a_search_gets_the_same_hint(tmp_path: Path) -> None:
+    path = write_space(tmp_path, **{"data.name: digits,": "data.name: digits, data.validation: 0.2,"})
+    base = path.read_text().partition("rows:")[0]
+    path.write_text(
+        f"{base}"
+        "search:\n"
+        "  parameters:\n"
+        "    training.attack.eps_255: {uniform: [0.008, 0.031]}\n"
+        "    training.attack.step_255: {choice: [0.0078, 2]}\n"
+        "  objective: {metric: validation/robust}\n"
+        "  samples: 3\n"
+    )
+    found = cautions(plan_of(options_of(tmp_path)))
+    assert len(found) == 2
+    line = len(base.splitlines()) + 3
+    assert f"tiny.yaml:{line}: training.attack.eps_255: 0.008, 0.031 of what is searched" in found[0]
+    assert "did you mean 2, 8?" in found[0] and "did you mean 2?" in found[1]
+
+
+def test_images_that_are_passed_over_are_told_with_their_number(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "images" / place).mkdir(parents=True)
+        for number in range(70):
+            Image.fromarray(pixels).save(tmp_path / "images" / place / f"{number}.{'PNG' if number % 2 else 'png'}")
+    write_space(tmp_path)
+    asked = options_of(tmp_path, sets=["data.name=imagefolder", f"data.root={tmp_path}/images"])
+    (tmp_path / "images" / "train" / "cat" / "README").write_text("no image")
+    assert [each for each in cautions(plan_of(asked)) if "passed over" in each] == []
+    assert plan_of(asked).trials[0].data.train_count == 140
+    Image.fromarray(pixels).save(tmp_path / "images" / "train" / "cat" / "a.jfif", "JPEG")
+    [said] = [each for each in cautions(plan_of(asked)) if "passed over" in each]
+    assert "data.root: 1 image passed over" in said and "(train/cat/a.jfif)" in said
+    Image.fromarray(pixels).save(tmp_path / "images" / "test" / "dog" / "bare", "PNG")
+    Image.fromarray(pixels).save(tmp_path / "images" / "test" / "stray.jpe", "JPEG")
+    [said] = [each for each in cautions(plan_of(asked)) if "passed over" in each]
+    assert "3 images passed over" in said

@@ -64,6 +64,7 @@ class DataSummary:
         train_count: Training images, the ones held out for validation included.
         test_count: Test images.
         classes: How many classes.
+        passed_over: Images of a folder that are not taken, since their names do not end like one's.
     """
 
     label: str
@@ -72,6 +73,7 @@ class DataSummary:
     train_count: int
     test_count: int
     classes: int
+    passed_over: tuple[str, ...] = ()
 
 
 def describe(spec: DataSpec, data_root: Path) -> DataSummary:
@@ -89,6 +91,7 @@ def describe(spec: DataSpec, data_root: Path) -> DataSummary:
         SpecError: `data.root` is missing where it is needed, or given where it means nothing.
     """
     _check_root(spec)
+    passed_over: tuple[str, ...] = ()
     if spec.name == "cifar10":
         digests = {split: _digest("cifar10", _CIFAR10_MD5, split, spec.image_size) for split in imagefolder.SPLITS}
         counts, classes = _CIFAR10_COUNTS, 10
@@ -99,6 +102,7 @@ def describe(spec: DataSpec, data_root: Path) -> DataSummary:
         names, splits = imagefolder.scan(_root(spec))
         digests = {name: imagefolder.digest(split, spec.image_size) for name, split in splits.items()}
         counts, classes = (len(splits["train"].files), len(splits["test"].files)), len(names)
+        passed_over = tuple(f"{name}/{file}" for name, split in splits.items() for file in split.passed_over)
     return DataSummary(
         label=_label(spec),
         train_digest=digests["train"],
@@ -106,6 +110,7 @@ def describe(spec: DataSpec, data_root: Path) -> DataSummary:
         train_count=counts[0],
         test_count=counts[1],
         classes=classes,
+        passed_over=passed_over,
     )
 
 

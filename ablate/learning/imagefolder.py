@@ -27,13 +27,15 @@ class Split:
     folder: Path
     files: tuple[str, ...]  # relative to the folder, with forward slashes
     labels: npt.NDArray[np.int64]
+    passed_over: tuple[str, ...] = ()  # images whose names do not end like one's
 
 
 def scan(root: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """List the classes and the files, opening none of them.
+    """List the classes and the files, opening none of them but those that are no images by their names.
 
-    Hidden names (`.DS_Store`) and files whose suffix is not an image's (`README.txt`) are ignored; whatever else does
-    not fit the layout is refused rather than skipped.
+    Hidden names (`.DS_Store`) and files whose suffix is not an image's (`README.txt`) are ignored, and counted where
+    they are images all the same (`.jfif`, no suffix); whatever else does not fit the layout is refused rather than
+    skipped.
 
     Args:
         root: The folder with `train/` and `test/`.
@@ -135,6 +137,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 def _split(folder: Path, classes: tuple[str, ...]) -> Split:
     found: list[tuple[str, int]] = []
+    passed_over = [entry.name for entry in _entries(folder) if entry.is_file() and images.looks_like_image(entry)]
     for label, name in enumerate(classes):
         before = len(found)
         for entry in _entries(folder / name):
@@ -142,8 +145,12 @@ def _split(folder: Path, classes: tuple[str, ...]) -> Split:
                 raise DataError(f"expected images and no folders in the class folder {folder / name}, got {entry}")
             if _is_image(entry):
                 found.append((f"{name}/{entry.name}", label))
+            elif images.looks_like_image(entry):
+                passed_over.append(f"{name}/{entry.name}")
         if len(found) == before:
-            raise DataError(f"expected images in every class folder, got none in {folder / name}")
+            ends = ", ".join(sorted(images.SUFFIXES))
+            odd = f" whose name ends like an image's ({ends}): {passed_over[-1]} does not" if passed_over else ""
+            raise DataError(f"expected images in every class folder, got none in {folder / name}{odd}")
     found.sort(key=lambda file: hashlib.blake2b(file[0].encode(errors="surrogateescape"), digest_size=8).digest())
     labels = np.asarray([label for _, label in found], dtype=np.int64)
-    return Split(folder=folder, files=tuple(file for file, _ in found), labels=labels)
+    return Split(folder=folder, files=tuple(file for file, _ in found), labels=labels, passed_over=tuple(passed_over))

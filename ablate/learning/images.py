@@ -106,6 +106,17 @@ def decode(path: Path, size: int) -> npt.NDArray[np.uint8]:
     return pixels.transpose(2, 0, 1)
 
 
+def looks_like_image(path: Path) -> bool:
+    """Whether a file begins as an image does, whatever its name; nothing of it is decoded."""
+    try:
+        with Image.open(path):
+            return True
+    except MemoryError:
+        raise
+    except Exception:  # decoders raise anything on files that are none of theirs
+        return False
+
+
 def resize(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     """Resize a stack of images, bilinear, antialiased when shrinking.
 
