@@ -50,10 +50,12 @@ ray_pids=()
 trap cleanup EXIT
 
 start() { # NODE ARGUMENTS...: Ray on one node, in the foreground of its own job step
-  local node=$1
+  local node=$1 again=()
   shift
+  # A node that was cut off for longer than the head waits ends its Ray: it starts again, and joins. A head does not.
+  [ "$1" = --head ] || again=(bash -c 'until "$@"; do sleep 5; done' again)
   srun --nodes=1 --ntasks=1 --overlap --nodelist="$node" --gpus-per-node="${SLURM_GPUS_PER_NODE:-0}" \
-    ray start --block --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --temp-dir="/tmp/ray-$SLURM_JOB_ID" "$@" \
+    ${again[@]+"${again[@]}"} ray start --block --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --temp-dir="/tmp/ray-$SLURM_JOB_ID" "$@" \
     > "ray-$SLURM_JOB_ID-$node.log" 2>&1 &
   ray_pids+=($!)
 }

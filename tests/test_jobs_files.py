@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from tests.helpers import until
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 CLUSTERS = ("ray-cluster-aws.yaml", "ray-cluster-onprem.yaml")
@@ -76,7 +79,7 @@ def test_no_secret_is_written_down(path: Path) -> None:
 def test_every_node_of_a_cluster_authenticates_and_the_dashboard_is_on_loopback(name: str) -> None:
     config = load(name)
     starts = [line for key in ("head_start_ray_commands", "worker_start_ray_commands") for line in config[key]]
-    starting = [line for line in starts if "ray start" in line]
+    starting = [line for line in starts if "ray start --" in line]
     assert len(starting) == 2
     for line in starting:
         assert "RAY_AUTH_MODE=token" in line
@@ -113,6 +116,72 @@ def test_slurm_authenticates_and_binds_to_loopback() -> None:
     assert text.index("umask 077") < text.index('> "$RAY_AUTH_TOKEN_PATH"')
     assert "--dashboard-host=127.0.0.1" in text
     assert "ray stop" not in text  # it would end other people's Ray on the node
+
+
+def _fake(folder: Path, **programs: str) -> None:
+    """Programs in place of real ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+
+
+JOINING = """\
+case "$*" in
+  stop | health-check*) exit 0 ;;
+  *--head*) exec /bin/sleep 60 ;;
+esac
+echo "$*" >> ~/joined
+[ "$(wc -l < ~/joined)" -ge 3 ]"""
+"""A `ray` whose node is cut off twice, and then ends in order."""
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_node_of_a_cluster_that_was_cut_off_joins_again(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "ablate-venv" / "bin"
+    _fake(folder, ray=JOINING, sleep="exit 0")
+    (tmp_path / ".ray").mkdir()
+    path = f"{folder}:{os.environ['PATH']}"
+    variables = {"HOME": str(tmp_path), "PATH": path, "RAY_HEAD_IP": "10.0.0.1"}
+    for line in load(name)["worker_start_ray_commands"]:  # as Ray runs them
+        subprocess.run(["bash", "-c", f"true && ({line})"], env=variables, check=True, stderr=subprocess.DEVNULL)
+    joined = tmp_path / "joined"
+    until(lambda: joined.exists() and len(joined.read_text().splitlines()) == 3, what="the node to join again")
+    assert set(joined.read_text().splitlines()) == {"start --block --address=10.0.0.1:6379 --disable-usage-stats"}
+    loop = int((tmp_path / ".ray" / "node.pid").read_text())
+    until(lambda: not Path(f"/proc/{loop}").exists(), what="the loop's end")  # `ray stop` is not undone
+
+
+def test_a_node_of_slurm_that_was_cut_off_joins_again(tmp_path: Path) -> None:
+    waiting = f"until [ -e {tmp_path}/joined ] && [ $(wc -l < {tmp_path}/joined) = 3 ]; do /bin/sleep 0.05; done"
+    _fake(
+        tmp_path / "venv" / "bin",
+        ray=JOINING,
+        sleep="exit 0",
+        scontrol="printf 'n1\\nn2\\n'",
+        srun='while [[ $1 == --* ]]; do shift; done; [ "$1" = hostname ] && exec echo 10.0.0.1; exec "$@"',
+        python=f'case "$1" in -c) echo token ;; -) cat > /dev/null ;; *) {waiting} ;; esac',
+    )
+    variables = {
+        **{"HOME": str(tmp_path), "PATH": os.environ["PATH"], "ABLATE_VENV": str(tmp_path / "venv")},
+        **{
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "ABLATE_STORAGE": "/shared",
+            "MLFLOW_TRACKING_URI": "x",
+        },
+    }
+    subprocess.run(["bash", str(JOBS / "slurm.sh")], env=variables, cwd=tmp_path, check=True, timeout=120)
+    joined = (tmp_path / "joined").read_text().splitlines()
+    assert len(joined) == 3
+    assert all(line.startswith("start --block") and "--address 10.0.0.1:20007" in line for line in joined)
+
+
+def test_kuberay_starts_a_node_that_was_cut_off_again() -> None:
+    job = load("kuberay-rayjob.yaml")[0]
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        assert group["rayStartParams"].get("block", "true") == "true"
+        assert group["template"]["spec"].get("restartPolicy", "Always") == "Always"
 
 
 def test_the_mlflow_server_asks_for_a_login_and_knows_its_names() -> None:
