@@ -239,6 +239,27 @@ class Claims:
             time.sleep(min(1.0, self._heartbeat_s))
         return True
 
+    def alive_elsewhere(self, key: str, waiting: Callable[[], None]) -> bool:
+        """Whether a living launch holds what only one may; waits as long as it takes to tell, and writes nothing.
+
+        Args:
+            key: Of what is claimed.
+            waiting: Called once, where there is an owner who may be dead.
+
+        Returns:
+            True where another launch holds it and its counter moves.
+        """
+        first = None
+        while self.held_elsewhere(key):
+            now = self._heartbeat_of(key)
+            if first is None:
+                first = now
+                waiting()
+            elif now != first:
+                return self.held_elsewhere(key)
+            time.sleep(min(1.0, self._heartbeat_s))
+        return False
+
     def _heartbeat_of(self, key: str) -> tuple[str | None, bytes | None]:
         """Who holds a claim, and its counter."""
         owner = owner_of(self._files, key, highest(self._files, key))

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import tempfile
 import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -41,6 +42,9 @@ class Files(Protocol):
 
     def delete(self, path: str) -> None:
         """Remove a file, if there is one."""
+
+    def probe(self) -> None:
+        """Prove that files can be created, and leave nothing behind. Raises StorageError where they cannot."""
 
 
 def open_files(location: str) -> Files:
@@ -151,6 +155,17 @@ class LocalFiles:
                 return
             raise self._error("deletable", path, error) from error
 
+    def probe(self) -> None:
+        """See `Files`; a folder that is not there yet is not made: what it would be made in is tried."""
+        try:
+            there = self.root
+            while not _is_there(there):
+                there = there.parent
+            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=there) as folder:
+                (Path(folder) / "probe").write_bytes(b"ablate")
+        except OSError as error:
+            raise self._error("writable", "a folder there", error) from error
+
     @staticmethod
     def _set_folder_aside(target: Path) -> bool:
         """Rename a folder that lies where a file belongs; whoever made it may want what is in it."""
@@ -175,6 +190,15 @@ class LocalFiles:
 
     def _error(self, expected: str, path: str, error: OSError) -> StorageError:
         return StorageError(f"--storage {self.root}: expected {path} to be {expected}, got {error.strerror or error}")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything at a path; raises OSError where there can be nothing."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class BucketFiles:
@@ -225,6 +249,12 @@ class BucketFiles:
                 stream.write(content)
         except OSError as error:
             raise self._error("writable", path, error) from error
+
+    def probe(self) -> None:
+        """See `Files`; it tries what claims need, too: to create what nobody else has."""
+        path = f"probe-{uuid.uuid4().hex}"
+        self.create(path, b"ablate")
+        self.delete(path)
 
     def create(self, path: str, content: bytes) -> bool:
         """See `Files`; refused where the bucket has no conditional write."""

@@ -82,6 +82,8 @@ def _launch_here(options: Options, console: Console, out: TextIO, *, elsewhere: 
         decide(plan, storage, retry_failed=options.retry_failed)
     if not elsewhere:
         check_reach(options, plan is None or bool(plan.left()))
+        if options.dry_run:
+            storage.files.probe()
     if plan is None:
         from ablate import search_launch, search_planning
 
@@ -226,8 +228,9 @@ class Launch:
 
     def _run(self) -> int:
         options, storage = self.options, self.storage
-        self._reach()
-        with Claims(storage.files) as claims:
+        claims = Claims(storage.files)
+        self._reach(claims)
+        with claims:
             with contextlib.suppress(StorageError):  # for `--watch` alone, which sees by it that a launch is there
                 claims.acquire(f"plan-{self.plan.id}")
             self._prepare(claims)
@@ -247,8 +250,12 @@ class Launch:
                 self._prune(claims)
         return self._finish(self.interrupted)
 
-    def _reach(self) -> None:
-        """Prove that MLflow answers, which may be refused: nothing has been written down yet."""
+    def _reach(self, claims: Claims) -> None:
+        """Prove that MLflow answers, which may be refused: nothing has been written down yet.
+
+        Args:
+            claims: Not entered: others' may be looked at.
+        """
         if self.options.tracking:
             from ablate import tracking
 

@@ -64,10 +64,22 @@ class SearchLaunch(Launch):
         self._gpu_share = 1.0
         self._taken_over = False
 
+    def _reach(self, claims: Claims) -> None:
+        # Before MLflow is asked, which makes its database.
+        if claims.alive_elsewhere(f"search-{self.plan.id}", self._say_waiting):
+            raise UserError(self._already)
+        super()._reach(claims)
+
+    @property
+    def _already(self) -> str:
+        return f"another launch runs the search {self.plan.id} already; --watch follows it"
+
+    def _say_waiting(self) -> None:
+        self.console.print("Another launch had begun this search; seeing whether it is still there.")
+
     def _prepare(self, claims: Claims) -> None:
-        say = "Another launch had begun this search; seeing whether it is still there."
-        if not claims.acquire_or_tell(f"search-{self.plan.id}", lambda: self.console.print(say)):
-            raise UserError(f"another launch runs the search {self.plan.id} already; --watch follows it")
+        if not claims.acquire_or_tell(f"search-{self.plan.id}", self._say_waiting):
+            raise UserError(self._already)
         self.claims = claims
         # Read after the claim is ours: another launch may have gone on with it until now.
         self.found = search_plan(self.options, self.storage, readonly=False)

@@ -138,6 +138,7 @@ class Storage:
         Raises:
             StorageError: It cannot.
         """
+        self.files.probe()
         probe = f"probe-{uuid.uuid4().hex}"
         self.files.write(probe, b"ablate")
         self.files.delete(probe)

@@ -177,3 +177,14 @@ def test_a_folder_where_a_file_belongs_is_no_file_and_keeps_what_is_in_it(files:
         assert [files.read(f"{name}/f") for name in files.list("") if name.startswith("aside-folder-")] == [b"kept"]
         for path in files.root.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_a_probe_leaves_nothing_behind(tmp_path: Path) -> None:
+    LocalFiles(tmp_path / "not" / "there").probe()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for place in ("file", "file/inside", "nowhere", "x" * 300):
+        with pytest.raises(StorageError, match=r"--storage .*: expected .* writable"):
+            LocalFiles(tmp_path / place).probe()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ablate import engine, launching, report, watching
 from ablate.claiming import Claims
-from ablate.errors import SpecError, TrackingError
+from ablate.errors import SpecError, StorageError, TrackingError
 from ablate.launching import plan_of
 from ablate.options import Options, import_modules, parse_seeds
 from ablate.storage import Storage
@@ -183,3 +183,18 @@ def test_numbers_of_thousands_of_digits_are_refused(tmp_path: Path) -> None:
     write_space(tmp_path)
     with pytest.raises(SpecError, match=r"training\.epochs"):
         plan_of(options(tmp_path, sets=["training.epochs=0x" + "F" * 5000]))
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_storage_that_cannot_be_written_is_refused_by_a_dry_run_too(tmp_path: Path, dry_run: bool) -> None:
+    write_space(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="writable"):
+        launch_here(options_of(tmp_path, storage=str(tmp_path / "file" / "storage"), dry_run=dry_run))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "tiny.yaml"]
+
+
+def test_a_dry_run_makes_no_storage(tmp_path: Path) -> None:
+    write_space(tmp_path)
+    assert launch_here(options_of(tmp_path, dry_run=True))[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]

@@ -397,7 +397,8 @@ def test_two_launches_of_one_search_at_once(tmp_path: Path) -> None:
     with Claims(Storage(str(tmp_path / "storage")).files) as claims:
         assert claims.acquire(f"search-{plan.id}")
         with pytest.raises(UserError, match=r"another launch runs the search \w+ already; --watch follows it"):
-            run(tmp_path)
+            run(tmp_path, tracking=True, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+        assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_search_is_watched_while_it_grows(tmp_path: Path) -> None:
