@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +110,7 @@ def test_nothing_of_a_named_cluster_is_changed(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(placement, "check_cluster", lambda: None)
     monkeypatch.setattr(placement.ray, "init", init)
     monkeypatch.setattr(placement.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(placement.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
     with placement.cluster():
         pass
     assert seen["loopback"] == (None if address else "0")
