@@ -18,14 +18,14 @@ import json
 import operator
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablate import spaces
 from ablate.errors import SpecError, UserError
-from ablate.options import Options
+from ablate.options import Options, parse_gpus
 from ablate.places import local_path
 from ablate.terminal import open_console
 
@@ -79,7 +79,10 @@ def _written(path: str, value: Any) -> str:
 def _seeds(seeds: Sequence[int]) -> list[int]:
     """Seeds as plain numbers, each once."""
     found: list[int] = []
-    for seed in [seeds] if isinstance(seeds, str) else seeds:
+    # Of one number nobody knows whether it is a seed or how many.
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise SpecError(f"seeds: expected whole numbers from 0 up, like [0, 1, 2], got {seeds!r}")
+    for seed in seeds:
         try:
             number = -1 if isinstance(seed, bool) else operator.index(seed)
         except TypeError:
@@ -94,6 +97,29 @@ def _seeds(seeds: Sequence[int]) -> list[int]:
     return found
 
 
+def _assignments(sets: Mapping[str, Any] | None) -> list[str]:
+    """Settings as `--set` takes them."""
+    if sets is not None and not isinstance(sets, Mapping):
+        raise SpecError(f"sets: expected a dict of dotted paths, like {{'training.epochs': 3}}, got {sets!r}")
+    for path in sets or ():
+        if not isinstance(path, str) or not path.strip() or "=" in path:
+            raise SpecError(f"sets: expected dotted paths, like 'training.epochs', got {path!r}")
+    return [f"{path}={_written(path, value)}" for path, value in (sets or {}).items()]
+
+
+def _whole(value: Any, least: int, name: str) -> int:
+    with contextlib.suppress(TypeError):
+        if not isinstance(value, bool) and operator.index(value) >= least:
+            return operator.index(value)
+    raise SpecError(f"{name}: expected a whole number from {least} up, got {value!r}")
+
+
+def _modules(imports: Sequence[str]) -> list[str]:
+    if isinstance(imports, str) or not all(isinstance(module, str) for module in imports):
+        raise SpecError(f"imports: expected a list of modules' names, like ['my_module'], got {imports!r}")
+    return list(dict.fromkeys(imports))
+
+
 _OPTION = re.compile(r"(?<![\w-])--(set|import|row|no-tracking|[a-z]+(?:-[a-z]+)*)\b")
 _SET = re.compile(r"(?m)^--set ([\w.]+)\s*=.*?: (?=expected |\1: |[\w.]+: expected )")
 
@@ -105,7 +131,10 @@ def _worded_for_python() -> Iterator[None]:
         yield
     except UserError as error:
         text = _SET.sub(lambda found: f"sets[{found[1]!r}]: ", str(error))
-        text = re.sub(r"(?m)^(sets\[('[^']+')\]: )(?:[\w.]+: )", r"\1", text)
+        # What the argument names is not named again; what lies inside a dict is.
+        text = re.sub(r"(?m)^(sets\['([^']+)'\]: )\2: ", r"\1", text)
+        text = re.sub(r"(?m)^(sets\['([^']+)'\]: expected )\2 to be ", r"\1", text)
+        text = re.sub(r"(?m)^(sets\['([^']+)'\]: expected )\2 of ", r"\1", text)
         names = {"set": "sets", "import": "imports", "row": "row", "no-tracking": "tracking=False"}
         text = _OPTION.sub(lambda found: names.get(found[1], found[1].replace("-", "_")), text)
         raise type(error)(text) from error
@@ -163,11 +192,13 @@ class Ablation:
             UserError: A setting, preset or data set that cannot be used.
         """
         with _worded_for_python():
+            if not isinstance(preset, str):
+                raise SpecError(f"--preset: expected a preset's name, got {preset!r}")
             return LaunchPlan(
                 Options(
                     space=[self._given],
                     preset=preset,
-                    sets=[f"{path}={_written(path, value)}" for path, value in (sets or {}).items()],
+                    sets=_assignments(sets),
                     seeds=_seeds(seeds),
                     storage=str(storage),
                     data_root=local_path(data_root, "data_root"),
@@ -230,7 +261,8 @@ class LaunchPlan:
         from ablate.estimates import estimate
         from ablate.storage import Storage
 
-        return estimate(self._decided(), Storage(self._options.storage)).as_json()
+        with _worded_for_python():
+            return estimate(self._decided(), Storage(self._options.storage)).as_json()
 
     def run(
         self,
@@ -266,18 +298,19 @@ class LaunchPlan:
         """
         from ablate.launching import launch
 
-        options = replace(
-            self._options,
-            local=local,
-            tracking=tracking,
-            tracking_uri=tracking_uri,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            max_concurrent=max_concurrent,
-            retry_failed=retry_failed,
-            imports=list(imports),
-            yes=True,  # whoever calls this has asked for it; `estimate` tells how long
-        )
+        with _worded_for_python():
+            options = replace(
+                self._options,
+                local=local,
+                tracking=tracking,
+                tracking_uri=tracking_uri,
+                cpus_per_trial=None if cpus_per_trial is None else _whole(cpus_per_trial, 1, "cpus_per_trial"),
+                gpus_per_trial=None if gpus_per_trial is None else parse_gpus(str(gpus_per_trial)),
+                max_concurrent=_whole(max_concurrent, 0, "max_concurrent"),
+                retry_failed=retry_failed,
+                imports=_modules(imports),
+                yes=True,  # whoever calls this has asked for it; `estimate` tells how long
+            )
         console = open_console()
         console.quiet = quiet
         with _worded_for_python():
@@ -296,12 +329,13 @@ class LaunchPlan:
         from ablate.results import trial_results
         from ablate.storage import Storage
 
-        plan = self._decided()
-        lines = [
-            {"space": found["space"], "row": found["row"], "seed": found["seed"], "state": found["state"]}
-            | found["metrics"]
-            for found in trial_results(plan, Storage(self._options.storage))
-        ]
+        with _worded_for_python():
+            plan = self._decided()
+            lines = [
+                {"space": found["space"], "row": found["row"], "seed": found["seed"], "state": found["state"]}
+                | found["metrics"]
+                for found in trial_results(plan, Storage(self._options.storage))
+            ]
         frame = pd.DataFrame(lines)
         if frame.empty:
             return frame
@@ -325,20 +359,22 @@ class LaunchPlan:
         from ablate.storage import Storage
         from ablate.trained import trained_network
 
-        plan = self._decided()
-        return trained_network(
-            plan, Storage(self._options.storage), row, plan.seeds[0] if seed is None else seed, which
-        )
+        with _worded_for_python():
+            plan = self._decided()
+            return trained_network(
+                plan, Storage(self._options.storage), row, plan.seeds[0] if seed is None else seed, which
+            )
 
     def _decided(self) -> Plan:
         from ablate.asking import plan_of
         from ablate.planning import decide
         from ablate.storage import Storage
 
-        if self._plan is None or self._plan.search:  # a search finds more samples while it runs
-            self._plan = plan_of(self._options)
-        decide(self._plan, Storage(self._options.storage))
-        return self._plan
+        with _worded_for_python():
+            if self._plan is None or self._plan.search:  # a search finds more samples while it runs
+                self._plan = plan_of(self._options)
+            decide(self._plan, Storage(self._options.storage))
+            return self._plan
 
     def __repr__(self) -> str:
         from ablate.console import summary

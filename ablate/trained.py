@@ -32,10 +32,12 @@ def trained_network(
         SpecError: No such row or seed, or no `best` one without `data.validation`.
         StorageError: It is not trained to its end, or its checkpoints were dropped.
     """
+    if which not in ("last", "best"):
+        raise SpecError(f"which: expected 'last' or 'best', got {which!r}")
     planned = _trial(plan, row, seed)
     spec = planned.trial.spec
     if which == "best" and spec.data.validation == 0:
-        raise SpecError("expected data.validation above 0 for the best network, got 0; the last one is there")
+        raise SpecError("which: expected data.validation above 0 for the best network, got 0; the last one is there")
     view = storage.view(planned.training)
     if not view.finished:
         got = f"epoch {view.epoch} of {spec.training.epochs}" if view.epoch >= 0 else "none"
@@ -43,7 +45,7 @@ def trained_network(
     content, damaged = storage.checkpoint(planned.training)
     state = load_state(content) if content is not None else None
     if state is None or state.epoch < spec.training.epochs:
-        got = damaged[0] if damaged else "none left (--prune drops them)"
+        got = damaged[0] if damaged else "none left; a launch that prunes drops them"
         raise StorageError(f"expected the last checkpoint of {row}, seed {seed}, got {got}")
     chosen = state.network if which == "last" or state.best is None else state.best["network"]
     network = build_network(spec.model, planned.data.classes, spec.data.image_size, spec.seed)
@@ -55,9 +57,9 @@ def _trial(plan: Plan, row: str, seed: int) -> PlannedTrial:
     rows = [planned for planned in plan.trials if planned.trial.label == row]
     if not rows:
         labels = [planned.trial.label for planned in plan.trials]
-        raise SpecError(f"expected the label of a row, got {row!r}; {nearest(row, set(labels))}")
+        raise SpecError(f"row: expected the label of a row, got {row!r}; {nearest(str(row), set(labels))}")
     for planned in rows:
         if planned.trial.seed == seed:
             return planned
     seeds = ", ".join(str(planned.trial.seed) for planned in rows)
-    raise SpecError(f"expected a seed of the plan ({seeds}), got {seed}")
+    raise SpecError(f"seed: expected a seed of the plan ({seeds}), got {seed!r}")

@@ -105,7 +105,9 @@ def test_trained_networks_are_those_that_were_measured(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "storage"))
     for key in plan.trials()["training"]:
         storage.prune(key)
-    with pytest.raises(ablate.UserError, match=r"the last checkpoint of small, seed 3, got none left \(--prune"):
+    with pytest.raises(
+        ablate.UserError, match=r"the last checkpoint of small, seed 3, got none left; a launch that prunes"
+    ):
         plan.network("small")
 
 
@@ -174,3 +176,56 @@ def test_numpy_values_and_paths_are_taken_as_what_they_hold(tmp_path: Path) -> N
     assert len(set(ids)) == 1
     with pytest.raises(ablate.UserError, match=str(tmp_path / "images")):
         space.plan(sets={"data.name": "imagefolder", "data.root": tmp_path / "images"}, storage=tmp_path / "storage")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sets": ["training.epochs=3"]}, "sets: expected a dict of dotted paths"),
+        ({"sets": {3: 4}}, "sets: expected dotted paths, like 'training.epochs', got 3"),
+        ({"sets": {"": 4}}, "sets: expected dotted paths"),
+        ({"sets": {"training": {"epochs": "x"}}}, "sets['training']: training.epochs: expected a whole number"),
+        (
+            {"sets": {"model.arch": "resnet2"}},
+            "sets['model.arch']: expected a registered name, got 'resnet2'; did you mean 'resnet20'?",
+        ),
+        ({"sets": {"measurement.lowpass_degree": 99}}, "sets['measurement.lowpass_degree']: expected at most"),
+        ({"seeds": 3}, "seeds: expected whole numbers from 0 up, like [0, 1, 2], got 3"),
+        ({"preset": None}, "preset: expected a preset's name, got None"),
+    ],
+)
+def test_a_name_stands_once_and_odd_arguments_are_refused(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    space = ablate.load_space(write_space(tmp_path))
+    with pytest.raises(ablate.UserError) as caught:
+        space.plan(**{"storage": tmp_path / "storage", **given})
+    assert str(caught.value).startswith(said)
+
+
+def test_errors_of_results_networks_and_runs_name_their_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = ablate.load_space(write_space(tmp_path)).plan(storage=tmp_path / "storage")
+    asked: list[tuple[Any, str]] = [
+        (lambda: plan.network("smal"), "row: expected the label of a row, got 'smal'; did you mean 'small'?"),
+        (lambda: plan.network(3), "row: expected the label of a row, got 3"),  # type: ignore[arg-type]
+        (lambda: plan.network("small", 7), "seed: expected a seed of the plan (0), got 7"),
+        (lambda: plan.network("small", which="bst"), "which: expected 'last' or 'best', got 'bst'"),  # type: ignore
+        (lambda: plan.network("small", which="best"), "which: expected data.validation above 0"),
+        (lambda: plan.run(imports="my_module"), "imports: expected a list of modules' names"),
+        (lambda: plan.run(imports=["no_such_module"]), "imports no_such_module: expected a module"),
+        (lambda: plan.run(cpus_per_trial=0), "cpus_per_trial: expected a whole number from 1 up, got 0"),
+        (lambda: plan.run(max_concurrent=-1), "max_concurrent: expected a whole number from 0 up, got -1"),
+        (lambda: plan.run(gpus_per_trial="lots"), "gpus_per_trial: expected auto, a part of 1"),  # type: ignore
+    ]
+
+    def away(*_: object) -> None:
+        raise ablate.UserError("--storage /x: expected claims to be readable, got Permission denied")
+
+    for call, said in asked:
+        with pytest.raises(ablate.UserError) as caught:
+            call()
+        assert str(caught.value).startswith(said)
+    monkeypatch.setattr(Storage, "view", away)
+    for call in (plan.results, plan.trials, plan.estimate, lambda: plan.network("small"), lambda: repr(plan)):
+        with pytest.raises(ablate.UserError, match=r"^storage /x: expected claims to be readable"):
+            call()
