@@ -211,6 +211,7 @@ class Launch:
         self.tracker: Any = None
         self.interrupted = False
         self.arrived = True
+        self.left_out: list[str] = []  # of the tables that MLflow gives, as they name it
 
     def run(self) -> int:
         """Do it.
@@ -399,12 +400,13 @@ class Launch:
             try:
                 for space in self.plan.spaces:
                     storage = self.storage.identify()
-                    report.print_space(self.tracker, space.name, self.plan.id, self.console, "last", storage)
+                    told = report.print_space(self.tracker, space.name, self.plan.id, self.console, "last", storage)
+                    self.left_out += told
             except TrackingError as error:  # everything has arrived; the table alone cannot be shown now
                 self.console.print(Text(printable(str(error)), overflow="fold"))
 
     def _as_json(self) -> dict[str, Any]:
-        return results_as_json(self.plan, self.storage)
+        return {**results_as_json(self.plan, self.storage), "left_out": self.left_out}
 
     def _code(self) -> int:
         return 0 if all(training.action == "reuse" for training in self.plan.trainings.values()) else 1

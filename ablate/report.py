@@ -22,6 +22,7 @@ from ablate.reporting.reproduced import (
     Network,
     claims_of,
     keep_storages_apart,
+    left_out,
     results_of,
     table_input,
     verdicts_of,
@@ -31,7 +32,6 @@ from ablate.reporting.tables import Table, build_table
 from ablate.search_results import best_space, summary_lines
 from ablate.spaces import table_names
 from ablate.terminal import harmless, open_closed_streams, open_console, plural, printable
-from ablate.tracked import storage_label
 
 if TYPE_CHECKING:
     from ablate.tracked import PlanInfo, PlanResults
@@ -79,7 +79,7 @@ def print_space(
     console: Console,
     network: Network = "last",
     storage: str | None = None,
-) -> None:
+) -> list[str]:
     """Print a space's table, its verdicts, and which other plans of it there are.
 
     Args:
@@ -90,10 +90,15 @@ def print_space(
         network: Whose numbers.
         storage: Id of the storage whose numbers are wanted; none: the one launched into last.
 
+    Returns:
+        What was left out of the table, as it was printed.
+
     Raises:
         TrackingError: There is no such plan, or the store does not answer.
     """
-    _print_plan(tracker, tracker.read_plan(space, plan_id, storage), console, network)
+    plan = tracker.read_plan(space, plan_id, storage)
+    _print_plan(tracker, plan, console, network)
+    return left_out(plan)
 
 
 def _print_plan(tracker: Tracker, plan: PlanResults, console: Console, network: Network) -> None:
@@ -103,25 +108,17 @@ def _print_plan(tracker: Tracker, plan: PlanResults, console: Console, network: 
     if plan.space.search is not None:
         _print_search(plan, console)
     space = plan.space.name
-    _print_left_out(plan, space, console)
+    _print_left_out(plan, console)
     _print_others([info for info in tracker.list_plans(space) if info.id != plan.info.id], space, console)
 
 
-def _print_left_out(plan: PlanResults, space: str, console: Console) -> None:
+def _print_left_out(plan: PlanResults, console: Console) -> None:
     """Name the runs that cannot be trusted, and the storages that are not shown."""
-    for told in dict.fromkeys(plan.altered):
-        console.print(Text(printable(f"Left out, changed in MLflow since it was sent: {told}"), overflow="fold"))
+    for told in left_out(plan):
+        console.print(Text(printable(told), overflow="fold"), soft_wrap=True)
     if plan.altered:
         again = f"python -m ablate.report --sync --storage <its storage> --plan {plan.info.id}"
         console.print(Text(f"What storage holds of it is sent again by: {again}", overflow="fold"))
-    for other in plan.others:
-        label = storage_label(other.storage)
-        asked = f"--space {space} --plan {other.id} --storage-id {label}"
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(other.launched_ms / 1000))
-        console.print(
-            Text(printable(f"Plan {other.id} has other numbers in storage {label}, launched {when}: {asked}")),
-            soft_wrap=True,
-        )
 
 
 def write_space(plan: PlanResults, formats: Sequence[str], folder: Path, network: Network = "last") -> list[Path]:
@@ -307,9 +304,12 @@ def main(
             storage_id = storage_id or sent
         which: Network = "best" if network is Which.BEST else "last"
         chosen = [format.value for format in formats or ([] if out else [Format.TERMINAL])]
+        # What is told beside the tables must not get into a file that is written to standard output.
+        beside = console if "terminal" in chosen else open_console(sys.stderr)
+        aside = tracker.left_aside() if "all" in space else []
+        for told in aside:
+            beside.print(Text(printable(told), overflow="fold"))
         names = _spaces(tracker, space, plan)
-        for told in tracker.left_aside() if "all" in space else ():
-            console.print(Text(printable(told), overflow="fold"))
         plans = [tracker.read_plan(name, plan, storage_id) for name in names]
         keep_storages_apart(plans)
         for read in plans:
@@ -317,8 +317,10 @@ def main(
         if out is not None:
             from ablate.reporting.publishing import write_page  # brings matplotlib, which tables do without
 
-            for path in write_page(tracker, plans, out, which):
+            for path in write_page(tracker, plans, out, which, aside):
                 console.print(Text(str(path)))
+        for read in plans if "terminal" not in chosen else ():
+            _print_left_out(read, beside)
     except UserError as error:
         open_console(sys.stderr).print(Text(str(error)))
         raise SystemExit(2) from None

@@ -23,10 +23,16 @@ from ablate.spaces import NAME
 from ablate.storage import Record
 from ablate.tracking_agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole
 from ablate.tracking_agreement import problem as problem_of
-from ablate.tracking_identity import contradiction, misfit
+from ablate.tracking_identity import contradiction, misfit, stray
 from ablate.tracking_store import Run, Store
 
 PLAN = "plan.json"
+TRAINING, REPORT = "training", "report"
+"""The experiments of trainings and of report pages."""
+
+OURS = ("Default", TRAINING, REPORT)
+"""Experiments that are no space's."""
+
 STOPPED = "stopped early"
 """How the problem begins of a search's sample that the scheduler ended: no failure."""
 
@@ -278,6 +284,30 @@ def left_aside(store: Store, space: str) -> list[str]:
     return [_aside(run, problem) for run in runs if (problem := misfit(run)) is not None]
 
 
+def spaces(store: Store) -> list[str]:
+    """Names of the experiments that can be spaces'."""
+    return [name for name in store.experiments() if NAME.fullmatch(name) and name not in OURS]
+
+
+def unshown(store: Store) -> list[str]:
+    """Experiments with plans none of which can be shown, each with what is wrong.
+
+    Args:
+        store: Where.
+
+    Returns:
+        Those whose name is no space's, from which no path is made, and those without a plan whose tags can be read.
+    """
+    found = []
+    for name, runs in sorted(store.tagged("ablate.kind", "plan").items()):
+        problems = [_aside(run, problem) for run in runs if (problem := misfit(run)) is not None]
+        if not NAME.fullmatch(name):
+            found.append(f"experiment {name!r}: left aside, expected a space's name (small letters, digits and _)")
+        elif len(problems) == len(runs):
+            found += problems
+    return found
+
+
 def _plan_runs(store: Store, experiment: str) -> list[Run]:
     return store.runs(experiment, {"ablate.kind": "plan"})
 
@@ -307,9 +337,11 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
     if not plans and altered:
         raise TrackingError(f"--space: expected a plan of {space} in {store.shown}, got {'; '.join(altered)}")
     if not plans:
-        known = [name for name in store.experiments() if name not in ("Default", "training", "report")]
-        hint = f"; {nearest(space, known)}" if known else ""
-        raise TrackingError(f"--space: expected a space with runs in {store.shown}, got none of {space!r}{hint}")
+        known = spaces(store)
+        hint = "; ".join([*([nearest(space, known)] if known else []), *unshown(store)])
+        raise TrackingError(
+            f"--space: expected a space with runs in {store.shown}, got none of {space!r}{'; ' * bool(hint)}{hint}"
+        )
     found = [plan for plan in plans if plan_id in (None, plan.id)]
     if not found:
         hint = nearest(plan_id or "", [plan.id for plan in plans])
@@ -341,11 +373,16 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
             published[row] = run.id
             if problem_of(run) is not None:
                 altered.append(f"{run.name}: {problem_of(run)}")
+    if parts.keys() - runs.keys() or {row.label for row in plan.spaces[0].rows if row.published} - published.keys():
+        for run in store.runs(info.experiment_id, {"mlflow.parentRunId": info.run_id}):
+            problem = stray(run, info.id)
+            if problem is not None:
+                altered.append(_aside(run, problem))
     without = {part.training for part in plan.trials if (part.row, part.seed) not in runs}
     untold = _reasons(store, without, info.storage)
     trials = {(part.row, part.seed): _trial(part, runs.get((part.row, part.seed)), untold) for part in plan.trials}
     wanted = {trial.training_run_id for trial in trials.values() if trial.training_run_id is not None}
-    trainings = _training_runs(store, wanted, info.storage)
+    trainings = _training_runs(store, wanted, info.storage, altered)
     for trial in trials.values():
         told = trainings.get(trial.training_run_id or "")
         if told is not None and told.tags.get("ablate.training_key") != trial.part.training and trial.run is not None:
@@ -383,14 +420,21 @@ def _plan_of(store: Store, info: PlanInfo) -> PlanFile:
     return plan
 
 
-def _training_runs(store: Store, wanted: set[str], storage: str) -> dict[str, Run]:
+def _training_runs(store: Store, wanted: set[str], storage: str, altered: list[str]) -> dict[str, Run]:
     if len(wanted) <= _ASKED_ONE_BY_ONE:
         found = [run for run_id in sorted(wanted) if (run := store.run(run_id)) is not None]
     else:
-        experiment = store.experiment("training")
+        experiment = store.experiment(TRAINING)
         found = store.runs(experiment) if experiment is not None else []
-    found = [run for run in found if run.tags.get("ablate.kind") == "training" and misfit(run) is None]
-    return {run.id: run for run in found if run.id in wanted and _storage(run) in (storage, "")}
+    trainings = {}
+    for run in found:
+        if run.id in wanted and _storage(run) in (storage, ""):
+            problem = misfit(run)
+            if problem is None and run.tags["ablate.kind"] == "training":
+                trainings[run.id] = run
+            else:
+                altered.append(_aside(run, problem or "it is none of a training"))
+    return trainings
 
 
 def _storage(run: Run) -> str:

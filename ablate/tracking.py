@@ -17,9 +17,9 @@ from ablate import tracked, tracking_runs, tracking_sending
 from ablate.background import BackgroundSync as BackgroundSync
 from ablate.errors import TrackingError, UserError
 from ablate.plan_file import PlanFile, from_plan
-from ablate.spaces import NAME
 from ablate.storage import Storage
-from ablate.tracking_runs import REPORT, TRAINING, PlanRuns, now_ms
+from ablate.tracked import REPORT, TRAINING
+from ablate.tracking_runs import PlanRuns, now_ms
 from ablate.tracking_store import ServerAway, Store
 
 if TYPE_CHECKING:
@@ -179,15 +179,11 @@ class Tracker:
 
     def spaces(self) -> list[str]:
         """Names of the experiments of spaces."""
-        return [name for name in self._store.experiments() if NAME.fullmatch(name) and name not in (TRAINING, REPORT)]
+        return tracked.spaces(self._store)
 
     def left_aside(self) -> list[str]:
-        """Experiments with plans of ours whose names are no space's: no path is made from such a name."""
-        found = []
-        for name in self._store.experiments():
-            if not NAME.fullmatch(name) and tracked.list_plans(self._store, name):
-                found.append(f"experiment {name!r}: left aside, expected a space's name (small letters, digits and _)")
-        return found
+        """Experiments with plans none of which can be shown, each with what is wrong; see `tracked.unshown`."""
+        return tracked.unshown(self._store)
 
     def log_report(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str] | None = None) -> str:
         """Keep a report's files as artifacts of a run of the experiment `report`.

@@ -33,20 +33,40 @@ def misfit(run: Run) -> str | None:
     """Why a run cannot be one of ours, by its tags alone.
 
     Args:
-        run: With a tag `ablate.kind`.
+        run: Of which some tag says that it is ours.
 
     Returns:
         `expected a whole number in its tag ablate.seed, got 'zero'`; None where every tag that is needed can be read.
     """
-    for tag in _WANTED.get(run.tags.get("ablate.kind", ""), ()):
+    kind = run.tags.get("ablate.kind")
+    if kind not in _WANTED:
+        return f"expected one of {', '.join(_WANTED)} in its tag ablate.kind, got {_got(kind)}"
+    for tag in _WANTED[kind]:
         form, what = _FORMS[tag]
         value = run.tags.get(tag)
         if value is None and tag == "ablate.launched_ms":
             continue  # then the run's own start counts
         if value is None or not form.fullmatch(value):
-            got = "none" if value is None else repr(value[:80])
-            return f"expected {what} in its tag {tag}, got {got}"
+            return f"expected {what} in its tag {tag}, got {_got(value)}"
     return None
+
+
+def stray(run: Run, plan: str) -> str | None:
+    """Why a run below a plan's run is none of the plan's: its tag names another plan, or none.
+
+    Args:
+        run: Whose parent is the plan's run.
+        plan: The plan's id.
+
+    Returns:
+        A sentence; None where it is the plan's.
+    """
+    named = run.tags.get("ablate.plan")
+    return None if named == plan else f"expected {plan!r} in its tag ablate.plan, got {_got(named)}"
+
+
+def _got(value: str | None) -> str:
+    return "none" if value is None else repr(value[:80])
 
 
 def contradiction(run: Run, trial: TrialPart, trials: Iterable[TrialPart]) -> str | None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from ablate import tracked
 from ablate.errors import TrackingError
 from ablate.plan_file import PlanFile, RowPart, SpacePart, TrialPart
+from ablate.tracked import REPORT, TRAINING
 from ablate.tracking_agreement import (
     DIGEST,
     REPLACES,
@@ -30,11 +31,8 @@ from ablate.tracking_agreement import (
     take_over,
     upload,
 )
-from ablate.tracking_identity import contradiction, misfit
+from ablate.tracking_identity import contradiction, misfit, stray
 from ablate.tracking_store import Point, Run, Store
-
-TRAINING, REPORT = "training", "report"
-"""The experiments of trainings and of report pages."""
 
 SYNCED_LAYOUT = "1"
 """What `ablate.synced` says of a run that has everything; raise it to have all runs sent again."""
@@ -137,11 +135,16 @@ def find(store: Store, file: PlanFile, storages: Sequence[str] = (), adopts: Ado
                 case "published":
                     opened.published[space.name, tags["ablate.row"]] = run
         parent = opened.parents.get(space.name)
+        if parent is not None and _lacks_some(opened, space):
+            below = store.runs(experiment, {"mlflow.parentRunId": parent.id})
+            opened.aside += [run for run in below if stray(run, file.id) is not None and opened.owns(run)]
         if parent is None and "" in nameless and _agrees(opened, trials, adopts):
             parent = nameless[""]
             for run in runs:
                 if run.tags.get("ablate.kind") == "published" and STORAGE not in run.tags:
                     opened.published.setdefault((space.name, run.tags.get("ablate.row", "")), run)
+        named = {run.tags.get("mlflow.parentRunId", "") for run in runs if opened.owns(run)}
+        _set_aside(store, opened, named - {run.id for run in runs}, experiment)
         opened.parents[space.name] = _parent(store, opened, space, experiment, parent)
     keys = set(file.trainings())
     experiment = store.experiment(TRAINING, create=True)
@@ -153,6 +156,8 @@ def find(store: Store, file: PlanFile, storages: Sequence[str] = (), adopts: Ado
     found = [run for run in found if run.tags.get("ablate.kind") == "training"]
     for run in _once(store, [run for run in found if opened.owns(run)]):
         opened.trainings[run.tags["ablate.training_key"]] = run
+    named = {run.tags.get("ablate.training_run_id", "") for run in opened.trials.values()}
+    _set_aside(store, opened, named - {run.id for run in found}, experiment)
     for run in [run for run in found if STORAGE not in run.tags] if storages else []:
         opened.nameless.setdefault(run.tags["ablate.training_key"], run)
     return opened
@@ -175,6 +180,20 @@ def _fitting(opened: PlanRuns, runs: list[Run], space: str, trials: Mapping[Plac
         elif opened.owns(run) and run.tags.get("ablate.space", space) == space:
             opened.aside.append(run)
     return found
+
+
+def _set_aside(store: Store, opened: PlanRuns, ids: set[str], experiment: str) -> None:
+    """Runs that others of the plan name, and that were not found by their own tags: those are somebody's, or gone."""
+    for run_id in sorted(ids - {run.id for run in opened.aside} - {""}):
+        run = store.run(run_id)
+        if run is not None and run.experiment == experiment and opened.owns(run) and misfit(run) is not None:
+            opened.aside.append(run)
+
+
+def _lacks_some(opened: PlanRuns, space: SpacePart) -> bool:
+    places = {place(trial) for trial in opened.plan.trials if trial.space == space.name}
+    published = {(space.name, row.label) for row in space.rows if row.published}
+    return bool(places - opened.trials.keys() or published - opened.published.keys())
 
 
 def _launched_into(store: Store, file: PlanFile) -> tuple[str, ...]:
@@ -288,7 +307,8 @@ def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart,
         Point(name, value, opened.plan.launched_ms, 0) for name, value in wanted.items() if name not in run.metrics
     ]
     metrics = {**run.metrics, **{point.name: point.value for point in points}}
-    store.log(run, points, tags={DIGEST: digest_of(metrics, run.params), **opened.storage_tags})
+    tags = {DIGEST: digest_of(metrics, run.params), "mlflow.parentRunId": parent.id, **opened.storage_tags}
+    store.log(run, points, tags=tags)
     if points:
         # MLflow's compare view fails on runs that have no artifact at all.
         store.upload(run, "published.json", json.dumps(row.published, indent=1).encode())

@@ -19,6 +19,7 @@ from ablate import tracked
 from ablate.metric_names import OF_LAST_EPOCH
 from ablate.plan_file import TrialPart
 from ablate.storage import Record, Storage, TrainingView, reaches
+from ablate.tracked import TRAINING
 from ablate.tracking_agreement import (
     CURVES,
     DIGEST,
@@ -41,7 +42,6 @@ from ablate.tracking_agreement import (
 from ablate.tracking_identity import flat
 from ablate.tracking_runs import (
     SYNCED_LAYOUT,
-    TRAINING,
     Adopts,
     PlanRuns,
     data_tags,
@@ -301,7 +301,9 @@ def _send_trial(
     run = opened.trials.get(where)
     compare = whole and run is not None and run.id not in opened.compared
     trusted = run is not None and synced(run) and opened.owns(run) and intact(run) and not compare
+    links = {"mlflow.parentRunId": opened.parents[trial.space].id, "ablate.training_run_id": training.id}
     if trusted and run is not None and run.tags.get(SENT_FROM) == held.trial_from(trial):
+        store.log(run, tags=links)  # others where a run that it named was deleted or does not fit any more
         return True
     if run is not None and held.unreadable(trial):
         return False  # MLflow may show what damaged storage has lost
@@ -325,8 +327,7 @@ def _send_trial(
     tags = {
         "ablate.state": state,
         "ablate.attempts": str(view.attempts),
-        "ablate.training_run_id": training.id,  # another one where a training's run was deleted in the UI
-        "mlflow.parentRunId": opened.parents[trial.space].id,
+        **links,
         DIGEST: digest_after(run, points, params),
         SENT_FROM: held.trial_from(trial),
         **opened.storage_tags,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import getpass
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,7 +143,11 @@ class Store:
 
     def experiments(self) -> list[str]:
         """Names of all experiments."""
-        return sorted(e.name for e in self._pages(lambda token: self._client.search_experiments(page_token=token)))
+        return sorted(self._active())
+
+    def _active(self) -> dict[str, str]:
+        found = self._pages(lambda token: self._client.search_experiments(page_token=token))
+        return {each.name: str(each.experiment_id) for each in found}
 
     def runs(self, experiment: str, tags: Mapping[str, str] | None = None) -> list[Run]:
         """All runs of an experiment that carry some tags.
@@ -189,14 +194,29 @@ class Store:
         Returns:
             Those that were not deleted.
         """
-        experiments = [e.experiment_id for e in self._pages(lambda token: self._client.search_experiments(
-            page_token=token
-        ))]  # fmt: skip
-        wanted = f"tags.`{tag}` = '{run_id}'"
+        return [run for runs in self.tagged(tag, run_id).values() for run in runs]
+
+    def tagged(self, tag: str, value: str) -> dict[str, list[Run]]:
+        """Runs of all experiments with a tag of some value.
+
+        Args:
+            tag: The tag.
+            value: What it says.
+
+        Returns:
+            Name of an experiment -> its runs that were not deleted; experiments without such runs are left out.
+        """
+        if not re.fullmatch(r"\w+", value):  # an edited tag: it could end the filter's text early
+            return {}
+        active = {identifier: name for name, identifier in self._active().items()}
+        experiments, wanted = list(active), f"tags.`{tag}` = '{value}'"
         found = self._pages(
             lambda token: self._client.search_runs(experiments, wanted, max_results=_PAGE, page_token=token)
         )
-        return [_run(run) for run in found]
+        by_name: dict[str, list[Run]] = {}
+        for run in map(_run, found):
+            by_name.setdefault(active[run.experiment], []).append(run)
+        return by_name
 
     def create(self, experiment: str, name: str, tags: Mapping[str, str], start_ms: int) -> Run:
         """A new run; its tags are there with it or not at all.

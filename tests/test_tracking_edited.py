@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import html
+import io
+import json
 import random
 import shutil
 import sqlite3
@@ -11,12 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
+from rich.console import Console
+from typer.testing import CliRunner
 
 from ablate import report
 from ablate.errors import UserError
+from ablate.launching import launch
 from ablate.reporting.reproduced import results_of, verdicts_of
 from ablate.storage import Storage
 from ablate.tracked import PlanResults
+from tests.helpers import options_of, write_space
 from tests.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
 
 CHUNKS, EDITS, SYNCED_EVERY = 5, 100, 50
@@ -49,7 +57,7 @@ CLAIM = {"says": "large batches are better", "above": {"row": "512", "rows": ["2
 class World:
     """A small store with its storage; what is edited in it can be undone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: Path) -> None:
         self.folder = folder
         self.storage = Storage(str(folder / "storage"))
         # Two rows that share a training, so that only parameters tell them apart, and two seeds.
@@ -57,7 +65,7 @@ class World:
         for trial in self.plan.trials:
             trial.spec["measurement"]["lowpass_degree"] = 8 if trial.row == "256" else None
         finish(self.storage, self.plan)
-        self.tracker = tracker_at(make_template(folder))(folder / "project")
+        self.tracker = tracker_at(template)(folder / "project")
         self.tracker.sync(self.plan, self.storage)
         self.database = folder / "project" / "mlflow.db"
         self.artifacts = folder / "project" / "mlartifacts"
@@ -164,10 +172,15 @@ def remove(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, template: Path) -> World:
     folder = tmp_path_factory.mktemp("edited")
     (folder / "outside.txt").write_text("mine")
-    return World(folder)
+    return World(folder, template)
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -199,3 +212,134 @@ def check(world: World, done: list[str], synced: bool) -> None:
     if synced:
         fresh = world.sync()
         assert world.told(fresh.read_plan("batch_size", world.plan.id)) == world.truth, done
+
+
+class Launched:
+    """A space that was launched in this process with MLflow, for what users do next; each edit starts from the same."""
+
+    def __init__(self, folder: Path, template: Path) -> None:
+        self.folder, self.outside = folder, folder / "outside"
+        self.outside.mkdir()
+        write_space(folder, epochs=1)
+        self.database, self.clean = folder / "project" / "mlflow.db", folder / "clean.db"
+        self.uri = f"sqlite:///{self.database}"
+        tracker_at(template)(folder / "project")
+        code, _, self.trials = self.launch()
+        assert code == 0
+        self.copy(self.database, self.clean)
+        shutil.copytree(folder / "project" / "mlartifacts", folder / "clean")
+        self.numbers = self.report("--format", "csv").stdout
+        assert "natural" in self.numbers
+
+    @staticmethod
+    def copy(source: Path, to: Path) -> None:
+        with contextlib.closing(sqlite3.connect(source)) as one, contextlib.closing(sqlite3.connect(to)) as other:
+            one.backup(other)
+
+    def edited(self, *statement: Any) -> None:
+        """The store as the launch left it, but for one edit."""
+        self.copy(self.clean, self.database)
+        shutil.rmtree(self.folder / "project" / "mlartifacts")
+        shutil.copytree(self.folder / "clean", self.folder / "project" / "mlartifacts")
+        with contextlib.closing(sqlite3.connect(self.database)) as database, database:
+            assert database.execute(*statement).rowcount >= 1
+
+    def launch(self) -> tuple[int, str, Any]:
+        """The same launch again: exit code, what it printed, its JSON."""
+        printed, told = Console(file=io.StringIO(), width=200), io.StringIO()
+        asked = options_of(
+            self.folder, sets=["measurement.attacks=[natural]"], tracking=True, tracking_uri=self.uri, as_json=True
+        )
+        code = launch(asked, printed, told)
+        return code, printed.file.getvalue(), json.loads(told.getvalue())  # type: ignore[attr-defined]
+
+    def report(self, *arguments: str) -> Result:
+        result = CliRunner().invoke(report.app, ["--tracking-uri", self.uri, *arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.output
+        return result
+
+    def sync(self) -> Result:
+        return self.report("--sync", "--storage", str(self.folder / "storage"), "--format", "csv")
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Launched:
+    return Launched(tmp_path_factory.mktemp("launched"), template)
+
+
+ONE = "run_uuid = (SELECT MIN(run_uuid) FROM tags WHERE key = 'ablate.kind' AND value = ?)"
+SET = f"UPDATE tags SET value = ? WHERE key = ? AND {ONE}"
+CUT = f"DELETE FROM tags WHERE key = ? AND {ONE}"
+NAMED = {
+    "a seed that is none": ((SET, ("zero", "ablate.seed", "trial")), "ablate.seed, got 'zero'"),
+    "no seed": ((CUT, ("ablate.seed", "trial")), "ablate.seed, got none"),
+    "no row": ((CUT, ("ablate.row", "trial")), "ablate.row, got none"),
+    "no kind": ((CUT, ("ablate.kind", "trial")), "ablate.kind, got none"),
+    "no plan": ((CUT, ("ablate.plan", "trial")), "ablate.plan, got none"),
+    "a row of no plan": ((SET, ("../../x", "ablate.row", "trial")), "the plan has no such row and seed"),
+    "another training's key": ((SET, ("0" * 24, "ablate.training_key", "trial")), "ablate.training_key, got '000"),
+    "no plan of its own": ((CUT, ("ablate.plan", "plan")), "ablate.plan, got none"),
+    "a training without a key": ((CUT, ("ablate.training_key", "training")), "ablate.training_key, got none"),
+    "a day that is none": ((SET, ("yesterday", "ablate.launched_ms", "plan")), "ablate.launched_ms, got 'yesterday'"),
+}
+
+
+@pytest.mark.parametrize("what", NAMED)
+def test_a_run_whose_tags_do_not_fit_is_named_and_made_again(launched: Launched, what: str, tmp_path: Path) -> None:
+    statement, said = NAMED[what]
+    launched.edited(*statement)
+    told = words(launched.report().output)
+    assert said in told and "left aside" in told
+    files = launched.report("--format", "csv", "--out", str(tmp_path / "out"))
+    assert said in words(files.stderr) and said not in files.stdout
+    if files.exit_code == 0:  # where the plan's own run can be read
+        assert said in words(html.unescape((tmp_path / "out" / "index.html").read_text()))
+    code, printed, results = launched.launch()
+    assert code == 0 and results == {**launched.trials, "left_out": []}
+    assert "Repaired 1 run" in words(printed)
+    whole = launched.report("--format", "csv")
+    assert whole.stdout == launched.numbers and "left aside" not in whole.stderr
+    launched.edited(*statement)
+    synced = launched.sync()
+    assert synced.exit_code == 0 and synced.stdout.endswith(launched.numbers) and "left aside" not in synced.output
+    with contextlib.closing(sqlite3.connect(launched.database)) as database:
+        live = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'"
+        below = f"SELECT value FROM tags WHERE key = 'mlflow.parentRunId' AND run_uuid IN ({live})"
+        parents = {row[0] for row in database.execute(below)}
+        assert parents and parents <= {row[0] for row in database.execute(live)}
+
+
+@pytest.mark.parametrize("value", ["x", "9" * 30])
+def test_an_epoch_that_is_none_costs_no_number(launched: Launched, value: str) -> None:
+    statement = (SET, (value, "ablate.synced_epoch", "training"))
+    launched.edited(*statement)
+    assert launched.report("--format", "csv").stdout == launched.numbers
+    assert launched.launch()[2]["trials"] == launched.trials["trials"]
+    launched.edited(*statement)
+    assert launched.sync().stdout.endswith(launched.numbers)
+
+
+@pytest.mark.parametrize("name", ["../../x", "{outside}/x", "Tiny", "a'b\x1b[2J"])
+def test_no_path_is_made_from_an_experiments_name(launched: Launched, name: str, tmp_path: Path) -> None:
+    name = name.format(outside=launched.outside)
+    statement = ("UPDATE experiments SET name = ? WHERE name = 'tiny'", (name,))
+    launched.edited(*statement)
+    before = set(launched.folder.rglob("*"))
+    for asked in ("all", "tiny", name):
+        told = launched.report("--space", asked, "--out", str(tmp_path / "a" / "b"))
+        assert told.exit_code == 2 and "\x1b" not in told.output
+        assert "left aside, expected a space's name" in words(told.stderr) or asked == name
+        assert list(tmp_path.rglob("*")) == []
+    assert set(launched.folder.rglob("*")) == before
+    code, _, results = launched.launch()
+    assert code == 0 and results == {**launched.trials, "left_out": []}
+    again = launched.report("--format", "csv")
+    assert again.stdout == launched.numbers and "left aside" in words(again.stderr)
+    launched.edited(*statement)
+    assert launched.sync().stdout.endswith(launched.numbers)
+    assert list(launched.outside.iterdir()) == []
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())

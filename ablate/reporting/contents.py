@@ -11,7 +11,7 @@ from urllib.parse import quote
 from ablate.figures import FigureData, Seen, figure_kind, figure_names
 from ablate.reporting.figures import Picture, draw
 from ablate.reporting.page import Link, Missing, PageData, SpacePage
-from ablate.reporting.reproduced import Network, claims_of, columns_of, results_of, table_input, verdicts_of
+from ablate.reporting.reproduced import Network, claims_of, columns_of, left_out, results_of, table_input, verdicts_of
 from ablate.reporting.search import search_facts, search_of
 from ablate.reporting.search_figures import pictures
 from ablate.reporting.tables import build_table
@@ -93,7 +93,7 @@ def _drawn(name: str, data: FigureData) -> Picture | Missing:
 
 def page_of(
     plans: Sequence[PlanResults], figures: Mapping[str, Mapping[str, Picture | Missing]], *, network: Network = "last",
-    server: str | None = None,
+    server: str | None = None, left_aside: Sequence[str] = (),
 ) -> PageData:  # fmt: skip
     """The whole page.
 
@@ -102,20 +102,22 @@ def page_of(
         figures: Space -> figure -> picture, from `draw_all`.
         network: Whose numbers.
         server: Address of the MLflow server, if there is one that a browser reaches; runs are linked there.
+        left_aside: What cannot be shown at all, from `Tracker.left_aside`.
 
     Returns:
         What `ablate.reporting.page.render` renders.
     """
+    facts = _facts(plans, network)  # reads curves, which may turn out to be others than were sent
     spaces = [_space(plan, figures.get(plan.space.name, {}), network, server) for plan in plans]
     what = spaces[0].title if len(spaces) == 1 else _count(len(spaces), "space")
-    return PageData(f"Ablation report: {what}", _day(time.time() * 1000), _facts(plans, network), spaces)
+    return PageData(f"Ablation report: {what}", _day(time.time() * 1000), facts, spaces, left_aside)
 
 
 def _space(
     plan: PlanResults, figures: Mapping[str, Picture | Missing], network: Network, server: str | None
 ) -> SpacePage:
     results = results_of(plan, network)
-    table = build_table(table_input(plan, results, network))
+    table, verdicts = build_table(table_input(plan, results, network)), verdicts_of(plan, results)
     table_label = () if plan.space.table is None else (("Paper", f"Table {plan.space.table}"),)
     settings = (("Settings", plan.info.overrides),) if plan.info.overrides else ()
     return SpacePage(
@@ -133,7 +135,7 @@ def _space(
             *search_facts(plan),
         ),
         runs=_runs(plan, server),
-        verdicts=verdicts_of(plan, results),
+        verdicts=verdicts,
         verdict_note=_verdict_note(plan),
         figures=list(figures.values()),
         problems=[
@@ -141,6 +143,7 @@ def _space(
             for (row, seed), reason in sorted(results.problems.items())
             if not reason.startswith(STOPPED)
         ],
+        left_out=left_out(plan),
         experiment=_experiment(plan, server),
     )
 

@@ -54,6 +54,7 @@ class SpacePage:
         verdict_note: Which data verdicts are about, or why there are none.
         figures: Pictures, or why there is none.
         problems: Rows and seeds that failed or are missing, with the reason.
+        left_out: Runs that the page shows nothing of, each with what is wrong.
         experiment: Where all runs of the space can be compared; None without a server.
     """
 
@@ -67,6 +68,7 @@ class SpacePage:
     verdict_note: str = ""
     figures: Sequence[Picture | Missing] = ()
     problems: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     experiment: Link | None = None
 
 
@@ -79,12 +81,14 @@ class PageData:
         made: When it was made, as text.
         facts: (term, description): commit, devices, data, hours, what was shared ...
         spaces: In the order of the page.
+        left_aside: What cannot be shown at all, each with what is wrong.
     """
 
     title: str
     made: str
     facts: Sequence[tuple[str, str]]
     spaces: Sequence[SpacePage]
+    left_aside: Sequence[str] = ()
 
 
 def render(page: PageData) -> str:

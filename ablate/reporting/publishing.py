@@ -22,20 +22,26 @@ if TYPE_CHECKING:
 PAGE = "index.html"
 
 
-def page_files(plans: Sequence[PlanResults], network: Network = "last", server: str | None = None) -> dict[str, bytes]:
+def page_files(
+    plans: Sequence[PlanResults],
+    network: Network = "last",
+    server: str | None = None,
+    left_aside: Sequence[str] = (),
+) -> dict[str, bytes]:
     """The page and its figures.
 
     Args:
         plans: One of each space, in the order of the page.
         network: Whose numbers.
         server: Address of the MLflow server, if there is one.
+        left_aside: What cannot be shown at all, from `Tracker.left_aside`.
 
     Returns:
         Path -> content: `index.html`, `<space>/figure-<name>.png` and `.svg`, and of a search `<space>_best.yaml`; the
         page needs none of the others.
     """
     figures = {plan.space.name: draw_all(plan, network) for plan in plans}
-    files = {PAGE: render(page_of(plans, figures, network=network, server=server)).encode()}
+    files = {PAGE: render(page_of(plans, figures, network=network, server=server, left_aside=left_aside)).encode()}
     for space, drawn in figures.items():
         for name, picture in drawn.items():
             if isinstance(picture, Picture):
@@ -48,7 +54,13 @@ def page_files(plans: Sequence[PlanResults], network: Network = "last", server: 
     return files
 
 
-def write_page(tracker: Tracker, plans: Sequence[PlanResults], folder: Path, network: Network = "last") -> list[Path]:
+def write_page(
+    tracker: Tracker,
+    plans: Sequence[PlanResults],
+    folder: Path,
+    network: Network = "last",
+    left_aside: Sequence[str] = (),
+) -> list[Path]:
     """Writes the page and its figures, and logs them to MLflow as artifacts of a `report` run.
 
     Args:
@@ -56,6 +68,7 @@ def write_page(tracker: Tracker, plans: Sequence[PlanResults], folder: Path, net
         plans: One of each space, in the order of the page.
         folder: Made where it is missing; files in it are replaced.
         network: Whose numbers.
+        left_aside: What cannot be shown at all, from `Tracker.left_aside`.
 
     Returns:
         The files, the page first.
@@ -65,7 +78,7 @@ def write_page(tracker: Tracker, plans: Sequence[PlanResults], folder: Path, net
         TrackingError: The store does not take the report; the files are written all the same.
     """
     server = re.sub(r"//[^/]*@", "//", tracker.uri) if tracker.remote else None
-    files = page_files(plans, network, server)
+    files = page_files(plans, network, server, left_aside)
     try:
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -191,6 +192,24 @@ def keep_storages_apart(plans: Sequence[PlanResults]) -> None:
                     label = storage_label(storage)
                     plan.leave_out(row, seed, f"left out: storage {label}, launched later, has other values of it")
                     break
+
+
+def left_out(plan: PlanResults) -> list[str]:
+    """What a report of a plan leaves out of what MLflow has: runs that cannot be trusted, and other storages.
+
+    Args:
+        plan: From MLflow; images, arrays and curves are compared when they are asked for, so ask last.
+
+    Returns:
+        A sentence each, with the run's name.
+    """
+    found = [f"Left out, changed in MLflow since it was sent: {told}" for told in dict.fromkeys(plan.altered)]
+    for other in plan.others:
+        label = storage_label(other.storage)
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(other.launched_ms / 1000))
+        asked = f"--space {plan.space.name} --plan {other.id} --storage-id {label}"
+        found.append(f"Plan {other.id} has other numbers in storage {label}, launched {when}: {asked}")
+    return found
 
 
 def verdicts_of(plan: PlanResults, results: Results) -> list[tuple[Verdict, Verdict | None]]:
