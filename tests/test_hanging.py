@@ -117,7 +117,7 @@ def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monk
     killed: list[str] = []
     monkeypatch.setattr(placement.ray, "kill", killed.append)
     told: list[Event] = []
-    relay = placement._Relay(told.append, clock.watch)
+    relay = placement._Relay(told.append, clock.watch, {"k": "nowhere"})
     trials = [
         SimpleNamespace(
             config={"key": key}, max_failures=2, temporary_state=SimpleNamespace(ray_actor=f"worker of {key}")
