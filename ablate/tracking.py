@@ -137,6 +137,8 @@ class Tracker:
             del self._opened[plan.id]  # a run may have been deleted behind our back: look again next time
             raise TrackingError(str(problem)) from problem
         tracking_runs.settle(self._store, opened)
+        self.repairs += opened.repairs  # what was set aside is deleted last
+        opened.repairs.clear()
         if keys is None:
             self._store.flush()
         return unfinished

@@ -303,6 +303,7 @@ def test_a_run_whose_tags_do_not_fit_is_named_and_made_again(launched: Launched,
     launched.edited(*statement)
     synced = launched.sync()
     assert synced.exit_code == 0 and synced.stdout.endswith(launched.numbers) and "left aside" not in synced.output
+    assert "Repaired 1 run" in words(synced.output)
     with contextlib.closing(sqlite3.connect(launched.database)) as database:
         live = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'"
         below = f"SELECT value FROM tags WHERE key = 'mlflow.parentRunId' AND run_uuid IN ({live})"
