@@ -6,22 +6,35 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean distclean
+.PHONY: help demo check format fast test torture clean distclean
 
 help:
 	@echo 'make demo       train, attack and tabulate five small networks on real images (a few minutes on 2 cores)'
-	@echo 'make test       linters, types and all tests'
+	@echo 'make check      linters, formatting and types (seconds)'
+	@echo 'make fast       make check, and the tests that need neither Ray nodes nor a browser'
+	@echo 'make test       make check, and all tests, as CI runs them'
+	@echo 'make format     format the code, and mend what the linter can'
+	@echo 'make torture    real Ray processes killed at random moments, for ten minutes'
 	@echo 'make clean      drop caches and builds; keeps the environment and every result'
 	@echo 'make distclean  drop the environment ($(VENV)) too; keeps every result'
 
 demo: $(VENV)/.installed
 	$(RUN) -m ablate.launch --space batch_size --preset smoke
 
-test: $(VENV)/.installed-test
+check: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+fast: check
+	$(RUN) -m pytest -n 2 -m "not cluster and not browser"
+
+test: check
 	$(RUN) -m pytest -n 2
+
+format: $(VENV)/.installed-test
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
 
 # The environment is made beside and counts once it is whole: Debian without python3-venv leaves half of one behind.
 $(VENV)/bin/pip:
@@ -48,7 +61,6 @@ clean:
 distclean: clean
 	rm -rf $(VENV)
 
-# Real Ray processes killed at random moments, for a quarter of an hour. Less: make torture ARGS="--workers 2 --drivers 1 --nodes 1"
-.PHONY: torture
+# Less: make torture ARGS="--workers 2 --drivers 1 --nodes 1"
 torture: $(VENV)/.installed-test
 	$(RUN) -m tests.torture $(ARGS)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from ablate.analysis.registry import AnalysisResult as AnalysisResult
     from ablate.analysis.registry import register_analysis as register_analysis
@@ -43,7 +45,7 @@ _PLACES = {
     "register_network": "ablate.learning.models",
 }
 
-__all__ = sorted(_PLACES)
+__all__ = sorted([*_PLACES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
