@@ -6,8 +6,10 @@ Ray itself waits a minute for its head to come back, and then ends the process w
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +24,18 @@ PATIENCE_S = 6.0
 """For how long nothing may answer: a short break of the network is no death."""
 
 
+LEAVE_S = 15.0
+"""How long the main thread may take to break off. One that waits in Ray's own code for the head hears of nothing before
+Ray ends the process, a minute later and in its own words."""
+
+
 class HeadLost(KeyboardInterrupt):
     """Ray's head is gone: the launch ends as Ctrl-C ends it."""
+
+
+INTERRUPTED = 130
+leave = os._exit
+"""Ends the process without a word to threads that never answer."""
 
 
 def answers(address: str) -> bool:
@@ -49,18 +61,26 @@ def watching(address: str, note: Callable[[str], None]) -> Iterator[None]:
     """
     main = threading.main_thread()
     breakable = threading.current_thread() is main and hasattr(signal, "SIGUSR2")
-    over, lost = threading.Event(), threading.Event()
+    over, lost, began_to_leave = threading.Event(), threading.Event(), 0.0
     said = f"Ray's head at {address} is gone; the same command goes on once it is there again."
 
     def look() -> None:
+        nonlocal began_to_leave
         heard = time.monotonic()
         while not over.wait(LOOK_S):
             if answers(address):
                 heard = time.monotonic()
             elif time.monotonic() - heard >= PATIENCE_S and not over.is_set():
                 if not lost.is_set():
+                    began_to_leave = time.monotonic()
                     lost.set()
                     note(said)
+                if breakable and time.monotonic() - began_to_leave >= LEAVE_S:
+                    # All that is trained lies in storage, and nothing else is to be saved.
+                    for stream in (sys.stdout, sys.stderr):
+                        with contextlib.suppress(OSError, ValueError):
+                            stream.flush()
+                    leave(INTERRUPTED)
                 # Again at every look: a library may have swallowed the one before.
                 if breakable and main.ident is not None:
                     signal.pthread_kill(main.ident, signal.SIGUSR2)

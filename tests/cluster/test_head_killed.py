@@ -22,7 +22,7 @@ def test_a_launch_whose_head_is_killed_ends_in_order(tmp_path: Path, monkeypatch
         for processes in cluster.cluster.head_node.all_processes.values():
             for each in processes:
                 os.kill(each.process.pid, signal.SIGKILL)
-        text = launch.ends_with(130, timeout_s=50)  # Ray itself would have waited for longer
+        text = launch.ends_with(130)  # Ray itself would have ended it later, with another code and other words
     launch.release("measuring")
     assert text.count("Ray's head at") == 1
     assert "the same command goes on" in text

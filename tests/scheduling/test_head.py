@@ -48,6 +48,23 @@ def test_it_is_asked_again_where_a_library_swallows_it() -> None:
         threading.Event().wait(60)
 
 
+def test_a_main_thread_that_waits_in_foreign_code_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, address = listening()
+    left, codes = threading.Event(), []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        left.set()
+
+    monkeypatch.setattr(head, "LEAVE_S", 0.1)
+    monkeypatch.setattr(head, "leave", leave)
+    monkeypatch.setattr(head.signal, "pthread_kill", lambda thread, number: None)  # as if nobody heard it
+    with watching(address, lambda text: None):
+        server.close()
+        assert left.wait(60)
+    assert codes[0] == 130
+
+
 def test_a_short_break_is_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[bool] = []
     three, answers = threading.Event(), iter([True, False, False])
