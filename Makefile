@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 help:
 	@echo 'make demo       train, attack and tabulate five small networks on real images (a few minutes on 2 cores)'
 	@echo 'make check      linters, formatting and types (seconds)'
-	@echo 'make fast       make check, and the tests that need neither Ray nodes nor a browser'
+	@echo 'make fast       make check, and the tests that need no Ray nodes, no browser and little time'
 	@echo 'make test       make check, and all tests, as CI runs them'
 	@echo 'make format     format the code, and mend what the linter can'
 	@echo 'make torture    real Ray processes killed at random moments, for ten minutes'
@@ -27,7 +27,7 @@ check: $(VENV)/.installed-test
 	$(RUN) -m mypy
 
 fast: check
-	$(RUN) -m pytest -n 2 -m "not cluster and not browser"
+	$(RUN) -m pytest -n 2 -m "not cluster and not browser and not slow"
 
 test: check
 	$(RUN) -m pytest -n 2

@@ -118,6 +118,7 @@ def test_mistakes_are_user_errors(tmp_path: Path) -> None:
         ablate.load_space("batch_size").plan(sets={"training.epoch": 3}, storage=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "first_ablation.py", tmp_path)
     done = subprocess.run(

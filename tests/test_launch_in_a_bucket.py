@@ -29,6 +29,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_killed_in_a_bucket_and_launched_again_twice_at_once(tmp_path: Path, bucket: str) -> None:
     space = str(write_space(tmp_path, epochs=3))
     arguments = ("--space", space, *LOCAL)

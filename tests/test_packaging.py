@@ -12,6 +12,8 @@ import pytest
 from ablate.scheduling import package
 from tests.helpers import environment, write_space
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.helpers import environment
@@ -29,6 +30,7 @@ def make_images(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_first_run_on_a_gpu_can_be_rehearsed_on_a_cpu(tmp_path: Path) -> None:
     out, scratch = tmp_path / "out", tmp_path / "scratch"
     out.mkdir()

@@ -14,7 +14,7 @@ from ablate.specs import ModelSpec
 from tests.helpers import run_module
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
 def test_every_gradient_of_every_network_is_right(tmp_path: Path, threads: int) -> None:
     assert "all right" in run_module("tests.gradients", tmp_path, str(threads))
 

@@ -64,6 +64,7 @@ def test_a_step_is_timed_beside_its_rivals_as_json() -> None:
     assert ours["ratio"]["written out"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_columns_are_timed_and_speeds_are_kept(tmp_path: object) -> None:
     arguments = ["--what", "attacks", "--what", "steps", "--storage", str(tmp_path), *TINY]
     done = CliRunner().invoke(bench.app, arguments)
@@ -140,6 +141,7 @@ def test_packed_trainings_are_gathered_or_their_end_is_told() -> None:
         gathered(None, -signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_packing_measures_trainings_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     found = packing.time_packed(ModelSpec(), 2, 2, "float32", torch.device("cpu"), window_s=0.0)
     assert found.count == 2 and found.images_per_second > 0 and found.peak_bytes > 0
