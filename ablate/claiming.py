@@ -228,16 +228,7 @@ class Claims:
         Raises:
             StorageError: As of `acquire`.
         """
-        first = None
-        while not self.acquire(key):
-            now = self._heartbeat_of(key)
-            if first is None:
-                first = now
-                waiting()
-            elif now != first:
-                return self.acquire(key)  # it may have been given back, which changes it as well
-            time.sleep(min(1.0, self._heartbeat_s))
-        return True
+        return not self._alive(key, lambda: not self.acquire(key), waiting)
 
     def alive_elsewhere(self, key: str, waiting: Callable[[], None]) -> bool:
         """Whether a living launch holds what only one may; waits as long as it takes to tell, and writes nothing.
@@ -249,14 +240,18 @@ class Claims:
         Returns:
             True where another launch holds it and its counter moves.
         """
+        return self._alive(key, lambda: self.held_elsewhere(key), waiting)
+
+    def _alive(self, key: str, held: Callable[[], bool], waiting: Callable[[], None]) -> bool:
+        """Whether what is held stays so while its owner's counter moves; waits as long as that takes to tell."""
         first = None
-        while self.held_elsewhere(key):
+        while held():
             now = self._heartbeat_of(key)
             if first is None:
                 first = now
                 waiting()
             elif now != first:
-                return self.held_elsewhere(key)
+                return held()  # it may have been given back, which changes the counter as well
             time.sleep(min(1.0, self._heartbeat_s))
         return False
 
