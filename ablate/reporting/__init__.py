@@ -1,1 +1,0 @@
-"""Tables, claims, figures and the report page."""
