@@ -19,29 +19,29 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ablate.analysis.registry import AnalysisResult as AnalysisResult
     from ablate.analysis.registry import register_analysis as register_analysis
-    from ablate.api import Ablation as Ablation
-    from ablate.api import LaunchPlan as LaunchPlan
-    from ablate.api import load_space as load_space
-    from ablate.api import space_names as space_names
     from ablate.attacks import register_attack as register_attack
-    from ablate.errors import UserError as UserError
-    from ablate.figures import Drawing as Drawing
-    from ablate.figures import register_figure as register_figure
+    from ablate.core.errors import UserError as UserError
+    from ablate.launch.api import Ablation as Ablation
+    from ablate.launch.api import LaunchPlan as LaunchPlan
+    from ablate.launch.api import load_space as load_space
+    from ablate.launch.api import space_names as space_names
     from ablate.learning.augmentation import register_augmentation as register_augmentation
     from ablate.learning.models import register_network as register_network
+    from ablate.spaces.figures import Drawing as Drawing
+    from ablate.spaces.figures import register_figure as register_figure
 
 _PLACES = {
     "AnalysisResult": "ablate.analysis.registry",
-    "Drawing": "ablate.figures",
-    "Ablation": "ablate.api",
-    "LaunchPlan": "ablate.api",
-    "load_space": "ablate.api",
-    "space_names": "ablate.api",
-    "UserError": "ablate.errors",
+    "Drawing": "ablate.spaces.figures",
+    "Ablation": "ablate.launch.api",
+    "LaunchPlan": "ablate.launch.api",
+    "load_space": "ablate.launch.api",
+    "space_names": "ablate.launch.api",
+    "UserError": "ablate.core.errors",
     "register_analysis": "ablate.analysis.registry",
     "register_attack": "ablate.attacks",
     "register_augmentation": "ablate.learning.augmentation",
-    "register_figure": "ablate.figures",
+    "register_figure": "ablate.spaces.figures",
     "register_network": "ablate.learning.models",
 }
 

@@ -18,11 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ablate.spaces import load_space  # noqa: E402
-from ablate.storage import Storage  # noqa: E402
-from ablate.tracking import Tracker  # noqa: E402
+from ablate.spaces.loading import load_space  # noqa: E402
+from ablate.storage.storage import Storage  # noqa: E402
+from ablate.tracking.tracker import Tracker  # noqa: E402
 from benchmarks.scale import environment  # noqa: E402
-from tests.tracking_world import finish, plan_of  # noqa: E402
+from tests.support.tracking_world import finish, plan_of  # noqa: E402
 
 
 def timed(folder: Path, *arguments: str) -> float:

@@ -38,9 +38,9 @@ rows:
 NO_WORK = """\
 import numpy as np
 import torch
-from ablate import worker
+from ablate.execution import worker
 from ablate.learning.training import TrainingState
-from ablate.storage import Record
+from ablate.storage.storage import Record
 
 METRICS = ("train/loss", "train/accuracy_attack", "energy/lfi_hfi_ratio", "learning_rate", "images_per_second")
 

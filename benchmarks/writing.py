@@ -15,11 +15,11 @@ import time
 import numpy as np
 import torch
 
+from ablate.bench.cases import random_dataset
+from ablate.execution.worker import save_state
 from ablate.learning.training import TrainingRun
-from ablate.specs import TrialSpec
-from ablate.speed.cases import random_dataset
-from ablate.storage import Record, Storage
-from ablate.worker import save_state
+from ablate.spaces.specs import TrialSpec
+from ablate.storage.storage import Record, Storage
 
 EPOCHS = 120
 ROUNDS = 12

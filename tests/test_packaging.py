@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ablate.scheduling import package
-from tests.helpers import environment, write_space
+from ablate.execution import package
+from tests.support.helpers import environment, write_space
 
 pytestmark = pytest.mark.slow
 

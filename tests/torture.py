@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import numbers, run_launch, write_space
-from tests.ray_cluster import Launch, RayCluster, started
+from tests.support.helpers import numbers, run_launch, write_space
+from tests.support.ray_cluster import Launch, RayCluster, started
 
 KINDS = ("worker", "driver", "node")
 EPOCHS = 16
@@ -145,7 +145,7 @@ class Round:
         raise SystemExit(f"nothing came back within {PATIENCE_S:g} s:\n{self.launch.text()}")
 
     def begun(self) -> set[tuple[int, str, int]]:
-        """(time, key, process) of every training that was begun; see tests/faults.py."""
+        """(time, key, process) of every training that was begun; see tests/support/faults.py."""
         found = set()
         for folder in self.folders:
             for path in folder.glob("begun-*"):

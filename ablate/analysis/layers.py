@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ablate.modes import evaluating
+from ablate.core.modes import evaluating
 
 
 def find_layers(network: nn.Module, include_shortcuts: bool = False) -> list[tuple[str, nn.Module]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 
 
 def mask(size: int, degree: int, device: torch.device | str | None = None) -> Tensor:

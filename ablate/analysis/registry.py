@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ablate.errors import SpecError
-from ablate.metric_names import refused
-from ablate.registry import Registry
+from ablate.core.errors import SpecError
+from ablate.core.metric_names import refused
+from ablate.core.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ablate.errors import SpecError
-from ablate.registry import Registry
-from ablate.specs import MeasurementSpec
+from ablate.core.errors import SpecError
+from ablate.core.registry import Registry
+from ablate.spaces.specs import MeasurementSpec
 
 Network = Callable[[Tensor], Tensor]
 """Images [N, C, H, W] in [0, 1] to logits [N, classes]; differentiable, in evaluation mode."""

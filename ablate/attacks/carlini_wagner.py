@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ablate.attacks.base import Attack, Network, full_precision, refuse_negative, register_attack
-from ablate.specs import MeasurementSpec
+from ablate.spaces.specs import MeasurementSpec
 
 _BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8
 _FAR = 1e10  # torchattacks' stand-in for infinity, of distances and of costs

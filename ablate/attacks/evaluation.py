@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ablate.analysis.lowpass import lowpass
 from ablate.attacks.base import Attack, Network
-from ablate.errors import MeasurementError
-from ablate.modes import evaluating
+from ablate.core.errors import MeasurementError
+from ablate.core.modes import evaluating
 
 _ROUNDING = 1e-6
 """How far beyond [0, 1] a pixel may be: what float32 rounds off when an image is put together."""

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.attacks.base import Attack, Network, full_precision, refuse_negative, register_attack
-from ablate.randomness import normal, stream, uniform
-from ablate.specs import MeasurementSpec
+from ablate.core.randomness import normal, stream, uniform
+from ablate.spaces.specs import MeasurementSpec
 
 
 def ascend(
@@ -32,7 +32,8 @@ def ascend(
 
     Never waits for the device and takes no gradient but the image's, so that it can be compiled or captured in a CUDA
     graph (compiling needs `torch._dynamo.config.trace_autograd_ops`). Where the network itself is compiled, freeze its
-    parameters (`ablate.modes.frozen`). Memory format follows `images`; under autocast the loss sees float32 logits.
+    parameters (`ablate.core.modes.frozen`). Memory format follows `images`; under autocast the loss sees float32
+    logits.
 
     Args:
         network: Images to logits.
@@ -97,7 +98,7 @@ def uniform_start(images: Tensor, eps: float, key: int | Tensor, index: Tensor) 
     Args:
         images: [N, C, H, W] float in [0, 1].
         eps: Radius, pixels in [0, 1].
-        key: Stream of random numbers, see `ablate.randomness.stream`.
+        key: Stream of random numbers, see `ablate.core.randomness.stream`.
         index: [N] int64, what each image's numbers hang on.
 
     Returns:

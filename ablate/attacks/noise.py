@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from ablate.attacks.base import Attack, Network, refuse_negative, register_attack
-from ablate.randomness import normal, stream
-from ablate.specs import MeasurementSpec
+from ablate.core.randomness import normal, stream
+from ablate.spaces.specs import MeasurementSpec
 
 
 @dataclass(frozen=True, kw_only=True)

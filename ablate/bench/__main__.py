@@ -14,15 +14,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ablate.errors import SpecError, UserError, nearest
-from ablate.terminal import open_closed_streams, open_console
+from ablate.core.errors import SpecError, UserError, nearest
+from ablate.core.text import open_closed_streams, open_console
 
 if TYPE_CHECKING:
     import torch
 
-    from ablate.specs import ModelSpec
-    from ablate.speed.cases import Case, Result
-    from ablate.speed.packing import Packed
+    from ablate.bench.cases import Case, Result
+    from ablate.bench.packing import Packed
+    from ablate.spaces.specs import ModelSpec
 
 EPILOG = """\b
 Examples:
@@ -91,8 +91,8 @@ def main(
         wanted = [_model(name, activation) for name in _named(network)]
         found = _run(wanted, what or [What.STEPS, What.COLUMNS], mode, batch, images, rounds, device, threads, console)
         if storage is not None:
-            from ablate.speed.known import keep
-            from ablate.storage import Storage
+            from ablate.storage.speeds import keep
+            from ablate.storage.storage import Storage
 
             packing = _rates(found["packing"])
             keep(Storage(storage).files, found["speeds"], found["device_key"], found["cores"], packing)
@@ -113,7 +113,7 @@ def _named(names: Iterable[str] | None) -> list[str]:
 
 def _model(name: str, activation: str) -> ModelSpec:
     from ablate.learning.models import network_names
-    from ablate.specs import ModelSpec
+    from ablate.spaces.specs import ModelSpec
 
     arch, *rest = name.split(":")
     if arch not in network_names():
@@ -144,7 +144,7 @@ def _device(name: str) -> torch.device:
 
 
 def _modes(given: list[str] | None) -> list[str]:
-    from ablate.speed.cases import MODES
+    from ablate.bench.cases import MODES
 
     chosen = list(MODES) if not given or "all" in given else given
     for mode in chosen:
@@ -168,11 +168,11 @@ def _run(
 
     import torch
 
+    from ablate.bench.cases import Case, time_columns, time_step
+    from ablate.bench.machine import device_name as name_of
+    from ablate.bench.machine import matmul_peak
     from ablate.learning.memory import ran_out_of_memory
-    from ablate.specs import COLUMNS
-    from ablate.speed.cases import Case, time_columns, time_step
-    from ablate.speed.machine import device_name as name_of
-    from ablate.speed.machine import matmul_peak
+    from ablate.spaces.specs import COLUMNS
 
     modes = _modes(mode)
     device = _device(device_name)
@@ -244,8 +244,8 @@ def _packing(
     device: torch.device,
     console: Console,
 ) -> list[Packed]:
-    from ablate.speed.cases import Case
-    from ablate.speed.packing import PackingError, time_packed
+    from ablate.bench.cases import Case
+    from ablate.bench.packing import PackingError, time_packed
 
     console.print(Text(f"\nTrainings packed on one device, {modes[-1]}"))
     console.print(Text(f"{'network':<24} {'batch':>5} {'at once':>7} {'images/s, all':>13} {'memory each':>12}"))
@@ -275,7 +275,7 @@ def _step_batches(model: ModelSpec, asked: list[int] | None, device: torch.devic
 
 def _fitting(model: ModelSpec, count: int, what: str, device: torch.device) -> int:
     """So many of the images that a slow device is done in seconds."""
-    from ablate.speed.cases import Case
+    from ablate.bench.cases import Case
 
     if device.type != "cpu":
         return count

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ablate import modes
 from ablate.attacks import CleanLogits, build_attack, evaluate
+from ablate.bench import textbook
+from ablate.bench.timing import Timed, in_turn
+from ablate.core import modes
+from ablate.learning.cost import STEP_COST, forward_flops, image_cost
 from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingRun, convolutions_in, memory_format
-from ablate.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
-from ablate.speed import textbook
-from ablate.speed.timing import Timed, in_turn
-from ablate.work import STEP_COST, forward_flops, image_cost
+from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
 
 CLASSES, IMAGE_SIZE = 10, 32
 MODES = ("float32", "float32+compile", "bfloat16", "bfloat16+compile")
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def flops(self) -> float:
-        """Of one image, as `ablate.work` counts them."""
+        """Of one image, as `ablate.learning.cost` counts them."""
         forward = forward_flops(self.model, IMAGE_SIZE, CLASSES)
         if self.what == "step":
             return forward * image_cost(TrialSpec())

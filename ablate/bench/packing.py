@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ablate.errors import first_line
+from ablate.core.errors import first_line
 from ablate.learning.memory import ran_out_of_memory
-from ablate.specs import ModelSpec
+from ablate.spaces.specs import ModelSpec
 
 WINDOW_S = 8.0
 """How long the packed trainings run side by side."""
@@ -61,7 +61,7 @@ def time_packed(
         model: The network of each.
         batch_size: Of each.
         count: How many processes.
-        mode: Of `ablate.speed.cases.MODES`.
+        mode: Of `ablate.bench.cases.MODES`.
         device: Shared by all.
         window_s: Seconds that they run side by side, one step at least.
 
@@ -71,7 +71,7 @@ def time_packed(
     Raises:
         PackingError: One of them ended early.
     """
-    from ablate.speed.cases import Case
+    from ablate.bench.cases import Case
 
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     barrier = context.Barrier(count)
@@ -139,7 +139,7 @@ def _trained(
 ) -> tuple[float, float]:
     import resource
 
-    from ablate.speed.cases import training_step
+    from ablate.bench.cases import training_step
 
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False  # as in a worker

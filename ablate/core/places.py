@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ablate.errors import SpecError
-from ablate.redaction import redact
+from ablate.core.errors import SpecError
+from ablate.core.redaction import redact
 
 _WHOLE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BEGUN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")

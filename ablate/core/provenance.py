@@ -41,7 +41,7 @@ def commit() -> str | None:
     Returns:
         None outside a checkout. A submitted job runs from a copy: there it is the commit of what was copied.
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     if not (here.parent / ".git").exists():
         return os.environ.get("ABLATE_COMMIT") or None
     try:

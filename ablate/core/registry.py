@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ablate.errors import SpecError, nearest
-from ablate.metric_names import refused
+from ablate.core.errors import SpecError, nearest
+from ablate.core.metric_names import refused
 
 T = TypeVar("T")
 

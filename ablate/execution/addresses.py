@@ -6,11 +6,12 @@ A job's command line and runtime environment show in dashboards and logs, so a s
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from ablate.errors import UserError
-from ablate.places import refuse_half_written
+from ablate.core.errors import UserError
+from ablate.core.places import refuse_half_written
 
 
 def check_cluster(address: str) -> None:
@@ -109,3 +110,9 @@ def _is_loopback(host: str | None) -> bool:
         return ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return host == "localhost" or bool(host and host.endswith(".localhost"))
+
+
+def ray_address() -> str | None:
+    """The cluster that `RAY_ADDRESS` names; None where a launch starts Ray itself."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if address in ("", "local") else address

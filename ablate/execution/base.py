@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ablate.spaces.specs import PlannedMeasurement, TrialSpec
+
 Kind = Literal["started", "epoch", "measuring", "measured", "finished", "failed", "interrupted", "stopped"]
 
 
@@ -34,3 +36,48 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is asked to do.
+
+    Args:
+        key: The training's key.
+        spec: The trial that trains it.
+        measurements: All that hang on it; those with a record are left alone.
+        storage: The storage's location.
+        threads: CPU threads of this worker; sums depend on it in their last bits.
+        device: `cpu`, `cuda` or `cuda:0`.
+        gpu_share: The part of a GPU's memory it may use; below 1, running out of it is no failure yet.
+        claim: The number of the launch's claim on the training, looked at before training, at every epoch and at every
+            measurement; None where nobody else could take it over.
+    """
+
+    key: str
+    spec: TrialSpec
+    measurements: tuple[PlannedMeasurement, ...]
+    storage: str
+    threads: int
+    device: str
+    gpu_share: float = 1.0
+    claim: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended.
+
+    Args:
+        key: The training's key.
+        state: `interrupted` by what passes, so that the same command goes on (`ablate.execution.faults` says by what).
+        reason: One line of why it failed or was interrupted.
+        needs_more_memory: It failed only for want of memory in its share.
+        claim_lost: Another launch has taken the training over, and may have its results.
+    """
+
+    key: str
+    state: Literal["finished", "failed", "interrupted"]
+    reason: str = ""
+    needs_more_memory: bool = False
+    claim_lost: bool = False

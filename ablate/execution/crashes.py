@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ablate.errors import StorageError
-from ablate.files import LocalFiles
-from ablate.storage import Storage
+from ablate.core.errors import StorageError
+from ablate.storage.files import LocalFiles
+from ablate.storage.storage import Storage
 
 _SAID = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 _SIGNALS = {

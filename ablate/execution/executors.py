@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from ablate import hanging
-from ablate.events import Event, Listener
+from ablate.core.text import plural
+from ablate.execution import hanging
+from ablate.execution.base import Event, Listener, Outcome, Task
+from ablate.execution.worker import run
+from ablate.launch.options import Options
 from ablate.learning import data
-from ablate.options import Options
-from ablate.planning import PlannedTraining
-from ablate.specs import TrialSpec
-from ablate.storage import Storage
-from ablate.terminal import plural
-from ablate.worker import Outcome, Task, run
+from ablate.planning.plan import PlannedTraining
+from ablate.spaces.specs import TrialSpec
+from ablate.storage.storage import Storage
 
 Engine = Callable[[Sequence[PlannedTraining], Listener], dict[str, Outcome]]
 """Runs trainings to their end, and says how each ended, by key."""
@@ -96,15 +96,15 @@ def open_engine(
         with terminate_in_order():
             yield here
         return
-    from ablate.scheduling import placement
-    from ablate.scheduling.packing import gpu_share
-    from ablate.speed.known import known_packing
+    from ablate.execution import tune
+    from ablate.execution.packing import gpu_share
+    from ablate.storage.speeds import known_packing
 
-    with placement.cluster(note=note):
+    with tune.cluster(note=note):
         wanted = options.gpus_per_trial
-        packed = wanted == "auto" and placement.has_gpus()
+        packed = wanted == "auto" and tune.has_gpus()
         # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.
-        cpus, gpus = placement.share(
+        cpus, gpus = tune.share(
             count, options.cpus_per_trial, (1.0 if packed else 0.0) if wanted == "auto" else wanted, note
         )
 
@@ -120,8 +120,8 @@ def open_engine(
             ]
             names = {task.key: datasets.name(task.spec) for task in tasks}
             loaded = {datasets.name(task.spec): datasets.of(task.spec) for task in tasks}
-            resources = placement.Resources(cpus, shares, options.max_concurrent, options.max_failures)
-            return placement.place(tasks, loaded, names, resources, listen, options.imports)
+            resources = tune.Resources(cpus, shares, options.max_concurrent, options.max_failures)
+            return tune.place(tasks, loaded, names, resources, listen, options.imports)
 
         def on_ray(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
             packing = known_packing(storage.files) if packed else {}
@@ -144,7 +144,7 @@ def run_watched(
     Args:
         task: What to do.
         dataset: The images.
-        listen: As of `ablate.worker.run`.
+        listen: As of `ablate.execution.worker.run`.
         note: Told when it hangs.
         clock: Seconds, monotonic; a test brings its own.
 

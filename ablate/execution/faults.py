@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from ablate.errors import ClaimError, DeviceError, MeasurementError, StorageError
+from ablate.core.errors import ClaimError, DeviceError, MeasurementError, StorageError
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.training import TrainingError
 

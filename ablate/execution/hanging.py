@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-from ablate.events import Event
+from ablate.core.text import plural
+from ablate.execution.base import Event, Task
+from ablate.learning.cost import measurement_cost, training_cost
 from ablate.learning.data import Dataset
-from ablate.storage import Storage
-from ablate.terminal import plural
-from ablate.work import measurement_cost, training_cost
-from ablate.worker import Task
+from ablate.storage.storage import Storage
 
 LEAST_S = 15 * 60.0
 FIRST_S = 3600.0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from ablate.errors import UserError
+from ablate.core.errors import UserError
 
 LOOK_S = 1.0
 """How often it is looked at; also how long it may take to answer."""

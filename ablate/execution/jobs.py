@@ -23,14 +23,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ablate import identity
-from ablate.errors import UserError, first_line
-from ablate.options import Options
-from ablate.provenance import commit
-from ablate.scheduling import package, reach
-from ablate.scheduling.head import HeadLost
-from ablate.spaces import SpaceFile, Trial
-from ablate.terminal import harmless, plural, printable
+from ablate.core import digest
+from ablate.core.errors import UserError, first_line
+from ablate.core.provenance import commit
+from ablate.core.text import harmless, plural, printable
+from ablate.execution import addresses, package
+from ablate.execution.head import HeadLost
+from ablate.launch.options import Options
+from ablate.spaces.space import SpaceFile, Trial
 
 STOP_WAIT_S = 60
 """How long `ray job stop` waits for a launch to end in order before it is killed."""
@@ -123,7 +123,7 @@ def arguments_of(submission: Submission) -> list[str]:
     for given, flag in ((options.local, "--local"), (options.as_json, "--json")):
         if given:
             raise UserError(f"expected {flag} or --cluster, got both")
-    reach.check_storage(options.storage, options.storage_is_shared)
+    addresses.check_storage(options.storage, options.storage_is_shared)
     for trial in submission.trials:
         root = trial.spec.data.root
         if root is not None and not root.startswith("/"):
@@ -152,7 +152,7 @@ def arguments_of(submission: Submission) -> list[str]:
     if not options.tracking:
         return [*arguments, "--no-tracking"]
     uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    reach.check_tracking(uri)
+    addresses.check_tracking(uri)
     return [*arguments, "--tracking-uri", str(uri)]
 
 
@@ -172,7 +172,7 @@ def checked(submission: Submission) -> package.Parcel:
         UserError: As of `submit`; `--json` is not refused, since it shows the plan here.
     """
     arguments_of(dataclasses.replace(submission, options=dataclasses.replace(submission.options, as_json=False)))
-    reach.check_cluster(submission.cluster)
+    addresses.check_cluster(submission.cluster)
     return parcel_of(submission)
 
 
@@ -200,11 +200,11 @@ def _tell_left_out(parcel: package.Parcel, console: Console) -> None:
 def _digest(submission: Submission, arguments: list[str]) -> str:
     """The plan's stand-in where its data cannot be seen from here: what was asked for, word by word."""
     contents = {name: path.read_text() for name, path in package.own_spaces(submission.spaces).items()}
-    return identity.digest({"arguments": arguments, "spaces": contents})[:10]
+    return digest.digest({"arguments": arguments, "spaces": contents})[:10]
 
 
 def _connect(address: str) -> Any:
-    reach.check_cluster(address)
+    addresses.check_cluster(address)
     from ray.job_submission import JobSubmissionClient
 
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ablate.errors import UserError, first_line
+from ablate.core.errors import UserError, first_line
 
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """At 0 Ray's processes listen on loopback only, on every system; its name tells what Ray needs it for itself."""

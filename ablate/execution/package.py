@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablate import spaces
-from ablate.errors import UserError
-from ablate.spaces import SpaceFile
+from ablate.core.errors import UserError
+from ablate.spaces.space import SpaceFile
 
 SPACES = "spaces"
 """The folder of a package with the user's own space files."""
 
 PACKAGE_DATA = {
     "ablate": ("py.typed",),
-    "ablate.reporting": ("*.html", "*.css"),
+    "ablate.report": ("*.html", "*.css"),
     "ablate.search_spaces": ("*.yaml", "schema.json", "presets/*.yaml"),
 }
 """Package -> its files that are no Python; as `pyproject.toml` lists them, but for what nobody runs."""

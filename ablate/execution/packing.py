@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ablate.specs import TrialSpec
-from ablate.speed.known import Kind, kind_of
+from ablate.spaces.specs import TrialSpec
+from ablate.storage.speeds import Kind, kind_of
 
 WORTH = 1.1
 """Packing has to pay: twice as many at once, at least so many times the images per second of all together."""

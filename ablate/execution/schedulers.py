@@ -1,6 +1,7 @@
 """Ray Tune runs a search: its schedulers decide what is stopped, its controller places what is trained.
 
-The searcher is ours (`ablate.searching`), so that nothing of it hangs on Tune's own files; Tune asks it for one sample
+The searcher is ours (`ablate.planning.search`), so that nothing of it hangs on Tune's own files; Tune asks it for one
+sample
 at a time. A worker reports an epoch and waits for the scheduler's answer: not one epoch more is trained. The epochs
 that storage holds of a sample are reported first, whoever trained them.
 """
@@ -17,20 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ablate.events import Event, Listener
-from ablate.hanging import Watch
+from ablate.execution.base import Event, Listener, Outcome, Task
+from ablate.execution.hanging import Watch
+from ablate.execution.tune import Guard, Resources, import_in_worker, lost
+from ablate.execution.worker import run
 from ablate.learning.data import Dataset
-from ablate.planning import PlannedMeasurement
-from ablate.scheduling.placement import (  # first: it sets what Ray reads when imported
-    Guard,
-    Resources,
-    import_in_worker,
-    lost,
-)
-from ablate.search_space import SearchSpec
-from ablate.specs import MeasurementSpec, TrialSpec
-from ablate.storage import Storage
-from ablate.worker import Outcome, Task, run
+from ablate.spaces.search import SearchSpec
+from ablate.spaces.specs import MeasurementSpec, PlannedMeasurement, TrialSpec
+from ablate.storage.storage import Storage
 
 # isort: split
 from ray import tune

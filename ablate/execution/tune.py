@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ablate.crashes import how_lost
-from ablate.errors import UserError, first_line
-from ablate.events import Event, Listener
-from ablate.faults import fault_of
-from ablate.hanging import LOOK_S, Watch
+from ablate.core.errors import UserError, first_line
+from ablate.execution import head, local_ray
+from ablate.execution.addresses import ray_address
+from ablate.execution.base import Event, Listener, Outcome, Task
+from ablate.execution.crashes import how_lost
+from ablate.execution.faults import fault_of
+from ablate.execution.hanging import LOOK_S, Watch
+from ablate.execution.worker import run
 from ablate.learning.data import Dataset
-from ablate.options import ray_address
-from ablate.scheduling import head, local_ray
-from ablate.storage import Storage
-from ablate.worker import Outcome, Task, run
+from ablate.storage.storage import Storage
 
 # Before Ray is imported: it reads these once. Its own progress tables and signal handler would fight with ours.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -10,8 +10,7 @@ import platform
 import time
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,71 +18,25 @@ from torch import Tensor, nn
 
 from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import Checks, CleanLogits, build_attack, evaluate
-from ablate.claiming import in_force
-from ablate.crashes import Stacks, death
-from ablate.errors import ClaimError, DeviceError, MeasurementError, StorageError, UserError, first_line, place_of
-from ablate.events import Event, Kind, Listener
-from ablate.faults import fault_of, passes
+from ablate.core.errors import ClaimError, DeviceError, MeasurementError, StorageError, UserError, first_line, place_of
+from ablate.core.metric_names import refused
+from ablate.execution.base import Event, Kind, Listener, Outcome, Task
+from ablate.execution.crashes import Stacks, death
+from ablate.execution.faults import fault_of, passes
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingError, TrainingState, memory_format, train
-from ablate.metric_names import refused
-from ablate.planning import PlannedMeasurement
-from ablate.specs import TrialSpec
-from ablate.storage import Attempt, Record, Storage
+from ablate.spaces.specs import PlannedMeasurement
+from ablate.storage.leases import in_force
+from ablate.storage.storage import Attempt, Record, Storage
 
 _WITHIN_SHARE = 0.95
 """Of its share a training may fill: CUDA's own context and handles come on top."""
 
 EXAMPLES_BLOCK = 256
 """Images that analyses have attacked at once; the blocks are fixed, so that the bits do not hang on who asks first."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker is asked to do.
-
-    Args:
-        key: The training's key.
-        spec: The trial that trains it.
-        measurements: All that hang on it; those with a record are left alone.
-        storage: The storage's location.
-        threads: CPU threads of this worker; sums depend on it in their last bits.
-        device: `cpu`, `cuda` or `cuda:0`.
-        gpu_share: The part of a GPU's memory it may use; below 1, running out of it is no failure yet.
-        claim: The number of the launch's claim on the training, looked at before training, at every epoch and at every
-            measurement; None where nobody else could take it over.
-    """
-
-    key: str
-    spec: TrialSpec
-    measurements: tuple[PlannedMeasurement, ...]
-    storage: str
-    threads: int
-    device: str
-    gpu_share: float = 1.0
-    claim: int | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a task ended.
-
-    Args:
-        key: The training's key.
-        state: `interrupted` by what passes, so that the same command goes on (`ablate.faults` says by what).
-        reason: One line of why it failed or was interrupted.
-        needs_more_memory: It failed only for want of memory in its share.
-        claim_lost: Another launch has taken the training over, and may have its results.
-    """
-
-    key: str
-    state: Literal["finished", "failed", "interrupted"]
-    reason: str = ""
-    needs_more_memory: bool = False
-    claim_lost: bool = False
 
 
 def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
@@ -438,7 +391,7 @@ class _Log:
         self._stream = io.StringIO()
         handler = logging.StreamHandler(self._stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._logger = logging.Logger("ablate.worker")
+        self._logger = logging.Logger("ablate.execution.worker")
         self._logger.addHandler(handler)
         self.info, self.warning, self.error = self._logger.info, self._logger.warning, self._logger.error
 

@@ -12,11 +12,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ablate import completion, spaces
-from ablate.errors import SpecError, UserError
-from ablate.options import Options, import_modules, parse_gpus, parse_seeds
-from ablate.places import local_path
-from ablate.terminal import open_closed_streams, open_console, plural, printable
+from ablate import spaces
+from ablate.core.errors import SpecError, UserError
+from ablate.core.places import local_path
+from ablate.core.text import open_closed_streams, open_console, plural, printable
+from ablate.core.user_code import import_modules
+from ablate.launch import completion
+from ablate.launch.options import Options, parse_gpus, parse_seeds
 
 WIDTH = 100
 """Columns of the help text."""
@@ -148,18 +150,18 @@ def _launch(options: Options) -> int:
     import_modules(options.imports)
     _check_names(options)
     # Mistakes are told by now, before seconds of imports.
-    from ablate import launching
+    from ablate.launch import session
 
     # With --json standard output is for the script alone.
-    return launching.launch(options, open_console(sys.stderr if options.as_json else None), sys.stdout)
+    return session.launch(options, open_console(sys.stderr if options.as_json else None), sys.stdout)
 
 
 def _watch(options: Options) -> int:
-    from ablate import watching
+    from ablate.launch import watch as watch_module
 
     import_modules(options.imports)
     _check_names(options)
-    return watching.watch_options(options, open_console())
+    return watch_module.watch_options(options, open_console())
 
 
 def _check_names(options: Options) -> None:

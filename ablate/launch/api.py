@@ -24,16 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablate import spaces
-from ablate.errors import SpecError, UserError
-from ablate.options import Options, parse_gpus
-from ablate.places import local_path
-from ablate.terminal import open_console
+from ablate.core.errors import SpecError, UserError
+from ablate.core.places import local_path
+from ablate.core.text import open_console
+from ablate.launch.options import Options, parse_gpus
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from ablate.planning import Plan
+    from ablate.planning.plan import Plan
 
 
 def space_names() -> list[str]:
@@ -258,8 +258,8 @@ class LaunchPlan:
         Returns:
             `seconds`, `gpu_hours`, `core_hours`, `device`, `gpus`, and the `basis` of the numbers.
         """
-        from ablate.estimates import estimate
-        from ablate.storage import Storage
+        from ablate.planning.estimates import estimate
+        from ablate.storage.storage import Storage
 
         with _worded_for_python():
             return estimate(self._decided(), Storage(self._options.storage)).as_json()
@@ -296,7 +296,7 @@ class LaunchPlan:
         Raises:
             UserError: Something given cannot be used; nothing was lost.
         """
-        from ablate.launching import launch
+        from ablate.launch.session import launch
 
         with _worded_for_python():
             options = replace(
@@ -326,8 +326,8 @@ class LaunchPlan:
         """
         import pandas as pd
 
-        from ablate.results import trial_results
-        from ablate.storage import Storage
+        from ablate.planning.results import trial_results
+        from ablate.storage.storage import Storage
 
         with _worded_for_python():
             plan = self._decided()
@@ -356,8 +356,8 @@ class LaunchPlan:
         Raises:
             UserError: No such row or seed, not trained to its end, or its checkpoints were dropped.
         """
-        from ablate.storage import Storage
-        from ablate.trained import trained_network
+        from ablate.planning.trained import trained_network
+        from ablate.storage.storage import Storage
 
         with _worded_for_python():
             plan = self._decided()
@@ -366,9 +366,9 @@ class LaunchPlan:
             )
 
     def _decided(self) -> Plan:
-        from ablate.asking import plan_of
-        from ablate.planning import decide
-        from ablate.storage import Storage
+        from ablate.launch.request import plan_of
+        from ablate.planning.plan import decide
+        from ablate.storage.storage import Storage
 
         with _worded_for_python():
             if self._plan is None or self._plan.search:  # a search finds more samples while it runs
@@ -377,13 +377,13 @@ class LaunchPlan:
             return self._plan
 
     def __repr__(self) -> str:
-        from ablate.console import summary
+        from ablate.launch.console import summary
 
         plan = self._decided()
         return f"<plan {plan.id}, preset {plan.preset}: {summary(plan)}>"
 
     def _repr_html_(self) -> str:
-        from ablate.console import summary
+        from ablate.launch.console import summary
 
         plan = self._decided()
         return f"<p>plan {plan.id}, preset {plan.preset}: {summary(plan)}</p>{self.trials().to_html(index=False)}"

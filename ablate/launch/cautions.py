@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
-from ablate.terminal import plural, printable
-from ablate.yamlfile import flatten
+from ablate.core.text import plural, printable
+from ablate.spaces.yamlfile import flatten
 
 if TYPE_CHECKING:
-    from ablate.claims import Use
-    from ablate.planning import Plan, PlannedTrial
-    from ablate.spaces import SpaceFile, Trial
+    from ablate.planning.plan import Plan, PlannedTrial
+    from ablate.spaces.claims import Use
+    from ablate.spaces.space import SpaceFile, Trial
 
 _EPS = ("training.attack.eps_255", "training.attack.step_255", "measurement.eps_255", "measurement.step_255")
 _ROWS_SHOWN = 4
@@ -73,7 +73,7 @@ def _same(trials: list[Trial]) -> Iterator[str]:
 
 def _not_measured(loaded: SpaceFile, planned: list[PlannedTrial]) -> Iterator[str]:
     """What claims and published numbers are about, and this launch gives no number of."""
-    from ablate.metrics import measured  # brings torch, which a plan has brought
+    from ablate.planning.metrics import measured  # brings torch, which a plan has brought
 
     labels = list(dict.fromkeys(each.trial.label for each in planned))
     lacking: dict[str, dict[str, Use]] = {}  # metric -> row -> where it is named

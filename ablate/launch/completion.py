@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ablate import spaces
-from ablate.settings import setting_paths
-from ablate.specs import TrialSpec
+from ablate.spaces.settings import setting_paths
+from ablate.spaces.specs import TrialSpec
 
 
 def space_names(incomplete: str) -> Iterator[tuple[str, str]]:

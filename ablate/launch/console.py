@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablate.cautions import cautions
-from ablate.progress import Progress
-from ablate.redaction import redact
-from ablate.terminal import open_console, plural, printable, row_name
+from ablate.core.redaction import redact
+from ablate.core.text import open_console, plural, printable, row_name
+from ablate.launch.cautions import cautions
+from ablate.launch.progress import Progress
 
 if TYPE_CHECKING:
-    from ablate.estimates import Estimate
-    from ablate.planning import Plan, PlannedTraining
+    from ablate.planning.estimates import Estimate
+    from ablate.planning.plan import Plan, PlannedTraining
 
 __all__ = [
     "Progress",
@@ -283,7 +283,7 @@ def show_next_steps(
 def _own_command(python: str) -> str | None:
     """How this launch was started; None in a notebook or a test."""
     started = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
-    if started.name != "launch.py" or started.parent.name != "ablate":
+    if started.name != "__main__.py" or started.parent.name != "launch":
         return None
     # It ends up in the logs of jobs; whoever has a secret in it has to fill that in again.
     return f"{python} -m ablate.launch {shlex.join(map(redact, sys.argv[1:]))}".rstrip()

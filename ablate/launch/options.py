@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
 import re
-import sys
-import traceback
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ablate.errors import SpecError, UserError, first_line, place_of
+from ablate.core.errors import SpecError
 
 MOST_SEEDS = 100_000
 """Of one range: a slip of the keyboard is told instead of planned."""
@@ -71,40 +66,6 @@ class Options:
     storage_is_shared: bool = False
     include: list[str] = field(default_factory=list)
     yes: bool = False
-
-
-def ray_address() -> str | None:
-    """The cluster that `RAY_ADDRESS` names; None where a launch starts Ray itself."""
-    address = os.environ.get("RAY_ADDRESS", "").strip()
-    return None if address in ("", "local") else address
-
-
-def import_modules(modules: Iterable[str]) -> None:
-    """Load the user's own modules, also from the working directory.
-
-    Args:
-        modules: Their dotted names.
-
-    Raises:
-        SpecError: One cannot be imported.
-    """
-    for module in modules:
-        if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
-            sys.path.insert(0, os.getcwd())  # noqa: PTH109
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise SpecError(f"--import {module}: expected a module that can be imported, got {error}") from error
-        except Exception as error:  # it is the user's own code, and this is where it went wrong
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            file, line = place.filename, place.lineno
-            if isinstance(error, SyntaxError):
-                file, line = error.filename or file, error.lineno or line
-            where = f" ({file}:{line})"
-            if isinstance(error, UserError):  # a name that is refused
-                raise SpecError(f"--import {module}: {error}{place_of(error) or where}") from error
-            what = f"{type(error).__name__}: {first_line(error)}"
-            raise SpecError(f"--import {module}: expected a module that can be imported, got {what}{where}") from error
 
 
 def parse_gpus(text: str | None) -> float | Literal["auto"] | None:

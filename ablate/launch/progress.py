@@ -14,11 +14,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from ablate.events import Event
-from ablate.terminal import duration, fit, printable, row_name
+from ablate.core.text import duration, fit, printable, row_name
+from ablate.execution.base import Event
 
 if TYPE_CHECKING:
-    from ablate.planning import Plan
+    from ablate.planning.plan import Plan
 
 _PLAIN_EVERY_S = 10.0
 _PACE_WINDOW = 8

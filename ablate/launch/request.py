@@ -6,13 +6,15 @@ import contextlib
 from dataclasses import replace
 
 from ablate import spaces
-from ablate.errors import SpecError, UserError, nearest
-from ablate.estimates import DAY_S, estimate
-from ablate.options import Options, import_modules
-from ablate.planning import Plan, decide, make_plan
-from ablate.spaces import SpaceFile, Trial
-from ablate.storage import Storage
-from ablate.terminal import duration
+from ablate.core.errors import SpecError, UserError, nearest
+from ablate.core.text import duration
+from ablate.core.user_code import import_modules
+from ablate.execution.addresses import ray_address
+from ablate.launch.options import Options
+from ablate.planning.estimates import DAY_S, estimate
+from ablate.planning.plan import Plan, decide, make_plan
+from ablate.spaces.space import SpaceFile, Trial
+from ablate.storage.storage import Storage
 
 
 def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
@@ -63,7 +65,7 @@ def plan_of(options: Options) -> Plan:
         UserError: Anything in it that cannot be used.
     """
     if is_search(options):
-        from ablate import search_planning
+        from ablate.launch import search_planning
 
         return search_planning.search_plan(options, Storage(options.storage)).plan
     return plan_of_trials(options, *trials_of(options))
@@ -109,7 +111,7 @@ def fitting_preset(options: Options, storage: Storage) -> str:
         with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
             other = replace(options, preset=preset)
             if is_search(options):
-                from ablate import search_planning
+                from ablate.launch import search_planning
 
                 expected = search_planning.search_estimate(search_planning.search_plan(other, storage), storage)
             else:
@@ -119,3 +121,8 @@ def fitting_preset(options: Options, storage: Storage) -> str:
             if expected.wall_s <= DAY_S:
                 return f"--preset {preset} takes about {duration(expected.wall_s)} here."
     return "No preset of these spaces takes less than a day here; --cluster submits to a Ray cluster."
+
+
+def runs_here(options: Options) -> bool:
+    """Whether a launch would run on this machine, and not on a cluster."""
+    return options.cluster is None and (options.local or ray_address() is None)

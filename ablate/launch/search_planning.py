@@ -8,18 +8,19 @@ from typing import TextIO
 
 from rich.console import Console
 
-from ablate import identity, spaces
-from ablate.asking import plan_of_trials
-from ablate.console import plan_as_json, show_estimate, show_plan
-from ablate.errors import SpecError
-from ablate.estimates import Estimate, estimate
-from ablate.options import Options
-from ablate.planning import Plan, PlannedTraining, decide
-from ablate.samples import Asked, Sample, ask_for
-from ablate.searching import Search
-from ablate.spaces import Row
-from ablate.storage import Storage
-from ablate.terminal import plural
+from ablate import spaces
+from ablate.core import digest
+from ablate.core.errors import SpecError
+from ablate.core.text import plural
+from ablate.launch.console import plan_as_json, show_estimate, show_plan
+from ablate.launch.options import Options
+from ablate.launch.request import plan_of_trials
+from ablate.planning.estimates import Estimate, estimate
+from ablate.planning.plan import Plan, PlannedTraining, decide
+from ablate.planning.search import Search
+from ablate.spaces.space import Row
+from ablate.spaces.trials import Asked, Sample, ask_for
+from ablate.storage.storage import Storage
 
 
 @dataclass
@@ -124,7 +125,7 @@ def search_plan(options: Options, storage: Storage, *, readonly: bool = True) ->
     [training] = base.trainings.values()
     what = asked.search.model_dump(mode="json", exclude={"samples", "time_budget_minutes"})
     base_keys = sorted([training.key, *training.measurements])
-    plan_id = identity.digest({"preset": options.preset, "search": what, "base": base_keys})[:10]
+    plan_id = digest.digest({"preset": options.preset, "search": what, "base": base_keys})[:10]
     # What a preset left of the search is what the plan, and so the report, tells.
     settled = replace(loaded, space=loaded.space.model_copy(update={"search": asked.search}))
     plan = Plan(plan_id, [settled], options.preset, list(options.sets), list(options.seeds), [], {}, search=True)
@@ -188,7 +189,7 @@ def search_estimate(found: SearchPlan, storage: Storage) -> Estimate:
 
 
 def dry_run(options: Options, storage: Storage, console: Console, out: TextIO) -> int:
-    """Show a search without recording anything; as of `ablate.launching.launch`."""
+    """Show a search without recording anything; as of `ablate.launch.session.launch`."""
     found = search_plan(options, storage)
     unknown = foreseen(found)
     decide(found.plan, storage, retry_failed=options.retry_failed)

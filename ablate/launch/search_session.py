@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from ablate import plan_file
-from ablate.claiming import Claims
-from ablate.console import Progress, show_plan
-from ablate.engine import local_resources, run_watched, task_of, terminate_in_order
-from ablate.errors import UserError
-from ablate.events import Event
-from ablate.launching import TOLD, Launch
-from ablate.options import Options
-from ablate.planning import PlannedTraining, decide
-from ablate.samples import Sample
-from ablate.search_planning import SearchPlan, search_plan
-from ablate.searching import Told, told
-from ablate.storage import Storage
-from ablate.terminal import plural
-from ablate.worker import Outcome, Task
+from ablate.core.errors import UserError
+from ablate.core.text import plural
+from ablate.execution.base import Event, Outcome, Task
+from ablate.execution.executors import local_resources, run_watched, task_of, terminate_in_order
+from ablate.launch.console import Progress, show_plan
+from ablate.launch.options import Options
+from ablate.launch.search_planning import SearchPlan, search_plan
+from ablate.launch.session import TOLD, Launch
+from ablate.planning.plan import PlannedTraining, decide
+from ablate.planning.samplers import Told
+from ablate.planning.search import told
+from ablate.spaces.trials import Sample
+from ablate.storage import plans
+from ablate.storage.leases import Claims
+from ablate.storage.storage import Storage
 
 if TYPE_CHECKING:
-    from ablate.scheduling.search import Job, Judge
+    from ablate.execution.schedulers import Job, Judge
 
 _FALLBACK_SHARE = 8  # trainings that share a cluster where only time limits a search
 SEARCHED_AGAIN_S = 1.0
@@ -136,7 +136,7 @@ class SearchLaunch(Launch):
             self.judge.replay(sample.number, result.curve)
 
     def _make_judge(self) -> Judge:
-        from ablate.scheduling.search import Judge
+        from ablate.execution.schedulers import Judge
 
         judge = Judge(self.spec, self.epochs, self._over)
         for number, result in sorted(self.results.items()):
@@ -162,7 +162,7 @@ class SearchLaunch(Launch):
 
     def next(self) -> Job | Literal["wait"] | None:
         """The next sample to be trained; those that storage holds already are told and passed over."""
-        from ablate.scheduling.search import Job
+        from ablate.execution.schedulers import Job
 
         chosen = self._next()
         if chosen is None or chosen == "wait":
@@ -222,7 +222,7 @@ class SearchLaunch(Launch):
         self.progress.follow(training.key)
         limit = f" of {self.search.limit}" if self.search.limit else ""
         self.progress.note(f"{sample.label}{limit}: {sample.note}")
-        file = plan_file.save(self.plan, self.storage, self.provenance)
+        file = plans.save(self.plan, self.storage, self.provenance)
         if self.sync is not None:
             self.sync.grow(file)
         return sample
@@ -313,35 +313,35 @@ class SearchLaunch(Launch):
         self.ended(sample.number, outcome, last)
 
     def _on_ray(self) -> None:
-        from ablate.scheduling import placement
-        from ablate.scheduling.packing import gpu_share
-        from ablate.scheduling.search import run_search
-        from ablate.speed.known import known_packing
+        from ablate.execution import tune
+        from ablate.execution.packing import gpu_share
+        from ablate.execution.schedulers import run_search
+        from ablate.storage.speeds import known_packing
 
         self.judge = self._make_judge()
         options = self.options
-        with placement.cluster(note=self.console.print):
+        with tune.cluster(note=self.console.print):
             count = self.search.limit or _FALLBACK_SHARE
             [base] = self.found.base.trainings.values()
             wanted = options.gpus_per_trial
             if wanted == "auto":
-                wanted = gpu_share(base.spec, known_packing(self.storage.files)) if placement.has_gpus() else 0.0
-            cpus, gpus = placement.share(count, options.cpus_per_trial, wanted, self.console.print)
+                wanted = gpu_share(base.spec, known_packing(self.storage.files)) if tune.has_gpus() else 0.0
+            cpus, gpus = tune.share(count, options.cpus_per_trial, wanted, self.console.print)
             self._resources = (cpus, "cuda" if gpus else "cpu")
             self._gpu_share = gpus or 1.0
-            resources = placement.Resources(cpus, gpus, options.max_concurrent, options.max_failures)
+            resources = tune.Resources(cpus, gpus, options.max_concurrent, options.max_failures)
             with terminate_in_order():
                 run_search(self, self.judge, self.datasets.of(base.spec), resources, self._listen, options.imports)
 
     def _tell(self) -> None:
-        from ablate.search_results import from_storage, summary_lines
+        from ablate.report.search_results import from_storage, summary_lines
 
         self.console.print()
         for line in summary_lines(from_storage(self.plan, self.storage)):
             self.console.print(Text(line, overflow="fold"))
 
     def _as_json(self) -> dict[str, Any]:
-        from ablate.search_results import from_storage, summary_as_json
+        from ablate.report.search_results import from_storage, summary_as_json
 
         content = super()._as_json()
         return {**content, "search": summary_as_json(from_storage(self.plan, self.storage))}
@@ -353,7 +353,7 @@ class SearchLaunch(Launch):
 
 
 def launch_search(options: Options, storage: Storage, console: Console, out: TextIO) -> int:
-    """Run a search; as of `ablate.launching.launch`.
+    """Run a search; as of `ablate.launch.session.launch`.
 
     Args:
         options: The command line.

@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from ablate import plan_file
-from ablate.asking import fitting_preset, is_search, plan_of, trials_of
-from ablate.claiming import Claims
-from ablate.console import Progress, plan_as_json, show_estimate, show_next_steps, show_plan, show_remarks
-from ablate.engine import Datasets, Engine, open_engine
-from ablate.errors import DataError, StorageError, TrackingError, UserError
-from ablate.estimates import DAY_S, Estimate, estimate, runs_here
-from ablate.events import Event
-from ablate.options import Options, ray_address
-from ablate.planning import Plan, PlannedTraining, decide
-from ablate.provenance import provenance
-from ablate.redaction import redact
-from ablate.results import results_as_json
-from ablate.storage import Storage
-from ablate.terminal import printable
-from ablate.tracking_address import resolve
-from ablate.worker import Outcome
+from ablate.core.errors import DataError, StorageError, TrackingError, UserError
+from ablate.core.provenance import provenance
+from ablate.core.redaction import redact
+from ablate.core.text import printable
+from ablate.execution.addresses import ray_address
+from ablate.execution.base import Event, Outcome
+from ablate.execution.executors import Datasets, Engine, open_engine
+from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_plan, show_remarks
+from ablate.launch.options import Options
+from ablate.launch.request import fitting_preset, is_search, plan_of, runs_here, trials_of
+from ablate.planning.estimates import DAY_S, Estimate, estimate
+from ablate.planning.plan import Plan, PlannedTraining, decide
+from ablate.planning.results import results_as_json
+from ablate.storage import plans
+from ablate.storage.leases import Claims
+from ablate.storage.storage import Storage
+from ablate.tracking.address import resolve
 
 if TYPE_CHECKING:
-    from ablate.scheduling.jobs import Submission
+    from ablate.execution.jobs import Submission
 
 WAIT_S = 1.0
 """How often a waiting launch looks whether another one has finished or died."""
@@ -85,7 +85,7 @@ def _launch_here(options: Options, console: Console, out: TextIO, *, elsewhere: 
         if options.dry_run:
             storage.files.probe()
     if plan is None:
-        from ablate import search_launch, search_planning
+        from ablate.launch import search_planning, search_session
 
         if options.dry_run:
             return search_planning.dry_run(options, storage, console, out)
@@ -94,7 +94,7 @@ def _launch_here(options: Options, console: Console, out: TextIO, *, elsewhere: 
             expected = search_planning.search_estimate(search_planning.search_plan(options, storage), storage)
             if not _agreed(options, expected, storage, console):
                 return 2
-        return search_launch.launch_search(options, storage, console, out)
+        return search_session.launch_search(options, storage, console, out)
     if options.dry_run:
         expected = estimate(plan, storage)
         if options.as_json:
@@ -143,15 +143,15 @@ def check_reach(options: Options, to_train: bool) -> None:
         return
     gpus = None if options.gpus_per_trial == "auto" else options.gpus_per_trial
     if options.cpus_per_trial is not None or gpus or ray_address() is not None or not options.dry_run:
-        from ablate.scheduling import placement
+        from ablate.execution import tune
 
-        placement.check_cluster()
-        placement.check_share(options.cpus_per_trial, gpus)
-        placement.check_folder()
+        tune.check_cluster()
+        tune.check_share(options.cpus_per_trial, gpus)
+        tune.check_folder()
 
 
 def _submit(options: Options, console: Console) -> int:
-    from ablate.scheduling import jobs
+    from ablate.execution import jobs
 
     try:
         plan_id = plan_of(options).id
@@ -162,7 +162,7 @@ def _submit(options: Options, console: Console) -> int:
 
 def _show_submission(options: Options, console: Console, out: TextIO) -> int:
     """`--dry-run --cluster`: the plan, as far as it can be seen from here, and what would travel."""
-    from ablate.scheduling import jobs
+    from ablate.execution import jobs
 
     submission = _submission(options, None)
     parcel = jobs.checked(submission)
@@ -181,7 +181,7 @@ def _show_submission(options: Options, console: Console, out: TextIO) -> int:
 
 
 def _submission(options: Options, plan_id: str | None) -> Submission:
-    from ablate.scheduling.jobs import Submission
+    from ablate.execution.jobs import Submission
 
     assert options.cluster is not None
     loaded, trials = trials_of(options)
@@ -258,9 +258,9 @@ class Launch:
             claims: Not entered: others' may be looked at.
         """
         if self.options.tracking:
-            from ablate import tracking
+            from ablate.tracking import tracker
 
-            self.tracker = tracking.Tracker(self.options.tracking_uri)
+            self.tracker = tracker.Tracker(self.options.tracking_uri)
             self.tracker.prepare()
 
     def _prepare(self, claims: Claims) -> None:
@@ -271,7 +271,7 @@ class Launch:
             damaged = self.storage.drop_damaged(training.key, training.measurements)
             for message in [*damaged, *self.storage.damage(training.key)]:
                 self.console.print(Text(printable(message), overflow="fold"))
-        plan_file.save(self.plan, self.storage, self.provenance)
+        plans.save(self.plan, self.storage, self.provenance)
 
     def _show(self) -> None:
         show_plan(self.plan, self.console)
@@ -281,10 +281,11 @@ class Launch:
         if not self.options.tracking:
             yield
             return
-        from ablate import report, tracking
+        from ablate.report import __main__ as report
+        from ablate.tracking import tracker
 
         self.tracker.open_plan(self.plan, self.provenance, self.storage)
-        self.sync = tracking.BackgroundSync(self.tracker, self.plan, self.storage)
+        self.sync = tracker.BackgroundSync(self.tracker, self.plan, self.storage)
         try:
             yield
         finally:
@@ -395,7 +396,7 @@ class Launch:
     def _tell(self) -> None:
         """Print the results."""
         if self.tracker is not None and self.arrived:  # an MLflow that is away cannot be asked for the table
-            from ablate import report
+            from ablate.report import __main__ as report
 
             try:
                 for space in self.plan.spaces:

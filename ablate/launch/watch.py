@@ -10,14 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ablate import plan_file
-from ablate.claiming import Claims
-from ablate.console import Progress
-from ablate.events import Event
-from ablate.options import Options
-from ablate.plan_file import PlanFile
-from ablate.storage import Storage, TrainingView
-from ablate.terminal import plural
+from ablate.core.text import plural
+from ablate.execution.base import Event
+from ablate.launch.console import Progress
+from ablate.launch.options import Options
+from ablate.storage import plans
+from ablate.storage.leases import Claims
+from ablate.storage.plans import PlanFile
+from ablate.storage.storage import Storage, TrainingView
 
 POLL_S = 1.0
 """Between two looks at storage."""
@@ -70,7 +70,7 @@ def watch_options(options: Options, console: Console) -> int:
     storage = Storage(options.storage)
     plan_id = None
     if options.space:
-        from ablate.asking import plan_of
+        from ablate.launch.request import plan_of
 
         plan_id = plan_of(options).id
     return watch(storage, console, plan_id=plan_id)
@@ -99,7 +99,7 @@ def watch(
     Raises:
         StorageError: There is no such plan.
     """
-    file = plan_file.load(storage, plan_id)
+    file = plans.load(storage, plan_id)
     claims = Claims(storage.files)  # never entered: it looks at others' claims, and makes none
     plan = _plan_of(file)
     seen = {key: storage.view(key) for key in plan.trainings}
@@ -134,7 +134,7 @@ def watch(
                 progress.note(f"No launch is running; {plural(len(left), 'training')} to go.")
                 return 1
             sleep(poll_s)
-            newer = plan_file.load(storage, file.id)
+            newer = plans.load(storage, file.id)
             if len(newer.trials) > len(file.trials):  # a search that goes on
                 file = newer
                 _grow(plan, file, progress)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ablate import randomness
-from ablate.registry import Registry
-from ablate.specs import AugmentationSpec
+from ablate.core import randomness
+from ablate.core.registry import Registry
+from ablate.spaces.specs import AugmentationSpec
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Draws:
     device: torch.device
 
     def key(self, purpose: str) -> int:
-        """The key of a stream for this step, for the functions of `ablate.randomness`."""
+        """The key of a stream for this step, for the functions of `ablate.core.randomness`."""
         return randomness.stream(self.seed, purpose, self.epoch, self.step)
 
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:

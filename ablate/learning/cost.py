@@ -13,44 +13,13 @@ from torch import Tensor, nn
 
 from ablate.attacks import build_attack
 from ablate.learning.models import build_network
-from ablate.learning.monitoring import PROBE_IMAGES
-from ablate.planning import PlannedMeasurement, PlannedTraining
-from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
+from ablate.spaces.specs import ModelSpec, PlannedMeasurement, TrainingAttackSpec, TrialSpec
 
 STEP_COST, UPDATE_COST = 2.0, 3.0
 """Forward passes that an attack's step and an optimizer's step amount to."""
 
 _STEPS = {"fgsm": 1}
 _ASSUMED_STEPS = 20  # of an attack that does not say
-
-
-def work_flops(training: PlannedTraining, train_count: int, test_count: int, classes: int) -> float:
-    """What is left of a training with its measurements, in floating-point operations.
-
-    Args:
-        training: Decided.
-        train_count: Training images, those held out for validation included.
-        test_count: Test images.
-        classes: Of the data.
-
-    Returns:
-        Operations; 0 where nothing is left.
-    """
-    spec = training.spec
-    forward = forward_flops(spec.model, spec.data.image_size, classes)
-    held_out = round(train_count * spec.data.validation)
-    attack = attack_steps(spec.training.attack)
-    epochs = 0 if training.view and training.view.finished else spec.training.epochs - max(0, training.epoch)
-    epoch = (train_count - held_out) * image_cost(spec)
-    epoch += min(PROBE_IMAGES, train_count) * 2 + held_out * (2 + STEP_COST * attack)
-    done = {}
-    for key, measurement in training.measurements.items():
-        if key not in (training.missing or training.measurements if epochs else training.missing):
-            continue
-        # Degrees of one unaware attack share its examples.
-        what = (measurement.name, measurement.network, measurement.degree if measurement.adaptive else None)
-        done[what] = measurement_cost(measurement, test_count)
-    return forward * (epochs * epoch + sum(done.values()))
 
 
 def measurement_cost(measurement: PlannedMeasurement, test_count: int) -> float:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ablate.errors import DataError, SpecError
+from ablate.core.errors import DataError, SpecError
+from ablate.core.places import local_path
+from ablate.core.randomness import permutation, stream
 from ablate.learning import imagefolder
 from ablate.learning.images import RECIPE, resize
-from ablate.places import local_path
-from ablate.randomness import permutation, stream
-from ablate.specs import DataSpec
+from ablate.spaces.specs import DataSpec
 
 _CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz; torchvision checks it on download
 _CIFAR10_SIZE = 32

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ablate.errors import first_line
+from ablate.core.errors import first_line
 from ablate.learning.augmentation import Draws
 from ablate.learning.memory import ran_out_of_memory
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ablate.errors import DataError
+from ablate.core.errors import DataError
 from ablate.learning import images
 
 SPLITS = ("train", "test")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ablate.analysis.energy import hfi, lfi, lfi_hfi_ratio
 from ablate.attacks import PGD, Attack, Natural, evaluate
 from ablate.attacks.evaluation import as_float
+from ablate.core.modes import evaluating
 from ablate.learning.models import first_activation, frozen_parameters, mask_statistics
-from ablate.modes import evaluating
-from ablate.specs import TrainingAttackSpec
+from ablate.spaces.specs import TrainingAttackSpec
 
 PROBE_IMAGES = 512
 """How many of the images trained on, from the first, unaugmented, the energies and the natural accuracy are of."""

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ablate import randomness
 from ablate.attacks.base import full_precision
 from ablate.attacks.evaluation import as_float
 from ablate.attacks.linf import ascend, uniform_start
-from ablate.errors import SpecError
+from ablate.core import randomness
+from ablate.core.errors import SpecError
 from ablate.learning.augmentation import AugmentationFunction, Draws, crop_and_flip, get_augmentation
 from ablate.learning.data import Dataset, split_validation
 from ablate.learning.graphs import StepGraphs
@@ -32,7 +32,7 @@ from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
 from ablate.learning.models.folding import FoldedNetwork, InParts, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
-from ablate.specs import TrialSpec
+from ablate.spaces.specs import TrialSpec
 
 
 class TrainingError(Exception):

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from ablate.errors import first_line, place_of
+from ablate.core.errors import first_line, place_of
+from ablate.core.text import duration, hours, plural, row_name
+from ablate.learning.cost import STEP_COST, UPDATE_COST, attack_steps, forward_flops, image_cost, measurement_cost
 from ablate.learning.models import build_network
-from ablate.options import Options, ray_address
-from ablate.planning import Plan, PlannedTraining
-from ablate.sealing import read_json
-from ablate.specs import ModelSpec, TrainingAttackSpec, TrialSpec
-from ablate.speed.known import kind_of, known_speeds, mode_of
-from ablate.storage import Storage
-from ablate.terminal import duration, hours, plural, row_name
-from ablate.work import STEP_COST, UPDATE_COST, attack_steps, forward_flops, work_flops
+from ablate.learning.monitoring import PROBE_IMAGES
+from ablate.planning.plan import Plan, PlannedTraining
+from ablate.spaces.specs import ModelSpec, TrainingAttackSpec, TrialSpec
+from ablate.storage.checksums import read_json
+from ablate.storage.speeds import kind_of, known_speeds, mode_of
+from ablate.storage.storage import Storage
 
 DAY_S = 86_400.0
 MOST_EXAMPLES = 20
@@ -170,11 +170,6 @@ def load_of_others(cores: int) -> float:
     return load if load > BUSY_SHARE * cores else 0.0
 
 
-def runs_here(options: Options) -> bool:
-    """Whether a launch would run on this machine, and not on a cluster."""
-    return options.cluster is None and (options.local or ray_address() is None)
-
-
 def _gpu_name() -> str:
     # torch would open a CUDA context in this process to tell.
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
@@ -265,7 +260,7 @@ def calibrated_speed(gpu: bool) -> float:
     if not gpu:
         return _measure_core() * (os.cpu_count() or 1)
     code = (
-        "import torch; from ablate import estimates; torch.backends.cudnn.allow_tf32 = False; "  # as in a worker
+        "import torch; from ablate.planning import estimates; torch.backends.cudnn.allow_tf32 = False; "  # as in a worker  # noqa: E501
         "print(estimates._measure_gpu(512))"
     )
     try:
@@ -316,3 +311,32 @@ def _step(device: torch.device, batch: int) -> tuple[Callable[[], object], float
 
     step()
     return step, batch * STEP_COST * forward_flops(model, size, 10)
+
+
+def work_flops(training: PlannedTraining, train_count: int, test_count: int, classes: int) -> float:
+    """What is left of a training with its measurements, in floating-point operations.
+
+    Args:
+        training: Decided.
+        train_count: Training images, those held out for validation included.
+        test_count: Test images.
+        classes: Of the data.
+
+    Returns:
+        Operations; 0 where nothing is left.
+    """
+    spec = training.spec
+    forward = forward_flops(spec.model, spec.data.image_size, classes)
+    held_out = round(train_count * spec.data.validation)
+    attack = attack_steps(spec.training.attack)
+    epochs = 0 if training.view and training.view.finished else spec.training.epochs - max(0, training.epoch)
+    epoch = (train_count - held_out) * image_cost(spec)
+    epoch += min(PROBE_IMAGES, train_count) * 2 + held_out * (2 + STEP_COST * attack)
+    done = {}
+    for key, measurement in training.measurements.items():
+        if key not in (training.missing or training.measurements if epochs else training.missing):
+            continue
+        # Degrees of one unaware attack share its examples.
+        what = (measurement.name, measurement.network, measurement.degree if measurement.adaptive else None)
+        done[what] = measurement_cost(measurement, test_count)
+    return forward * (epochs * epoch + sum(done.values()))

@@ -7,12 +7,11 @@ beside others are left out (natural training has no attack steps), and a mended 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from ablate.specs import AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
+from ablate.core.digest import digest
+from ablate.spaces.specs import AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
 
 TRAINING_RECIPE = 1
 """Raise it when the same spec trains to other numbers; every old training is then another one."""
@@ -22,33 +21,6 @@ MEASUREMENT_RECIPES: dict[str, int] = {}
 
 LATER: dict[str, Any] = {}
 """Dotted path -> the value that keeps the old behaviour, for each field added after version 0.1."""
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys, no spaces, and whole floats as integers (8.0 and 8 are one setting).
-
-    Args:
-        value: Plain data.
-
-    Returns:
-        The text that is hashed.
-    """
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, Mapping):
-            return {str(key): plain(inner) for key, inner in item.items()}
-        if isinstance(item, (list, tuple)):
-            return [plain(inner) for inner in item]
-        if isinstance(item, float) and item.is_integer():
-            return int(item)
-        return item
-
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """The first 20 hexadecimal digits of the SHA-256 of the canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:20]
 
 
 def _without_later(group: str, settings: dict[str, Any]) -> dict[str, Any]:

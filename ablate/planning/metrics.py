@@ -11,11 +11,11 @@ from collections.abc import Container, Iterable
 
 from ablate.analysis.registry import analysis_names, declared_scalars
 from ablate.attacks import attack_names
-from ablate.claims import ADAPTIVE, Use
-from ablate.errors import SpecError, nearest
-from ablate.metric_names import CURVES, OF_LAST_EPOCH
-from ablate.spaces import SpaceFile
-from ablate.specs import TrialSpec
+from ablate.core.errors import SpecError, nearest
+from ablate.core.metric_names import CURVES, OF_LAST_EPOCH
+from ablate.spaces.claims import ADAPTIVE, Use
+from ablate.spaces.space import SpaceFile
+from ablate.spaces.specs import TrialSpec
 
 _OF_RUNS = (
     *(("accuracy_adaptive_best/", ADAPTIVE), ("accuracy_adaptive/", ADAPTIVE), ("adaptive_best/", ADAPTIVE)),

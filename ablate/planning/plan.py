@@ -7,42 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ablate import identity
 from ablate.analysis.registry import analysis_source, get_analysis
 from ablate.attacks import attack_source, build_attack
-from ablate.errors import SpecError
+from ablate.core import digest
+from ablate.core.errors import SpecError
 from ablate.learning import data
 from ablate.learning.augmentation import augmentation_source, get_augmentation
 from ablate.learning.models import check_model, source_digest
-from ablate.metrics import refuse_unknown
-from ablate.spaces import SpaceFile, Trial
-from ablate.specs import DataSpec, MeasurementSpec, TrialSpec
-from ablate.storage import Storage, TrainingView
+from ablate.planning import keys
+from ablate.planning.metrics import refuse_unknown
+from ablate.spaces.space import SpaceFile, Trial
+from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
+from ablate.storage.storage import Storage, TrainingView
 
 Action = Literal["reuse", "continue", "train", "wait", "failed", "stopped"]
-
-
-@dataclass(frozen=True)
-class PlannedMeasurement:
-    """One attack or analysis on one network of a training.
-
-    Args:
-        key: Its measurement key.
-        kind: Whether `name` is an attack or an analysis.
-        name: As registered.
-        network: `last` or `best`.
-        degree: Of the low-pass filter; None without one.
-        adaptive: Whether the attack sees the filter.
-        settings: Where the attack's hyperparameters come from.
-    """
-
-    key: str
-    kind: Literal["attack", "analysis"]
-    name: str
-    network: Literal["last", "best"]
-    degree: int | None
-    adaptive: bool
-    settings: MeasurementSpec
 
 
 @dataclass(frozen=True)
@@ -174,13 +152,13 @@ def make_plan(
         _check_batch(trial, summary)
         try:
             user_code = _user_code(trial.spec)
-            key = identity.training_key(trial.spec, summary.train_digest, user_code)
+            key = keys.training_key(trial.spec, summary.train_digest, user_code)
             measurements = list(_measurements(trial.spec, key, summary))
         except SpecError as error:  # a name nobody registered: say where it was written
             raise SpecError(f"{_place_of(trial, str(error))}: {error}") from error
         training = trainings.get(key)
         if training is None:
-            content = identity.training_identity(trial.spec, summary.train_digest, user_code)
+            content = keys.training_identity(trial.spec, summary.train_digest, user_code)
             training = trainings[key] = PlannedTraining(key, content, trial.spec)
         training.rows.append(f"{trial.space}/{trial.label}")
         columns: dict[str, str] = {}
@@ -192,7 +170,7 @@ def make_plan(
     listing = [
         [t.trial.space, t.trial.label, t.trial.seed, t.training, dict(t.columns), dict(t.analyses)] for t in planned
     ]
-    plan_id = identity.digest({"preset": preset, "trials": listing})[:10]
+    plan_id = digest.digest({"preset": preset, "trials": listing})[:10]
     return Plan(plan_id, list(spaces), preset, list(overrides), list(seeds), planned, trainings)
 
 
@@ -275,7 +253,7 @@ def _measurements(
                 adaptive: bool, name: str = name, network: Literal["last", "best"] = network
             ) -> PlannedMeasurement:
                 attack = build_attack(name, settings)
-                key = identity.measurement_key(
+                key = keys.measurement_key(
                     training,
                     what=name,
                     settings=repr(attack),
@@ -293,7 +271,7 @@ def _measurements(
                 yield f"accuracy_adaptive{suffix}/{name}", planned(degree is not None)
         for name in settings.analyses:
             get_analysis(name)
-            key = identity.measurement_key(
+            key = keys.measurement_key(
                 training,
                 what=name,
                 settings=repr(build_attack("pgd20", settings)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ablate.planning import Plan
-from ablate.storage import Storage
+from ablate.planning.plan import Plan
+from ablate.storage.storage import Storage
 
 
 def trial_results(plan: Plan, storage: Storage) -> Iterator[dict[str, Any]]:

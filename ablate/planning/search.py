@@ -9,40 +9,19 @@ read from its training in storage: nothing that a training has told is kept twic
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from ablate.errors import StorageError
-from ablate.randomness import stream
-from ablate.samples import Sample
-from ablate.sealing import seal, unseal
-from ablate.search_space import MOST_SAMPLES, SearchSpec
-from ablate.storage import Storage, TrainingView, reaches
+from ablate.core.errors import StorageError
+from ablate.planning.samplers import GridSampler, RandomSampler, Sampler, Told
+from ablate.spaces.search import SearchSpec
+from ablate.spaces.trials import Sample
+from ablate.storage.checksums import seal, unseal
+from ablate.storage.storage import Storage, TrainingView, reaches
 
 LAYOUT = 1
 """Of the records; a newer one than this is refused by name."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """How a sample ended.
-
-    Args:
-        state: `complete`: trained to its last epoch; `stopped`: early; `failed`: with a reason.
-        values: Of the objectives after the last epoch, in their order; empty unless complete.
-        curve: Epoch -> value of the first objective.
-        epoch: The last one trained.
-        reason: Why it failed.
-    """
-
-    state: Literal["complete", "stopped", "failed"]
-    values: tuple[float, ...] = ()
-    curve: Mapping[int, float] = field(default_factory=dict)
-    epoch: int = 0
-    reason: str = ""
 
 
 def told(view: TrainingView, history: Sequence[Mapping[str, Any]], search: SearchSpec) -> Told | None:
@@ -75,68 +54,6 @@ def told(view: TrainingView, history: Sequence[Mapping[str, Any]], search: Searc
     return None
 
 
-class Sampler(Protocol):
-    """Chooses configurations."""
-
-    def values(self, number: int) -> dict[str, Any] | None:
-        """The configuration of a sample; None where there are no more."""
-
-    def tell(self, number: int, result: Told) -> None:
-        """Learn how a sample ended."""
-
-
-class RandomSampler:
-    """Each sample is a function of the search's seed and its number: there is nothing to keep.
-
-    A parameter added to the space leaves the values of the others as they were.
-
-    Args:
-        search: What to search.
-    """
-
-    def __init__(self, search: SearchSpec) -> None:
-        self._search = search
-
-    def values(self, number: int) -> dict[str, Any] | None:
-        """The configuration of a sample."""
-        chosen: dict[str, Any] = {}
-        for path in self._search.order():
-            parameter = self._search.parameters[path]
-            if parameter.active(chosen):
-                chosen[path] = parameter.at(stream(self._search.seed, f"search:{path}", number) / 2**63)
-        return chosen
-
-    def tell(self, number: int, result: Told) -> None:
-        """Chance learns nothing."""
-
-
-class GridSampler:
-    """Every configuration once.
-
-    Args:
-        search: With parameters of finitely many values.
-    """
-
-    def __init__(self, search: SearchSpec) -> None:
-        started = [_key(values) for values in search.start]
-        self._start = len(started)
-        left = (values for values in search.grid() if _key(values) not in started)
-        # So many as are asked for: a grid may be larger than memory.
-        self._points = list(itertools.islice(left, search.samples or MOST_SAMPLES))
-
-    def values(self, number: int) -> dict[str, Any] | None:
-        """The configuration of a sample; those to start from are no part of what is left."""
-        place = number - self._start
-        return dict(self._points[place]) if place < len(self._points) else None
-
-    def tell(self, number: int, result: Told) -> None:
-        """The grid stays as it is."""
-
-
-def _key(values: Mapping[str, Any]) -> str:
-    return repr(sorted(values.items()))
-
-
 class Search:
     """The state of one search: its samples so far, and the sampler that chooses the next.
 
@@ -162,7 +79,7 @@ class Search:
         elif search.searcher == "random":
             self._sampler = RandomSampler(search)
         elif not readonly:
-            from ablate.studies import StudySampler
+            from ablate.planning.samplers import StudySampler
 
             self._sampler = StudySampler(search, plan, storage, self.samples)
 

@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import nn
 
-from ablate.errors import SpecError, StorageError, nearest
+from ablate.core.errors import SpecError, StorageError, nearest
+from ablate.execution.worker import load_state
 from ablate.learning.models import build_network
-from ablate.planning import Plan, PlannedTrial
-from ablate.storage import Storage
-from ablate.worker import load_state
+from ablate.planning.plan import Plan, PlannedTrial
+from ablate.storage.storage import Storage
 
 
 def trained_network(

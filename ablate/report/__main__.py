@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from ablate.errors import SpecError, TrackingError, UserError, nearest
-from ablate.options import import_modules
-from ablate.places import local_path
-from ablate.reporting.formats import to_csv, to_latex, to_markdown, to_terminal
-from ablate.reporting.reproduced import (
+from ablate.core.errors import SpecError, TrackingError, UserError, nearest
+from ablate.core.places import local_path
+from ablate.core.text import harmless, open_closed_streams, open_console, plural, printable
+from ablate.core.user_code import import_modules
+from ablate.report.formats import to_csv, to_latex, to_markdown, to_terminal
+from ablate.report.from_tracking import (
     Network,
     claims_of,
     keep_storages_apart,
@@ -27,15 +28,14 @@ from ablate.reporting.reproduced import (
     table_input,
     verdicts_of,
 )
-from ablate.reporting.search import search_of, told_shares
-from ablate.reporting.tables import Table, build_table
-from ablate.search_results import best_space, summary_lines
-from ablate.spaces import table_names
-from ablate.terminal import harmless, open_closed_streams, open_console, plural, printable
+from ablate.report.search import search_of, told_shares
+from ablate.report.search_results import best_space, summary_lines
+from ablate.report.tables import Table, build_table
+from ablate.spaces.loading import table_names
 
 if TYPE_CHECKING:
-    from ablate.tracked import PlanInfo, PlanResults
-    from ablate.tracking import Tracker
+    from ablate.tracking.reading import PlanInfo, PlanResults
+    from ablate.tracking.tracker import Tracker
 
 OTHER_PLANS = 5
 """So many of a space's other plans are listed."""
@@ -241,8 +241,8 @@ def _sync(
     Returns:
         The plan's id where there is one alone, and the storage's.
     """
-    from ablate import plan_file
-    from ablate.storage import Storage
+    from ablate.storage import plans as plans_module
+    from ablate.storage.storage import Storage
 
     storage = Storage(location)
     spaces = [None] if plan_id is not None or "all" in asked else list(asked)
@@ -250,7 +250,7 @@ def _sync(
     def tell(message: str) -> None:
         console.print(Text(printable(message), overflow="fold"))
 
-    found = [plan_file.load(storage, plan_id, space, tell) for space in spaces]
+    found = [plans_module.load(storage, plan_id, space, tell) for space in spaces]
     plans = {plan.id: plan for plan in found}
     for plan in plans.values():
         tracker.open_plan(plan, storage=storage)
@@ -292,7 +292,7 @@ def main(
     open_closed_streams()
     console = open_console()
     try:
-        from ablate.tracking import Tracker
+        from ablate.tracking.tracker import Tracker
 
         out = None if out is None else local_path(out, "--out")
 
@@ -315,7 +315,7 @@ def main(
         for read in plans:
             _report(tracker, read, chosen, out, which, console)
         if out is not None:
-            from ablate.reporting.publishing import write_page  # brings matplotlib, which tables do without
+            from ablate.report.publishing import write_page  # brings matplotlib, which tables do without
 
             for path in write_page(tracker, plans, out, which, aside):
                 console.print(Text(str(path)))

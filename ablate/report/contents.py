@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ablate.figures import FigureData, Seen, figure_kind, figure_names
-from ablate.reporting.figures import Picture, draw
-from ablate.reporting.page import Link, Missing, PageData, SpacePage
-from ablate.reporting.reproduced import Network, claims_of, columns_of, left_out, results_of, table_input, verdicts_of
-from ablate.reporting.search import search_facts, search_of
-from ablate.reporting.search_figures import pictures
-from ablate.reporting.tables import build_table
-from ablate.tracked import STOPPED, PlanResults
+from ablate.report.figures.pictures import Picture, draw
+from ablate.report.figures.search import pictures
+from ablate.report.from_tracking import Network, claims_of, columns_of, left_out, results_of, table_input, verdicts_of
+from ablate.report.page import Link, Missing, PageData, SpacePage
+from ablate.report.search import search_facts, search_of
+from ablate.report.tables import build_table
+from ablate.spaces.figures import FigureData, Seen, figure_kind, figure_names
+from ablate.tracking.reading import STOPPED, PlanResults
 
 _HOUR_S = 3600.0
 _VERSIONS = ("ablate", "torch", "ray", "mlflow")
@@ -105,7 +105,7 @@ def page_of(
         left_aside: What cannot be shown at all, from `Tracker.left_aside`.
 
     Returns:
-        What `ablate.reporting.page.render` renders.
+        What `ablate.report.page.render` renders.
     """
     facts = _facts(plans, network)  # reads curves, which may turn out to be others than were sent
     spaces = [_space(plan, figures.get(plan.space.name, {}), network, server) for plan in plans]

@@ -13,11 +13,11 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ablate.claims import is_accuracy
-from ablate.reporting.names import column_name
-from ablate.reporting.tables import Cell, Line, Row, Table
-from ablate.specs import COLUMNS
-from ablate.terminal import printable
+from ablate.core.text import printable
+from ablate.report.names import column_name
+from ablate.report.tables import Cell, Line, Row, Table
+from ablate.spaces.claims import is_accuracy
+from ablate.spaces.specs import COLUMNS
 
 NOTHING = "—"
 LABEL_WIDTH = 18

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.claims import ADAPTIVE, Claim, Trend, is_accuracy
-from ablate.reporting.claims import Verdict, judge_all
-from ablate.reporting.results import Outcome, Results, published_results
-from ablate.reporting.tables import TableInput
-from ablate.tracked import STOPPED, PlanResults, TrialResult, storage_label
+from ablate.report.results import Outcome, Results, published_results
+from ablate.report.tables import TableInput
+from ablate.report.verdicts.verdicts import Verdict, judge_all
+from ablate.spaces.claims import ADAPTIVE, Claim, Trend, is_accuracy
+from ablate.tracking.reading import STOPPED, PlanResults, TrialResult, storage_label
 
 Network = Literal["last", "best"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ablate.claims import ADAPTIVE
+from ablate.spaces.claims import ADAPTIVE
 
 COLUMN_NAMES = {
     "natural": "Natural",

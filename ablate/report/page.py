@@ -11,12 +11,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ablate.claims import is_accuracy
-from ablate.reporting.claims import Verdict
-from ablate.reporting.figures import Picture
-from ablate.reporting.formats import NOTHING, deviation, marks, number
-from ablate.reporting.names import column_name
-from ablate.reporting.tables import Line, Row, Table
+from ablate.report.figures.pictures import Picture
+from ablate.report.formats import NOTHING, deviation, marks, number
+from ablate.report.names import column_name
+from ablate.report.tables import Line, Row, Table
+from ablate.report.verdicts.verdicts import Verdict
+from ablate.spaces.claims import is_accuracy
 
 _SIGNS = {"holds": "✓", "fails": "✗", "not enough evidence": "?"}
 _FOLDED_FROM = 4  # so many comparisons of a claim are folded away

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.errors import SpecError
-from ablate.reporting.contents import draw_all, page_of
-from ablate.reporting.figures import Picture
-from ablate.reporting.page import render
-from ablate.reporting.reproduced import Network
-from ablate.reporting.search import search_of
-from ablate.search_results import best_space
+from ablate.core.errors import SpecError
+from ablate.report.contents import draw_all, page_of
+from ablate.report.figures.pictures import Picture
+from ablate.report.from_tracking import Network
+from ablate.report.page import render
+from ablate.report.search import search_of
+from ablate.report.search_results import best_space
 
 if TYPE_CHECKING:
-    from ablate.tracked import PlanResults
-    from ablate.tracking import Tracker
+    from ablate.tracking.reading import PlanResults
+    from ablate.tracking.tracker import Tracker
 
 PAGE = "index.html"
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ablate.specs import COLUMNS
+from ablate.spaces.specs import COLUMNS
 
 TREND = "trend/"
 """What the name of a curve's rank correlation with the epoch begins with."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.search_results import SampleResult, SearchResults, State, summary_lines
-from ablate.search_space import Parameter, SearchSpec
-from ablate.tracked import PlanResults
+from ablate.report.search_results import SampleResult, SearchResults, State, summary_lines
+from ablate.spaces.search import Parameter, SearchSpec
+from ablate.tracking.reading import PlanResults
 
 LEAST_SAMPLES = 6
 """Importances of fewer samples would be chance alone."""

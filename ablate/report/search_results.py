@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from ablate.samples import told as told_value
-from ablate.search_space import SearchSpec
-from ablate.specs import Spec, TrialSpec
-from ablate.terminal import plural
+from ablate.core.text import plural
+from ablate.spaces.search import SearchSpec
+from ablate.spaces.specs import Spec, TrialSpec
+from ablate.spaces.trials import told as told_value
 
 if TYPE_CHECKING:
-    from ablate.planning import Plan
-    from ablate.storage import Storage
+    from ablate.planning.plan import Plan
+    from ablate.storage.storage import Storage
 
 State = Literal["complete", "stopped", "failed", "open"]
 
@@ -93,7 +93,7 @@ def from_storage(plan: Plan, storage: Storage) -> SearchResults:
     Returns:
         The results so far.
     """
-    from ablate.searching import told
+    from ablate.planning.search import told
 
     loaded = plan.spaces[0]
     search = loaded.space.search

@@ -1,4 +1,4 @@
-"""One space's table: published beside ours, with failures in sight. Formats are in `ablate.reporting.formats`."""
+"""One space's table: published beside ours, with failures in sight. Formats are in `ablate.report.formats`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from ablate.claims import ADAPTIVE, is_accuracy
-from ablate.reporting.names import column_name
-from ablate.reporting.results import Results
-from ablate.specs import COLUMNS
+from ablate.report.names import column_name
+from ablate.report.results import Results
+from ablate.spaces.claims import ADAPTIVE, is_accuracy
+from ablate.spaces.specs import COLUMNS
 
 Source = Literal["published", "ours", "difference", "ours, adaptive"]
 
@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that `ablate.reporting.formats` renders.
+    """A table that `ablate.report.formats` renders.
 
     Attributes:
         title: The space's title.

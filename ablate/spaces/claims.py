@@ -3,7 +3,7 @@
 A claim is its own words (`says`) and exactly one statement, told by its key: `above`, `below`, `pairwise`, `best`,
 `ordering`, `difference`, `gain`, `value` or `trend`. A statement names rows by their labels and metrics by their names:
 a column (`pgd20`), a column under the adaptive attack (`adaptive/pgd20`) or a scalar (`energy/ratio`). Nothing in a
-claim is evaluated; `ablate.reporting.claims` judges it from results.
+claim is evaluated; `ablate.report.verdicts.verdicts` judges it from results.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from ablate.errors import nearest
-from ablate.specs import Spec
+from ablate.core.errors import nearest
+from ablate.spaces.specs import Spec
 
 ADAPTIVE = "adaptive/"
 """What a column's name begins with when the attack went through the filter."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ablate.errors import SpecError, nearest
+from ablate.core.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +89,7 @@ class FigureKind:
         name: What a space's `figures` calls it.
         title: Above it.
         analyses: What must be measured for it; it may need none, and live on the training's history.
-        draw: What draws it; None for the shipped ones, which `ablate.reporting.figures` draws.
+        draw: What draws it; None for the shipped ones, which `ablate.report.figures.pictures` draws.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""python -m ablate.schema: the JSON schema of space files, by which an editor completes and checks them.
+"""python -m ablate.spaces.schema: the JSON schema of space files, by which an editor completes and checks them.
 
-python -m ablate.schema            print it
-python -m ablate.schema --write    bring search_spaces/schema.json up to date
+python -m ablate.spaces.schema            print it
+python -m ablate.spaces.schema --write    bring search_spaces/schema.json up to date
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ablate.search_space import searchable
-from ablate.spaces import Space, folder
-from ablate.specs import TrialSpec
-from ablate.yamlfile import models_in
+from ablate.spaces.presets import folder
+from ablate.spaces.search import searchable
+from ablate.spaces.space import Space
+from ablate.spaces.specs import TrialSpec
+from ablate.spaces.yamlfile import models_in
 
 FILE = "schema.json"
 _SETTINGS = (("Space", "base"), ("Row", "set"), ("RowChange", "set"), ("PresetPart", "set"))

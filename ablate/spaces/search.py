@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ablate.errors import nearest
-from ablate.settings import setting_paths
-from ablate.specs import Spec
+from ablate.core.errors import nearest
+from ablate.spaces.settings import setting_paths
+from ablate.spaces.specs import Spec
 
 Scalar = bool | int | float | str | None
 METRICS = ("validation/natural", "validation/attack", "validation/robust")

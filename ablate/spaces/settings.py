@@ -12,9 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from ablate.errors import SpecError
-from ablate.specs import TrialSpec
-from ablate.yamlfile import explain, flatten, models_in, read_value
+from ablate.core.errors import SpecError
+from ablate.spaces.specs import TrialSpec
+from ablate.spaces.yamlfile import explain, flatten, models_in, read_value
 
 PATHS = frozenset({"data.root"})
 """Settings that are the path of a folder, where `~` is home."""

@@ -1,11 +1,12 @@
 """What a trial is: frozen pydantic models whose defaults are the paper's settings.
 
 A trial is data, a network, a training, its measurements and a seed. What identifies a training or a measurement is
-computed from these models in `ablate.identity`.
+computed from these models in `ablate.planning.keys`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -199,3 +200,26 @@ class TrialSpec(Spec):
                 f"expected measurement.lowpass_degree of at most data.image_size ({self.data.image_size}), got {degree}"
             )
         return self
+
+
+@dataclass(frozen=True)
+class PlannedMeasurement:
+    """One attack or analysis on one network of a training.
+
+    Args:
+        key: Its measurement key.
+        kind: Whether `name` is an attack or an analysis.
+        name: As registered.
+        network: `last` or `best`.
+        degree: Of the low-pass filter; None without one.
+        adaptive: Whether the attack sees the filter.
+        settings: Where the attack's hyperparameters come from.
+    """
+
+    key: str
+    kind: Literal["attack", "analysis"]
+    name: str
+    network: Literal["last", "best"]
+    degree: int | None
+    adaptive: bool
+    settings: MeasurementSpec

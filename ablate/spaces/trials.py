@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablate.errors import SpecError
-from ablate.search_space import SearchSpec
-from ablate.settings import Setting, build_spec
-from ablate.spaces import SpaceFile, Trial, load_preset, settings_from_file
-from ablate.specs import TrialSpec
-from ablate.yamlfile import explain
+from ablate.core.errors import SpecError
+from ablate.spaces.figures import analyses_for
+from ablate.spaces.presets import load_preset
+from ablate.spaces.search import SearchSpec
+from ablate.spaces.settings import Setting, build_spec
+from ablate.spaces.space import Row, RowChange, SpaceFile, Trial
+from ablate.spaces.specs import TrialSpec
+from ablate.spaces.yamlfile import YamlFile, explain, flatten
 
 
 @dataclass(frozen=True)
@@ -197,3 +199,61 @@ def _validated(content: Mapping[str, Any], origin: str) -> SearchSpec:
         return SearchSpec.model_validate(content)
     except ValidationError as error:
         raise SpecError(explain(error, SearchSpec, lambda place: f"{origin}: search")) from error
+
+
+def settings_from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple[str | int, ...]) -> list[Setting]:
+    """Settings of a mapping in a file, each with the line it stands on."""
+    found = []
+    for key, value in settings.items():
+        origin = file.where((*place, key))
+        found += [Setting(leaf, inner, origin) for leaf, inner in flatten({key: value})]
+    return found
+
+
+def _settings_of(loaded: SpaceFile, row: Row, preset: str | None) -> list[Setting]:
+    space, file = loaded.space, loaded.file
+    number = space.rows.index(row)
+    settings = settings_from_file(space.base, file, ("base",))
+    settings += settings_from_file(row.set, file, ("rows", number, "set"))
+    if preset is not None:
+        content, preset_file = load_preset(preset)
+        settings += settings_from_file(content.set, preset_file, ("set",))
+        if preset == "smoke":
+            settings += settings_from_file(space.smoke.set, file, ("smoke", "set"))
+            change = space.smoke.rows.get(row.label, RowChange())
+            settings += settings_from_file(change.set, file, ("smoke", "rows", row.label, "set"))
+    return settings
+
+
+def expand(loaded: SpaceFile, preset: str, overrides: Sequence[Setting], seeds: Sequence[int]) -> list[Trial]:
+    """All trials of a space: every row with every seed.
+
+    Args:
+        loaded: The space.
+        preset: Name of the preset.
+        overrides: From `parse_overrides`.
+        seeds: Distinct whole numbers.
+
+    Returns:
+        Row by row, seed by seed; none of a search, whose samples `ablate.spaces.trials` makes.
+
+    Raises:
+        SpecError: With the origin and dotted path of what is wrong.
+    """
+    trials = []
+    for number, row in enumerate(loaded.space.rows):
+        settings = [*_settings_of(loaded, row, preset), *overrides]
+        change = loaded.space.smoke.rows.get(row.label, RowChange()) if preset == "smoke" else RowChange()
+        origin = loaded.file.where(("rows", number))
+        for seed in seeds:
+            spec = _with_figures(build_spec(settings, seed, f"{origin}: row {row.label!r}"), loaded.space.figures)
+            trials.append(
+                Trial(loaded.name, row.label, spec, row.published, change.note or row.note, tuple(settings), origin)
+            )
+    return trials
+
+
+def _with_figures(spec: TrialSpec, figures: Sequence[str]) -> TrialSpec:
+    """The same trial, with what its space's figures are drawn from measured as well."""
+    analyses = tuple(dict.fromkeys((*spec.measurement.analyses, *analyses_for(figures))))
+    return spec.model_copy(update={"measurement": spec.measurement.model_copy(update={"analyses": analyses})})

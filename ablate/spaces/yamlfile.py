@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ablate.errors import SpecError, nearest
+from ablate.core.errors import SpecError, nearest
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)

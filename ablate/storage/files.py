@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlparse
 
-from ablate.errors import StorageError
-from ablate.places import is_address, local_path, refuse_half_written
-from ablate.redaction import redact
+from ablate.core.errors import StorageError
+from ablate.core.places import is_address, local_path, refuse_half_written
+from ablate.core.redaction import redact
 
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 """What the system says where there is something else than a file, or nothing."""

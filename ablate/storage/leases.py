@@ -20,9 +20,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from ablate.errors import StorageError
-from ablate.files import Files
-from ablate.sealing import read_json
+from ablate.core.errors import StorageError
+from ablate.storage.checksums import read_json
+from ablate.storage.files import Files
 
 HEARTBEAT_S = 3.0
 EXPIRY_S = 20.0

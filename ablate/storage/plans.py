@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from ablate import provenance as origins
-from ablate.errors import StorageError, nearest
-from ablate.redaction import redact
-from ablate.sealing import seal, unseal
-from ablate.spaces import NAME
-from ablate.specs import DataSpec, Spec
+from ablate.core import provenance as origins
+from ablate.core.errors import StorageError, nearest
+from ablate.core.redaction import redact
+from ablate.spaces.space import NAME
+from ablate.spaces.specs import DataSpec, Spec
+from ablate.storage.checksums import seal, unseal
 
 if TYPE_CHECKING:
-    from ablate.planning import Plan, PlannedTrial
-    from ablate.storage import Storage
+    from ablate.planning.plan import Plan, PlannedTrial
+    from ablate.storage.storage import Storage
 
 LAYOUT = 1
 """Of plan files; a newer one than this is refused by name."""
@@ -65,7 +65,7 @@ class SpacePart(Spec):
     claims: list[dict[str, Any]] = []
     figures: list[str] = []
     search: dict[str, Any] | None = None
-    """What was searched, as of `ablate.search_space.SearchSpec`; its samples are the rows."""
+    """What was searched, as of `ablate.spaces.search.SearchSpec`; its samples are the rows."""
 
 
 class TrialPart(Spec):

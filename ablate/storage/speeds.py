@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ablate.files import Files
-from ablate.sealing import read_json
-from ablate.specs import ModelSpec, TrainingSpec
+from ablate.spaces.specs import ModelSpec, TrainingSpec
+from ablate.storage.checksums import read_json
+from ablate.storage.files import Files
 
 Kind = tuple[str, str, bool, bool, str]
 """Network, activation, whether quantized, whether with FAT, mode of training: what a speed hangs on."""
@@ -25,7 +25,7 @@ def keep(
 
     Args:
         files: The storage's.
-        speeds: `{"model", "mode", "flops"}` each: the spec as plain data, of `ablate.speed.cases.MODES`, operations
+        speeds: `{"model", "mode", "flops"}` each: the spec as plain data, of `ablate.bench.cases.MODES`, operations
             per second.
         device: `cpu`, or the GPU's name.
         cores: CPU threads used.

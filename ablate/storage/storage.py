@@ -4,7 +4,7 @@
     <storage>/<training_key>/attempts/<attempt>/     belongs to one attempt alone
         checkpoint-000007-<sum>.pt, history-000007-<sum>.json, record-<measurement_key>-<sum>.npz, log.txt
         manifest-000012.json                         names the files above with their checksums; written last
-    <storage>/claims/...                             see `ablate.claiming`
+    <storage>/claims/...                             see `ablate.storage.leases`
     <storage>/identity/<id>                          which storage this is; several where storages were merged
 
 A file counts once a manifest names it, and a manifest once its own checksum holds; readers take the newest valid one.
@@ -28,9 +28,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from ablate.errors import StorageError
-from ablate.files import Files, LocalFiles, open_files
-from ablate.sealing import read_json
+from ablate.core.errors import StorageError
+from ablate.storage.checksums import read_json
+from ablate.storage.files import Files, LocalFiles, open_files
 
 LAYOUT = 1
 """Of manifests, checkpoints and records; a newer one than this is refused by name."""
@@ -171,7 +171,7 @@ class Storage:
 
         Args:
             key: The training's key.
-            identity: From `ablate.identity.training_identity`.
+            identity: From `ablate.planning.keys.training_identity`.
         """
         path = f"{key}/training.json"
         try:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ablate.errors import TrackingError
-from ablate.places import local_path
-from ablate.redaction import redact
+from ablate.core.errors import TrackingError
+from ablate.core.places import local_path
+from ablate.core.redaction import redact
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

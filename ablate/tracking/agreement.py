@@ -22,7 +22,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 
-from ablate.tracking_store import VALUE, Point, Run, Store
+from ablate.tracking.store import VALUE, Point, Run, Store
 
 STORAGE, DIGEST, CURVES = "ablate.storage", "ablate.digest", "ablate.curves"
 SENT_FROM, ARTIFACTS, REPLACES = "ablate.sent_from", "ablate.artifacts", "ablate.replaces"

@@ -9,8 +9,8 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from ablate.errors import TrackingError, first_line
-from ablate.tracking_address import artifact_address, artifact_folder, sqlite_uri
+from ablate.core.errors import TrackingError, first_line
+from ablate.tracking.address import artifact_address, artifact_folder, sqlite_uri
 
 BUSY_S = 20.0
 """How long to wait for another process that writes."""

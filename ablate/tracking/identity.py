@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ablate.plan_file import TrialPart
-from ablate.tracking_store import VALUE, Run
+from ablate.storage.plans import TrialPart
+from ablate.tracking.store import VALUE, Run
 
 _WANTED = {
     "plan": ("ablate.plan", "ablate.launched_ms"),

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ablate.claims import Claim
-from ablate.errors import StorageError, TrackingError, first_line, nearest
-from ablate.plan_file import PlanFile, RowPart, SpacePart, TrialPart, parse
-from ablate.search_space import SearchSpec
-from ablate.spaces import NAME
-from ablate.storage import Record
-from ablate.tracking_agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole
-from ablate.tracking_agreement import problem as problem_of
-from ablate.tracking_identity import contradiction, misfit, stray
-from ablate.tracking_store import Run, Store
+from ablate.core.errors import StorageError, TrackingError, first_line, nearest
+from ablate.spaces.claims import Claim
+from ablate.spaces.search import SearchSpec
+from ablate.spaces.space import NAME
+from ablate.storage.plans import PlanFile, RowPart, SpacePart, TrialPart, parse
+from ablate.storage.storage import Record
+from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole
+from ablate.tracking.agreement import problem as problem_of
+from ablate.tracking.identity import contradiction, misfit, stray
+from ablate.tracking.store import Run, Store
 
 PLAN = "plan.json"
 TRAINING, REPORT = "training", "report"

@@ -16,23 +16,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ablate import tracked
-from ablate.errors import TrackingError
-from ablate.plan_file import PlanFile, RowPart, SpacePart, TrialPart
-from ablate.tracked import REPORT, TRAINING
-from ablate.tracking_agreement import (
-    DIGEST,
-    REPLACES,
-    STORAGE,
-    digest_of,
-    intact,
-    replacement,
-    same,
-    take_over,
-    upload,
-)
-from ablate.tracking_identity import contradiction, misfit, stray
-from ablate.tracking_store import Point, Run, Store
+from ablate.core.errors import TrackingError
+from ablate.storage.plans import PlanFile, RowPart, SpacePart, TrialPart
+from ablate.tracking import reading
+from ablate.tracking.agreement import DIGEST, REPLACES, STORAGE, digest_of, intact, replacement, same, take_over, upload
+from ablate.tracking.identity import contradiction, misfit, stray
+from ablate.tracking.reading import REPORT, TRAINING
+from ablate.tracking.store import Point, Run, Store
 
 SYNCED_LAYOUT = "1"
 """What `ablate.synced` says of a run that has everything; raise it to have all runs sent again."""
@@ -197,7 +187,7 @@ def _lacks_some(opened: PlanRuns, space: SpacePart) -> bool:
 
 
 def _launched_into(store: Store, file: PlanFile) -> tuple[str, ...]:
-    plans = [info for space in file.spaces for info in tracked.list_plans(store, space.name) if info.id == file.id]
+    plans = [info for space in file.spaces for info in reading.list_plans(store, space.name) if info.id == file.id]
     return tuple(info.storage for info in plans[:1] if info.storage)
 
 
@@ -261,7 +251,7 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
         store.log(run, tags=opened.storage_tags)
     if run.status != "FINISHED" or space.search is not None:  # a search may go on with more samples
         store.set_status(run, "RUNNING")
-    upload(store, run, tracked.PLAN, part.to_json().encode())
+    upload(store, run, reading.PLAN, part.to_json().encode())
     return run
 
 

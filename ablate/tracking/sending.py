@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ablate import tracked
-from ablate.metric_names import OF_LAST_EPOCH
-from ablate.plan_file import TrialPart
-from ablate.storage import Record, Storage, TrainingView, reaches
-from ablate.tracked import TRAINING
-from ablate.tracking_agreement import (
+from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.storage.plans import TrialPart
+from ablate.storage.storage import Record, Storage, TrainingView, reaches
+from ablate.tracking import reading
+from ablate.tracking.agreement import (
     CURVES,
     DIGEST,
     REPLACES,
@@ -39,8 +38,9 @@ from ablate.tracking_agreement import (
     upload,
     value_text,
 )
-from ablate.tracking_identity import flat
-from ablate.tracking_runs import (
+from ablate.tracking.identity import flat
+from ablate.tracking.reading import TRAINING
+from ablate.tracking.runs import (
     SYNCED_LAYOUT,
     Adopts,
     PlanRuns,
@@ -51,7 +51,7 @@ from ablate.tracking_runs import (
     synced,
     table_label,
 )
-from ablate.tracking_store import Point, Run, Store
+from ablate.tracking.store import Point, Run, Store
 
 NETWORK_LIMIT_BYTES = 256 * 2**20
 """A larger network stays in storage alone; the largest of the paper (WRN-34-10) has 185 MB."""
@@ -339,7 +339,7 @@ def _send_trial(
     if complete and not synced(run):
         present = held.records(trial)
         upload(store, run, "spec.json", json.dumps(trial.spec, indent=1).encode())
-        upload(store, run, tracked.MEASUREMENTS, tracked.pack(present))
+        upload(store, run, reading.MEASUREMENTS, reading.pack(present))
         tags |= {**_made(next(iter(present.values()))), SYNCED: SYNCED_LAYOUT}
         # Ended before it is marked as having everything: a crash in between leaves something to send again.
         store.untag(run, "ablate.failure")

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablate import tracking_database as database
-from ablate.errors import TrackingError, first_line
-from ablate.redaction import redact
-from ablate.tracking_address import artifact_address, artifact_folder, file_of, patience, quieten, resolve
+from ablate.core.errors import TrackingError, first_line
+from ablate.core.redaction import redact
+from ablate.tracking import database
+from ablate.tracking.address import artifact_address, artifact_folder, file_of, patience, quieten, resolve
 
 ARTIFACTS = "mlartifacts"
 """The folder beside a database file where artifacts go."""

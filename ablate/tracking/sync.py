@@ -6,13 +6,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from ablate.plan_file import PlanFile, from_plan
+from ablate.storage.plans import PlanFile, from_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ablate.planning import Plan
-    from ablate.storage import Storage
+    from ablate.planning.plan import Plan
+    from ablate.storage.storage import Storage
 
 PAUSE_S = 0.5
 """Between two syncs; what is told meanwhile goes together."""

@@ -3,7 +3,8 @@
 Storage is the truth and MLflow its view: `sync` sends what MLflow lacks, and sending again changes nothing. A launch's
 driver is the only writer. What has arrived is marked on the runs themselves (`ablate.synced`), so that a relaunch of a
 thousand finished trainings reads none of them again, and so that any machine can go on where another one stopped.
-The runs are laid out in `ablate.tracking_runs`, filled in `ablate.tracking_sending` and read back in `ablate.tracked`.
+The runs are laid out in `ablate.tracking.runs`, filled in `ablate.tracking.sending` and read back in
+`ablate.tracking.reading`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
-from ablate import tracked, tracking_runs, tracking_sending
-from ablate.background import BackgroundSync as BackgroundSync
-from ablate.errors import TrackingError, UserError
-from ablate.plan_file import PlanFile, from_plan
-from ablate.storage import Storage
-from ablate.tracked import REPORT, TRAINING
-from ablate.tracking_runs import PlanRuns, now_ms
-from ablate.tracking_store import ServerAway, Store
+from ablate.core.errors import TrackingError, UserError
+from ablate.storage.plans import PlanFile, from_plan
+from ablate.storage.storage import Storage
+from ablate.tracking import reading, runs, sending
+from ablate.tracking.reading import REPORT, TRAINING
+from ablate.tracking.runs import PlanRuns, now_ms
+from ablate.tracking.store import ServerAway, Store
+from ablate.tracking.sync import BackgroundSync as BackgroundSync
 
 if TYPE_CHECKING:
-    from ablate.planning import Plan
+    from ablate.planning.plan import Plan
 
 SENDERS = 4
 """Trainings sent to a server at once: as many as `mlflow server` has workers by default."""
@@ -78,8 +79,8 @@ class Tracker:
         ids: list[str] = []
         if storage is not None:
             ids = [storage.identify(), *storage.identities()]
-        adopts = tracking_sending.adopts(storage) if storage is not None else None
-        self._opened[file.id] = tracking_runs.find(self._store, file, list(dict.fromkeys(ids)), adopts)
+        adopts = sending.adopts(storage) if storage is not None else None
+        self._opened[file.id] = runs.find(self._store, file, list(dict.fromkeys(ids)), adopts)
         if before is not None:
             self._opened[file.id].compared |= before.compared
 
@@ -108,7 +109,7 @@ class Tracker:
         problem: UserError | None = None
         if keys is None:
             try:
-                tracking_runs.publish(self._store, opened, whole=whole)
+                runs.publish(self._store, opened, whole=whole)
             except ServerAway:
                 raise
             except TrackingError as error:  # a published number that is refused keeps nothing else from being sent
@@ -119,7 +120,7 @@ class Tracker:
 
         def send(key: str) -> bool | UserError:
             try:
-                return tracking_sending.send(self._store, opened, storage, key, shared[key], whole=whole)
+                return sending.send(self._store, opened, storage, key, shared[key], whole=whole)
             except ServerAway:
                 raise
             except UserError as error:  # storage's or MLflow's about this one
@@ -136,7 +137,7 @@ class Tracker:
         if problem is not None:
             del self._opened[plan.id]  # a run may have been deleted behind our back: look again next time
             raise TrackingError(str(problem)) from problem
-        tracking_runs.settle(self._store, opened)
+        runs.settle(self._store, opened)
         self.repairs += opened.repairs  # what was set aside is deleted last
         opened.repairs.clear()
         if keys is None:
@@ -171,21 +172,21 @@ class Tracker:
             if run.status == "RUNNING":
                 self._store.set_status(run, "KILLED", now)
 
-    def list_plans(self, space: str) -> list[tracked.PlanInfo]:
+    def list_plans(self, space: str) -> list[reading.PlanInfo]:
         """Plans of a space, the one launched last first; see `tracked.list_plans`."""
-        return tracked.list_plans(self._store, space)
+        return reading.list_plans(self._store, space)
 
-    def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> tracked.PlanResults:
+    def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> reading.PlanResults:
         """Results of one plan of a space from one storage; see `tracked.read_plan`."""
-        return tracked.read_plan(self._store, space, plan_id, storage)
+        return reading.read_plan(self._store, space, plan_id, storage)
 
     def spaces(self) -> list[str]:
         """Names of the experiments of spaces."""
-        return tracked.spaces(self._store)
+        return reading.spaces(self._store)
 
     def left_aside(self) -> list[str]:
         """Experiments with plans none of which can be shown, each with what is wrong; see `tracked.unshown`."""
-        return tracked.unshown(self._store)
+        return reading.unshown(self._store)
 
     def log_report(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str] | None = None) -> str:
         """Keep a report's files as artifacts of a run of the experiment `report`.

@@ -17,7 +17,7 @@
 # Home come at most 7 files: env.txt check.json speed.json launch.log check.log records.tgz checkpoints.tgz (< 16 MiB each).
 # Rehearse without a GPU (EAGER=1: nothing compiled):
 #   DEVICE=cpu TINY=1 EAGER=1 LIMIT=300 OUT=<folder> PYTHON=.venv/bin/python DATA=<imagefolder> bash benchmarks/gpu/first_run.sh
-# It reaches into modules (ablate.learning.training.TrainingRun, ablate.speed.*) and moves with them: this file counts, copies
+# It reaches into modules (ablate.learning.training.TrainingRun, ablate.bench.*) and moves with them: this file counts, copies
 # of it elsewhere may be older. tests/benchmarks/test_first_run.py rehearses it.
 set -u
 began=$(date +%s)
@@ -50,10 +50,10 @@ else touch "$W/unpacked"; fi
 
 cat > "$W/common.py" <<'PY'
 import json, os, statistics, sys, time, torch
-from ablate import randomness
+from ablate.core import randomness
 from ablate.learning.training import TrainingRun, convolutions_in
-from ablate.speed.cases import random_dataset
-from ablate.specs import TrialSpec
+from ablate.bench.cases import random_dataset
+from ablate.spaces.specs import TrialSpec
 dev = torch.device(os.environ["DEVICE"]); TINY, EAGER = bool(os.environ.get("TINY")), bool(os.environ.get("EAGER")); GPU = dev.type == "cuda"
 def sync():
     if GPU: torch.cuda.synchronize()
@@ -143,8 +143,8 @@ PY
 
 cat > "$W/speed.py" <<'PY'
 from common import *
-from ablate.speed import textbook
-from ablate.speed.machine import matmul_peak
+from ablate.bench import textbook
+from ablate.bench.machine import matmul_peak
 from ablate.learning.models import build_network
 R = Report("speed.json"); LONG = 0.05 if TINY else 0.5
 def sustained(step, batch):               # images/s over a steady stream of steps, not of single ones; median of 3

@@ -21,7 +21,7 @@ from ablate.analysis.energy import lfi_hfi_ratio
 from ablate.learning.data import load
 from ablate.learning.models import build_network
 from ablate.learning.monitoring import PROBE_IMAGES
-from ablate.specs import DataSpec, ModelSpec
+from ablate.spaces.specs import DataSpec, ModelSpec
 
 ACTIVATIONS = {"hardtanh": F.hardtanh, "relu": F.relu, "none": lambda x: x}
 

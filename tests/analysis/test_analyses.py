@@ -22,8 +22,8 @@ from ablate.analysis.similarity import linear_cka
 from ablate.analysis.spectrum import kernel_smoothness
 from ablate.analysis.weights import effective_weight, first_quantized, running_convolutions, stage_convolutions
 from ablate.learning.models import build_network
-from ablate.metrics import matches
-from ablate.specs import ModelSpec, QuantizationSpec
+from ablate.planning.metrics import matches
+from ablate.spaces.specs import ModelSpec, QuantizationSpec
 
 SIZE = 16
 SHIPPED = ["spectrum", "cka", "first_kernels", "kernel_spectra", "quantized_kernels"]

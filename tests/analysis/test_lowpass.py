@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablate.analysis.lowpass import lowpass, mask
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

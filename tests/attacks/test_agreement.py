@@ -16,8 +16,8 @@ from ablate.attacks import (
     GaussianNoise,
     build_attack,
 )
-from ablate.randomness import normal, stream, uniform
-from ablate.specs import MeasurementSpec
+from ablate.core.randomness import normal, stream, uniform
+from ablate.spaces.specs import MeasurementSpec
 
 torchattacks = pytest.importorskip("torchattacks")
 

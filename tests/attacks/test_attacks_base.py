@@ -9,8 +9,8 @@ import torch
 from ablate.attacks import base
 from ablate.attacks.base import Attack, attack_names, attack_source, build_attack, full_precision, register_attack
 from ablate.attacks.linf import PGD
-from ablate.errors import SpecError
-from ablate.specs import COLUMNS, MeasurementSpec
+from ablate.core.errors import SpecError
+from ablate.spaces.specs import COLUMNS, MeasurementSpec
 
 
 @pytest.fixture(autouse=True)

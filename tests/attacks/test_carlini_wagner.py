@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ablate.attacks.base import build_attack
 from ablate.attacks.carlini_wagner import CarliniWagner, ExactCarliniWagner, floored_margin, true_margin
-from ablate.errors import SpecError
-from ablate.specs import MeasurementSpec
+from ablate.core.errors import SpecError
+from ablate.spaces.specs import MeasurementSpec
 
 BOTH = [CarliniWagner(), ExactCarliniWagner()]
 

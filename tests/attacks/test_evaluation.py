@@ -13,8 +13,8 @@ from ablate.attacks.base import Attack, build_attack
 from ablate.attacks.evaluation import CleanLogits, adversarial_examples, as_float, evaluate, through_filter
 from ablate.attacks.linf import BIM, PGD, TPGD
 from ablate.attacks.noise import GaussianNoise, Natural
-from ablate.errors import MeasurementError
-from ablate.specs import MeasurementSpec
+from ablate.core.errors import MeasurementError
+from ablate.spaces.specs import MeasurementSpec
 
 
 class Counting(nn.Module):

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablate.attacks.base import Attack, build_attack
 from ablate.attacks.linf import BIM, FGSM, PGD, TPGD, ascend, cross_entropy_of, divergence_from, uniform_start
-from ablate.errors import SpecError
-from ablate.specs import MeasurementSpec
+from ablate.core.errors import SpecError
+from ablate.spaces.specs import MeasurementSpec
 
 ATTACKS = [FGSM(), PGD(steps=5), PGD(steps=5, random_start=False), BIM(steps=5), TPGD(steps=5)]
 SEED = 1

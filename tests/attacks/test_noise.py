@@ -5,8 +5,8 @@ import torch
 
 from ablate.attacks.base import build_attack
 from ablate.attacks.noise import GaussianNoise, Natural
-from ablate.errors import SpecError
-from ablate.specs import MeasurementSpec
+from ablate.core.errors import SpecError
+from ablate.spaces.specs import MeasurementSpec
 
 
 def noisy(std: float, images: torch.Tensor, seed: int = 0, first: int = 0) -> torch.Tensor:

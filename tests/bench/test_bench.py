@@ -13,12 +13,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ablate import bench
 from ablate.attacks import build_attack
+from ablate.bench import __main__ as bench
+from ablate.bench import cases, packing, textbook
+from ablate.bench.timing import Timed, in_turn
 from ablate.learning.models import build_network
-from ablate.specs import COLUMNS, MeasurementSpec, ModelSpec
-from ablate.speed import cases, packing, textbook
-from ablate.speed.timing import Timed, in_turn
+from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec
 
 TINY = ["--batch", "4", "--images", "4", "--rounds", "1", "--network", "resnet20", "--mode", "float32"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import environment
+from tests.support.helpers import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("training.batch_size=16", "model.width=0.25", "model.depth=8", "training.attack.steps=1")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ray_cluster import RayCluster, started
+from tests.support.ray_cluster import RayCluster, started
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import write_space
-from tests.ray_cluster import Launch
+from tests.support.helpers import write_space
+from tests.support.ray_cluster import Launch
 
 LISTENING = "0A"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import numbers, run_launch, until, write_space
-from tests.ray_cluster import Launch, RayCluster
+from tests.support.helpers import numbers, run_launch, until, write_space
+from tests.support.ray_cluster import Launch, RayCluster
 
 EPOCHS = 4
-POINTS = ("training", "checkpointing", "committing", "measuring")  # of tests/faults.py
+POINTS = ("training", "checkpointing", "committing", "measuring")  # of tests/support/faults.py
 
 
 @pytest.fixture(scope="module")

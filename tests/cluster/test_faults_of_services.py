@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import environment, numbers, run_launch, run_module, start_launch, until, write_space
-from tests.mlflow_server import Server
+from tests.support.helpers import environment, numbers, run_launch, run_module, start_launch, until, write_space
+from tests.support.mlflow_server import Server
 
 EPOCHS = 4
 LOCAL = ("--local", "--cpus-per-trial", "1")
@@ -22,7 +22,7 @@ LOCAL = ("--local", "--cpus-per-trial", "1")
 # Beside the space: holds every checkpoint from some epoch on until the test lets it go.
 GATE = """\
 import pathlib, time
-from ablate import worker
+from ablate.execution import worker
 here = pathlib.Path(__file__).parent
 original = worker.save_state
 def gated(state):
@@ -30,14 +30,14 @@ def gated(state):
         time.sleep(0.01)
     return original(state)
 worker.save_state = gated
-from ablate import launching
+from ablate.launch import session as launching
 launching.CLOSE_S = 5.0  # not a minute
 """
 
 # Beside the space: the disk is full for checkpoints of this epoch on while `full` lies there.
 FULL = """\
 import errno, os, pathlib
-from ablate import files
+from ablate.storage import files
 here = pathlib.Path(__file__).parent
 original = files.LocalFiles._write_beside
 fsync = os.fsync
@@ -140,7 +140,7 @@ def curves(server: Server) -> dict[str, list[tuple[int, int, float]]]:
 
 
 def stored_curves(folder: Path) -> dict[str, list[tuple[int, int, float]]]:
-    from ablate.storage import Storage
+    from ablate.storage.storage import Storage
 
     storage = Storage(str(folder / "storage"))
     return {
@@ -274,7 +274,7 @@ def test_storage_that_fills_up_keeps_the_checkpoint_before_and_goes_on_with_room
     assert numbers(storage_that_fills) == whole
 
 
-@pytest.mark.parametrize("damage", ["cut short", "corrupted"])  # more ways in tests/test_storage.py
+@pytest.mark.parametrize("damage", ["cut short", "corrupted"])  # more ways in tests/storage/test_storage.py
 def test_a_damaged_checkpoint_is_passed_over_with_a_clear_message(
     tmp_path: Path, damage: str, whole: dict[str, Any]
 ) -> None:

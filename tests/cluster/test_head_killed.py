@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_launch, write_space
-from tests.ray_cluster import Launch, started
+from tests.support.helpers import run_launch, write_space
+from tests.support.ray_cluster import Launch, started
 
 
 def test_a_launch_whose_head_is_killed_ends_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ablate.launching import plan_of
-from ablate.options import Options
-from ablate.search_results import SearchResults, from_storage
-from ablate.storage import Storage
-from tests.helpers import start_launch, until
-from tests.launches import Process
-from tests.search_helpers import trained_epochs, write_search
+from ablate.launch.options import Options
+from ablate.launch.session import plan_of
+from ablate.report.search_results import SearchResults, from_storage
+from ablate.storage.storage import Storage
+from tests.support.helpers import start_launch, until
+from tests.support.launches import Process
+from tests.support.search_helpers import trained_epochs, write_search
 
 RAY = ("--no-tracking", "--cpus-per-trial", "1")
 MODULE = """\

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import command, environment, numbers, run_launch, start_launch, until, write_space
-from tests.launches import Process
-from tests.ray_cluster import RayCluster
+from tests.support.helpers import command, environment, numbers, run_launch, start_launch, until, write_space
+from tests.support.launches import Process
+from tests.support.ray_cluster import RayCluster
 
 # What rides along under `--import`: it holds the job, by a file whose path the space's title cannot carry.
 HOLD = """\
 import os, pathlib, time
-from ablate import worker
+from ablate.execution import worker
 hold = pathlib.Path({hold!r})
 original = worker.save_state
 def held(state):
@@ -82,7 +82,7 @@ def test_a_job_is_left_found_again_and_gives_its_exit_code_and_the_same_numbers(
 def test_a_failed_training_and_a_wrong_setting_come_back_as_exit_codes(
     folder: Path, ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "mine.py").write_text("from ablate import worker\ndef save_state(state): raise RuntimeError('broken')\n"
+    (folder / "mine.py").write_text("from ablate.execution import worker\ndef save_state(state): raise RuntimeError('broken')\n"  # noqa: E501
                                     "worker.save_state = save_state\n")  # fmt: skip
     process = start(folder, ray_cluster, "--import", "mine")
     assert process.wait(120) == 1, text_of(folder)

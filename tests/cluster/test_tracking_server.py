@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from ablate.background import BackgroundSync
-from ablate.storage import Storage
-from ablate.tracking import SENDERS
-from ablate.tracking_store import Run, ServerAway, Store
-from tests.helpers import until
-from tests.mlflow_server import Server
-from tests.tracking_contract import Make, TrackingContract
-from tests.tracking_world import EPOCHS, Tracker, finish, history_of, plan_of, train
+from ablate.storage.storage import Storage
+from ablate.tracking.store import Run, ServerAway, Store
+from ablate.tracking.sync import BackgroundSync
+from ablate.tracking.tracker import SENDERS
+from tests.support.helpers import until
+from tests.support.mlflow_server import Server
+from tests.support.tracking_contract import Make, TrackingContract
+from tests.support.tracking_world import EPOCHS, Tracker, finish, history_of, plan_of, train
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from ablate.modes import evaluating, frozen
+from ablate.core.modes import evaluating, frozen
 
 
 def make() -> nn.Module:

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ablate import launch, report
-from ablate.errors import SpecError, TrackingError, UserError
-from ablate.files import LocalFiles, open_files
+from ablate.core.errors import SpecError, TrackingError, UserError
+from ablate.core.places import local_path
+from ablate.execution.addresses import check_storage
+from ablate.launch import __main__ as launch
 from ablate.learning.data import describe
-from ablate.places import local_path
-from ablate.scheduling.reach import check_storage
-from ablate.spaces import load_space
-from ablate.specs import DataSpec
-from ablate.tracking_address import resolve
-from tests.helpers import write_space
+from ablate.report import __main__ as report
+from ablate.spaces.loading import load_space
+from ablate.spaces.specs import DataSpec
+from ablate.storage.files import LocalFiles, open_files
+from ablate.tracking.address import resolve
+from tests.support.helpers import write_space
 
 
 @pytest.fixture

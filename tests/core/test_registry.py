@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 from ablate.attacks import __name__ as a_module_of_ablate
-from ablate.errors import SpecError
-from ablate.registry import Registry
+from ablate.core.errors import SpecError
+from ablate.core.registry import Registry
 
 Maker = Callable[[], int]
 

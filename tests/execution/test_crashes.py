@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ablate import crashes
-from ablate.storage import Storage
-from tests.helpers import run_launch, write_space
+from ablate.execution import crashes
+from ablate.storage.storage import Storage
+from tests.support.helpers import run_launch, write_space
 
 CRASHING = """\
 import os, signal

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from ablate import worker
-from ablate.engine import in_two_waves
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
+from ablate.execution import base, worker
+from ablate.execution.base import Outcome
+from ablate.execution.executors import in_two_waves
+from ablate.launch.options import parse_gpus, parse_seeds
 from ablate.learning import data
-from ablate.options import parse_gpus, parse_seeds
-from ablate.specs import DataSpec
-from ablate.storage import Storage
-from ablate.worker import Outcome
-from tests.test_worker import planned, task
+from ablate.spaces.specs import DataSpec
+from ablate.storage.storage import Storage
+from tests.execution.test_worker import planned, task
 
 
 def waves(needs: Mapping[str, float], shares: Mapping[str, float]) -> tuple[dict[str, Outcome], list[Any], list[str]]:
@@ -70,7 +70,7 @@ def test_out_of_memory_is_a_stored_failure_only_with_a_whole_gpu(
 
     monkeypatch.setattr(worker, "train", full)
     given = task(plan, storage)
-    given = worker.Task(**{**vars(given), "gpu_share": share})
+    given = base.Task(**{**vars(given), "gpu_share": share})
     events: list[Any] = []
     digits = data.load(DataSpec(name="digits", image_size=8), tmp_path)
     outcome = worker.run(given, digits, events.append)

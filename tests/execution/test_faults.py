@@ -11,13 +11,13 @@ import pytest
 import ray.exceptions
 import torch
 
-from ablate import worker
-from ablate.errors import ClaimError, DataError, DeviceError, StorageError
-from ablate.faults import fault_of, passes
-from ablate.files import LocalFiles
+from ablate.core.errors import ClaimError, DataError, DeviceError, StorageError
+from ablate.execution import worker
+from ablate.execution.faults import fault_of, passes
 from ablate.learning.training import TrainingError
-from ablate.storage import Storage
-from tests.helpers import launch_here, numbers, options_of, write_space
+from ablate.storage.files import LocalFiles
+from ablate.storage.storage import Storage
+from tests.support.helpers import launch_here, numbers, options_of, write_space
 
 
 def from_(error: Exception, cause: Exception) -> Exception:

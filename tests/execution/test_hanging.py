@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
-from ablate import engine, hanging, worker
-from ablate.events import Event, Kind
-from ablate.hanging import FIRST_S, LEAST_S, Watch
+from ablate.execution import base, executors, hanging, tune, worker
+from ablate.execution.base import Event, Kind
+from ablate.execution.hanging import FIRST_S, LEAST_S, Watch
 from ablate.learning import data
-from ablate.scheduling import placement
-from ablate.specs import DataSpec
-from ablate.storage import Storage
-from tests.helpers import launch_here, options_of, write_space
-from tests.test_worker import planned, task
+from ablate.spaces.specs import DataSpec
+from ablate.storage.storage import Storage
+from tests.execution.test_worker import planned, task
+from tests.support.helpers import launch_here, options_of, write_space
 
 MINUTE = 60.0
 
@@ -115,9 +114,9 @@ def test_a_launch_that_was_paused_itself_takes_nobody_for_hung(clock: Clock) -> 
 
 def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[str] = []
-    monkeypatch.setattr(placement.ray, "kill", killed.append)
+    monkeypatch.setattr(tune.ray, "kill", killed.append)
     told: list[Event] = []
-    relay = placement._Relay(told.append, clock.watch, {"k": "nowhere"})
+    relay = tune._Relay(told.append, clock.watch, {"k": "nowhere"})
     trials = [
         SimpleNamespace(
             config={"key": key}, max_failures=2, temporary_state=SimpleNamespace(ray_actor=f"worker of {key}")
@@ -132,7 +131,7 @@ def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monk
     assert killed == ["worker of k"] and [trial.max_failures for trial in trials] == [0, 2]
     relay.on_trial_error(0, trials, trials[0])
     assert [(event.key, event.kind) for event in told] == [("k", "interrupted")]
-    assert relay.lost["k"] == worker.Outcome("k", "interrupted", "it hangs: no epoch has ended for 15 minutes")
+    assert relay.lost["k"] == base.Outcome("k", "interrupted", "it hangs: no epoch has ended for 15 minutes")
     relay.on_trial_recover(0, trials, trials[1])  # lost, and waiting for a node
     clock.passes(2 * FIRST_S)
     assert not clock.watch.hung()
@@ -145,7 +144,7 @@ def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
 ) -> None:
     write_space(tmp_path)
     clock, save_state, hanging_now = Clock(), worker.save_state, threading.Event()
-    watched = engine.run_watched
+    watched = executors.run_watched
     monkeypatch.setattr(hanging, "LOOK_S", 0.01)
     monkeypatch.setattr(hanging, "PAUSE_S", float("inf"))
 
@@ -162,7 +161,7 @@ def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
         return save_state(state)
 
     monkeypatch.setattr(worker, "save_state", hangs)
-    monkeypatch.setattr(engine, "run_watched", lambda *given: watched(*given, clock))
+    monkeypatch.setattr(executors, "run_watched", lambda *given: watched(*given, clock))
     code, text = launch_here(options_of(tmp_path))
     assert code == 1 and "interrupted: it hangs: no epoch has ended for" in text and "1 done" in text
     opened = Storage(str(tmp_path / "storage"))

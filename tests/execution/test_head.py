@@ -12,9 +12,9 @@ import pytest
 import requests
 from rich.console import Console
 
-from ablate.options import Options
-from ablate.scheduling import head, jobs
-from ablate.scheduling.head import HeadLost, watching
+from ablate.execution import head, jobs
+from ablate.execution.head import HeadLost, watching
+from ablate.launch.options import Options
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,13 @@ import pytest
 from rich.console import Console
 
 from ablate import spaces
-from ablate.errors import UserError
-from ablate.launching import launch, trials_of
-from ablate.options import Options, import_modules
-from ablate.scheduling import jobs, package, reach
-from tests.helpers import launch_here, options_of, write_space
+from ablate.core.errors import UserError
+from ablate.core.user_code import import_modules
+from ablate.execution import addresses, jobs, package
+from ablate.launch.options import Options
+from ablate.launch.session import launch, trials_of
+from ablate.spaces import presets
+from tests.support.helpers import launch_here, options_of, write_space
 
 BUCKET = "s3://bucket/ablate"
 SERVER = "http://mlflow.lab.internal:5000"
@@ -155,7 +157,7 @@ def test_only_code_and_the_users_own_files_travel(
     submit(submission_of(space=[str(space)], imports=["mine", "mine_package.inner", "json"]))
     assert server.submitted[0]["entrypoint"].startswith("python -m ablate.launch --space spaces/tiny.yaml")
     code = {name for name in server.carried if name.startswith(("ablate/", "search_spaces/"))}
-    assert {"ablate/launch.py", "ablate/learning/models/resnet.py", "search_spaces/presets/smoke.yaml"} <= code
+    assert {"ablate/launch/__main__.py", "ablate/learning/models/resnet.py", "search_spaces/presets/smoke.yaml"} <= code
     assert set(server.carried) - code == {
         "mine.py",
         "mine_helper.py",
@@ -165,7 +167,7 @@ def test_only_code_and_the_users_own_files_travel(
     }
     assert {name for name in code if not name.endswith(".py")} == {
         "ablate/py.typed",
-        *("ablate/reporting/page.html", "ablate/reporting/page.css"),
+        *("ablate/report/page.html", "ablate/report/page.css"),
         *("search_spaces/schema.json", "search_spaces/presets/paper.yaml", "search_spaces/presets/smoke.yaml"),
         *(f"search_spaces/{name}.yaml" for name in spaces.space_names()),
     }
@@ -189,7 +191,7 @@ def test_what_lies_beside_the_code_stays_where_it_is(tmp_path: Path, monkeypatch
     (tmp_path / "ablate" / "shadow.py").symlink_to(secret)
     (tmp_path / "ablate" / "folder").symlink_to(secret.parent)
     monkeypatch.setattr(package, "__file__", str(tmp_path / "ablate" / "scheduling" / "package.py"))
-    monkeypatch.setattr(spaces, "folder", lambda: tmp_path / "search_spaces")
+    monkeypatch.setattr(presets, "folder", lambda: tmp_path / "search_spaces")
     parcel = package.gather([], [])
     there = {str(path.relative_to(tmp_path)) for path in (tmp_path / "ablate").rglob("*.py") if not path.is_symlink()}
     assert {name for name in parcel.files if name.endswith(".py")} == there
@@ -272,7 +274,7 @@ def test_a_dry_run_lists_what_would_travel(mine: Path) -> None:
     code, text = launch_here(given)
     assert (code, "distinct trainings" in text) == (0, True)
     lines = text.splitlines()
-    for name in ("own_code/data/loader.py", f"spaces/{space.name}", "ablate/launch.py"):
+    for name in ("own_code/data/loader.py", f"spaces/{space.name}", "ablate/launch/__main__.py"):
         assert f"  {name}" in lines
     assert "weights.json" not in text
     assert "does not travel: own_code/outer.py: a link out of its folder" in text
@@ -284,7 +286,7 @@ def test_a_dry_run_lists_what_would_travel(mine: Path) -> None:
     with pytest.raises(UserError, match=r"data\.root"):
         launch_here(replace(given, sets=["data.name=imagefolder", "data.root=pictures"]))
     _, text = launch_here(replace(given, sets=["data.name=imagefolder", "data.root=/no/such/pictures"]))
-    assert "The plan cannot be seen from here" in text and "  ablate/launch.py" in text
+    assert "The plan cannot be seen from here" in text and "  ablate/launch/__main__.py" in text
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,7 @@ def test_an_image_folder_is_a_path_on_the_cluster() -> None:
 @pytest.mark.parametrize("address", ["head:8265", "ray://head:10001", "http://", "auto", "http://me:secret@head:8265"])
 def test_an_address_that_is_no_job_server_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="--cluster") as caught:
-        reach.check_cluster(address)
+        addresses.check_cluster(address)
     assert "secret" not in str(caught.value)
 
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.helpers import until
+from tests.support.helpers import until
 
-JOBS = Path(__file__).resolve().parent.parent / "jobs"
+JOBS = Path(__file__).resolve().parent.parent.parent / "jobs"
 CLUSTERS = ("ray-cluster-aws.yaml", "ray-cluster-onprem.yaml")
 FILES = sorted(path for path in JOBS.rglob("*") if path.is_file() and path.name != ".env")
 

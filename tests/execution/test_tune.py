@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ablate.events import Event
-from ablate.scheduling import placement
-from ablate.scheduling.placement import Resources, _Reports
+from ablate.execution import tune
+from ablate.execution.base import Event
+from ablate.execution.tune import Resources, _Reports
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(placement.time, "monotonic", clock)
+    monkeypatch.setattr(tune.time, "monotonic", clock)
     return clock
 
 
@@ -44,7 +44,7 @@ def test_events_that_come_at_once_go_together_in_their_order(
 ) -> None:
     for number in range(5):
         reports.tell(Event("k", "epoch", done=number))
-    clock.now += placement.REPORT_S
+    clock.now += tune.REPORT_S
     reports.tell(Event("k", "epoch", done=5))
     reports.tell(Event("k", "finished"))
     reports.send(outcome={"key": "k"})

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from ablate import worker
 from ablate.attacks import FGSM, evaluation
-from ablate.errors import DeviceError
+from ablate.core.errors import DeviceError
+from ablate.execution import base, worker
 from ablate.learning import data
 from ablate.learning.training import TrainingState
-from ablate.planning import Plan, decide, make_plan
-from ablate.spaces import expand, load_space, parse_overrides
-from ablate.storage import Storage
-from tests.helpers import write_space
+from ablate.planning.plan import Plan, decide, make_plan
+from ablate.spaces.loading import load_space
+from ablate.spaces.settings import parse_overrides
+from ablate.spaces.trials import expand
+from ablate.storage.storage import Storage
+from tests.support.helpers import write_space
 
 QUICK = ["training.epochs=1", "measurement.attacks=[natural, fgsm]"]
 
@@ -30,15 +32,15 @@ def planned(folder: Path, *sets: str) -> Plan:
     return make_plan([space], trials, preset="paper", overrides=[], seeds=[0], data_root=folder)
 
 
-def task(plan: Plan, storage: Storage, number: int = -1) -> worker.Task:
+def task(plan: Plan, storage: Storage, number: int = -1) -> base.Task:
     training = list(plan.trainings.values())[number]
     measurements = tuple(training.measurements.values())
-    return worker.Task(training.key, training.spec, measurements, storage.location, 1, "cpu")
+    return base.Task(training.key, training.spec, measurements, storage.location, 1, "cpu")
 
 
 @pytest.fixture(scope="module")
 def digits() -> data.Dataset:
-    from ablate.specs import DataSpec
+    from ablate.spaces.specs import DataSpec
 
     return data.load(DataSpec(name="digits", image_size=8), Path())
 
@@ -114,7 +116,7 @@ def test_a_checkpoint_holds_no_pickled_code_and_comes_back_whole() -> None:
 def test_a_checkpoint_of_another_layout_is_refused_by_name() -> None:
     import io
 
-    from ablate.errors import StorageError
+    from ablate.core.errors import StorageError
 
     stream = io.BytesIO()
     torch.save({"layout": 99}, stream)

@@ -42,7 +42,7 @@ CUT_AFTER = 2
 REPRS = """\
 import json
 from ablate.attacks import attack_names, build_attack
-from ablate.specs import MeasurementSpec
+from ablate.spaces.specs import MeasurementSpec
 changed = MeasurementSpec(eps_255=4, step_255=1)
 print(json.dumps({name: [repr(build_attack(name, spec)) for spec in (MeasurementSpec(), changed)]
                   for name in attack_names()}))

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ablate import spaces
 from ablate.attacks import build_attack
-from ablate.launch import app
-from ablate.specs import MeasurementSpec
+from ablate.launch.__main__ import app
+from ablate.spaces import presets
+from ablate.spaces.specs import MeasurementSpec
 
 HERE = Path(__file__).resolve().parent
 KEYS: dict[str, Any] = json.loads((HERE / "keys.json").read_text())
@@ -36,7 +36,7 @@ def planned(space: str, preset: str, folder: Path, monkeypatch: pytest.MonkeyPat
 def test_an_earlier_space_makes_the_same_plan_with_the_same_keys(
     preset: str, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spaces, "folder", lambda: HERE / "spaces")
+    monkeypatch.setattr(presets, "folder", lambda: HERE / "spaces")
     assert planned(str(HERE / "spaces" / f"{space}.yaml"), preset, tmp_path, monkeypatch) == KEYS[preset][space]
 
 

@@ -17,10 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 import ablate
-from ablate import report
-from ablate.storage import Storage
+from ablate.report import __main__ as report
+from ablate.storage.storage import Storage
 from tests.golden.make import FOLDER, move
-from tests.helpers import launch_here, numbers, options_of
+from tests.support.helpers import launch_here, numbers, options_of
 
 HERE = Path(__file__).resolve().parent
 SPACES = ("tiny", "tiny_search")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import ablate
-from ablate.storage import Storage
-from tests.helpers import environment, run_launch, write_space
+from ablate.storage.storage import Storage
+from tests.support.helpers import environment, run_launch, write_space
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 HEAVY = ("torch", "ray", "mlflow", "pandas", "numpy", "sklearn", "matplotlib", "pydantic")
 
 

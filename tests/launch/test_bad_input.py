@@ -12,8 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ablate import spaces
-from ablate.errors import SpecError
-from ablate.spaces import expand, load_space, parse_overrides, setting_paths
+from ablate.core.errors import SpecError
+from ablate.spaces import presets
+from ablate.spaces.loading import load_space
+from ablate.spaces.settings import parse_overrides, setting_paths
+from ablate.spaces.trials import expand
 
 SPACE = """\
 title: A space with a bit of everything
@@ -139,7 +142,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _shipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spaces, "folder", lambda: place)
+    monkeypatch.setattr(presets, "folder", lambda: place)
 
 
 @settings(max_examples=900, **FEW)

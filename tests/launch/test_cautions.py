@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ablate.asking import plan_of
-from ablate.cautions import cautions
-from tests.helpers import options_of, write_space
+from ablate.launch.cautions import cautions
+from ablate.launch.request import plan_of
+from tests.support.helpers import options_of, write_space
 
 
 @pytest.mark.parametrize(

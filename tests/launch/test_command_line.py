@@ -18,15 +18,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from ablate import completion, estimates, spaces, watching
-from ablate.claiming import Claims
-from ablate.errors import UserError
-from ablate.launching import launch, plan_of
-from ablate.planning import decide
-from ablate.specs import ModelSpec
-from ablate.speed.known import keep
-from ablate.storage import Storage
-from tests.helpers import command, environment, launch_here, options_of, run_launch, write_space
+from ablate import spaces
+from ablate.core.errors import UserError
+from ablate.launch import completion, request, watch
+from ablate.launch.session import launch, plan_of
+from ablate.planning import estimates
+from ablate.planning.plan import decide
+from ablate.spaces.specs import ModelSpec
+from ablate.storage.leases import Claims
+from ablate.storage.speeds import keep
+from ablate.storage.storage import Storage
+from tests.support.helpers import command, environment, launch_here, options_of, run_launch, write_space
 
 HEAVY = ("torch", "ray", "mlflow", "sklearn", "scipy", "torchvision", "pandas", "matplotlib", "pyarrow", "optuna")
 
@@ -86,7 +88,7 @@ def test_list_has_a_line_for_each_space(tmp_path: Path) -> None:
 
 def completed(words: str) -> set[str]:
     """What bash is offered, by the protocol of its completion script."""
-    code = "from ablate.launch import arguments; arguments()"
+    code = "from ablate.launch.__main__ import arguments; arguments()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment(
@@ -174,11 +176,11 @@ def test_a_launch_of_more_than_a_day_is_refused_where_nobody_can_be_asked(tmp_pa
         launch(options_of(tmp_path), Console(file=io.StringIO()))
     assert sorted((tmp_path / "storage").rglob("*")) == there
     assert launch(options_of(tmp_path, yes=True), Console(file=io.StringIO())) == 0
-    assert estimates.runs_here(options_of(tmp_path))
+    assert request.runs_here(options_of(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
-    assert not estimates.runs_here(options_of(tmp_path, local=False))
+    assert not request.runs_here(options_of(tmp_path, local=False))
     monkeypatch.setenv("RAY_ADDRESS", "")
-    assert estimates.runs_here(options_of(tmp_path, local=False))
+    assert request.runs_here(options_of(tmp_path, local=False))
 
 
 def test_no_launch_is_refused_by_a_guess(tmp_path: Path, monkeypatch: Any) -> None:
@@ -305,7 +307,7 @@ def test_an_mlflow_that_does_not_answer_is_told_before_a_plan_is_written(tmp_pat
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_are_dev_null(tmp_path: Path, closed: str) -> None:
     code = (
-        "import os, sys; from ablate.terminal import open_closed_streams, open_console; open_closed_streams(); "
+        "import os, sys; from ablate.core.text import open_closed_streams, open_console; open_closed_streams(); "
         "open_console().print('x'); open_console(sys.stderr).print('y'); sys.stdin.isatty(); "
         "sys.exit(os.open('new', os.O_CREAT | os.O_WRONLY))"
     )
@@ -338,14 +340,14 @@ def test_watching_shows_a_launch_to_its_end_and_writes_nothing(tmp_path: Path) -
         assert time.monotonic() < end
         time.sleep(0.02)
     out = Console(file=io.StringIO(), width=120)
-    assert watching.watch(storage, out, poll_s=0.05) == 0
+    assert watch.watch(storage, out, poll_s=0.05) == 0
     thread.join(60)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert done == [0]
     assert "small: starts at epoch" in text and "finished" in text and "2 done" in text
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "storage").rglob("*")}
     again = Console(file=io.StringIO(), width=120)
-    assert watching.watch_options(options_of(tmp_path), again) == 0
+    assert watch.watch_options(options_of(tmp_path), again) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "storage").rglob("*")} == before
 
 
@@ -353,22 +355,22 @@ def test_watching_ends_where_no_launch_runs(tmp_path: Path) -> None:
     write_space(tmp_path)
     storage = Storage(str(tmp_path / "storage"))
     with pytest.raises(UserError, match="launched into it, got none"):
-        watching.watch(storage, Console(file=io.StringIO()))
-    from ablate import plan_file
+        watch.watch(storage, Console(file=io.StringIO()))
+    from ablate.storage import plans
 
     plan = plan_of(options_of(tmp_path))
-    plan_file.save(plan, storage)
+    plans.save(plan, storage)
     out = Console(file=io.StringIO(), width=120)
-    assert watching.watch(storage, out, sleep=lambda seconds: None) == 1
+    assert watch.watch(storage, out, sleep=lambda seconds: None) == 1
     assert "No launch is running; 2 trainings to go." in out.file.getvalue()  # type: ignore[attr-defined]
     key = next(iter(plan.trainings))
     with Claims(storage.files) as claims:
         claims.acquire(key)
-        looks = iter(range(3 * watching.UNHELD_LOOKS))
+        looks = iter(range(3 * watch.UNHELD_LOOKS))
 
         def sleep(seconds: float) -> None:
-            if next(looks) == 2 * watching.UNHELD_LOOKS:
+            if next(looks) == 2 * watch.UNHELD_LOOKS:
                 raise KeyboardInterrupt  # it would have waited on
 
         with pytest.raises(KeyboardInterrupt):
-            watching.watch(storage, Console(file=io.StringIO()), sleep=sleep)
+            watch.watch(storage, Console(file=io.StringIO()), sleep=sleep)

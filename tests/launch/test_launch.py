@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ablate.launch import app
-from ablate.worker import Outcome, Task
-from tests.helpers import command, environment, numbers, run_launch, start_launch, until, write_space
+from ablate.execution.base import Outcome, Task
+from ablate.launch.__main__ import app
+from tests.support.helpers import command, environment, numbers, run_launch, start_launch, until, write_space
 
 LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
 
@@ -116,8 +116,8 @@ def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
 ) -> None:
     from rich.console import Console
 
-    from ablate import engine
-    from ablate import launching as module
+    from ablate.execution import executors
+    from ablate.launch import session as module
 
     space = write_space(tmp_path, epochs=1)
     options = module.Options(
@@ -132,8 +132,8 @@ def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
             return Outcome(task.key, "failed", "the loss became nan in epoch 1")
         return original(task, dataset, listen)
 
-    original = engine.run
-    monkeypatch.setattr(engine, "run", run)
+    original = executors.run
+    monkeypatch.setattr(executors, "run", run)
     out = Console(record=True, width=120)
     assert module.launch(options, out) == 1
     assert len(ran) == 2  # the other training finished all the same

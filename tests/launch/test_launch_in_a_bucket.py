@@ -9,8 +9,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from ablate.storage import Storage
-from tests.helpers import numbers, run_launch, start_launch, until, write_space
+from ablate.storage.storage import Storage
+from tests.support.helpers import numbers, run_launch, start_launch, until, write_space
 
 LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
 

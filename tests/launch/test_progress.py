@@ -10,9 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from ablate.events import Event
-from ablate.progress import Progress
-from ablate.terminal import duration, fit, hours, printable
+from ablate.core.text import duration, fit, hours, printable
+from ablate.execution.base import Event
+from ablate.launch.progress import Progress
 
 ODD = "[bold]C-cutmix[/bold] \x1b[31m\n混合 with a label that goes on and on beyond any terminal's width"
 

@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ablate import engine, launching, report, watching
-from ablate.claiming import Claims
-from ablate.errors import SpecError, StorageError, TrackingError
-from ablate.launching import plan_of
-from ablate.options import Options, import_modules, parse_seeds
-from ablate.storage import Storage
-from ablate.worker import Outcome
-from tests.helpers import launch_here, options_of, write_space
+from ablate.core.errors import SpecError, StorageError, TrackingError
+from ablate.core.user_code import import_modules
+from ablate.execution import executors
+from ablate.execution.base import Outcome
+from ablate.launch import session, watch
+from ablate.launch.options import Options, parse_seeds
+from ablate.launch.session import plan_of
+from ablate.report import __main__ as report
+from ablate.storage.leases import Claims
+from ablate.storage.storage import Storage
+from tests.support.helpers import launch_here, options_of, write_space
 
 QUICK = ["measurement.attacks=[natural]"]
 
@@ -44,12 +47,12 @@ def test_only_what_is_whole_and_nobodys_is_pruned(tmp_path: Path, monkeypatch: p
         assert "Pruned" in run(tmp_path, prune=True)[1]
         assert checkpoints(tmp_path) == {one}
     more = ["measurement.attacks=[natural, fgsm]"]
-    original = engine.run
+    original = executors.run
 
     def failing(task: Any, *rest: Any) -> Outcome:
         return Outcome(task.key, "failed", "no gradient") if task.key == one else original(task, *rest)
 
-    monkeypatch.setattr(engine, "run", failing)
+    monkeypatch.setattr(executors, "run", failing)
     assert run(tmp_path, prune=True, sets=more)[0] == 1
     assert checkpoints(tmp_path) == {one}  # its retry measures what failed on the very network
     monkeypatch.undo()
@@ -65,7 +68,7 @@ def test_an_interrupted_launch_leaves_ctrl_c_as_it_found_it(tmp_path: Path, monk
     def interrupted(*_: Any) -> Outcome:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "run", interrupted)
+    monkeypatch.setattr(executors, "run", interrupted)
     before = signal.getsignal(signal.SIGINT)
     code, text = run(tmp_path)
     assert code == 130 and "Stopping: what is trained is kept." in text
@@ -83,7 +86,7 @@ def test_a_table_that_cannot_be_shown_is_no_failure(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(report, "print_space", away)
     asked = options(tmp_path)
     out = Console(file=io.StringIO(), width=150)
-    doing = launching.Launch(asked, plan_of(asked), Storage(asked.storage), out, io.StringIO())
+    doing = session.Launch(asked, plan_of(asked), Storage(asked.storage), out, io.StringIO())
     doing.tracker = Tracker()
     assert doing.run() == 0
     assert "expected MLflow at http://server" in out.file.getvalue()  # type: ignore[attr-defined]
@@ -92,10 +95,10 @@ def test_a_table_that_cannot_be_shown_is_no_failure(tmp_path: Path, monkeypatch:
 def test_watching_sees_a_launch_that_starts_and_one_that_tries_again(tmp_path: Path) -> None:
     write_space(tmp_path, epochs=1)
     storage = Storage(str(tmp_path / "storage"))
-    from ablate import plan_file
+    from ablate.storage import plans
 
     plan = plan_of(options(tmp_path))
-    plan_file.save(plan, storage)
+    plans.save(plan, storage)
     one, two = plan.trainings
 
     def watched(looks: int) -> tuple[int | None, str]:
@@ -107,14 +110,14 @@ def test_watching_sees_a_launch_that_starts_and_one_that_tries_again(tmp_path: P
 
         out = Console(file=io.StringIO(), width=120)
         try:
-            code = watching.watch(storage, out, sleep=sleep)
+            code = watch.watch(storage, out, sleep=sleep)
         except KeyboardInterrupt:
             code = None
         return code, out.file.getvalue()  # type: ignore[attr-defined]
 
     with Claims(storage.files) as claims:
         claims.acquire(f"plan-{plan.id}")  # while Ray starts
-        assert watched(3 * watching.UNHELD_LOOKS)[0] is None
+        assert watched(3 * watch.UNHELD_LOOKS)[0] is None
     for key in (one, two):
         storage.describe(key, plan.trainings[key].identity)
         storage.attempt(key).save_failure("loss became nan", "", 1)
@@ -126,12 +129,12 @@ def test_watching_sees_a_launch_that_starts_and_one_that_tries_again(tmp_path: P
 
 
 def test_watching_tells_a_failure_at_once_and_once_though_the_launch_goes_on(tmp_path: Path) -> None:
-    from ablate import plan_file
+    from ablate.storage import plans
 
     write_space(tmp_path, epochs=1)
     storage = Storage(str(tmp_path / "storage"))
     plan = plan_of(options(tmp_path))
-    plan_file.save(plan, storage)
+    plans.save(plan, storage)
     one, two = plan.trainings
     for key in (one, two):
         storage.describe(key, plan.trainings[key].identity)
@@ -154,7 +157,7 @@ def test_watching_tells_a_failure_at_once_and_once_though_the_launch_goes_on(tmp
 
         looks: list[int] = []
         with pytest.raises(KeyboardInterrupt):
-            watching.watch(storage, out, sleep=sleep)
+            watch.watch(storage, out, sleep=sleep)
     assert looks == [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.augmentation import (
     Draws,
     augmentation_names,
@@ -17,7 +17,7 @@ from ablate.learning.augmentation import (
     patches,
     register_augmentation,
 )
-from ablate.specs import AugmentationSpec
+from ablate.spaces.specs import AugmentationSpec
 
 CPU = torch.device("cpu")
 NAMES = ("mixup", "cutout", "cutmix")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ablate.learning.models import build_network
-from ablate.specs import ModelSpec, QuantizationSpec
+from ablate.spaces.specs import ModelSpec, QuantizationSpec
 
 IMAGES = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

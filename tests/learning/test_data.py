@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ablate.errors import DataError, SpecError
+from ablate.core.errors import DataError, SpecError
 from ablate.learning.data import describe, load, split_validation
 from ablate.learning.imagefolder import scan
-from ablate.specs import DataSpec
+from ablate.spaces.specs import DataSpec
 
 SIZE = 8
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ablate.core.modes import evaluating
 from ablate.learning.models import build_network, folding, frozen_parameters
 from ablate.learning.models.folding import FoldedConv2d, InParts, as_measured, fold_normalization
 from ablate.learning.models.quantization import unrounded_activations
-from ablate.modes import evaluating
-from ablate.specs import ModelSpec
+from ablate.spaces.specs import ModelSpec
 
 ARCHS = ("resnet20", "mobilenet_v2", "efficientnet_b0", "wrn_34_10")
 

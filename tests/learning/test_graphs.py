@@ -15,8 +15,8 @@ from ablate.learning.augmentation import Draws, register_augmentation
 from ablate.learning.graphs import Step, StepGraphs
 from ablate.learning.models import register_network
 from ablate.learning.training import TrainingRun, TrainingState
-from ablate.specs import AugmentationSpec, ModelSpec
-from tests.tiny_training import CPU, DATASET, assert_same, run, spec_of, tiny
+from ablate.spaces.specs import AugmentationSpec, ModelSpec
+from tests.support.tiny_training import CPU, DATASET, assert_same, run, spec_of, tiny
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.models import (
     build_network,
     effective_weight,
@@ -15,7 +15,7 @@ from ablate.learning.models import (
     is_quantized,
     named_convolutions,
 )
-from ablate.specs import ModelSpec, QuantizationSpec
+from ablate.spaces.specs import ModelSpec, QuantizationSpec
 
 SPECS: list[dict[str, Any]] = [
     {"depth": 8},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.models import (
     build_network,
     check_model,
@@ -15,7 +15,7 @@ from ablate.learning.models import (
     source_digest,
 )
 from ablate.learning.models import registry as module
-from ablate.specs import ModelSpec, QuantizationSpec
+from ablate.spaces.specs import ModelSpec, QuantizationSpec
 
 SPECS = [
     ModelSpec(depth=8),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ablate.learning.models import build_network, parameter_groups
-from ablate.specs import ModelSpec, QuantizationSpec, TrainingSpec
+from ablate.spaces.specs import ModelSpec, QuantizationSpec, TrainingSpec
 
 
 def _groups(training: TrainingSpec, **quantization: float | bool) -> tuple[nn.Module, list[dict[str, object]]]:

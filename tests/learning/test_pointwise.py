@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from ablate.learning.models import build_network, pointwise
-from ablate.specs import ModelSpec
-from tests.helpers import run_module
+from ablate.spaces.specs import ModelSpec
+from tests.support.helpers import run_module
 
 
 @pytest.mark.parametrize("threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
 def test_every_gradient_of_every_network_is_right(tmp_path: Path, threads: int) -> None:
-    assert "all right" in run_module("tests.gradients", tmp_path, str(threads))
+    assert "all right" in run_module("tests.support.gradients", tmp_path, str(threads))
 
 
 def test_gradients_of_gradients_are_right() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.models import (
     build_network,
     frozen_parameters,
@@ -18,7 +18,7 @@ from ablate.learning.models import (
     transformed_weights,
 )
 from ablate.learning.models.quantization import QuantizedActivation, QuantizedConv2d, WeightTransform
-from ablate.specs import ModelSpec, QuantizationSpec
+from ablate.spaces.specs import ModelSpec, QuantizationSpec
 
 SMALL: dict[str, dict[str, Any]] = {
     "resnet20": {"depth": 8},

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.models import build_network
 from ablate.learning.models.resnet import BasicBlock
-from ablate.specs import ModelSpec
+from ablate.spaces.specs import ModelSpec
 
 
 def _count(network: nn.Module) -> int:

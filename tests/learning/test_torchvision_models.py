@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.models import build_network
 from ablate.learning.models.layers import Hardtanh
-from ablate.specs import ModelSpec
+from ablate.spaces.specs import ModelSpec
 
 ARCHS = ("mobilenet_v2", "efficientnet_b0")
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning import training as training_module
 from ablate.learning.augmentation import Draws, register_augmentation
 from ablate.learning.data import split_validation
 from ablate.learning.models import register_network
 from ablate.learning.training import TrainingError, TrainingState, train
-from ablate.specs import AugmentationSpec, ModelSpec
-from tests.tiny_training import (
+from ablate.spaces.specs import AugmentationSpec, ModelSpec
+from tests.support.tiny_training import (
     CLASSES,
     COUNT,
     CPU,

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.models import build_network
 from ablate.learning.models.wide_resnet import WideBlock, WideResNet
-from ablate.specs import ModelSpec
+from ablate.spaces.specs import ModelSpec
 
 
 def test_wrn_34_10_has_its_published_size_and_34_layers() -> None:

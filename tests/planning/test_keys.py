@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from ablate import identity
-from ablate.identity import canonical, measurement_key, training_identity, training_key
-from ablate.spaces import Setting, build_spec, setting_paths
-from ablate.specs import TrialSpec
+from ablate.core.digest import canonical
+from ablate.planning import keys as keys_module
+from ablate.planning.keys import measurement_key, training_identity, training_key
+from ablate.spaces.settings import Setting, build_spec, setting_paths
+from ablate.spaces.specs import TrialSpec
 
 DIGEST = "0" * 64
 """Stands for the training images, so that the pinned keys hang on the specs alone."""
@@ -174,7 +175,7 @@ def test_seed_data_and_user_code_make_another_training() -> None:
 
 def test_a_new_recipe_makes_another_training(monkeypatch: pytest.MonkeyPatch) -> None:
     before = key()
-    monkeypatch.setattr(identity, "TRAINING_RECIPE", identity.TRAINING_RECIPE + 1)
+    monkeypatch.setattr(keys_module, "TRAINING_RECIPE", keys_module.TRAINING_RECIPE + 1)
     assert key() != before
 
 
@@ -182,7 +183,7 @@ def test_a_field_added_later_is_left_out_at_the_value_that_keeps_the_old_behavio
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     full = training_identity(spec(), DIGEST, {})
-    monkeypatch.setattr(identity, "LATER", {"training.attack.network_mode": "eval", "model.width": 1.0})
+    monkeypatch.setattr(keys_module, "LATER", {"training.attack.network_mode": "eval", "model.width": 1.0})
     without = training_identity(spec(), DIGEST, {})
     assert "network_mode" not in without["training"]["attack"]
     assert "width" not in without["model"]
@@ -194,7 +195,7 @@ def test_a_field_added_later_is_left_out_at_the_value_that_keeps_the_old_behavio
 
 def test_a_changed_default_never_changes_what_a_key_means(monkeypatch: pytest.MonkeyPatch) -> None:
     # The field is left out at the old behaviour's value, whatever the default has become since.
-    monkeypatch.setattr(identity, "LATER", {"model.activation": "hardtanh"})
+    monkeypatch.setattr(keys_module, "LATER", {"model.activation": "hardtanh"})
     assert "activation" not in training_identity(spec(model__activation="hardtanh"), DIGEST, {})["model"]
     assert training_identity(spec(), DIGEST, {})["model"]["activation"] == "relu"
 
@@ -240,7 +241,7 @@ def test_everything_about_a_measurement_changes_its_key(change: dict[str, Any]) 
 
 def test_a_mended_attack_recomputes_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     before = [measurement_key(**MEASUREMENT), measurement_key(**{**MEASUREMENT, "what": "bim20"})]
-    monkeypatch.setattr(identity, "MEASUREMENT_RECIPES", {"pgd20": 2})
+    monkeypatch.setattr(keys_module, "MEASUREMENT_RECIPES", {"pgd20": 2})
     after = [measurement_key(**MEASUREMENT), measurement_key(**{**MEASUREMENT, "what": "bim20"})]
     assert after[0] != before[0]
     assert after[1] == before[1]
@@ -249,6 +250,6 @@ def test_a_mended_attack_recomputes_only_itself(monkeypatch: pytest.MonkeyPatch)
 def test_a_mended_filter_recomputes_only_what_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
     filtered = {**MEASUREMENT, "degree": 16}
     before = [measurement_key(**MEASUREMENT), measurement_key(**filtered)]
-    monkeypatch.setattr(identity, "MEASUREMENT_RECIPES", {"lowpass": 2})
+    monkeypatch.setattr(keys_module, "MEASUREMENT_RECIPES", {"lowpass": 2})
     assert measurement_key(**MEASUREMENT) == before[0]
     assert measurement_key(**filtered) != before[1]

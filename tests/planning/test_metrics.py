@@ -12,14 +12,14 @@ from mlflow.utils.validation import _validate_metric_name
 
 from ablate.analysis import registry as analyses
 from ablate.analysis.registry import AnalysisContext, AnalysisResult, register_analysis
-from ablate.asking import plan_of
 from ablate.attacks import Attack, register_attack
-from ablate.cautions import cautions
-from ablate.errors import SpecError
-from ablate.metric_names import CURVES, LONGEST_NAME, refused
-from ablate.specs import MeasurementSpec
-from ablate.storage import Storage
-from tests.helpers import launch_here, options_of, write_space
+from ablate.core.errors import SpecError
+from ablate.core.metric_names import CURVES, LONGEST_NAME, refused
+from ablate.launch.cautions import cautions
+from ablate.launch.request import plan_of
+from ablate.spaces.specs import MeasurementSpec
+from ablate.storage.storage import Storage
+from tests.support.helpers import launch_here, options_of, write_space
 
 CLAIM = "claims:\n  - says: small is better\n    {statement}\n"
 
@@ -176,7 +176,7 @@ def test_such_names_are_refused_where_they_are_written_and_where_they_are_regist
         register_analysis("mine", scalars=[name])
     if len(name) > 250:
         return
-    from ablate.spaces import load_space
+    from ablate.spaces.loading import load_space
 
     path = space_with(tmp_path, above("natural"), published=f"{name}: 40.25")
     with pytest.raises(SpecError, match=r"tiny\.yaml:\d+: rows\.0\.published"):
@@ -184,7 +184,7 @@ def test_such_names_are_refused_where_they_are_written_and_where_they_are_regist
 
 
 def test_an_import_that_registers_such_a_name_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ablate.options import import_modules
+    from ablate.core.user_code import import_modules
 
     (tmp_path / "names_an_attack_badly.py").write_text(
         "from ablate import register_attack\n\n\n@register_attack('pgd@5')\ndef made(spec):\n    pass\n"

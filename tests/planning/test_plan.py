@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ablate import spaces
-from ablate.errors import SpecError
-from ablate.planning import Plan, decide, make_plan
-from ablate.storage import Record, Storage
-from tests.helpers import write_space
+from ablate.core.errors import SpecError
+from ablate.planning.plan import Plan, decide, make_plan
+from ablate.storage.storage import Record, Storage
+from tests.support.helpers import write_space
 
 TABLES = ("lowpass", "batch_size", "augmentation", "architecture", "bit_width")
 

@@ -13,19 +13,20 @@ import yaml
 from rich.console import Console
 
 import ablate
-from ablate import engine, search_launch
-from ablate.errors import SpecError, StorageError, UserError
-from ablate.launching import launch, plan_of
-from ablate.options import Options
-from ablate.samples import Sample
-from ablate.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
-from ablate.search_space import SearchSpec
-from ablate.searching import GridSampler, RandomSampler, Search, Told, told
-from ablate.spaces import load_space
-from ablate.storage import Storage, TrainingView
-from ablate.studies import StudySampler
-from tests.helpers import launch_here, options_of
-from tests.search_helpers import SEARCH, trained_epochs, write_search
+from ablate.core.errors import SpecError, StorageError, UserError
+from ablate.execution import executors
+from ablate.launch import search_session
+from ablate.launch.options import Options
+from ablate.launch.session import launch, plan_of
+from ablate.planning.samplers import GridSampler, RandomSampler, StudySampler, Told
+from ablate.planning.search import Search, told
+from ablate.report.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
+from ablate.spaces.loading import load_space
+from ablate.spaces.search import SearchSpec
+from ablate.spaces.trials import Sample
+from ablate.storage.storage import Storage, TrainingView
+from tests.support.helpers import launch_here, options_of
+from tests.support.search_helpers import SEARCH, trained_epochs, write_search
 
 
 def spec(**changes: Any) -> SearchSpec:
@@ -169,7 +170,7 @@ def test_the_best_is_a_space_whose_first_seed_is_trained_already(searched: Path)
     path.write_text(text)
     assert load_space(str(path)).space.rows[0].label == pareto_front(results(searched))[0].label
     plan = plan_of(options(searched, space=[str(path)], seeds=[0, 1]))
-    from ablate.planning import decide
+    from ablate.planning.plan import decide
 
     decide(plan, Storage(str(searched / "storage")))
     assert [training.action for training in plan.trainings.values()] == ["reuse", "train"]
@@ -196,7 +197,7 @@ class Killed(BaseException):
 def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """End the process, as far as it can be told, after so many epochs of workers."""
     left = iter(range(epochs))
-    real = engine.run
+    real = executors.run
 
     def dying(task: Any, dataset: Any, listen: Any) -> Any:
         def told(event: Any) -> None:
@@ -206,7 +207,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
 
         return real(task, dataset, told)
 
-    monkeypatch.setattr(engine, "run", dying)
+    monkeypatch.setattr(executors, "run", dying)
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna"])
@@ -312,7 +313,7 @@ def test_start_configurations_come_first(tmp_path: Path) -> None:
 def test_a_time_budget_ends_a_search_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_search(tmp_path, samples=None, time_budget_minutes=1, scheduler="fifo")
     clock = iter(range(0, 100_000, 7))
-    monkeypatch.setattr(search_launch.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(search_session.time, "monotonic", lambda: float(next(clock)))
     code, _ = run(tmp_path)
     found = results(tmp_path)
     assert code in (0, 1) and 0 < len(found.samples) < 9
@@ -325,15 +326,15 @@ def test_a_time_budget_ends_a_search_and_is_kept(tmp_path: Path, monkeypatch: py
 
 def test_a_failed_sample_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_search(tmp_path, samples=2, scheduler="fifo")
-    real = engine.run
+    real = executors.run
     count = iter(range(10))
 
     def failing(task: Any, dataset: Any, listen: Any) -> Any:
         if next(count) == 0:
-            return engine.Outcome(task.key, "failed", "loss became nan in epoch 1")
+            return executors.Outcome(task.key, "failed", "loss became nan in epoch 1")
         return real(task, dataset, listen)
 
-    monkeypatch.setattr(engine, "run", failing)
+    monkeypatch.setattr(executors, "run", failing)
     code, text = run(tmp_path)
     assert code == 0 and "nan in epoch 1" in text
     assert [sample.state for sample in results(tmp_path).samples] == ["failed", "complete"]
@@ -342,7 +343,7 @@ def test_a_failed_sample_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_median_stops_what_is_below_the_others() -> None:
-    from ablate.scheduling.search import Judge
+    from ablate.execution.schedulers import Judge
 
     judge = Judge(spec(scheduler={"name": "median", "least_samples": 2}), 10)
     for number, value in enumerate((60.0, 50.0, 55.0)):
@@ -352,7 +353,7 @@ def test_median_stops_what_is_below_the_others() -> None:
 
 
 def test_asha_promotes_the_best_and_never_judges_the_last_epoch() -> None:
-    from ablate.scheduling.search import Judge
+    from ablate.execution.schedulers import Judge
 
     judge = Judge(spec(scheduler={"name": "asha", "grace_epochs": 2, "reduction": 2}), 4)
     judge.replay(0, {1: 50.0, 2: 60.0, 3: 61.0, 4: 62.0})
@@ -390,7 +391,7 @@ def test_a_search_is_launched_alone_with_one_seed(tmp_path: Path) -> None:
 
 
 def test_two_launches_of_one_search_at_once(tmp_path: Path) -> None:
-    from ablate.claiming import Claims
+    from ablate.storage.leases import Claims
 
     write_search(tmp_path)
     plan = plan_of(options(tmp_path))
@@ -404,7 +405,7 @@ def test_two_launches_of_one_search_at_once(tmp_path: Path) -> None:
 def test_a_search_is_watched_while_it_grows(tmp_path: Path) -> None:
     import threading
 
-    from ablate import watching
+    from ablate.launch import watch
 
     write_search(tmp_path, samples=2, base={"training.epochs": 2}, scheduler="fifo")
     thread = threading.Thread(target=lambda: run(tmp_path), daemon=True)
@@ -414,7 +415,7 @@ def test_a_search_is_watched_while_it_grows(tmp_path: Path) -> None:
         thread.join(0.02)
         assert thread.is_alive()
     out = Console(file=io.StringIO(), width=120)
-    assert watching.watch(storage, out, poll_s=0.05) == 0
+    assert watch.watch(storage, out, poll_s=0.05) == 0
     thread.join(60)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert "sample 0: starts" in text and "sample 1" in text and "2 done" in text

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablate import figures
-from ablate.figures import Drawing, FigureData, register_figure
-from ablate.plan_file import PlanFile
-from ablate.reporting.contents import draw_all, figure_data, page_of
-from ablate.reporting.figures import Picture
-from ablate.reporting.page import Link, Missing, render
-from ablate.reporting.publishing import page_files, write_page
-from ablate.storage import Record, Storage
-from tests.figure_data import seen
-from tests.tracking_world import T0, Tracker, make_template, measure, plan_of, tracker_at, train
+from ablate.report.contents import draw_all, figure_data, page_of
+from ablate.report.figures.pictures import Picture
+from ablate.report.page import Link, Missing, render
+from ablate.report.publishing import page_files, write_page
+from ablate.spaces import figures
+from ablate.spaces.figures import Drawing, FigureData, register_figure
+from ablate.storage.plans import PlanFile
+from ablate.storage.storage import Record, Storage
+from tests.support.figure_data import seen
+from tests.support.tracking_world import T0, Tracker, make_template, measure, plan_of, tracker_at, train
 
 SERVER = "http://host:5000/"
 

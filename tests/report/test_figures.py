@@ -13,14 +13,14 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from ablate import figures
-from ablate.errors import SpecError
-from ablate.figures import Drawing, FigureData, Seen, register_figure
-from ablate.reporting.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
-from ablate.reporting.figures import MOST_PNG_BYTES, draw
-from ablate.reporting.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
-from ablate.reporting.style import COLOURS, STYLE, mosaic, told
-from tests.figure_data import data_of, seen
+from ablate.core.errors import SpecError
+from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
+from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
+from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
+from ablate.report.figures.style import COLOURS, STYLE, mosaic, told
+from ablate.spaces import figures
+from ablate.spaces.figures import Drawing, FigureData, Seen, register_figure
+from tests.support.figure_data import data_of, seen
 
 SHIPPED = ["2", "3", "4", "5", "6", "7", "8"]
 

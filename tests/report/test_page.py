@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import ablate.reporting.page as module
-from ablate.claims import Above, Claim, Value
-from ablate.reporting.claims import judge
-from ablate.reporting.figures import Picture
-from ablate.reporting.page import Link, Missing, PageData, SpacePage, render
-from ablate.reporting.results import Outcome, Results, published_results
-from ablate.reporting.tables import TableInput, build_table
+import ablate.report.page as module
+from ablate.report.figures.pictures import Picture
+from ablate.report.page import Link, Missing, PageData, SpacePage, render
+from ablate.report.results import Outcome, Results, published_results
+from ablate.report.tables import TableInput, build_table
+from ablate.report.verdicts.verdicts import judge
+from ablate.spaces.claims import Above, Claim, Value
 
 EVIL = "<script>alert('&\"')</script>"
 PNG = b"\x89PNG not really"

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ablate.plan_file import PlanFile
-from ablate.report import app
-from ablate.storage import Record, Storage
-from tests.browser import Browser, browse, executable
+from ablate.report.__main__ import app
+from ablate.storage.plans import PlanFile
+from ablate.storage.storage import Record, Storage
 from tests.cluster.test_tracking_server import Server
-from tests.figure_data import seen
-from tests.tracking_world import T0, Tracker, measure, plan_of, train
+from tests.support.browser import Browser, browse, executable
+from tests.support.figure_data import seen
+from tests.support.tracking_world import T0, Tracker, measure, plan_of, train
 
 pytestmark = [
     pytest.mark.browser,

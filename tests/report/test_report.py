@@ -10,10 +10,20 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from ablate import plan_file
-from ablate.report import app
-from ablate.storage import Storage
-from tests.tracking_world import EPOCHS, T0, Tracker, correct_of, finish, make_template, plan_of, tracker_at, train
+from ablate.report.__main__ import app
+from ablate.storage import plans
+from ablate.storage.storage import Storage
+from tests.support.tracking_world import (
+    EPOCHS,
+    T0,
+    Tracker,
+    correct_of,
+    finish,
+    make_template,
+    plan_of,
+    tracker_at,
+    train,
+)
 
 CLAIM = {"says": "large batches are better", "above": {"row": "512", "rows": ["256"], "metrics": ["natural"]}}
 
@@ -154,7 +164,7 @@ def test_storage_from_elsewhere_is_sent_and_reported(
 ) -> None:
     at(tmp_path)  # only because creating a database takes seconds
     storage, plan = Storage(str(tmp_path / "brought")), plan_of(rows=("512", "256"))
-    plan_file.save(plan, storage)
+    plans.save(plan, storage)
     first, _ = plan.trainings()
     finish(storage, plan, [first])
     result = report("--sync", "--storage", "brought", folder=tmp_path)
@@ -207,7 +217,7 @@ def test_of_several_spaces_each_is_sent(
     for number, space in enumerate(("batch_size", "lowpass")):
         plan = plan_of(plan_id=str(number) * 10, space=space, salt=space)
         finish(storage, plan)
-        plan_file.save(plan, storage)
+        plans.save(plan, storage)
     result = report("--sync", "--space", "batch_size", "--space", "lowpass", folder=tmp_path)
     assert result.exit_code == 0, result.output
     assert "Sent plan 0000000000" in result.stdout and "Sent plan 1111111111" in result.stdout
@@ -223,7 +233,7 @@ def test_what_was_set_is_said_below_every_table(
         update={"overrides": ["training.epochs=8", "data.root=/home/me/images"]}
     )
     finish(storage, plan)
-    plan_file.save(plan, storage)
+    plans.save(plan, storage)
     for format in ("terminal", "markdown", "latex"):
         result = report("--sync", "--format", format, folder=tmp_path)
         assert "training.epochs=8" in words(result.stdout), result.output

@@ -12,18 +12,18 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from ablate.launching import launch, plan_of
-from ablate.options import Options
-from ablate.report import print_space
-from ablate.reporting.publishing import page_files
-from ablate.reporting.search import coordinates, importances, search_of
-from ablate.reporting.search_figures import pictures, rungs
-from ablate.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
-from ablate.search_space import SearchSpec
-from ablate.spaces import load_space
-from ablate.storage import Storage
-from ablate.tracking import Tracker
-from tests.search_helpers import SEARCH, write_search
+from ablate.launch.options import Options
+from ablate.launch.session import launch, plan_of
+from ablate.report.__main__ import print_space
+from ablate.report.figures.search import pictures, rungs
+from ablate.report.publishing import page_files
+from ablate.report.search import coordinates, importances, search_of
+from ablate.report.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
+from ablate.spaces.loading import load_space
+from ablate.spaces.search import SearchSpec
+from ablate.storage.storage import Storage
+from ablate.tracking.tracker import Tracker
+from tests.support.search_helpers import SEARCH, write_search
 
 PARAMETERS = {
     "training.learning_rate": {"loguniform": [0.01, 1]},
@@ -42,7 +42,7 @@ def made_up(two: bool = False, count: int = 24) -> SearchResults:
     search = SearchSpec.model_validate(
         {**SEARCH, "parameters": PARAMETERS, "objective": objective, "scheduler": scheduler, "samples": count}
     )
-    from ablate.searching import RandomSampler
+    from ablate.planning.samplers import RandomSampler
 
     sampler, samples = RandomSampler(search), []
     for number in range(count):

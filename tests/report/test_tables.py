@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ablate.reporting.formats import marks, number, to_csv, to_latex, to_markdown, to_terminal
-from ablate.reporting.names import column_name
-from ablate.reporting.results import Outcome, Results
-from ablate.reporting.tables import Cell, Line, Table, TableInput, build_table
-from ablate.specs import COLUMNS
-from ablate.terminal import open_console
+from ablate.core.text import open_console
+from ablate.report.formats import marks, number, to_csv, to_latex, to_markdown, to_terminal
+from ablate.report.names import column_name
+from ablate.report.results import Outcome, Results
+from ablate.report.tables import Cell, Line, Table, TableInput, build_table
+from ablate.spaces.specs import COLUMNS
 
 EXACT = (*COLUMNS, "cw20_exact")
 PUBLISHED = {

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablate.claims import Claim
-from ablate.reporting.claims import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_all
-from ablate.reporting.decisions import holm
-from ablate.reporting.evidence import estimate
-from ablate.reporting.results import Outcome, Results, published_results
+from ablate.report.results import Outcome, Results, published_results
+from ablate.report.verdicts.decisions import holm
+from ablate.report.verdicts.evidence import estimate
+from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_all
+from ablate.spaces.claims import Claim
 
 IMAGES = 400
 ALPHA = 0.05

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ablate import figures, spaces
+from ablate import spaces
 from ablate.analysis.registry import analysis_names
-from ablate.errors import SpecError
-from ablate.figures import FigureData, Seen, analyses_for, figure_names, register_figure
+from ablate.core.errors import SpecError
+from ablate.spaces import figures
+from ablate.spaces.figures import FigureData, Seen, analyses_for, figure_names, register_figure
 
 SPACE = "title: t\nfigures: {figures}\nbase: {{measurement.analyses: {analyses}}}\nrows: [{{label: a}}, {{label: b}}]\n"
 

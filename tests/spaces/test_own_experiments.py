@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ablate.samples import ask_for
-from ablate.spaces import folder, load_space
-from tests.helpers import run_launch, run_module
+from ablate.spaces.loading import load_space
+from ablate.spaces.presets import folder
+from ablate.spaces.trials import ask_for
+from tests.support.helpers import run_launch, run_module
 
 MODULES = ("my_network", "my_attack", "my_augmentation", "my_analysis")
 IMPORTS = [part for module in MODULES for part in ("--import", module)]

@@ -9,9 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ablate import schema, spaces
-from ablate.settings import setting_paths
-from ablate.yamlfile import YamlFile
+from ablate import spaces
+from ablate.spaces import schema
+from ablate.spaces.settings import setting_paths
+from ablate.spaces.yamlfile import YamlFile
 
 FILE = Path(spaces.folder()) / schema.FILE
 
@@ -24,7 +25,7 @@ def validator() -> Any:
 
 
 def test_the_file_is_current() -> None:
-    assert FILE.read_text(encoding="utf-8") == schema.text(), "run: python -m ablate.schema --write"
+    assert FILE.read_text(encoding="utf-8") == schema.text(), "run: python -m ablate.spaces.schema --write"
 
 
 @pytest.mark.parametrize("name", spaces.space_names())

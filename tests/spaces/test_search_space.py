@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ablate.errors import SpecError
-from ablate.samples import Sample, ask_for
-from ablate.search_space import Parameter, SearchSpec
-from ablate.searching import GridSampler
-from ablate.settings import parse_overrides
-from ablate.spaces import load_space, table_names
-from tests.search_helpers import SEARCH, write_search
+from ablate.core.errors import SpecError
+from ablate.planning.samplers import GridSampler
+from ablate.spaces.loading import load_space, table_names
+from ablate.spaces.search import Parameter, SearchSpec
+from ablate.spaces.settings import parse_overrides
+from ablate.spaces.trials import Sample, ask_for
+from tests.support.search_helpers import SEARCH, write_search
 
 UNIT = st.floats(0, 1, exclude_max=True)
 

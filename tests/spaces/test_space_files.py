@@ -7,11 +7,14 @@ import io
 import pytest
 import yaml
 
-from ablate.metrics import refuse_unknown
-from ablate.reporting.claims import FAILS, HOLDS, judge
-from ablate.reporting.results import PAPER_BASELINES, published_results
-from ablate.spaces import Trial, expand, folder, load_preset, load_space, preset_names
-from ablate.specs import COLUMNS, TrialSpec
+from ablate.planning.metrics import refuse_unknown
+from ablate.report.results import PAPER_BASELINES, published_results
+from ablate.report.verdicts.verdicts import FAILS, HOLDS, judge
+from ablate.spaces.loading import load_space
+from ablate.spaces.presets import folder, load_preset, preset_names
+from ablate.spaces.space import Trial
+from ablate.spaces.specs import COLUMNS, TrialSpec
+from ablate.spaces.trials import expand
 
 TABLES = """\
 space,row,natural,gn,fgsm,pgd20,bim20,tpgd20,cw20

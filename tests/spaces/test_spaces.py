@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from ablate import spaces
-from ablate.errors import SpecError
-from ablate.spaces import Setting, build_spec, expand, load_space, parse_overrides, setting_paths, table_names
-from ablate.specs import TrialSpec
+from ablate.core.errors import SpecError
+from ablate.spaces import presets as presets_module
+from ablate.spaces import space
+from ablate.spaces.loading import load_space, table_names
+from ablate.spaces.settings import Setting, build_spec, parse_overrides, setting_paths
+from ablate.spaces.specs import TrialSpec
+from ablate.spaces.trials import expand
 
 Write = Callable[..., Path]
 
@@ -32,7 +35,7 @@ def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "shipped"
     (folder / "presets").mkdir(parents=True)
     (folder / "presets" / "paper.yaml").write_text("set: {}\n")
-    monkeypatch.setattr(spaces, "folder", lambda: folder)
+    monkeypatch.setattr(presets_module, "folder", lambda: folder)
     return folder
 
 
@@ -45,8 +48,8 @@ def refusal(path: Path) -> str:
 ROWS = "title: Mine\nrows:\n"
 
 
-@pytest.mark.parametrize("name", spaces.space_names())
-@pytest.mark.parametrize("preset", spaces.preset_names())
+@pytest.mark.parametrize("name", presets_module.space_names())
+@pytest.mark.parametrize("preset", presets_module.preset_names())
 def test_every_shipped_space_expands_under_every_preset(name: str, preset: str) -> None:
     loaded = load_space(name)
     trials = expand(loaded, preset, [], [0, 1])
@@ -160,7 +163,7 @@ def test_mistakes_are_told_with_file_line_path_and_the_nearest_name(
 
 def test_an_unknown_preset_points_to_the_nearest() -> None:
     with pytest.raises(SpecError, match=r"--preset: expected a preset's name, got 'smok'; did you mean 'smoke'"):
-        spaces.load_preset("smok")
+        presets_module.load_preset("smok")
 
 
 def test_a_mistake_in_a_preset_names_its_file_and_line(write: Write, presets: Path) -> None:
@@ -214,7 +217,7 @@ def test_dotted_and_nested_settings_are_the_same(write: Write) -> None:
 
 def test_a_group_set_later_changes_only_what_it_names() -> None:
     def steps(*values: dict[str, Any]) -> tuple[int, float]:
-        settings = [Setting(path, value, "x") for value in values for path, value in spaces.flatten(value)]
+        settings = [Setting(path, value, "x") for value in values for path, value in space.flatten(value)]
         attack = build_spec(settings, 0, "x").training.attack
         return attack.steps, attack.eps_255
 

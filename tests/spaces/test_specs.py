@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ablate.specs import (
+from ablate.spaces.specs import (
     COLUMNS,
     AugmentationSpec,
     DataSpec,

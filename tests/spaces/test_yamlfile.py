@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ablate.errors import SpecError
-from ablate.specs import TrialSpec
-from ablate.yamlfile import MOST_VALUES, YamlFile, describe, explain, fields_at, flatten, read_value
+from ablate.core.errors import SpecError
+from ablate.spaces.specs import TrialSpec
+from ablate.spaces.yamlfile import MOST_VALUES, YamlFile, describe, explain, fields_at, flatten, read_value
 
 
 def written(tmp_path: Path, text: str | bytes) -> Path:

@@ -10,10 +10,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from ablate.claiming import Claims
-from ablate.errors import StorageError
-from ablate.files import BucketFiles
-from ablate.storage import Record, Storage
+from ablate.core.errors import StorageError
+from ablate.storage.files import BucketFiles
+from ablate.storage.leases import Claims
+from ablate.storage.storage import Record, Storage
 
 KEY = "ab" * 10
 

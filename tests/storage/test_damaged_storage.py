@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from ablate import plan_file
-from ablate.claiming import Claims
-from ablate.errors import StorageError
-from ablate.plan_file import PlanFile
-from ablate.planning import decide
-from ablate.storage import Storage, reaches
-from ablate.tracking_runs import PlanRuns
-from ablate.tracking_sending import send
-from ablate.tracking_store import Point, Run
-from ablate.worker import load_state
-from tests.tracking_world import EPOCHS, finish, history_of, plan_of
+from ablate.core.errors import StorageError
+from ablate.execution.worker import load_state
+from ablate.planning.plan import decide
+from ablate.storage import plans
+from ablate.storage.leases import Claims
+from ablate.storage.plans import PlanFile
+from ablate.storage.storage import Storage, reaches
+from ablate.tracking.runs import PlanRuns
+from ablate.tracking.sending import send
+from ablate.tracking.store import Point, Run
+from tests.support.tracking_world import EPOCHS, finish, history_of, plan_of
 
 COPIES = 200
 Harm = Callable[[Path, random.Random], None]
@@ -141,7 +141,7 @@ HARMS: list[Harm] = [flip, cut, zeros, other_json, deep_json, gone, folder_gone,
 def a_storage(folder: Path) -> tuple[Storage, PlanFile]:
     """Two finished trainings with their plan, logs, identities and claims."""
     storage, plan = Storage(str(folder)), plan_of(analyses=("spectrum",))
-    plan = plan_file.save(plan, storage)
+    plan = plans.save(plan, storage)
     finish(storage, plan)
     for key in plan.trainings():
         storage.describe(key, {"seed": 0})
@@ -179,7 +179,7 @@ def launched(storage: Storage, plan: PlanFile) -> Seen:
             storage.describe(key, {"seed": 0})
             told += storage.drop_damaged(key, planned[key].measurements)
             told += storage.damage(key)
-        saved = plan_file.save(plan, storage)
+        saved = plans.save(plan, storage)
         decide(launch, storage, held_elsewhere=claims.held_elsewhere)
         whole = True
         for key, training in planned.items():
@@ -193,14 +193,14 @@ def launched(storage: Storage, plan: PlanFile) -> Seen:
             there = {name for name in training.measurements if storage.record(training.view, name) is not None}
             assert training.action != "reuse" or there == set(training.measurements)
             whole = whole and training.action == "reuse" and reaches(storage.history(key), EPOCHS)
-    assert plan_file.load(storage, plan.id) == saved
+    assert plans.load(storage, plan.id) == saved
     return Seen(told, whole, saved)
 
 
 def synced(storage: Storage, plan_id: str) -> Seen:
     """The way of `report --sync`."""
     told: list[str] = []
-    plan = plan_file.load(storage, tell=told.append)
+    plan = plans.load(storage, tell=told.append)
     assert plan.id == plan_id
     store, opened = Sent(), PlanRuns(plan)
     opened.parents = {space.name: Run("plan", space.name, "plan", "RUNNING", 0) for space in plan.spaces}
@@ -320,14 +320,14 @@ def test_a_published_number_edited_in_a_plan_file_is_not_believed(tmp_path: Path
     path = tmp_path / "storage" / "plans" / f"{plan.id}.json"
     path.write_text(path.read_text().replace("42.5", "99.0"))
     with pytest.raises(StorageError, match="its checksum does not hold"):
-        plan_file.load(storage)
-    plan_file.save(plan_of(plan_id="bbbbbbbbbb"), storage)
+        plans.load(storage)
+    plans.save(plan_of(plan_id="bbbbbbbbbb"), storage)
     told: list[str] = []
-    assert plan_file.load(storage, tell=told.append).id == "bbbbbbbbbb"
+    assert plans.load(storage, tell=told.append).id == "bbbbbbbbbb"
     assert len(told) == 1 and "checksum" in told[0]
     path.write_bytes((path.parent / "bbbbbbbbbb.json").read_bytes())  # another plan's file, whole
     with pytest.raises(StorageError, match="got a file of plan 'bbbbbbbbbb'"):
-        plan_file.load(storage, plan.id)
+        plans.load(storage, plan.id)
 
 
 def test_storage_of_before_the_checksums_keeps_working(tmp_path: Path) -> None:
@@ -351,6 +351,6 @@ def test_a_folder_where_a_file_belongs_is_set_aside_with_what_is_in_it(tmp_path:
     path.mkdir()
     (path / "mine").write_text("kept")
     assert storage.files.read(f"plans/{plan.id}.json") is None
-    plan_file.save(plan, storage)
-    assert plan_file.load(storage).id == plan.id
+    plans.save(plan, storage)
+    assert plans.load(storage).id == plan.id
     assert [found.read_text() for found in path.parent.glob("aside-*/mine")] == ["kept"]

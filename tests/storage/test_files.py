@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ablate.errors import StorageError
-from ablate.files import BucketFiles, LocalFiles, open_files
+from ablate.core.errors import StorageError
+from ablate.storage.files import BucketFiles, LocalFiles, open_files
 
 
 @pytest.fixture

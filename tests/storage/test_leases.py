@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ablate.claiming import EXPIRY_S, Claims
-from ablate.errors import StorageError
-from ablate.files import LocalFiles
+from ablate.core.errors import StorageError
+from ablate.storage.files import LocalFiles
+from ablate.storage.leases import EXPIRY_S, Claims
 
 KEY = "ab" * 10
 
@@ -100,7 +100,7 @@ def test_a_dead_owners_claim_expires_on_the_observers_own_clock(launch: Callable
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")
 def test_a_process_killed_on_this_machine_is_followed_at_once(files: LocalFiles, launch: Callable[..., Claims]) -> None:
     code = (
-        "import sys; from pathlib import Path; from ablate.claiming import Claims; from ablate.files import LocalFiles;"
+        "import sys; from pathlib import Path; from ablate.storage.leases import Claims; from ablate.storage.files import LocalFiles;"  # noqa: E501
         "claims = Claims(LocalFiles(Path(sys.argv[1]))); claims.beat(); print(claims.acquire(sys.argv[2]), flush=True);"
         "sys.stdin.read()"
     )

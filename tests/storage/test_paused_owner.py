@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from ablate import claiming, worker
-from ablate.claiming import Claims
-from ablate.errors import UserError
-from ablate.files import LocalFiles
+from ablate.core.errors import UserError
+from ablate.execution import base, worker
 from ablate.learning import data
-from ablate.storage import Storage
-from tests.helpers import launch_here, numbers, options_of, write_space
-from tests.search_helpers import write_search
-from tests.test_worker import planned, task
+from ablate.storage import leases
+from ablate.storage.files import LocalFiles
+from ablate.storage.leases import Claims
+from ablate.storage.storage import Storage
+from tests.execution.test_worker import planned, task
+from tests.support.helpers import launch_here, numbers, options_of, write_space
+from tests.support.search_helpers import write_search
 
 KEY = "ab" * 10
 
@@ -31,7 +32,7 @@ def take_over(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def take_over(act: Callable[[], Any]) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(claiming, "_dead_here", lambda heartbeat: True)
+            patch.setattr(leases, "_dead_here", lambda heartbeat: True)
             return act()
 
     return take_over
@@ -45,9 +46,9 @@ def test_what_was_taken_over_is_no_longer_held(tmp_path: Path, take_over: Callab
         each.beat()
     assert paused.acquire(KEY) and paused.holds(KEY)
     first = paused.number(KEY)
-    assert first is not None and claiming.in_force(files, KEY, first)
+    assert first is not None and leases.in_force(files, KEY, first)
     assert take_over(lambda: other.acquire(KEY))
-    assert not claiming.in_force(files, KEY, first)
+    assert not leases.in_force(files, KEY, first)
     assert not paused.holds(KEY) and paused.held_elsewhere(KEY) and not paused.acquire(KEY)
     assert paused.number(KEY) is None
     other.release(KEY)
@@ -61,14 +62,14 @@ def test_what_was_given_back_is_held_by_nobody(tmp_path: Path) -> None:
     assert claims.acquire(KEY)
     number = claims.number(KEY)
     claims.release(KEY)
-    assert number is not None and not claiming.in_force(files, KEY, number)  # a worker that outlived its launch stops
+    assert number is not None and not leases.in_force(files, KEY, number)  # a worker that outlived its launch stops
 
 
 @pytest.mark.parametrize("after", [("started", 0, ""), ("epoch", 0, ""), ("epoch", 2, ""), ("measured", 2, "natural")])
 def test_a_worker_that_lost_its_claim_writes_nothing_more(
     tmp_path: Path, take_over: Callable[..., Any], after: tuple[str, int, str]
 ) -> None:
-    from ablate.specs import DataSpec
+    from ablate.spaces.specs import DataSpec
 
     plan, storage = planned(tmp_path, "training.epochs=2"), Storage(str(tmp_path / "storage"))
     doing = task(plan, storage)
@@ -76,7 +77,7 @@ def test_a_worker_that_lost_its_claim_writes_nothing_more(
     for each in (owner, other):
         each.beat()
     assert owner.acquire(doing.key)
-    doing = worker.Task(**{**vars(doing), "claim": owner.number(doing.key)})
+    doing = base.Task(**{**vars(doing), "claim": owner.number(doing.key)})
     then: dict[str, bytes] = {}
     later: list[str] = []
 

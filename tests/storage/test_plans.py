@@ -9,16 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablate import plan_file, spaces
-from ablate.claims import Claim
-from ablate.errors import StorageError
+from ablate.core.errors import StorageError
+from ablate.core.redaction import redact
 from ablate.learning import data
-from ablate.plan_file import PlanFile
-from ablate.redaction import redact
-from ablate.sealing import seal
-from ablate.specs import DataSpec, TrialSpec
-from ablate.storage import Storage
-from tests.tracking_world import T0, plan_of
+from ablate.spaces import loading
+from ablate.spaces import space as space_module
+from ablate.spaces import trials as trials_module
+from ablate.spaces.claims import Claim
+from ablate.spaces.specs import DataSpec, TrialSpec
+from ablate.storage import plans
+from ablate.storage.checksums import seal
+from ablate.storage.plans import PlanFile
+from ablate.storage.storage import Storage
+from tests.support.tracking_world import T0, plan_of
 
 SPACE = """
 title: Two
@@ -37,7 +40,7 @@ smoke: {rows: {one: {set: {training.epochs: 1}, note: shortened}}}
 class Planned:
     """What `PlannedTrial` has that is kept."""
 
-    trial: spaces.Trial
+    trial: space_module.Trial
     training: str
     columns: dict[str, str]
     analyses: dict[str, str]
@@ -49,7 +52,7 @@ class Plan:
     """What `Plan` has that is kept."""
 
     id: str
-    spaces: list[spaces.SpaceFile]
+    spaces: list[space_module.SpaceFile]
     preset: str
     overrides: list[str]
     seeds: list[int]
@@ -65,17 +68,17 @@ def storage(tmp_path: Path) -> Storage:
 def plan(tmp_path: Path) -> Plan:
     path = tmp_path / "two.yaml"
     path.write_text(SPACE)
-    loaded = spaces.load_space(str(path))
+    loaded = loading.load_space(str(path))
     summary = data.describe(DataSpec(), tmp_path)
     trials = [
         Planned(trial, f"{number:020x}", {"accuracy/natural": "a" * 20}, {"spectrum": "b" * 20}, summary)
-        for number, trial in enumerate(spaces.expand(loaded, "smoke", [], [0, 1]))
+        for number, trial in enumerate(trials_module.expand(loaded, "smoke", [], [0, 1]))
     ]
     return Plan("abcdef0123", [loaded], "smoke", ["data.image_size=32"], [0, 1], trials)
 
 
 def test_a_plan_keeps_what_reports_need(plan: Any) -> None:
-    file = plan_file.from_plan(plan, {"git_commit": "c0ffee"})
+    file = plans.from_plan(plan, {"git_commit": "c0ffee"})
     (space,) = file.spaces
     assert (space.title, space.table, space.description) == ("Two", 2, "Of two rows")
     assert [(row.label, row.note, row.published) for row in space.rows] == [
@@ -107,49 +110,49 @@ def test_only_the_whole_cifar10_is_the_papers_data(plan: Any, name: str, change:
     first.data = replace(first.data, **change)
     spec = first.trial.spec.model_copy(update={"data": DataSpec(name=name, root="there")})  # type: ignore[arg-type]
     first.trial = replace(first.trial, spec=spec)
-    assert plan_file.from_plan(plan).trials[0].data.paper == paper
+    assert plans.from_plan(plan).trials[0].data.paper == paper
 
 
 def test_saved_and_loaded_it_is_the_same(plan: Any, storage: Storage) -> None:
-    saved = plan_file.save(plan, storage, {"command": "launch"})
-    assert plan_file.load(storage, plan.id) == saved
-    assert plan_file.load(storage) == saved
-    assert plan_file.load(storage, space="two") == saved
+    saved = plans.save(plan, storage, {"command": "launch"})
+    assert plans.load(storage, plan.id) == saved
+    assert plans.load(storage) == saved
+    assert plans.load(storage, space="two") == saved
     assert storage.keys() == []  # beside the trainings, not among them
 
 
 def test_launched_again_it_keeps_when_it_was_first(storage: Storage) -> None:
-    plan_file.save(plan_of(launched_ms=T0), storage)
+    plans.save(plan_of(launched_ms=T0), storage)
     later = plan_of(launched_ms=T0 + 5).model_copy(update={"created_ms": T0 + 5})
-    assert plan_file.save(later, storage).created_ms == T0
-    assert plan_file.load(storage).launched_ms == T0 + 5
+    assert plans.save(later, storage).created_ms == T0
+    assert plans.load(storage).launched_ms == T0 + 5
 
 
 def test_the_one_launched_last_is_loaded(storage: Storage) -> None:
     for plan_id, launched_ms in (("1", T0), ("2", T0 + 2), ("3", T0 + 1)):
-        plan_file.save(plan_of(plan_id=plan_id, launched_ms=launched_ms), storage)
-    plan_file.save(plan_of(plan_id="4", space="other", launched_ms=T0 + 9), storage)
-    assert plan_file.load(storage).id == "4"
-    assert plan_file.load(storage, space="batch_size").id == "2"
-    assert set(plan_file.plan_ids(storage)) == {"1", "2", "3", "4"}
+        plans.save(plan_of(plan_id=plan_id, launched_ms=launched_ms), storage)
+    plans.save(plan_of(plan_id="4", space="other", launched_ms=T0 + 9), storage)
+    assert plans.load(storage).id == "4"
+    assert plans.load(storage, space="batch_size").id == "2"
+    assert set(plans.plan_ids(storage)) == {"1", "2", "3", "4"}
 
 
 def test_an_unknown_plan_is_named_with_the_nearest(storage: Storage) -> None:
     with pytest.raises(StorageError, match="expected a plan launched into it, got none"):
-        plan_file.load(storage)
-    plan_file.save(plan_of(), storage)
+        plans.load(storage)
+    plans.save(plan_of(), storage)
     with pytest.raises(StorageError, match="did you mean 'aaaaaaaaaa'"):
-        plan_file.load(storage, "aaaaaaaaab")
+        plans.load(storage, "aaaaaaaaab")
     with pytest.raises(StorageError, match="a plan of 'lowpass'"):
-        plan_file.load(storage, space="lowpass")
+        plans.load(storage, space="lowpass")
     with pytest.raises(StorageError, match="expected a plan launched"):
-        plan_file.load(storage, "../../etc/passwd")
+        plans.load(storage, "../../etc/passwd")
 
 
 def test_another_layout_is_refused_by_name() -> None:
     text = plan_of().model_copy(update={"layout": 99}).to_json()
     with pytest.raises(StorageError, match="expected plan layout 1, got 99"):
-        plan_file.parse(text, "plan.json")
+        plans.parse(text, "plan.json")
 
 
 @given(st.integers(0, 2000), st.binary(max_size=8))
@@ -157,16 +160,16 @@ def test_a_damaged_file_is_refused_or_read_whole(at: int, noise: bytes) -> None:
     content = bytearray(plan_of(rows=("512",)).to_json().encode())
     content[at : at + len(noise)] = noise
     try:
-        assert isinstance(plan_file.parse(bytes(content), "plan.json"), PlanFile)
+        assert isinstance(plans.parse(bytes(content), "plan.json"), PlanFile)
     except StorageError as error:
         assert "plan.json" in str(error)
 
 
 def test_a_damaged_file_is_replaced_by_the_next_launch(storage: Storage) -> None:
-    plan_file.save(plan_of(), storage)
+    plans.save(plan_of(), storage)
     storage.files.write("plans/aaaaaaaaaa.json", b"{")
-    plan_file.save(plan_of(), storage)
-    assert plan_file.load(storage).id == "aaaaaaaaaa"
+    plans.save(plan_of(), storage)
+    assert plans.load(storage).id == "aaaaaaaaaa"
 
 
 def test_trainings_are_shared_in_order() -> None:
@@ -179,7 +182,7 @@ def test_trainings_are_shared_in_order() -> None:
 
 def test_no_secret_is_kept(plan: Any, storage: Storage) -> None:
     plan.overrides = ["data.root=s3://key:hunter2@bucket"]
-    plan_file.save(plan, storage, {"command": "launch --tracking-uri http://me:hunter2@server"})
+    plans.save(plan, storage, {"command": "launch --tracking-uri http://me:hunter2@server"})
     assert b"hunter2" not in (storage.files.read(f"plans/{plan.id}.json") or b"")
 
 
@@ -205,19 +208,19 @@ def test_what_is_no_secret_stays(plain: str) -> None:
 
 
 def test_a_damaged_plan_is_in_nobody_elses_way(storage: Storage) -> None:
-    file = plan_file.save(plan_of(), storage)
+    file = plans.save(plan_of(), storage)
     storage.files.write("plans/0000000000.json", b"{")
-    assert plan_file.load(storage).id == file.id
+    assert plans.load(storage).id == file.id
     with pytest.raises(StorageError, match=r"0000000000.json: expected a plan as JSON"):
-        plan_file.load(storage, "0000000000")
+        plans.load(storage, "0000000000")
 
 
 def test_a_space_is_named_like_a_file_of_spaces_for_reports_make_a_folder_of_it() -> None:
     content = json.dumps(seal(json.loads(plan_of().model_dump_json().replace('"batch_size"', '"../../escape"'))))
     with pytest.raises(StorageError, match="name"):
-        plan_file.parse(content, "plan.json")
+        plans.parse(content, "plan.json")
 
 
 def test_a_path_of_other_bytes_can_be_written_down(plan: Any, storage: Storage) -> None:
-    file = plan_file.save(plan, storage, {"command": "launch --data-root /data/\udcff"})
-    assert plan_file.load(storage, file.id).provenance["command"].startswith("launch --data-root /data/")
+    file = plans.save(plan, storage, {"command": "launch --data-root /data/\udcff"})
+    assert plans.load(storage, file.id).provenance["command"].startswith("launch --data-root /data/")

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from ablate import estimates
-from ablate.files import LocalFiles
-from ablate.planning import decide, make_plan
-from ablate.scheduling.packing import gpu_share
-from ablate.spaces import expand, load_space, parse_overrides
-from ablate.specs import ModelSpec, TrainingSpec, TrialSpec
-from ablate.speed.known import keep, kind_of, known_packing, known_speeds
-from ablate.storage import Storage
-from tests.helpers import write_space
+from ablate.execution.packing import gpu_share
+from ablate.planning import estimates
+from ablate.planning.plan import decide, make_plan
+from ablate.spaces.loading import load_space
+from ablate.spaces.settings import parse_overrides
+from ablate.spaces.specs import ModelSpec, TrainingSpec, TrialSpec
+from ablate.spaces.trials import expand
+from ablate.storage.files import LocalFiles
+from ablate.storage.speeds import keep, kind_of, known_packing, known_speeds
+from ablate.storage.storage import Storage
+from tests.support.helpers import write_space
 
 MODEL = ModelSpec().model_dump(mode="json")
 FAT = ModelSpec.model_validate({"quantization": {"bits": 4, "fat": True}})

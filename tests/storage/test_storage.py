@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablate import storage as storage_module
-from ablate.errors import StorageError
-from ablate.storage import Attempt, Record, Storage
+from ablate.core.errors import StorageError
+from ablate.storage import storage as storage_module
+from ablate.storage.storage import Attempt, Record, Storage
 
 KEY = "ab" * 10
 MEASUREMENT = "cd" * 10

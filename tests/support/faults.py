@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ablate import claiming, files, worker
+from ablate.execution import base, worker
 from ablate.learning import training
+from ablate.storage import files, leases
 
 HERE = Path(__file__).resolve().parent
 
@@ -57,7 +58,7 @@ def held(self: files.LocalFiles, target: Path, content: bytes) -> Path:
 begin = worker._Run.run
 
 
-def begun(self: worker._Run) -> worker.Outcome:
+def begun(self: worker._Run) -> base.Outcome:
     """Leave a mark of each training that begins: its key, the process, when."""
     (HERE / f"begun-{self.task.key}-{os.getpid()}-{time.monotonic_ns()}").touch()
     return begin(self)
@@ -69,4 +70,4 @@ training.ascend = Counted(training.ascend, "training", 30)  # type: ignore[assig
 worker.evaluate = Counted(worker.evaluate, "measuring", 2)  # type: ignore[assignment]
 
 # A dead launch's claims expire after 3 s here instead of 20.
-claiming.Claims.__init__.__defaults__ = (time.monotonic, 0.3, 3.0)  # type: ignore[misc]
+leases.Claims.__init__.__defaults__ = (time.monotonic, 0.3, 3.0)  # type: ignore[misc]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ablate.figures import FigureData, Seen
+from ablate.spaces.figures import FigureData, Seen
 
 LAYERS = 20
 

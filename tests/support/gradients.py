@@ -1,7 +1,7 @@
 """Small real trainings, every gradient of every convolution in them beside torch's own in float64.
 
-`python -m tests.gradients THREADS` in a process of its own: the fault that it looks for may end the process. It names
-each training before it begins, so that the last line says which one that was.
+`python -m tests.support.gradients THREADS` in a process of its own: the fault that it looks for may end the process. It
+names each training before it begins, so that the last line says which one that was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ablate.learning.data import Dataset
 from ablate.learning.models import pointwise, register_network
 from ablate.learning.training import train
-from ablate.specs import ModelSpec, TrialSpec
+from ablate.spaces.specs import ModelSpec, TrialSpec
 
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """Error relative to the largest entry; a bfloat16 has 8 bits."""

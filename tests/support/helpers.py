@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
-from ablate.launching import launch
-from ablate.options import Options
-from tests.launches import Process
+from ablate.launch.options import Options
+from ablate.launch.session import launch
+from tests.support.launches import Process
 
 SPACE = """\
 title: A tiny space
@@ -60,7 +60,7 @@ def command(*arguments: str) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of such a launch: one thread, this checkout."""
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parent.parent.parent)
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "dumb", **more}
 
@@ -100,7 +100,7 @@ def until(condition: Callable[[], Any], timeout_s: float = 120.0, what: str = "t
 
 def numbers(storage: Path | str) -> dict[str, Any]:
     """Every number in a storage that does not depend on when it was made, by key."""
-    from ablate.storage import Storage
+    from ablate.storage.storage import Storage
 
     found: dict[str, Any] = {}
     opened = Storage(str(storage))

@@ -1,4 +1,4 @@
-"""The picture that the imports of `ablate` make: `python -m tests.imports` prints its numbers.
+"""The picture that the imports of `ablate` make: `python -m tests.support.imports` prints its numbers.
 
 An arrow goes from what imports to what is imported, wherever the import stands (in a function, for types alone). A
 floor is one more than the highest floor below; what imports each other in a circle shares one.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 Graph = Mapping[str, frozenset[str]]
 """Name -> the names that it imports."""

@@ -22,8 +22,8 @@ LOADED = (
     "sklearn.datasets",
     "pandas",
     "matplotlib",
-    "ablate.launching",
-    "ablate.engine",
+    "ablate.launch.session",
+    "ablate.execution.executors",
 )
 
 

@@ -11,7 +11,7 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
-from tests.helpers import until
+from tests.support.helpers import until
 
 
 class Server:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import environment, start_launch, until
+from tests.support.helpers import environment, start_launch, until
 
 HEALTH = {
     "RAY_health_check_period_ms": "500",
@@ -113,7 +113,7 @@ def _read_settings_again() -> None:
 
 
 class Launch:
-    """A launch in a process of its own, held and killed where a test wants it (see tests/faults.py)."""
+    """A launch in a process of its own, held and killed where a test wants it (see tests/support/faults.py)."""
 
     def __init__(self, folder: Path, *arguments: str, hold: Iterable[str] = ()) -> None:
         self.folder = folder

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ablate.learning.data import Dataset
 from ablate.learning.models import register_network
 from ablate.learning.training import TrainingState, train
-from ablate.specs import ModelSpec, TrialSpec
+from ablate.spaces.specs import ModelSpec, TrialSpec
 
 CPU = torch.device("cpu")
 SIZE, CLASSES, COUNT = 8, 3, 40

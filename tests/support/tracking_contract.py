@@ -10,23 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablate import report
-from ablate.errors import TrackingError
-from ablate.plan_file import PlanFile
-from ablate.reporting.reproduced import results_of, verdicts_of
-from ablate.storage import Storage
-from ablate.tracking_store import Store
-from tests.tracking_world import (
-    EPOCHS,
-    T0,
-    Tracker,
-    correct_of,
-    finish,
-    history_of,
-    measure,
-    plan_of,
-    train,
-)
+from ablate.core.errors import TrackingError
+from ablate.report import __main__ as report
+from ablate.report.from_tracking import results_of, verdicts_of
+from ablate.storage.plans import PlanFile
+from ablate.storage.storage import Storage
+from ablate.tracking.store import Store
+from tests.support.tracking_world import EPOCHS, T0, Tracker, correct_of, finish, history_of, measure, plan_of, train
 
 Make = Callable[[], Tracker]
 

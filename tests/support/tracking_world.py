@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ablate.identity import digest
-from ablate.plan_file import LAYOUT, DataPart, PlanFile, RowPart, SpacePart, TrialPart
-from ablate.specs import TrialSpec
-from ablate.storage import Attempt, Record, Storage
-from ablate.tracking import Tracker
+from ablate.core.digest import digest
+from ablate.spaces.specs import TrialSpec
+from ablate.storage.plans import LAYOUT, DataPart, PlanFile, RowPart, SpacePart, TrialPart
+from ablate.storage.storage import Attempt, Record, Storage
+from ablate.tracking.tracker import Tracker
 
 IMAGES = 20
 EPOCHS = 3

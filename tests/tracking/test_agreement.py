@@ -13,15 +13,16 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ablate import plan_file, report
-from ablate.errors import StorageError
-from ablate.plan_file import PlanFile
-from ablate.reporting.reproduced import keep_storages_apart
-from ablate.storage import Storage
-from ablate.tracked import storage_label
-from ablate.tracking_agreement import ARTIFACTS, CURVES, DIGEST, SENT_FROM, STORAGE
-from ablate.tracking_store import Run
-from tests.tracking_world import EPOCHS, T0, Tracker, finish, make_template, measure, plan_of, tracker_at, train
+from ablate.core.errors import StorageError
+from ablate.report import __main__ as report
+from ablate.report.from_tracking import keep_storages_apart
+from ablate.storage import plans as plans_module
+from ablate.storage.plans import PlanFile
+from ablate.storage.storage import Storage
+from ablate.tracking.agreement import ARTIFACTS, CURVES, DIGEST, SENT_FROM, STORAGE
+from ablate.tracking.reading import storage_label
+from ablate.tracking.store import Run
+from tests.support.tracking_world import EPOCHS, T0, Tracker, finish, make_template, measure, plan_of, tracker_at, train
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +378,7 @@ def test_the_command_line_repairs_and_chooses_a_storage(
     for number, each in enumerate((storage, other)):
         finish(each, plan, again=number)
         launched = plan.model_copy(update={"launched_ms": T0 + number})
-        plan_file.save(launched, each)
+        plans_module.save(launched, each)
         sync(make, launched, each)
     newest, label = cli().stdout, storage_label(storage.identify())
     asked = cli("--storage-id", label).stdout

@@ -18,14 +18,14 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ablate import report
-from ablate.errors import UserError
-from ablate.launching import launch
-from ablate.reporting.reproduced import results_of, verdicts_of
-from ablate.storage import Storage
-from ablate.tracked import PlanResults
-from tests.helpers import options_of, write_space
-from tests.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
+from ablate.core.errors import UserError
+from ablate.launch.session import launch
+from ablate.report import __main__ as report
+from ablate.report.from_tracking import results_of, verdicts_of
+from ablate.storage.storage import Storage
+from ablate.tracking.reading import PlanResults
+from tests.support.helpers import options_of, write_space
+from tests.support.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
 
 CHUNKS, EDITS, SYNCED_EVERY = 5, 100, 50
 """So many tests of so many edits each, 500 in all; after every fiftieth one storage is sent again."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ablate.background import BackgroundSync
-from ablate.errors import TrackingError
-from tests.tracking_world import plan_of
+from ablate.core.errors import TrackingError
+from ablate.tracking.sync import BackgroundSync
+from tests.support.tracking_world import plan_of
 
 PLAN = plan_of()
 

@@ -13,14 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablate import tracking_address, tracking_database, tracking_runs, tracking_sending, tracking_store
-from ablate.errors import TrackingError
-from ablate.plan_file import redact
-from ablate.storage import Storage
-from ablate.tracking_address import resolve
-from ablate.tracking_store import Point, ServerAway
-from tests.tracking_contract import Make, TrackingContract
-from tests.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
+from ablate.core.errors import TrackingError
+from ablate.storage.plans import redact
+from ablate.storage.storage import Storage
+from ablate.tracking import address as address_module
+from ablate.tracking import database as database_module
+from ablate.tracking import runs, sending
+from ablate.tracking import store as store_module
+from ablate.tracking.address import resolve
+from ablate.tracking.store import Point, ServerAway
+from tests.support.tracking_contract import Make, TrackingContract
+from tests.support.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +51,7 @@ def test_a_relaunch_of_finished_trainings_reads_their_manifests_alone(
     for read in ("record", "history", "checkpoint"):
         monkeypatch.setattr(Storage, read, lambda *_: pytest.fail("storage was read"))
     for one_by_one in (0, 50):
-        monkeypatch.setattr(tracking_runs, "SEARCHED_ONE_BY_ONE", one_by_one)
+        monkeypatch.setattr(runs, "SEARCHED_ONE_BY_ONE", one_by_one)
         tracker = at(tmp_path)
         tracker.open_plan(plan)
         assert tracker.sync(plan, storage) == []
@@ -57,7 +60,7 @@ def test_a_relaunch_of_finished_trainings_reads_their_manifests_alone(
 def test_large_networks_stay_in_storage(
     at: Callable[[Path], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking_sending, "NETWORK_LIMIT_BYTES", 10)
+    monkeypatch.setattr(sending, "NETWORK_LIMIT_BYTES", 10)
     storage, plan = Storage(str(tmp_path / "storage")), plan_of(rows=("512",))
     finish(storage, plan)
     tracker = at(tmp_path)
@@ -109,11 +112,11 @@ def test_long_histories_go_in_batches(at: Callable[[Path], Tracker], tmp_path: P
 @given(st.integers(0, 350), st.integers(0, 350), st.integers(0, 3500))
 def test_batches_hold_everything_once_and_tags_come_last(params: int, tags: int, metrics: int) -> None:
     parts = {"params": (params, 100), "metrics": (metrics, 800), "tags": (tags, 100)}
-    chunks = {name: tracking_store._chunks(list(range(count)), size) for name, (count, size) in parts.items()}
-    batches = tracking_store._batches(**chunks)
+    chunks = {name: store_module._chunks(list(range(count)), size) for name, (count, size) in parts.items()}
+    batches = store_module._batches(**chunks)
     for name, (count, _) in parts.items():
         assert [item for batch in batches for item in batch.get(name, [])] == list(range(count))
-    assert all(0 < sum(map(len, batch.values())) <= tracking_store.BATCH for batch in batches)
+    assert all(0 < sum(map(len, batch.values())) <= store_module.BATCH for batch in batches)
     if tags and batches:
         assert "tags" in batches[-1]
 
@@ -169,8 +172,8 @@ def test_of_many_first_users_all_get_one_whole_database(tmp_path: Path, monkeypa
         if not path.exists():  # another process is faster
             path.write_bytes(b"the other's")
 
-    monkeypatch.setattr(tracking_database, "_create_tables", slowly)
-    tracking_database.create(path, "mlartifacts")
+    monkeypatch.setattr(database_module, "_create_tables", slowly)
+    database_module.create(path, "mlartifacts")
     assert path.read_bytes() == b"the other's"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -180,9 +183,9 @@ def test_a_failed_creation_leaves_no_half_of_one(tmp_path: Path, monkeypatch: py
         beside.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(tracking_database, "_create_tables", dies)
+    monkeypatch.setattr(database_module, "_create_tables", dies)
     with pytest.raises(TrackingError, match="no space left"):
-        tracking_database.create(tmp_path / "mlflow.db", "mlartifacts")
+        database_module.create(tmp_path / "mlflow.db", "mlartifacts")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,10 +195,10 @@ def test_an_older_database_is_migrated_and_a_copy_kept(at: Callable[[Path], Trac
 
     at(tmp_path).open_plan(plan_of())
     command.downgrade(_get_alembic_config(f"sqlite:///{tmp_path}/mlflow.db"), "-1")
-    assert tracking_database._is_old(tmp_path / "mlflow.db")
+    assert database_module._is_old(tmp_path / "mlflow.db")
     assert [info.id for info in at(tmp_path).list_plans("batch_size")] == [plan_of().id]
-    assert not tracking_database._is_old(tmp_path / "mlflow.db")
-    assert tracking_database._is_old(tmp_path / "mlflow.db.before-migration")
+    assert not database_module._is_old(tmp_path / "mlflow.db")
+    assert database_module._is_old(tmp_path / "mlflow.db.before-migration")
 
 
 def test_a_database_of_a_newer_mlflow_is_refused(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
@@ -212,8 +215,8 @@ def test_a_database_of_a_newer_mlflow_is_refused(at: Callable[[Path], Tracker], 
 def test_network_drives_are_known_by_the_innermost_mount(tmp_path: Path, kind: str, network: bool) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"root / {'nfs4' if not network else 'ext4'} rw 0 0\ndisk {tmp_path} {kind} rw 0 0\n")
-    assert tracking_database.on_network_drive(tmp_path, mounts) == network
-    assert tracking_database.on_network_drive(tmp_path, tmp_path / "none")
+    assert database_module.on_network_drive(tmp_path, mounts) == network
+    assert database_module.on_network_drive(tmp_path, tmp_path / "none")
 
 
 def test_the_database_is_whole_without_its_log(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
@@ -228,19 +231,19 @@ def test_the_database_is_whole_without_its_log(at: Callable[[Path], Tracker], tm
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in tracking_address._PROBING:
+    for name in address_module._PROBING:
         monkeypatch.delenv(name, raising=False)
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    monkeypatch.setattr(tracking_address, "_PROBING", patience)
-    monkeypatch.setattr(tracking_address, "_WORKING", patience)
+    monkeypatch.setattr(address_module, "_PROBING", patience)
+    monkeypatch.setattr(address_module, "_WORKING", patience)
     yield
     for name in patience:
         os.environ.pop(name, None)
 
 
 def test_patience_ends_within_15_s() -> None:
-    timeout = int(tracking_address._PROBING["MLFLOW_HTTP_REQUEST_TIMEOUT"])
-    retries = int(tracking_address._PROBING["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    timeout = int(address_module._PROBING["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    retries = int(address_module._PROBING["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
     assert timeout * (1 + retries) + 2 * retries + 1 < 15
 
 
@@ -330,7 +333,7 @@ def test_artifacts_are_found_and_written_where_the_folder_went(
     assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == kept
     with sqlite3.connect(new / "mlflow.db") as database:
         told = [row[0] for row in database.execute("SELECT artifact_uri FROM runs")]
-    assert all(Path(tracking_address.artifact_folder(each) or "").is_relative_to(new) for each in told)
+    assert all(Path(address_module.artifact_folder(each) or "").is_relative_to(new) for each in told)
 
 
 def test_addresses_move_together_or_not_at_all(
@@ -353,7 +356,7 @@ def test_addresses_move_together_or_not_at_all(
             raise OSError("the disk went away")
         return "/moved"
 
-    monkeypatch.setattr(tracking_database, "_moved", dies)
+    monkeypatch.setattr(database_module, "_moved", dies)
     with pytest.raises(TrackingError, match="the disk went away"):
         at(tmp_path / "new")
     assert addresses() == before

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ablate.core.randomness import uniform
 from ablate.learning.models.quantization import QuantizedConv2d
-from ablate.randomness import uniform
 
 NOISE_IMAGES = 8
 

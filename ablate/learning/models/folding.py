@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ablate.core.modes import evaluating
 from ablate.learning.models.quantization import (
     QuantizedActivation,
     QuantizedConv2d,
     has_quantized_activations,
     unrounded_activations,
 )
-from ablate.modes import evaluating
 
 _SAME = 1e-3
 """Difference of logits, relative to the largest, that is more than rounding makes and less than any mistake."""

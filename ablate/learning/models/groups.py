@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ablate.learning.models.fat import FrequencyMask
-from ablate.specs import ModelSpec, TrainingSpec
+from ablate.spaces.specs import ModelSpec, TrainingSpec
 
 
 def parameter_groups(network: nn.Module, training: TrainingSpec, model: ModelSpec) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.models.quantization import QuantizedConv2d
 
 _NORMALIZATIONS = (nn.BatchNorm2d, nn.SyncBatchNorm)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablate.errors import SpecError
-from ablate.specs import ModelSpec
+from ablate.core.errors import SpecError
+from ablate.spaces.specs import ModelSpec
 
 
 class _ClipByOutput(torch.autograd.Function):

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
 from ablate.learning.models.fat import FrequencyMask
 from ablate.learning.models.rounding import quantize
-from ablate.specs import QuantizationSpec
+from ablate.spaces.specs import QuantizationSpec
 
 FULL_PRECISION = 32
 WEIGHT_SCALE = 3.0

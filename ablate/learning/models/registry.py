@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ablate.errors import SpecError
+from ablate.core.errors import SpecError
+from ablate.core.randomness import stream
+from ablate.core.registry import Registry
 from ablate.learning.models import pointwise  # noqa: F401 (it mends a gradient that any network may ask for)
 from ablate.learning.models.calibration import calibrate
 from ablate.learning.models.quantization import quantize_network
-from ablate.randomness import stream
-from ablate.registry import Registry
-from ablate.specs import ModelSpec
+from ablate.spaces.specs import ModelSpec
 
 NetworkFactory = Callable[[ModelSpec, int, int], nn.Module]
 """Makes a network of (spec, number of classes, image size in pixels); it returns logits of images in [0, 1]."""

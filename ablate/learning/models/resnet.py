@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ablate.learning.models.layers import activation_module, blocks_per_group, initialise, scaled_channels
 from ablate.learning.models.registry import register_network
-from ablate.specs import ModelSpec
+from ablate.spaces.specs import ModelSpec
 
 
 class BasicBlock(nn.Module):

@@ -23,7 +23,7 @@ from torch import nn
 
 from ablate.learning.models.layers import Hardtanh
 from ablate.learning.models.registry import register_network
-from ablate.specs import ModelSpec
+from ablate.spaces.specs import ModelSpec
 
 LARGEST_SMALL_IMAGE = 64
 

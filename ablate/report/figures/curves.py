@@ -9,8 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ablate.figures import Drawing, FigureData
-from ablate.reporting.style import (
+from ablate.report.figures.style import (
     COLOURS,
     DASHES,
     SEQUENTIAL,
@@ -20,6 +19,7 @@ from ablate.reporting.style import (
     new_figure,
     shared_colours,
 )
+from ablate.spaces.figures import Drawing, FigureData
 
 _PANELS = {"clean": "Clean", "adversarial": "PGD-20", "difference": "PGD-20 − clean"}
 _INSET = 0.02

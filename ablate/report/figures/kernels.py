@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from ablate.figures import Drawing, FigureData
-from ablate.reporting.style import (
+from ablate.report.figures.style import (
     DIVERGING,
     SEQUENTIAL,
     WIDTH_IN,
@@ -20,6 +19,7 @@ from ablate.reporting.style import (
     new_figure,
     shared_colours,
 )
+from ablate.spaces.figures import Drawing, FigureData
 
 MOST_KERNELS = 16
 """Filters, and input channels, that are drawn; wider layers are cut."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import matplotlib
 from PIL import Image
 
-from ablate.figures import Draw, Drawing, FigureData, figure_kind
-from ablate.reporting.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
-from ablate.reporting.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
-from ablate.reporting.style import STYLE
+from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
+from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
+from ablate.report.figures.style import STYLE
+from ablate.spaces.figures import Draw, Drawing, FigureData, figure_kind
 
 MOST_PNG_BYTES = 200_000
 """Figures are drawn with fewer pixels until they fit."""

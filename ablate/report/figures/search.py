@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ablate.figures import Drawing
-from ablate.reporting.figures import Picture, picture
-from ablate.reporting.search import coordinates, importances
-from ablate.reporting.style import COLOURS, SEQUENTIAL, STYLE, new_figure
-from ablate.samples import told
-from ablate.search_results import SampleResult, SearchResults, pareto_front
-from ablate.search_space import Parameter
+from ablate.report.figures.pictures import Picture, picture
+from ablate.report.figures.style import COLOURS, SEQUENTIAL, STYLE, new_figure
+from ablate.report.search import coordinates, importances
+from ablate.report.search_results import SampleResult, SearchResults, pareto_front
+from ablate.spaces.figures import Drawing
+from ablate.spaces.search import Parameter
+from ablate.spaces.trials import told
 
 _GREY = "0.72"
 _BEST = COLOURS[1]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ablate.claims import Above, Below, Best, Claim, Difference, Gain, Ordering, Pairwise, Trend, Value
-from ablate.reporting.evidence import Weights
-from ablate.reporting.names import column_name
-from ablate.reporting.results import TREND
+from ablate.report.names import column_name
+from ablate.report.results import TREND
+from ablate.report.verdicts.evidence import Weights
+from ablate.spaces.claims import Above, Below, Best, Claim, Difference, Gain, Ordering, Pairwise, Trend, Value
 
 
 @dataclass(frozen=True)

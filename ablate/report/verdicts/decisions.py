@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from scipy import stats
 
-from ablate.reporting.contrasts import Contrast
-from ablate.reporting.evidence import Estimate
+from ablate.report.verdicts.contrasts import Contrast
+from ablate.report.verdicts.evidence import Estimate
 
 POWER = 0.8
 """With how much probability the trainings asked for would decide, were effect and noise what they seem."""

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.claims import is_accuracy
-from ablate.reporting.results import Outcome, Results
+from ablate.report.results import Outcome, Results
+from ablate.spaces.claims import is_accuracy
 
 Weights = Mapping[str, Mapping[str, float]]
 """Row -> metric -> its weight in a contrast."""

@@ -14,11 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ablate.claims import Claim, Trend
-from ablate.reporting.contrasts import Contrast, contrasts
-from ablate.reporting.decisions import MOST_TRAININGS, half_width, holm, images_forbid, p_value, trainings_to_decide
-from ablate.reporting.evidence import Estimate, estimate
-from ablate.reporting.results import Results
+from ablate.report.results import Results
+from ablate.report.verdicts.contrasts import Contrast, contrasts
+from ablate.report.verdicts.decisions import (
+    MOST_TRAININGS,
+    half_width,
+    holm,
+    images_forbid,
+    p_value,
+    trainings_to_decide,
+)
+from ablate.report.verdicts.evidence import Estimate, estimate
+from ablate.spaces.claims import Claim, Trend
 
 Decision = Literal["holds", "fails", "not enough evidence"]
 HOLDS: Decision = "holds"

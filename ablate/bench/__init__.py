@@ -1,0 +1,1 @@
+"""Images per second beside the textbook loop."""

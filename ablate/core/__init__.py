@@ -1,0 +1,1 @@
+"""What stands below everything: errors, registries, digests, randomness, text."""

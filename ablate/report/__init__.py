@@ -1,0 +1,1 @@
+"""MLflow's results -> tables, verdicts, figures, the page."""

@@ -1,0 +1,102 @@
+"""A space file -> a checked space."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ablate.core.errors import SpecError, nearest
+from ablate.core.metric_names import refused
+from ablate.core.places import local_path
+from ablate.spaces.presets import folder, space_names
+from ablate.spaces.settings import build_spec
+from ablate.spaces.space import NAME, Space, SpaceFile
+from ablate.spaces.trials import _settings_of
+from ablate.spaces.yamlfile import YamlFile
+
+
+def table_names() -> list[str]:
+    """Names of the shipped spaces that have rows, by table: what `all` means; a search is launched on its own."""
+    loaded = {name: load_space(name).space for name in space_names()}
+    tables = [name for name, space in loaded.items() if space.search is None]
+    return sorted(tables, key=lambda name: (loaded[name].table or math.inf, name))
+
+
+def load_space(name_or_path: str) -> SpaceFile:
+    """A space by its name or by its file's path.
+
+    Args:
+        name_or_path: `batch_size`, or the path of a `.yaml` file of the user's own.
+
+    Returns:
+        The validated space.
+
+    Raises:
+        SpecError: No such space, or a file that is refused, with file, line and the nearest valid name.
+    """
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        path = local_path(name_or_path, "--space")
+        if not _is_file(path):
+            raise SpecError(f"--space: expected a space's name or the path of its file, got no file {name_or_path!r}")
+    else:
+        path = folder() / f"{name_or_path}.yaml"
+        if not _is_file(path):
+            hint = nearest(name_or_path, [*space_names(), "all"])
+            raise SpecError(f"--space: expected a space's name or a path, got {name_or_path!r}; {hint}")
+    if not NAME.fullmatch(path.stem):
+        raise SpecError(
+            f"{path}: expected a file name of small letters, digits and _ (it names the experiment), got {path.stem!r}"
+        )
+    file = YamlFile(path)
+    _check_labels(file)
+    loaded = SpaceFile(path.stem, file.validate(Space), file)
+    _check_claims(loaded)
+    if loaded.space.search is not None:
+        from ablate.spaces import trials as trials_module  # which stands on this module
+
+        trials_module.check(loaded)
+    for number, row in enumerate(loaded.space.rows):  # a mistake shows now, not when its row is launched
+        build_spec(_settings_of(loaded, row, None), 0, f"{file.where(('rows', number))}: row {row.label!r}")
+    return loaded
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be entered
+        return False
+
+
+def _check_labels(file: YamlFile) -> None:
+    """Refuse labels that clash or are unknown by their own lines, which the model, knowing no lines, cannot name."""
+    rows = file.data.get("rows")
+    lines: dict[str, str] = {}
+    for number, row in enumerate(rows if isinstance(rows, list) else []):
+        label = row.get("label") if isinstance(row, dict) else None
+        if isinstance(label, str):
+            where = file.where(("rows", number, "label"))
+            if label in lines:
+                raise SpecError(
+                    f"{where}: rows.{number}.label: expected each row's label once, got {label!r} again "
+                    f"(first on line {lines[label].rsplit(':', 1)[-1]})"
+                )
+            lines[label] = where
+    smoke = file.data.get("smoke")
+    changed = smoke.get("rows") if isinstance(smoke, dict) else None
+    for label in changed if lines and isinstance(changed, dict) else ():
+        if label not in lines:
+            raise SpecError(
+                f"{file.where(('smoke', 'rows', label))}: smoke.rows: expected a row's label, got {label!r}; "
+                f"{nearest(label, lines)}"
+            )
+
+
+def _check_claims(loaded: SpaceFile) -> None:
+    labels = [row.label for row in loaded.space.rows]
+    for number, claim in enumerate(loaded.space.claims):
+        for problem in claim.problems(labels):
+            raise SpecError(f"{loaded.file.where(('claims', number))}: claims.{number}: {problem}")
+    for use in loaded.metric_uses():
+        unusable = refused(use.metric)
+        if unusable is not None:
+            raise SpecError(f"{loaded.file.where(use.place)}: {use.path}: {unusable}")
