@@ -28,7 +28,7 @@ class StorageError(UserError):
     """Storage that cannot be read or written."""
 
 
-class ClaimError(StorageError):
+class LeaseError(StorageError):
     """A claim that another launch has taken over; whoever lost it stops, and writes nothing more."""
 
 
@@ -58,7 +58,7 @@ def place_of(error: BaseException) -> str:
     Returns:
         ` (file:line)` of the innermost line that is neither ours nor a library's; empty where none is.
     """
-    libraries = [Path(__file__).parent, Path(sysconfig.get_path("stdlib"))]
+    libraries = [Path(__file__).parent.parent, Path(sysconfig.get_path("stdlib"))]
     for name in _LIBRARIES:
         found = getattr(sys.modules.get(name), "__file__", None)
         libraries += [Path(found).parent] if found else []

@@ -50,7 +50,7 @@ class Task:
         threads: CPU threads of this worker; sums depend on it in their last bits.
         device: `cpu`, `cuda` or `cuda:0`.
         gpu_share: The part of a GPU's memory it may use; below 1, running out of it is no failure yet.
-        claim: The number of the launch's claim on the training, looked at before training, at every epoch and at every
+        lease: The number of the launch's lease on the training, looked at before training, at every epoch and at every
             measurement; None where nobody else could take it over.
     """
 
@@ -61,7 +61,7 @@ class Task:
     threads: int
     device: str
     gpu_share: float = 1.0
-    claim: int | None = None
+    lease: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Outcome:
         state: `interrupted` by what passes, so that the same command goes on (`ablate.execution.faults` says by what).
         reason: One line of why it failed or was interrupted.
         needs_more_memory: It failed only for want of memory in its share.
-        claim_lost: Another launch has taken the training over, and may have its results.
+        lease_lost: Another launch has taken the training over, and may have its results.
     """
 
     key: str
     state: Literal["finished", "failed", "interrupted"]
     reason: str = ""
     needs_more_memory: bool = False
-    claim_lost: bool = False
+    lease_lost: bool = False

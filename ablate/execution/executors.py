@@ -51,10 +51,10 @@ class Datasets:
         return self._loaded[name]
 
 
-def task_of(training: PlannedTraining, storage: Storage, threads: int, device: str, claim: int | None = None) -> Task:
+def task_of(training: PlannedTraining, storage: Storage, threads: int, device: str, lease: int | None = None) -> Task:
     """What a worker is asked to do about a planned training."""
     measurements = tuple(training.measurements.values())
-    return Task(training.key, training.spec, measurements, storage.location, threads, device, claim=claim)
+    return Task(training.key, training.spec, measurements, storage.location, threads, device, lease=lease)
 
 
 def local_resources(options: Options) -> tuple[int, str]:
@@ -71,7 +71,7 @@ def open_engine(
     datasets: Datasets,
     count: int,
     note: Callable[[str], None],
-    claim_of: Callable[[str], int | None] = lambda key: None,
+    lease_of: Callable[[str], int | None] = lambda key: None,
 ) -> Iterator[Engine]:
     """The engine that a launch asked for.
 
@@ -81,7 +81,7 @@ def open_engine(
         datasets: What its trainings are trained on.
         count: How many trainings the whole plan has.
         note: Told what a user should know of the cluster.
-        claim_of: Training key -> the number of the launch's claim on it.
+        lease_of: Training key -> the number of the launch's lease on it.
 
     Yields:
         The engine; SIGTERM ends it as Ctrl-C does.
@@ -90,7 +90,7 @@ def open_engine(
         threads, device = local_resources(options)
 
         def here(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
-            tasks = [task_of(training, storage, threads, device, claim_of(training.key)) for training in trainings]
+            tasks = [task_of(training, storage, threads, device, lease_of(training.key)) for training in trainings]
             return {task.key: run_watched(task, datasets.of(task.spec), listen, note) for task in tasks}
 
         with terminate_in_order():
@@ -113,7 +113,7 @@ def open_engine(
         ) -> dict[str, Outcome]:
             tasks = [
                 replace(
-                    task_of(training, storage, cpus, "cuda" if gpus else "cpu", claim_of(training.key)),
+                    task_of(training, storage, cpus, "cuda" if gpus else "cpu", lease_of(training.key)),
                     gpu_share=shares[training.key] or 1.0,
                 )
                 for training in trainings

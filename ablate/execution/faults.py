@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from ablate.core.errors import ClaimError, DeviceError, MeasurementError, StorageError
+from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.training import TrainingError
 
@@ -66,7 +66,7 @@ _DISK = re.compile(r"No space left on device|[Dd]isk quota exceeded|Stale file h
 
 FAULTS = (
     Fault("a loss or an output that is no number", "failed", (TrainingError, MeasurementError)),
-    Fault("a claim that another launch took over", "interrupted", (ClaimError,)),
+    Fault("a lease that another launch took over", "interrupted", (LeaseError,)),
     Fault("storage that refused", "interrupted", (StorageError,)),
     # What libraries of a GPU say of shapes and settings that they never take.
     Fault(

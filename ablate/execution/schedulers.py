@@ -1,9 +1,8 @@
 """Ray Tune runs a search: its schedulers decide what is stopped, its controller places what is trained.
 
 The searcher is ours (`ablate.planning.search`), so that nothing of it hangs on Tune's own files; Tune asks it for one
-sample
-at a time. A worker reports an epoch and waits for the scheduler's answer: not one epoch more is trained. The epochs
-that storage holds of a sample are reported first, whoever trained them.
+sample at a time. A worker reports an epoch and waits for the scheduler's answer: not one epoch more is trained. The
+epochs that storage holds of a sample are reported first, whoever trained them.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Jobs(Protocol):
         """A sample has ended; without an outcome it was stopped early, after the epoch."""
 
 
-class Judge:
+class EarlyStopping:
     """Ray Tune's scheduler, asked about epochs in this process: for local searches, and for what is replayed.
 
     Args:
@@ -78,7 +77,7 @@ class Judge:
         self.scheduler = _scheduler(search, epochs, over)
         self._trials: dict[int, _Replayed] = {}
 
-    def goes_on(self, number: int, epoch: int, value: float) -> bool:
+    def should_continue(self, number: int, epoch: int, value: float) -> bool:
         """Whether a sample goes on after an epoch.
 
         Args:
@@ -99,7 +98,7 @@ class Judge:
     def replay(self, number: int, curve: Mapping[int, float]) -> None:
         """Show the scheduler a sample that has ended, so that others are compared with it."""
         for epoch, value in sorted(curve.items()):
-            self.goes_on(number, epoch, value)
+            self.should_continue(number, epoch, value)
 
 
 class _Replayed:
@@ -160,7 +159,7 @@ def _scheduler(search: SearchSpec, epochs: int, over: Callable[[], bool]) -> Any
 
 def run_search(
     jobs: Jobs,
-    judge: Judge,
+    judge: EarlyStopping,
     dataset: Dataset,
     resources: Resources,
     listen: Listener,
@@ -315,7 +314,7 @@ def _sample(config: dict[str, Any], dataset: Dataset, imports: list[str], folder
 def _packed(task: Task) -> dict[str, Any]:
     """A task as plain data, which Tune may write into its own files."""
     return {
-        **{name: getattr(task, name) for name in ("key", "storage", "threads", "device", "gpu_share", "claim")},
+        **{name: getattr(task, name) for name in ("key", "storage", "threads", "device", "gpu_share", "lease")},
         "spec": task.spec.model_dump_json(),
         "measurements": [
             {**asdict(measurement), "settings": measurement.settings.model_dump_json()}
@@ -330,5 +329,5 @@ def _unpacked(content: Mapping[str, Any]) -> Task:
         for entry in content["measurements"]
     )
     spec = TrialSpec.model_validate_json(content["spec"])
-    names = ("storage", "threads", "device", "gpu_share", "claim")
+    names = ("storage", "threads", "device", "gpu_share", "lease")
     return Task(content["key"], spec, measurements, *(content[name] for name in names))

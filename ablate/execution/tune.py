@@ -188,7 +188,7 @@ def share(trainings: int, cpus: int | None, gpus: float | None, say: Callable[[s
     if not _fits(nodes, cpus, gpus):
         if ray_address() is None:
             raise _too_much(nodes, cpus, gpus)
-        there = _told(nodes)
+        there = _largest(nodes)
         say(f"No node has {cpus} CPUs and {gpus:g} GPUs (the largest: {there}); waiting for the cluster to add one.")
     return cpus, gpus
 
@@ -222,14 +222,15 @@ def _fits(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> bool:
     return any(node["CPU"] >= cpus and node.get("GPU", 0) >= gpus for node in nodes)
 
 
-def _told(nodes: Sequence[Mapping[str, float]]) -> str:
+def _largest(nodes: Sequence[Mapping[str, float]]) -> str:
     most = max(nodes, key=lambda node: (node.get("GPU", 0), node["CPU"]))
     return f"{most['CPU']:g} CPUs and {most.get('GPU', 0):g} GPUs"
 
 
 def _too_much(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> UserError:
+    most = _largest(nodes)
     return UserError(
-        f"expected --cpus-per-trial and --gpus-per-trial within this machine's {_told(nodes)}, got {cpus} and {gpus:g}"
+        f"expected --cpus-per-trial and --gpus-per-trial within this machine's {most}, got {cpus} and {gpus:g}"
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import Checks, CleanLogits, build_attack, evaluate
-from ablate.core.errors import ClaimError, DeviceError, MeasurementError, StorageError, UserError, first_line, place_of
+from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, first_line, place_of
 from ablate.core.metric_names import refused
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
@@ -99,8 +99,8 @@ class _Run:
             # fail every training that comes after. Its retry is another process.
             self._interrupted(str(error))
             raise DeviceError(f"expected a GPU that works, got {line}; the same command goes on") from error
-        if isinstance(error, ClaimError):  # its new owner writes now, and tells
-            return Outcome(self.task.key, "interrupted", line, claim_lost=True)
+        if isinstance(error, LeaseError):  # its new owner writes now, and tells
+            return Outcome(self.task.key, "interrupted", line, lease_lost=True)
         if fault.ending == "interrupted":
             reason = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
             self._interrupted(f"{reason}\n{traceback.format_exc()}")
@@ -145,14 +145,14 @@ class _Run:
     def _tell(self, kind: Kind, done: int = 0, total: int = 0, text: str = "", **metrics: float) -> None:
         self.listen(Event(self.task.key, kind, done, total, metrics, text, _now_ms()))
 
-    def _check_claim(self) -> None:
-        claim = self.task.claim
-        if claim is not None and not in_force(self.storage.files, self.task.key, claim):
-            raise ClaimError("another launch has taken this training over")
+    def _check_lease(self) -> None:
+        lease = self.task.lease
+        if lease is not None and not in_force(self.storage.files, self.task.key, lease):
+            raise LeaseError("another launch has taken this training over")
 
     def _train_and_measure(self, attempt: Attempt) -> None:
         task = self.task
-        self._check_claim()
+        self._check_lease()
         self.log.info(f"training {task.key} on {task.device}, {task.threads} threads, torch {torch.__version__}")
         self._save_log(attempt)
         state = self._train(attempt)
@@ -176,7 +176,7 @@ class _Run:
         self._tell("started", done=state.epoch if state else 0, total=epochs)
 
         def on_epoch(now: TrainingState) -> None:
-            self._check_claim()
+            self._check_lease()
             attempt.save_checkpoint(now.epoch, save_state(now), now.history, finished=now.epoch == epochs)
             metrics = now.history[-1]["metrics"]
             self.log.info(f"epoch {now.epoch}/{epochs} " + " ".join(f"{k}={v:.6g}" for k, v in metrics.items()))
@@ -245,7 +245,7 @@ class _Run:
         total: int,
     ) -> None:
         first = same[0]
-        self._check_claim()
+        self._check_lease()
         self._tell("measuring", done=done, total=total, text=first.name)
         start = time.perf_counter()
         if first.kind == "analysis":
@@ -253,7 +253,7 @@ class _Run:
         else:
             records = self._attack(same, images, labels, clean)
         seconds = time.perf_counter() - start
-        self._check_claim()
+        self._check_lease()
         for record in records:
             record.meta.update(self._provenance(), seconds=seconds / len(same), network=first.network, epoch=epoch)
             attempt.save_record(record)

@@ -19,7 +19,7 @@ from ablate.planning.estimates import Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.planning.search import Search
 from ablate.spaces.space import Row
-from ablate.spaces.trials import Asked, Sample, ask_for
+from ablate.spaces.trials import ConfiguredSearch, Sample, configured_search
 from ablate.storage.storage import Storage
 
 
@@ -37,7 +37,7 @@ class SearchPlan:
             failed, and the search goes on.
     """
 
-    asked: Asked
+    asked: ConfiguredSearch
     search: Search
     plan: Plan
     base: Plan
@@ -120,7 +120,7 @@ def search_plan(options: Options, storage: Storage, *, readonly: bool = True) ->
             "with several, as python -m ablate.report writes it"
         )
     loaded = spaces.load_space(options.space[0])
-    asked = ask_for(loaded, options.preset, spaces.parse_overrides(options.sets), options.seeds[0])
+    asked = configured_search(loaded, options.preset, spaces.parse_overrides(options.sets), options.seeds[0])
     base = plan_of_trials(options, [loaded], [asked.trial(Sample(0))])
     [training] = base.trainings.values()
     what = asked.search.model_dump(mode="json", exclude={"samples", "time_budget_minutes"})

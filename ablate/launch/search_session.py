@@ -17,17 +17,17 @@ from ablate.execution.executors import local_resources, run_watched, task_of, te
 from ablate.launch.console import Progress, show_plan
 from ablate.launch.options import Options
 from ablate.launch.search_planning import SearchPlan, search_plan
-from ablate.launch.session import TOLD, Launch
+from ablate.launch.session import TRACKED_EVENTS, Launch
 from ablate.planning.plan import PlannedTraining, decide
-from ablate.planning.samplers import Told
-from ablate.planning.search import told
+from ablate.planning.samplers import SampleEnd
+from ablate.planning.search import sample_end
 from ablate.spaces.trials import Sample
 from ablate.storage import plans
-from ablate.storage.leases import Claims
+from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 
 if TYPE_CHECKING:
-    from ablate.execution.schedulers import Job, Judge
+    from ablate.execution.schedulers import EarlyStopping, Job
 
 _FALLBACK_SHARE = 8  # trainings that share a cluster where only time limits a search
 SEARCHED_AGAIN_S = 1.0
@@ -55,20 +55,20 @@ class SearchLaunch(Launch):
         self.spec = found.asked.search
         self.epochs = max((t.spec.training.epochs for t in found.base.trainings.values()), default=1)
         self.progress: Progress
-        self.judge: Judge | None = None
-        self.claims: Claims
-        self.results: dict[int, Told] = {}
+        self.judge: EarlyStopping | None = None
+        self.leases: Leases
+        self.results: dict[int, SampleEnd] = {}
         self._pending: list[Sample] = []
         self._running: dict[str, list[Sample]] = {}
         self._ticked = time.monotonic()
         self._gpu_share = 1.0
         self._taken_over = False
 
-    def _reach(self, claims: Claims) -> None:
+    def _reach(self, leases: Leases) -> None:
         # Before MLflow is asked, which makes its database.
-        if claims.alive_elsewhere(f"search-{self.plan.id}", self._say_waiting):
+        if leases.alive_elsewhere(f"search-{self.plan.id}", self._say_waiting):
             raise UserError(self._already)
-        super()._reach(claims)
+        super()._reach(leases)
 
     @property
     def _already(self) -> str:
@@ -77,14 +77,14 @@ class SearchLaunch(Launch):
     def _say_waiting(self) -> None:
         self.console.print("Another launch had begun this search; seeing whether it is still there.")
 
-    def _prepare(self, claims: Claims) -> None:
-        if not claims.acquire_or_tell(f"search-{self.plan.id}", self._say_waiting):
+    def _prepare(self, leases: Leases) -> None:
+        if not leases.acquire_or_tell(f"search-{self.plan.id}", self._say_waiting):
             raise UserError(self._already)
-        self.claims = claims
-        # Read after the claim is ours: another launch may have gone on with it until now.
+        self.leases = leases
+        # Read after the lease is ours: another launch may have gone on with it until now.
         self.found = search_plan(self.options, self.storage, readonly=False)
         self.plan, self.search, self.spec = self.found.plan, self.found.search, self.found.asked.search
-        super()._prepare(claims)
+        super()._prepare(leases)
 
     def _show(self) -> None:
         if self.plan.trials:
@@ -99,15 +99,15 @@ class SearchLaunch(Launch):
             )
         )
 
-    def _work(self, claims: Claims) -> None:
+    def _work(self, leases: Leases) -> None:
         self.progress = Progress(self.plan, self.console)
         retry = self.options.retry_failed
         for sample in self.search.samples:
             if sample.number in self.found.unfit:
-                self._learn(sample, Told("failed", reason=self.found.unfit[sample.number]))
+                self._learn(sample, SampleEnd("failed", reason=self.found.unfit[sample.number]))
                 continue
             training = self.found.training(sample)
-            result = told(self.storage.view(training.key), self.storage.history(training.key), self.spec)
+            result = sample_end(self.storage.view(training.key), self.storage.history(training.key), self.spec)
             if self._for_good(sample, training, result) and not (retry and result and result.state == "failed"):
                 assert result is not None
                 self._learn(sample, result)
@@ -121,7 +121,7 @@ class SearchLaunch(Launch):
         if self._taken_over:
             raise UserError(f"another launch has taken over the search {self.plan.id}; --watch follows it")
 
-    def _for_good(self, sample: Sample, training: PlannedTraining, result: Told | None) -> bool:
+    def _for_good(self, sample: Sample, training: PlannedTraining, result: SampleEnd | None) -> bool:
         if result is None:
             return False
         if result.state == "complete":
@@ -129,24 +129,24 @@ class SearchLaunch(Launch):
         # Another search's decision binds that search alone.
         return result.state != "stopped" or sample.number in self.search.stopped
 
-    def _learn(self, sample: Sample, result: Told) -> None:
+    def _learn(self, sample: Sample, result: SampleEnd) -> None:
         self.results[sample.number] = result
         self.search.tell(sample, result)
         if self.judge is not None and result.curve:
             self.judge.replay(sample.number, result.curve)
 
-    def _make_judge(self) -> Judge:
-        from ablate.execution.schedulers import Judge
+    def _make_judge(self) -> EarlyStopping:
+        from ablate.execution.schedulers import EarlyStopping
 
-        judge = Judge(self.spec, self.epochs, self._over)
+        judge = EarlyStopping(self.spec, self.epochs, self._over)
         for number, result in sorted(self.results.items()):
             judge.replay(number, result.curve)
         return judge
 
     def _still_ours(self, key: str | None = None) -> bool:
-        """Whether the search's claim, and a training's, are in force: this process may have been paused for long."""
-        self._taken_over = self._taken_over or not self.claims.holds(f"search-{self.plan.id}")
-        return not self._taken_over and (key is None or self.claims.holds(key))
+        """Whether the search's lease, and a training's, are in force: this process may have been paused for long."""
+        self._taken_over = self._taken_over or not self.leases.holds(f"search-{self.plan.id}")
+        return not self._taken_over and (key is None or self.leases.holds(key))
 
     def _over(self) -> bool:
         if self._taken_over:
@@ -183,7 +183,7 @@ class SearchLaunch(Launch):
                 if training.key in self._running:
                     self._running[training.key].append(sample)  # told when the one that trains it ends
                     continue
-                if not self.claims.acquire(training.key):
+                if not self.leases.acquire(training.key):
                     waiting.append(sample)
                     if training.action != "wait":
                         training.action = "wait"
@@ -192,12 +192,12 @@ class SearchLaunch(Launch):
                 decide(self.plan, self.storage, retry_failed=self.options.retry_failed, only=[training.key])
                 view = training.view
                 assert view is not None
-                result = told(view, self.storage.history(training.key), self.spec)
+                result = sample_end(view, self.storage.history(training.key), self.spec)
                 retried = result is not None and result.state == "failed" and self.options.retry_failed
                 if self._for_good(sample, training, result) and not retried:
                     assert result is not None
                     self._learn(sample, result)
-                    self.claims.release(training.key)
+                    self.leases.release(training.key)
                     self._announce(training, result, sample)
                     continue
                 training.action = "continue" if view.has_checkpoint else "train"
@@ -216,7 +216,7 @@ class SearchLaunch(Launch):
             return None
         training = self.found.grow_if_fit(sample)
         if training is None:
-            self._learn(sample, Told("failed", reason=self.found.unfit[sample.number]))
+            self._learn(sample, SampleEnd("failed", reason=self.found.unfit[sample.number]))
             self.progress.note(f"{sample.label} cannot be trained: {self.found.unfit[sample.number]}")
             return sample
         self.progress.follow(training.key)
@@ -227,7 +227,7 @@ class SearchLaunch(Launch):
             self.sync.grow(file)
         return sample
 
-    def _announce(self, training: PlannedTraining, result: Told, sample: Sample) -> None:
+    def _announce(self, training: PlannedTraining, result: SampleEnd, sample: Sample) -> None:
         words = {"complete": "was trained before", "failed": f"failed before: {result.reason}"}
         self.progress.note(f"{sample.label}: {words.get(result.state, 'was stopped early before')}")
         if self.sync is not None:
@@ -246,11 +246,11 @@ class SearchLaunch(Launch):
             self.search.stopped |= {each.number for each in samples}
             self._listen(Event(training.key, "stopped", epoch, self.epochs, timestamp_ms=time.time_ns() // 1_000_000))
         else:
-            self._settle(outcome, self.claims)
-            if outcome.claim_lost:  # another launch trains it: its result is waited for
+            self._settle(outcome, self.leases)
+            if outcome.lease_lost:  # another launch trains it: its result is waited for
                 self._pending.extend(samples)
         decide(self.plan, self.storage, only=[training.key])
-        result = told(self.storage.view(training.key), self.storage.history(training.key), self.spec)
+        result = sample_end(self.storage.view(training.key), self.storage.history(training.key), self.spec)
         for each in samples if result is not None else ():
             assert result is not None
             self.results[each.number] = result
@@ -258,18 +258,18 @@ class SearchLaunch(Launch):
         self._spent()
         if self._still_ours():
             self.search.save()
-        self.claims.release(training.key)
+        self.leases.release(training.key)
         if self.sync is not None:
             self.sync.notify(training.key)
 
     def _listen(self, event: Event) -> None:
         self.progress.handle(event)
-        if self.sync is not None and event.kind in TOLD:
+        if self.sync is not None and event.kind in TRACKED_EVENTS:
             self.sync.notify(event.key)
 
     def _task(self, training: PlannedTraining) -> Task:
         return replace(
-            task_of(training, self.storage, *self._resources, self.claims.number(training.key)),
+            task_of(training, self.storage, *self._resources, self.leases.number(training.key)),
             gpu_share=self._gpu_share,
         )
 
@@ -293,7 +293,7 @@ class SearchLaunch(Launch):
             if not judged or epoch < 1 or metric not in metrics:
                 return
             last = epoch
-            on = self.judge is None or self.judge.goes_on(sample.number, epoch, metrics[metric])
+            on = self.judge is None or self.judge.should_continue(sample.number, epoch, metrics[metric])
             if (not on or self._over()) and epoch < training.spec.training.epochs:
                 raise StoppedEarly
 

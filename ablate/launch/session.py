@@ -30,7 +30,7 @@ from ablate.planning.estimates import DAY_S, Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.planning.results import results_as_json
 from ablate.storage import plans
-from ablate.storage.leases import Claims
+from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from ablate.tracking.address import resolve
 
@@ -43,7 +43,7 @@ WAIT_S = 1.0
 CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
 """How long the end of a launch waits for MLflow; a preempted one has 30 s in all."""
 
-TOLD = ("started", "epoch", "measured", "finished", "failed", "interrupted")
+TRACKED_EVENTS = ("started", "epoch", "measured", "finished", "failed", "interrupted")
 """Events after which MLflow is told."""
 
 
@@ -229,17 +229,17 @@ class Launch:
 
     def _run(self) -> int:
         options, storage = self.options, self.storage
-        claims = Claims(storage.files)
-        self._reach(claims)
-        with claims:
+        leases = Leases(storage.files)
+        self._reach(leases)
+        with leases:
             with contextlib.suppress(StorageError):  # for `--watch` alone, which sees by it that a launch is there
-                claims.acquire(f"plan-{self.plan.id}")
-            self._prepare(claims)
-            decide(self.plan, storage, retry_failed=options.retry_failed, held_elsewhere=claims.held_elsewhere)
+                leases.acquire(f"plan-{self.plan.id}")
+            self._prepare(leases)
+            decide(self.plan, storage, retry_failed=options.retry_failed, held_elsewhere=leases.held_elsewhere)
             self._show()
             with self._tracking():
                 try:
-                    self._work(claims)
+                    self._work(leases)
                 except KeyboardInterrupt:
                     self.interrupted = True
                     # A second Ctrl-C must not lose the numbers that are being sent.
@@ -248,14 +248,14 @@ class Launch:
                     self.console.print("Stopping: what is trained is kept.")
             decide(self.plan, storage)
             if options.prune and not self.interrupted:
-                self._prune(claims)
+                self._prune(leases)
         return self._finish(self.interrupted)
 
-    def _reach(self, claims: Claims) -> None:
+    def _reach(self, leases: Leases) -> None:
         """Prove that MLflow answers, which may be refused: nothing has been written down yet.
 
         Args:
-            claims: Not entered: others' may be looked at.
+            leases: Not entered: others' may be looked at.
         """
         if self.options.tracking:
             from ablate.tracking import tracker
@@ -263,7 +263,7 @@ class Launch:
             self.tracker = tracker.Tracker(self.options.tracking_uri)
             self.tracker.prepare()
 
-    def _prepare(self, claims: Claims) -> None:
+    def _prepare(self, leases: Leases) -> None:
         """Write down what is going to be done."""
         self.storage.identify()
         for training in self.plan.trainings.values():
@@ -302,41 +302,41 @@ class Launch:
                 self.arrived = False
             report.tell_repairs(self.tracker.repairs, self.console)
 
-    def _work(self, claims: Claims) -> None:
+    def _work(self, leases: Leases) -> None:
         options, plan = self.options, self.plan
         progress = Progress(plan, self.console)
 
         def listen(event: Event) -> None:
             progress.handle(event)
-            if self.sync is not None and event.kind in TOLD:
+            if self.sync is not None and event.kind in TRACKED_EVENTS:
                 self.sync.notify(event.key)
 
         def wanted() -> list[PlannedTraining]:
             return [t for t in plan.trainings.values() if t.action in ("continue", "train") and t.key not in tried]
 
         tried: set[str] = set()
-        with self._engine(claims) as engine, progress:
+        with self._engine(leases) as engine, progress:
             while True:
-                mine = [training for training in wanted() if claims.acquire(training.key)]
-                # Between the decision and the claim another launch may have finished it.
+                mine = [training for training in wanted() if leases.acquire(training.key)]
+                # Between the decision and the lease another launch may have finished it.
                 keys = [training.key for training in mine]
                 decide(plan, self.storage, retry_failed=options.retry_failed, only=keys)
                 ready = [training for training in mine if training.action in ("continue", "train")]
                 tried.update(training.key for training in ready)
                 if ready:
                     for outcome in engine(ready, listen).values():
-                        self._settle(outcome, claims)
-                        if outcome.claim_lost:  # another launch trains it: its result is waited for
+                        self._settle(outcome, leases)
+                        if outcome.lease_lost:  # another launch trains it: its result is waited for
                             tried.discard(outcome.key)
                             progress.waiting([outcome.key])
                 for key in keys:
-                    claims.release(key)
+                    leases.release(key)
                 rest = [t.key for t in plan.trainings.values() if t.action != "reuse" and t.key not in tried]
                 decide(
                     plan,
                     self.storage,
                     retry_failed=options.retry_failed,
-                    held_elsewhere=claims.held_elsewhere,
+                    held_elsewhere=leases.held_elsewhere,
                     only=rest,
                 )
                 waiting = [key for key in rest if plan.trainings[key].action == "wait"]
@@ -346,10 +346,10 @@ class Launch:
                     progress.waiting(waiting)
                     time.sleep(WAIT_S)
 
-    def _settle(self, outcome: Outcome, claims: Claims) -> None:
+    def _settle(self, outcome: Outcome, leases: Leases) -> None:
         if outcome.state == "finished":
             return
-        if outcome.state == "failed" and self.storage.view(outcome.key).failure is None and claims.holds(outcome.key):
+        if outcome.state == "failed" and self.storage.view(outcome.key).failure is None and leases.holds(outcome.key):
             # Its process could not store why.
             with contextlib.suppress(StorageError):
                 attempt = self.storage.attempt(outcome.key)
@@ -358,25 +358,25 @@ class Launch:
             self.sync.notify(outcome.key)
 
     @contextlib.contextmanager
-    def _engine(self, claims: Claims) -> Iterator[Engine]:
+    def _engine(self, leases: Leases) -> Iterator[Engine]:
         """Started only when there is something to run."""
         if not self.plan.left():
             yield lambda trainings, listen: {}
             return
         count = len(self.plan.trainings)
-        with open_engine(self.options, self.storage, self.datasets, count, self.console.print, claims.number) as engine:
+        with open_engine(self.options, self.storage, self.datasets, count, self.console.print, leases.number) as engine:
             yield engine
 
-    def _prune(self, claims: Claims) -> None:
+    def _prune(self, leases: Leases) -> None:
         """Drop the checkpoints of what has everything that this plan measures, and that nobody else works on."""
         if not self.arrived:
             self.console.print("Nothing was pruned: MLflow has not got the networks yet.")
             return
         freed = 0
         for training in self.plan.trainings.values():
-            if training.action == "reuse" and claims.acquire(training.key):
+            if training.action == "reuse" and leases.acquire(training.key):
                 freed += self.storage.prune(training.key)
-                claims.release(training.key)
+                leases.release(training.key)
         self.console.print(f"Pruned {freed / 1e6:.1f} MB of checkpoints; records are kept.")
 
     def _finish(self, interrupted: bool) -> int:

@@ -15,7 +15,7 @@ from ablate.execution.base import Event
 from ablate.launch.console import Progress
 from ablate.launch.options import Options
 from ablate.storage import plans
-from ablate.storage.leases import Claims
+from ablate.storage.leases import Leases
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage, TrainingView
 
@@ -100,7 +100,7 @@ def watch(
         StorageError: There is no such plan.
     """
     file = plans.load(storage, plan_id)
-    claims = Claims(storage.files)  # never entered: it looks at others' claims, and makes none
+    leases = Leases(storage.files)  # never entered: it looks at others' leases, and makes none
     plan = _plan_of(file)
     seen = {key: storage.view(key) for key in plan.trainings}
     for key, training in plan.trainings.items():
@@ -125,7 +125,7 @@ def watch(
                 training.action = _action(training, view)
             left = [key for key, training in plan.trainings.items() if training.action == "train"]
             failed = [key for key, training in plan.trainings.items() if training.action == "failed"]
-            held = any(claims.held_elsewhere(key) for key in [*left, *failed, *searches, launch])
+            held = any(leases.held_elsewhere(key) for key in [*left, *failed, *searches, launch])
             # A search that has ended what it began may be about to begin more, and what failed may be tried again.
             if not left and not ((searches or failed) and held):
                 break

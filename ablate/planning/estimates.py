@@ -260,7 +260,8 @@ def calibrated_speed(gpu: bool) -> float:
     if not gpu:
         return _measure_core() * (os.cpu_count() or 1)
     code = (
-        "import torch; from ablate.planning import estimates; torch.backends.cudnn.allow_tf32 = False; "  # as in a worker  # noqa: E501
+        "import torch; from ablate.planning import estimates; "
+        "torch.backends.cudnn.allow_tf32 = False; "  # as in a worker
         "print(estimates._measure_gpu(512))"
     )
     try:

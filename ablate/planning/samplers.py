@@ -1,8 +1,8 @@
-"""A searcher that learns: an Optuna study in a database of its own, reconciled with our records.
+"""What chooses a search's configurations: chance, a grid, or an Optuna study.
 
-Our records and the trainings in storage are the truth; the study is what Optuna makes of them. A study that is lost is
-made again, one that was killed between a suggestion and its record forgets the suggestion, and what ended meanwhile is
-told. Samplers are made anew for each suggestion, seeded by its number: no state of theirs has to be kept.
+Of a study, our records and the trainings in storage are the truth; the study is what Optuna makes of them. One that is
+lost is made again, one that was killed between a suggestion and its record forgets the suggestion, and what ended
+meanwhile is told. Samplers are made anew for each suggestion, seeded by its number: no state of theirs has to be kept.
 """
 
 from __future__ import annotations
@@ -23,6 +23,87 @@ from ablate.storage.files import LocalFiles
 from ablate.storage.storage import Storage
 
 _SAMPLE = "sample"
+
+
+@dataclass(frozen=True)
+class SampleEnd:
+    """How a sample ended.
+
+    Args:
+        state: `complete`: trained to its last epoch; `stopped`: early; `failed`: with a reason.
+        values: Of the objectives after the last epoch, in their order; empty unless complete.
+        curve: Epoch -> value of the first objective.
+        epoch: The last one trained.
+        reason: Why it failed.
+    """
+
+    state: Literal["complete", "stopped", "failed"]
+    values: tuple[float, ...] = ()
+    curve: Mapping[int, float] = field(default_factory=dict)
+    epoch: int = 0
+    reason: str = ""
+
+
+class Sampler(Protocol):
+    """Chooses configurations."""
+
+    def values(self, number: int) -> dict[str, Any] | None:
+        """The configuration of a sample; None where there are no more."""
+
+    def tell(self, number: int, result: SampleEnd) -> None:
+        """Learn how a sample ended."""
+
+
+class RandomSampler:
+    """Each sample is a function of the search's seed and its number: there is nothing to keep.
+
+    A parameter added to the space leaves the values of the others as they were.
+
+    Args:
+        search: What to search.
+    """
+
+    def __init__(self, search: SearchSpec) -> None:
+        self._search = search
+
+    def values(self, number: int) -> dict[str, Any] | None:
+        """The configuration of a sample."""
+        chosen: dict[str, Any] = {}
+        for path in self._search.order():
+            parameter = self._search.parameters[path]
+            if parameter.active(chosen):
+                chosen[path] = parameter.at(stream(self._search.seed, f"search:{path}", number) / 2**63)
+        return chosen
+
+    def tell(self, number: int, result: SampleEnd) -> None:
+        """Chance learns nothing."""
+
+
+class GridSampler:
+    """Every configuration once.
+
+    Args:
+        search: With parameters of finitely many values.
+    """
+
+    def __init__(self, search: SearchSpec) -> None:
+        started = [_key(values) for values in search.start]
+        self._start = len(started)
+        left = (values for values in search.grid() if _key(values) not in started)
+        # So many as are asked for: a grid may be larger than memory.
+        self._points = list(itertools.islice(left, search.samples or MOST_SAMPLES))
+
+    def values(self, number: int) -> dict[str, Any] | None:
+        """The configuration of a sample; those to start from are no part of what is left."""
+        place = number - self._start
+        return dict(self._points[place]) if place < len(self._points) else None
+
+    def tell(self, number: int, result: SampleEnd) -> None:
+        """The grid stays as it is."""
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    return repr(sorted(values.items()))
 
 
 class StudySampler:
@@ -74,7 +155,7 @@ class StudySampler:
             self._begin(number, dict(start[number]) if number < len(start) else None)
         return self._suggested(self._trials[number])
 
-    def tell(self, number: int, result: Told) -> None:
+    def tell(self, number: int, result: SampleEnd) -> None:
         """Tell the study how a sample ended; of one that has been told nothing changes."""
         if number not in self._trials:
             return
@@ -148,84 +229,3 @@ def _address(storage: Storage, plan: str) -> str | None:
     folder = Path(storage.files.root) / "searches"
     folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder / plan}.db"
-
-
-@dataclass(frozen=True)
-class Told:
-    """How a sample ended.
-
-    Args:
-        state: `complete`: trained to its last epoch; `stopped`: early; `failed`: with a reason.
-        values: Of the objectives after the last epoch, in their order; empty unless complete.
-        curve: Epoch -> value of the first objective.
-        epoch: The last one trained.
-        reason: Why it failed.
-    """
-
-    state: Literal["complete", "stopped", "failed"]
-    values: tuple[float, ...] = ()
-    curve: Mapping[int, float] = field(default_factory=dict)
-    epoch: int = 0
-    reason: str = ""
-
-
-class Sampler(Protocol):
-    """Chooses configurations."""
-
-    def values(self, number: int) -> dict[str, Any] | None:
-        """The configuration of a sample; None where there are no more."""
-
-    def tell(self, number: int, result: Told) -> None:
-        """Learn how a sample ended."""
-
-
-class RandomSampler:
-    """Each sample is a function of the search's seed and its number: there is nothing to keep.
-
-    A parameter added to the space leaves the values of the others as they were.
-
-    Args:
-        search: What to search.
-    """
-
-    def __init__(self, search: SearchSpec) -> None:
-        self._search = search
-
-    def values(self, number: int) -> dict[str, Any] | None:
-        """The configuration of a sample."""
-        chosen: dict[str, Any] = {}
-        for path in self._search.order():
-            parameter = self._search.parameters[path]
-            if parameter.active(chosen):
-                chosen[path] = parameter.at(stream(self._search.seed, f"search:{path}", number) / 2**63)
-        return chosen
-
-    def tell(self, number: int, result: Told) -> None:
-        """Chance learns nothing."""
-
-
-class GridSampler:
-    """Every configuration once.
-
-    Args:
-        search: With parameters of finitely many values.
-    """
-
-    def __init__(self, search: SearchSpec) -> None:
-        started = [_key(values) for values in search.start]
-        self._start = len(started)
-        left = (values for values in search.grid() if _key(values) not in started)
-        # So many as are asked for: a grid may be larger than memory.
-        self._points = list(itertools.islice(left, search.samples or MOST_SAMPLES))
-
-    def values(self, number: int) -> dict[str, Any] | None:
-        """The configuration of a sample; those to start from are no part of what is left."""
-        place = number - self._start
-        return dict(self._points[place]) if place < len(self._points) else None
-
-    def tell(self, number: int, result: Told) -> None:
-        """The grid stays as it is."""
-
-
-def _key(values: Mapping[str, Any]) -> str:
-    return repr(sorted(values.items()))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.core.errors import StorageError
-from ablate.planning.samplers import GridSampler, RandomSampler, Sampler, Told
+from ablate.planning.samplers import GridSampler, RandomSampler, SampleEnd, Sampler
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.trials import Sample
 from ablate.storage.checksums import seal, unseal
@@ -24,7 +24,7 @@ LAYOUT = 1
 """Of the records; a newer one than this is refused by name."""
 
 
-def told(view: TrainingView, history: Sequence[Mapping[str, Any]], search: SearchSpec) -> Told | None:
+def sample_end(view: TrainingView, history: Sequence[Mapping[str, Any]], search: SearchSpec) -> SampleEnd | None:
     """How a sample has ended, from its training in storage.
 
     Args:
@@ -45,12 +45,12 @@ def told(view: TrainingView, history: Sequence[Mapping[str, Any]], search: Searc
         last = history[-1]["metrics"] if history and reaches(history, view.epoch) else {}
         missing = [metric for metric in metrics if metric not in last]
         if missing:
-            return Told("failed", epoch=view.epoch, reason=f"its history has no {missing[0]}")
-        return Told("complete", tuple(float(last[metric]) for metric in metrics), curve, view.epoch)
+            return SampleEnd("failed", epoch=view.epoch, reason=f"its history has no {missing[0]}")
+        return SampleEnd("complete", tuple(float(last[metric]) for metric in metrics), curve, view.epoch)
     if view.failure is not None:
-        return Told("failed", curve=curve, epoch=max(0, view.epoch), reason=str(view.failure["reason"]))
+        return SampleEnd("failed", curve=curve, epoch=max(0, view.epoch), reason=str(view.failure["reason"]))
     if view.stopped is not None:
-        return Told("stopped", curve=curve, epoch=view.stopped)
+        return SampleEnd("stopped", curve=curve, epoch=view.stopped)
     return None
 
 
@@ -124,7 +124,7 @@ class Search:
         values = self._sampler.values(number)
         return None if values is None else Sample(number, values)
 
-    def tell(self, sample: Sample, result: Told) -> None:
+    def tell(self, sample: Sample, result: SampleEnd) -> None:
         """Say how a sample ended; again is no harm.
 
         Args:

@@ -28,7 +28,7 @@ from ablate.report.from_tracking import (
     table_input,
     verdicts_of,
 )
-from ablate.report.search import search_of, told_shares
+from ablate.report.search import search_of, shares_sentences
 from ablate.report.search_results import best_space, summary_lines
 from ablate.report.tables import Table, build_table
 from ablate.spaces.loading import table_names
@@ -178,7 +178,7 @@ def _print_search(plan: PlanResults, console: Console) -> None:
     """How a search went, what matters, and the best as a space file, whole lines that can be copied."""
     results = search_of(plan)
     console.print()
-    for line in [*summary_lines(results), *told_shares(results)]:
+    for line in [*summary_lines(results), *shares_sentences(results)]:
         console.print(Text(printable(line) if not line.startswith(" ") else line, overflow="fold"))
     best = best_space(results)
     if best is not None:

@@ -14,7 +14,7 @@ from ablate.report.from_tracking import Network, claims_of, columns_of, left_out
 from ablate.report.page import Link, Missing, PageData, SpacePage
 from ablate.report.search import search_facts, search_of
 from ablate.report.tables import build_table
-from ablate.spaces.figures import FigureData, Seen, figure_kind, figure_names
+from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
 from ablate.tracking.reading import STOPPED, PlanResults
 
 _HOUR_S = 3600.0
@@ -52,13 +52,13 @@ def figure_data(plan: PlanResults, network: Network = "last") -> FigureData:
     Returns:
         Arrays and scalars under the names without `_best`, whichever network they are of.
     """
-    rows: dict[str, dict[int, Seen]] = {}
+    rows: dict[str, dict[int, RowData]] = {}
     for (row, seed), trial in plan.trials.items():
         if trial.problem is not None:
             continue
         scalars = {name: trial.metrics[metric] for name, metric in columns_of(trial.metrics, network).items()}
         arrays = _of_network(plan.arrays(row, seed), network)
-        rows.setdefault(row, {})[seed] = Seen(arrays, scalars, _curves(plan, row, seed))
+        rows.setdefault(row, {})[seed] = RowData(arrays, scalars, _curves(plan, row, seed))
     return FigureData(rows, ", ".join(plan.data_labels))
 
 

@@ -142,7 +142,7 @@ def coordinates(parameter: Parameter, path: str, samples: Sequence[SampleResult]
     return np.array(found)
 
 
-def told_shares(results: SearchResults) -> list[str]:
+def shares_sentences(results: SearchResults) -> list[str]:
     """What matters, in words, an objective a line."""
     lines = []
     for number in range(len(results.search.objective)):

@@ -11,7 +11,7 @@ import yaml
 from ablate.core.text import plural
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.specs import Spec, TrialSpec
-from ablate.spaces.trials import told as told_value
+from ablate.spaces.trials import format_value
 
 if TYPE_CHECKING:
     from ablate.planning.plan import Plan
@@ -93,7 +93,7 @@ def from_storage(plan: Plan, storage: Storage) -> SearchResults:
     Returns:
         The results so far.
     """
-    from ablate.planning.search import told
+    from ablate.planning.search import sample_end
 
     loaded = plan.spaces[0]
     search = loaded.space.search
@@ -102,7 +102,7 @@ def from_storage(plan: Plan, storage: Storage) -> SearchResults:
     rows = {row.label: row for row in loaded.space.rows}
     for planned in plan.trials:
         history = storage.history(planned.training)
-        ended = told(storage.view(planned.training), history, search)
+        ended = sample_end(storage.view(planned.training), history, search)
         curves: dict[str, dict[int, float]] = {
             objective.metric: {
                 int(entry["epoch"]): float(entry["metrics"][objective.metric])
@@ -243,7 +243,7 @@ def summary_lines(results: SearchResults) -> list[str]:
             f"{objective.metric} {value:.2f}"
             for objective, value in zip(results.search.objective, sample.objectives, strict=True)
         )
-        settings = ", ".join(f"{path}={told_value(value)}" for path, value in sample.values.items())
+        settings = ", ".join(f"{path}={format_value(value)}" for path, value in sample.values.items())
         lines.append(f"  {sample.label}: {reached} ({settings})")
     return lines
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RowData:
     """What one row with one seed gave a figure to draw.
 
     Args:
@@ -41,10 +41,10 @@ class FigureData:
         data: How the data set is called.
     """
 
-    rows: Mapping[str, Mapping[int, Seen]]
+    rows: Mapping[str, Mapping[int, RowData]]
     data: str = ""
 
-    def having(self, *names: str) -> dict[str, dict[int, Seen]]:
+    def having(self, *names: str) -> dict[str, dict[int, RowData]]:
         """The rows and seeds that have all of some arrays or curves.
 
         Args:

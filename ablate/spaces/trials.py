@@ -38,10 +38,10 @@ class Sample:
     @property
     def note(self) -> str:
         """Its settings in words, shortened to what a table's footnote takes."""
-        return ", ".join(f"{path.rpartition('.')[2]} {told(value)}" for path, value in self.values.items())
+        return ", ".join(f"{path.rpartition('.')[2]} {format_value(value)}" for path, value in self.values.items())
 
 
-def told(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as tables and notes show it."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
@@ -49,7 +49,7 @@ def told(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ConfiguredSearch:
     """A search as a launch asked for it: with its preset and the settings of the command line.
 
     Args:
@@ -106,7 +106,9 @@ class Asked:
         return [*self.before, *own, *self.after]
 
 
-def ask_for(loaded: SpaceFile, preset: str | None, overrides: Sequence[Setting], seed: int) -> Asked:
+def configured_search(
+    loaded: SpaceFile, preset: str | None, overrides: Sequence[Setting], seed: int
+) -> ConfiguredSearch:
     """A search under a preset and the settings of the command line.
 
     What a preset or the command line sets is no longer searched. `search.samples=20` and the like change the search
@@ -142,7 +144,7 @@ def ask_for(loaded: SpaceFile, preset: str | None, overrides: Sequence[Setting],
         where = file.where(("search",))
         raise SpecError(f"{where}: search: expected something left to search, got every parameter set")
     search = _validated(left, file.where(("search",)))
-    return Asked(loaded, search, tuple(settings_from_file(space.base, file, ("base",))), tuple(after), seed)
+    return ConfiguredSearch(loaded, search, tuple(settings_from_file(space.base, file, ("base",))), tuple(after), seed)
 
 
 def check(loaded: SpaceFile) -> None:
@@ -155,7 +157,7 @@ def check(loaded: SpaceFile) -> None:
         SpecError: With the line of the parameter.
     """
     for preset in (None, "smoke"):
-        asked = ask_for(loaded, preset, [], 0)
+        asked = configured_search(loaded, preset, [], 0)
         for path in asked.search.order():
             needed = _needed(asked.search, path)
             for value in asked.search.parameters[path].extremes():

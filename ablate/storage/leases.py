@@ -1,9 +1,9 @@
-"""Who trains what: claims on training keys, so that launches that overlap train nothing twice.
+"""Who trains what: leases on training keys, so that launches that overlap train nothing twice.
 
     <storage>/claims/<training_key>/<number>.json    created exclusively; the highest number is in force
     <storage>/claims/owners/<launch>.json            the launch's heartbeat counter
 
-A claim names its launch. A launch whose counter an observer has not seen change for `EXPIRY_S` of the observer's own
+A lease names its launch. A launch whose counter an observer has not seen change for `EXPIRY_S` of the observer's own
 clock is dead: clocks of different machines are never compared. On the observer's own machine its process is looked up,
 so that the same command goes on at once after kill -9. Taking over creates the next number, which only one of
 many can do.
@@ -74,23 +74,23 @@ def _dead_here(heartbeat: str) -> bool:
 
 
 def highest(files: Files, key: str) -> int:
-    """The number of the claim in force; 0 without any.
+    """The number of the lease in force; 0 without any.
 
     Args:
         files: The storage's files.
-        key: Of what is claimed.
+        key: Of what is leased.
     """
     names = (_NUMBER.fullmatch(name) for name in files.list(f"claims/{key}"))
     return max((int(name[1]) for name in names if name), default=0)  # a network drive adds files of its own
 
 
 def owner_of(files: Files, key: str, number: int) -> str | None:
-    """Who made a claim; None where it was given back, or cannot be read: nobody could be asked.
+    """Who made a lease; None where it was given back, or cannot be read: nobody could be asked.
 
     Args:
         files: The storage's files.
-        key: Of what is claimed.
-        number: The claim's.
+        key: Of what is leased.
+        number: The lease's.
     """
     try:
         owner = read_json(files.read(path_of(key, number)))["owner"]
@@ -100,25 +100,25 @@ def owner_of(files: Files, key: str, number: int) -> str | None:
 
 
 def path_of(key: str, number: int) -> str:
-    """Where a claim lies."""
+    """Where a lease lies."""
     return f"claims/{key}/{number:06d}.json"
 
 
 def in_force(files: Files, key: str, number: int) -> bool:
-    """Whether a claim is still its maker's: none came after it, and it was not given back.
+    """Whether a lease is still its maker's: none came after it, and it was not given back.
 
     Who works for a launch asks this before it writes: the launch may have been paused until another one took over.
 
     Args:
         files: The storage's files.
-        key: Of what is claimed.
-        number: The claim's.
+        key: Of what is leased.
+        number: The lease's.
     """
     return highest(files, key) == number and owner_of(files, key, number) is not None
 
 
-class Claims:
-    """The claims one launch holds, and its view of others'.
+class Leases:
+    """The leases one launch holds, and its view of others'.
 
     Args:
         files: The storage's files.
@@ -146,9 +146,9 @@ class Claims:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> Leases:
         self.beat()
-        self._thread = threading.Thread(target=self._beat_on, name="claims-heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._beat_on, name="lease-heartbeat", daemon=True)
         self._thread.start()
         return self
 
@@ -175,7 +175,7 @@ class Claims:
                 continue  # storage may come back; if it stays away, others rightly take over
 
     def acquire(self, key: str) -> bool:
-        """Claim a training for this launch.
+        """Lease a training for this launch.
 
         Args:
             key: The training's key.
@@ -201,25 +201,25 @@ class Claims:
         return True
 
     def holds(self, key: str) -> bool:
-        """Whether this launch's claim is in force.
+        """Whether this launch's lease is in force.
 
         Args:
-            key: Of what is claimed.
+            key: Of what is leased.
 
         Returns:
-            False too where it was taken over, as it is when this process was paused for longer than a claim lives.
+            False too where it was taken over, as it is when this process was paused for longer than a lease lives.
         """
         return key in self._held and in_force(self._files, key, self._held[key])
 
     def number(self, key: str) -> int | None:
-        """The number of this launch's claim, by which a worker sees whether it is still in force; None without one."""
+        """The number of this launch's lease, by which a worker sees whether it is still in force; None without one."""
         return self._held.get(key)
 
     def acquire_or_tell(self, key: str, waiting: Callable[[], None]) -> bool:
-        """Claim what only one launch may hold, and wait for as long as it takes to tell whether its owner lives.
+        """Lease what only one launch may hold, and wait for as long as it takes to tell whether its owner lives.
 
         Args:
-            key: Of what is claimed.
+            key: Of what is leased.
             waiting: Called once, where there is an owner who may be dead.
 
         Returns:
@@ -234,7 +234,7 @@ class Claims:
         """Whether a living launch holds what only one may; waits as long as it takes to tell, and writes nothing.
 
         Args:
-            key: Of what is claimed.
+            key: Of what is leased.
             waiting: Called once, where there is an owner who may be dead.
 
         Returns:
@@ -256,12 +256,12 @@ class Claims:
         return False
 
     def _heartbeat_of(self, key: str) -> tuple[str | None, bytes | None]:
-        """Who holds a claim, and its counter."""
+        """Who holds a lease, and its counter."""
         owner = owner_of(self._files, key, highest(self._files, key))
         return owner, None if owner is None else self._files.read(self._owner_path(owner))
 
     def release(self, key: str) -> None:
-        """Give a claim back.
+        """Give a lease back.
 
         Args:
             key: The training's key.

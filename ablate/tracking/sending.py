@@ -76,7 +76,7 @@ def send(
     view = storage.view(key)
     if view.attempts == 0:
         return False  # what storage does not know it cannot contradict
-    held = _Whole(storage, view)
+    held = TrainingContents(storage, view)
     run = opened.trainings.get(key)
     # Nothing is read for what has arrived from these very files.
     unread = not whole and synced(run) and run is not None and run.tags.get(SENT_FROM) == held.curves_from
@@ -107,7 +107,7 @@ def _tell(opened: PlanRuns, experiment: str, run: Run) -> None:
     opened.repairs.append(f"{experiment}: {run.name}")
 
 
-def _training_agrees(store: Store, opened: PlanRuns, run: Run, held: _Whole, whole: bool) -> bool:
+def _training_agrees(store: Store, opened: PlanRuns, run: Run, held: TrainingContents, whole: bool) -> bool:
     """Whether a training's run shows the beginning of what storage holds; if only that, it is sent again from there."""
     compare = whole and run.id not in opened.compared
     if opened.owns(run) and intact(run) and not compare:
@@ -154,7 +154,7 @@ def adopts(storage: Storage) -> Adopts:
         view = storage.view(trial.training)
         if view.attempts == 0:
             return None
-        return _values_agree(run, _trial_points(_Whole(storage, view), trial))
+        return _values_agree(run, _trial_points(TrainingContents(storage, view), trial))
 
     return agrees
 
@@ -173,7 +173,7 @@ def _point_to(store: Store, opened: PlanRuns, training: Run, trials: Sequence[Tr
             store.log(run, tags={"ablate.training_run_id": training.id})
 
 
-def _training_run(store: Store, opened: PlanRuns, key: str, trial: TrialPart, whole: _Whole) -> Run:
+def _training_run(store: Store, opened: PlanRuns, key: str, trial: TrialPart, whole: TrainingContents) -> Run:
     experiment = store.experiment(TRAINING, create=True)
     assert experiment is not None
     tags = {
@@ -189,7 +189,7 @@ def _training_run(store: Store, opened: PlanRuns, key: str, trial: TrialPart, wh
     return store.create(experiment, name, tags, start)
 
 
-def _send_training(store: Store, opened: PlanRuns, run: Run, whole: _Whole, trial: TrialPart) -> None:
+def _send_training(store: Store, opened: PlanRuns, run: Run, whole: TrainingContents, trial: TrialPart) -> None:
     view = whole.view
     sent = _sent_epoch(run)
     points = [point for point in whole.points() if point.step > sent]
@@ -225,7 +225,7 @@ def _send_training(store: Store, opened: PlanRuns, run: Run, whole: _Whole, tria
             store.log(run, tags={**_made(record), "ablate.networks": kept, SYNCED: SYNCED_LAYOUT})
 
 
-def _send_networks(store: Store, run: Run, whole: _Whole) -> str:
+def _send_networks(store: Store, run: Run, whole: TrainingContents) -> str:
     """The final networks as artifacts; once, after everything else, since they are large."""
     content, _ = whole.storage.checkpoint(whole.view.key)
     if content is None:
@@ -248,7 +248,7 @@ def _send_networks(store: Store, run: Run, whole: _Whole) -> str:
     return ", ".join(told)
 
 
-def _take_networks(store: Store, run: Run, whole: _Whole) -> str:
+def _take_networks(store: Store, run: Run, whole: TrainingContents) -> str:
     """Without checkpoints: the networks that the run has, or the one that it replaces, if they are of this training."""
     gone = "none: its checkpoints were pruned"
     source = store.run(run.tags[REPLACES]) if REPLACES in run.tags else run
@@ -264,7 +264,7 @@ def _take_networks(store: Store, run: Run, whole: _Whole) -> str:
     return ", ".join(told) or gone
 
 
-def _trial_points(whole: _Whole, trial: TrialPart) -> list[Point]:
+def _trial_points(whole: TrainingContents, trial: TrialPart) -> list[Point]:
     """Everything that a trial's run shows of what storage holds now."""
     points = []
     for metric, key in trial.columns.items():
@@ -275,7 +275,13 @@ def _trial_points(whole: _Whole, trial: TrialPart) -> list[Point]:
 
 
 def _trial_agrees(
-    store: Store, opened: PlanRuns, run: Run, points: Sequence[Point], held: _Whole, trial: TrialPart, whole: bool
+    store: Store,
+    opened: PlanRuns,
+    run: Run,
+    points: Sequence[Point],
+    held: TrainingContents,
+    trial: TrialPart,
+    whole: bool,
 ) -> bool:
     """Whether a trial's run shows what storage holds and nothing else; if it lacks some, it is sent once more."""
     if not _values_agree(run, points):
@@ -295,7 +301,7 @@ def _trial_agrees(
 
 
 def _send_trial(
-    store: Store, opened: PlanRuns, training: Run, held: _Whole, trial: TrialPart, whole: bool = False
+    store: Store, opened: PlanRuns, training: Run, held: TrainingContents, trial: TrialPart, whole: bool = False
 ) -> bool:
     view, where = held.view, place(trial)
     run = opened.trials.get(where)
@@ -381,7 +387,7 @@ def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) 
     return store.create(parent.experiment, f"{trial.row} · seed {trial.seed}", tags, training.start_ms)
 
 
-class _Whole:
+class TrainingContents:
     """One training's content in storage, each part read once, when it is wanted."""
 
     def __init__(self, storage: Storage, view: TrainingView) -> None:
@@ -392,11 +398,13 @@ class _Whole:
 
     @property
     def history(self) -> list[dict[str, Any]]:
+        """Of its epochs, read once."""
         if self._history is None:
             self._history = self.storage.history(self.view.key)
         return self._history
 
     def record(self, key: str) -> Record | None:
+        """A record of it, read once."""
         if key not in self._records:
             self._records[key] = self.storage.record(self.view, key)
         return self._records[key]
@@ -446,17 +454,20 @@ class _Whole:
 
     @property
     def failed_ms(self) -> int:
+        """When it failed, milliseconds since 1970."""
         return int((self.view.failure or {}).get("timestamp_ms", self.ended_ms))
 
     @property
     def reason(self) -> str:
+        """Why it failed."""
         return str((self.view.failure or {}).get("reason", "unknown"))
 
     def made_ms(self, record: Record) -> int:
+        """When a record was made, milliseconds since 1970."""
         return int(record.meta.get("timestamp_ms", self.ended_ms))
 
 
-def _scalars(whole: _Whole, trial: TrialPart) -> list[Point]:
+def _scalars(whole: TrainingContents, trial: TrialPart) -> list[Point]:
     """What analyses found, and the last epoch's energies, on the trial's own run."""
     points = []
     for name, key in trial.analyses.items():

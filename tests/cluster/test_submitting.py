@@ -82,8 +82,10 @@ def test_a_job_is_left_found_again_and_gives_its_exit_code_and_the_same_numbers(
 def test_a_failed_training_and_a_wrong_setting_come_back_as_exit_codes(
     folder: Path, ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "mine.py").write_text("from ablate.execution import worker\ndef save_state(state): raise RuntimeError('broken')\n"  # noqa: E501
-                                    "worker.save_state = save_state\n")  # fmt: skip
+    (folder / "mine.py").write_text(
+        "from ablate.execution import worker\ndef save_state(state): raise RuntimeError('broken')\n"
+        "worker.save_state = save_state\n"
+    )
     process = start(folder, ray_cluster, "--import", "mine")
     assert process.wait(120) == 1, text_of(folder)
     assert "RuntimeError: broken" in text_of(folder)

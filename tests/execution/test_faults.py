@@ -11,7 +11,7 @@ import pytest
 import ray.exceptions
 import torch
 
-from ablate.core.errors import ClaimError, DataError, DeviceError, StorageError
+from ablate.core.errors import DataError, DeviceError, LeaseError, StorageError
 from ablate.execution import worker
 from ablate.execution.faults import fault_of, passes
 from ablate.learning.training import TrainingError
@@ -39,7 +39,7 @@ OF_A_GPU = [
 PASSING = [
     *OF_A_GPU,
     StorageError("--storage s3://b: expected x to be writable, got ExpiredToken"),
-    ClaimError("another launch has taken this training over"),
+    LeaseError("another launch has taken this training over"),
     OSError(errno.ENOSPC, "No space left on device"),
     OSError(errno.EDQUOT, "Disk quota exceeded"),
     OSError(errno.ESTALE, "Stale file handle"),

@@ -25,7 +25,7 @@ from ablate.launch.session import launch, plan_of
 from ablate.planning import estimates
 from ablate.planning.plan import decide
 from ablate.spaces.specs import ModelSpec
-from ablate.storage.leases import Claims
+from ablate.storage.leases import Leases
 from ablate.storage.speeds import keep
 from ablate.storage.storage import Storage
 from tests.support.helpers import command, environment, launch_here, options_of, run_launch, write_space
@@ -364,7 +364,7 @@ def test_watching_ends_where_no_launch_runs(tmp_path: Path) -> None:
     assert watch.watch(storage, out, sleep=lambda seconds: None) == 1
     assert "No launch is running; 2 trainings to go." in out.file.getvalue()  # type: ignore[attr-defined]
     key = next(iter(plan.trainings))
-    with Claims(storage.files) as claims:
+    with Leases(storage.files) as claims:
         claims.acquire(key)
         looks = iter(range(3 * watch.UNHELD_LOOKS))
 

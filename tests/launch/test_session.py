@@ -18,7 +18,7 @@ from ablate.launch import session, watch
 from ablate.launch.options import Options, parse_seeds
 from ablate.launch.session import plan_of
 from ablate.report import __main__ as report
-from ablate.storage.leases import Claims
+from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of, write_space
 
@@ -42,7 +42,7 @@ def test_only_what_is_whole_and_nobodys_is_pruned(tmp_path: Path, monkeypatch: p
     assert run(tmp_path)[0] == 0
     one, two = plan_of(options(tmp_path)).trainings
     storage = Storage(str(tmp_path / "storage"))
-    with Claims(storage.files) as claims:
+    with Leases(storage.files) as claims:
         assert claims.acquire(one)  # another launch measures more on it
         assert "Pruned" in run(tmp_path, prune=True)[1]
         assert checkpoints(tmp_path) == {one}
@@ -115,14 +115,14 @@ def test_watching_sees_a_launch_that_starts_and_one_that_tries_again(tmp_path: P
             code = None
         return code, out.file.getvalue()  # type: ignore[attr-defined]
 
-    with Claims(storage.files) as claims:
+    with Leases(storage.files) as claims:
         claims.acquire(f"plan-{plan.id}")  # while Ray starts
         assert watched(3 * watch.UNHELD_LOOKS)[0] is None
     for key in (one, two):
         storage.describe(key, plan.trainings[key].identity)
         storage.attempt(key).save_failure("loss became nan", "", 1)
     assert watched(10)[0] == 1
-    with Claims(storage.files) as claims:
+    with Leases(storage.files) as claims:
         claims.acquire(one)  # --retry-failed
         code, text = watched(10)
     assert code is None and text.count("loss became nan") <= 1
@@ -140,7 +140,7 @@ def test_watching_tells_a_failure_at_once_and_once_though_the_launch_goes_on(tmp
         storage.describe(key, plan.trainings[key].identity)
     out = Console(file=io.StringIO(), width=120)
     attempts: list[Any] = []
-    with Claims(storage.files) as claims:
+    with Leases(storage.files) as claims:
         for key in (f"plan-{plan.id}", one, two):
             claims.acquire(key)
 

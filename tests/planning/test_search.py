@@ -18,8 +18,8 @@ from ablate.execution import executors
 from ablate.launch import search_session
 from ablate.launch.options import Options
 from ablate.launch.session import launch, plan_of
-from ablate.planning.samplers import GridSampler, RandomSampler, StudySampler, Told
-from ablate.planning.search import Search, told
+from ablate.planning.samplers import GridSampler, RandomSampler, SampleEnd, StudySampler
+from ablate.planning.search import Search, sample_end
 from ablate.report.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
 from ablate.spaces.loading import load_space
 from ablate.spaces.search import SearchSpec
@@ -93,13 +93,14 @@ def history(*values: float) -> list[dict[str, Any]]:
 
 def test_how_a_sample_ended_is_read_from_its_training() -> None:
     entries = history(10, 20, 30)
-    assert told(TrainingView("k", 2, True, True), entries, spec()) == Told("complete", (30.0,), {1: 20.0, 2: 30.0}, 2)
-    assert told(TrainingView("k", 2, False, True), entries, spec()) is None
-    stopped = told(TrainingView("k", 2, False, True, stopped=2), entries, spec())
+    complete = sample_end(TrainingView("k", 2, True, True), entries, spec())
+    assert complete == SampleEnd("complete", (30.0,), {1: 20.0, 2: 30.0}, 2)
+    assert sample_end(TrainingView("k", 2, False, True), entries, spec()) is None
+    stopped = sample_end(TrainingView("k", 2, False, True, stopped=2), entries, spec())
     assert stopped is not None and (stopped.state, stopped.epoch, stopped.values) == ("stopped", 2, ())
-    failed = told(TrainingView("k", 1, False, True, failure={"reason": "nan"}), entries, spec())
+    failed = sample_end(TrainingView("k", 1, False, True, failure={"reason": "nan"}), entries, spec())
     assert failed is not None and (failed.state, failed.reason) == ("failed", "nan")
-    other = told(TrainingView("k", 2, True, True), entries, spec(objective={"metric": "validation/robust"}))
+    other = sample_end(TrainingView("k", 2, True, True), entries, spec(objective={"metric": "validation/robust"}))
     assert other is not None and other.state == "failed" and "validation/robust" in other.reason
 
 
@@ -237,7 +238,7 @@ def suggestions(sampler: StudySampler, count: int) -> Iterator[dict[str, Any]]:
         values = sampler.values(number)
         assert values is not None
         yield values
-        sampler.tell(number, Told("complete", (50.0 - 30 * abs(values["training.learning_rate"] - 0.1),)))
+        sampler.tell(number, SampleEnd("complete", (50.0 - 30 * abs(values["training.learning_rate"] - 0.1),)))
 
 
 def test_the_study_learns_and_is_reconciled_with_the_records(tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_the_study_learns_and_is_reconciled_with_the_records(tmp_path: Path) -> 
     again = StudySampler(search, "abc", storage, records)
     for sample in records:
         assert again.values(sample.number) == sample.values
-        again.tell(sample.number, Told("complete", (40.0,)))
+        again.tell(sample.number, SampleEnd("complete", (40.0,)))
     assert again.values(7) is not None
     study = optuna.load_study(study_name="abc", storage=database)
     assert [trial.params for trial in study.trials][:7] == [dict(sample.values) for sample in records]
@@ -285,12 +286,12 @@ def test_tpe_and_nsga_differ_from_chance_and_seeds_matter(tmp_path: Path) -> Non
     for number in range(8):
         values = sampler.values(number)
         assert values is not None
-        sampler.tell(number, Told("complete", (1.0 * number, -1.0 * number)))
+        sampler.tell(number, SampleEnd("complete", (1.0 * number, -1.0 * number)))
     assert sampler.values(8) is not None
     stopped = StudySampler(search, "e", Storage(str(tmp_path)), [])
     stopped.values(0)
-    stopped.tell(0, Told("stopped", (), {1: 20.0}, 1))
-    stopped.tell(0, Told("complete", (99.0,), {1: 20.0}, 4))  # told once, it stays told
+    stopped.tell(0, SampleEnd("stopped", (), {1: 20.0}, 1))
+    stopped.tell(0, SampleEnd("complete", (99.0,), {1: 20.0}, 4))  # told once, it stays told
 
 
 def test_without_optuna_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,27 +344,27 @@ def test_a_failed_sample_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_median_stops_what_is_below_the_others() -> None:
-    from ablate.execution.schedulers import Judge
+    from ablate.execution.schedulers import EarlyStopping
 
-    judge = Judge(spec(scheduler={"name": "median", "least_samples": 2}), 10)
+    judge = EarlyStopping(spec(scheduler={"name": "median", "least_samples": 2}), 10)
     for number, value in enumerate((60.0, 50.0, 55.0)):
         judge.replay(number, {1: value, 2: value + 5, 3: value + 9})
-    assert judge.goes_on(7, 1, 58.0)
-    assert not judge.goes_on(8, 1, 20.0)
+    assert judge.should_continue(7, 1, 58.0)
+    assert not judge.should_continue(8, 1, 20.0)
 
 
 def test_asha_promotes_the_best_and_never_judges_the_last_epoch() -> None:
-    from ablate.execution.schedulers import Judge
+    from ablate.execution.schedulers import EarlyStopping
 
-    judge = Judge(spec(scheduler={"name": "asha", "grace_epochs": 2, "reduction": 2}), 4)
+    judge = EarlyStopping(spec(scheduler={"name": "asha", "grace_epochs": 2, "reduction": 2}), 4)
     judge.replay(0, {1: 50.0, 2: 60.0, 3: 61.0, 4: 62.0})
-    assert judge.goes_on(1, 1, 0.0)  # within its grace
-    assert not judge.goes_on(1, 2, 10.0)
-    assert judge.goes_on(2, 2, 70.0)
-    assert judge.goes_on(2, 4, 0.0)
-    down = Judge(spec(scheduler={"name": "asha"}, objective={"metric": "validation/natural", "mode": "min"}), 4)
+    assert judge.should_continue(1, 1, 0.0)  # within its grace
+    assert not judge.should_continue(1, 2, 10.0)
+    assert judge.should_continue(2, 2, 70.0)
+    assert judge.should_continue(2, 4, 0.0)
+    down = EarlyStopping(spec(scheduler={"name": "asha"}, objective={"metric": "validation/natural", "mode": "min"}), 4)
     down.replay(0, {1: 50.0})
-    assert not down.goes_on(1, 1, 60.0)
+    assert not down.should_continue(1, 1, 60.0)
 
 
 def sample(label: str, *objectives: float) -> SampleResult:
@@ -391,11 +392,11 @@ def test_a_search_is_launched_alone_with_one_seed(tmp_path: Path) -> None:
 
 
 def test_two_launches_of_one_search_at_once(tmp_path: Path) -> None:
-    from ablate.storage.leases import Claims
+    from ablate.storage.leases import Leases
 
     write_search(tmp_path)
     plan = plan_of(options(tmp_path))
-    with Claims(Storage(str(tmp_path / "storage")).files) as claims:
+    with Leases(Storage(str(tmp_path / "storage")).files) as claims:
         assert claims.acquire(f"search-{plan.id}")
         with pytest.raises(UserError, match=r"another launch runs the search \w+ already; --watch follows it"):
             run(tmp_path, tracking=True, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")

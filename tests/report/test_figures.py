@@ -17,9 +17,9 @@ from ablate.core.errors import SpecError
 from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
-from ablate.report.figures.style import COLOURS, STYLE, mosaic, told
+from ablate.report.figures.style import COLOURS, STYLE, format_metric, mosaic
 from ablate.spaces import figures
-from ablate.spaces.figures import Drawing, FigureData, Seen, register_figure
+from ablate.spaces.figures import Drawing, FigureData, RowData, register_figure
 from tests.support.figure_data import data_of, seen
 
 SHIPPED = ["2", "3", "4", "5", "6", "7", "8"]
@@ -51,14 +51,14 @@ def test_files_are_small_whole_and_the_same_each_time(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_without_what_it_is_drawn_from_there_is_no_figure(name: str) -> None:
     assert draw(name, FigureData({})) is None
-    assert draw(name, FigureData({"Natural": {}, "Adversarial": {0: Seen()}})) is None
+    assert draw(name, FigureData({"Natural": {}, "Adversarial": {0: RowData()}})) is None
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_many_rows_with_any_label_and_one_that_is_not_measured_yet(name: str) -> None:
     labels = [f"row {n} & $x_{n} < 'quoted'$ \\frac" for n in range(5)]
     data = data_of(*labels, seeds=1, filters=4)
-    picture = draw(name, FigureData({**data.rows, "later": {0: Seen()}}))
+    picture = draw(name, FigureData({**data.rows, "later": {0: RowData()}}))
     assert picture is not None and len(picture.png) < MOST_PNG_BYTES
     assert "later" not in picture.caption
 
@@ -131,7 +131,7 @@ def test_figure_4_of_networks_with_different_numbers_of_groups() -> None:
     few = seen(1)
     short = {name: array for name, array in few.arrays.items() if name != "kernel_spectra/group3"}
     short["kernel_spectra/layers"] = np.array(["a", "b", "c"])
-    data = FigureData({"four": {0: seen(0)}, "three": {0: Seen(short)}})
+    data = FigureData({"four": {0: seen(0)}, "three": {0: RowData(short)}})
     assert len(pictures(draw_kernel_spectra(data))) == 7
 
 
@@ -188,11 +188,11 @@ def test_a_mosaic_keeps_every_kernel_apart() -> None:
 
 
 def test_numbers_in_captions_say_their_spread_and_how_many() -> None:
-    seeds = {n: Seen(scalars={"m": 0.1 * n}) for n in (1, 2)}
-    assert told(seeds, "m") == "0.15 ± 0.07 (2 seeds)"
-    assert told({1: seeds[1]}, "m", 1, percent=True) == "10.0 %"
-    assert told(seeds, "absent") is None
-    assert told({1: Seen(scalars={"m": math.nan})}, "m") is None
+    seeds = {n: RowData(scalars={"m": 0.1 * n}) for n in (1, 2)}
+    assert format_metric(seeds, "m") == "0.15 ± 0.07 (2 seeds)"
+    assert format_metric({1: seeds[1]}, "m", 1, percent=True) == "10.0 %"
+    assert format_metric(seeds, "absent") is None
+    assert format_metric({1: RowData(scalars={"m": math.nan})}, "m") is None
 
 
 def test_the_palette_is_told_apart_by_the_colour_blind() -> None:

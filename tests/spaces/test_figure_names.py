@@ -10,7 +10,7 @@ from ablate import spaces
 from ablate.analysis.registry import analysis_names
 from ablate.core.errors import SpecError
 from ablate.spaces import figures
-from ablate.spaces.figures import FigureData, Seen, analyses_for, figure_names, register_figure
+from ablate.spaces.figures import FigureData, RowData, analyses_for, figure_names, register_figure
 
 SPACE = "title: t\nfigures: {figures}\nbase: {{measurement.analyses: {analyses}}}\nrows: [{{label: a}}, {{label: b}}]\n"
 
@@ -54,8 +54,8 @@ def test_a_users_own_figure_counts_as_any_other(tmp_path: Path, monkeypatch: pyt
 
 
 def test_rows_having_what_is_asked_for() -> None:
-    both, one = Seen({"a/x": None}, {}, {"r": {0: 1.0}}), Seen({"a/x": None})  # type: ignore[dict-item]
-    data = FigureData({"first": {1: one, 0: both}, "second": {0: Seen()}})
+    both, one = RowData({"a/x": None}, {}, {"r": {0: 1.0}}), RowData({"a/x": None})  # type: ignore[dict-item]
+    data = FigureData({"first": {1: one, 0: both}, "second": {0: RowData()}})
     assert list(data.having("a/x")["first"]) == [0, 1] and list(data.having("a/x")) == ["first"]
     assert list(data.having("a/x", "r")["first"]) == [0]
     assert data.having("nothing") == {}

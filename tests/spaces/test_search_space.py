@@ -18,7 +18,7 @@ from ablate.planning.samplers import GridSampler
 from ablate.spaces.loading import load_space, table_names
 from ablate.spaces.search import Parameter, SearchSpec
 from ablate.spaces.settings import parse_overrides
-from ablate.spaces.trials import Sample, ask_for
+from ablate.spaces.trials import Sample, configured_search
 from tests.support.search_helpers import SEARCH, write_search
 
 UNIT = st.floats(0, 1, exclude_max=True)
@@ -266,7 +266,7 @@ def test_what_is_set_is_no_longer_searched(tmp_path: Path) -> None:
     loaded = load_space(str(write_search(tmp_path, parameters=CONDITIONAL)))
 
     def left(*sets: str) -> dict[str, Parameter]:
-        return ask_for(loaded, "paper", parse_overrides(sets), 0).search.parameters
+        return configured_search(loaded, "paper", parse_overrides(sets), 0).search.parameters
 
     assert left().keys() == CONDITIONAL.keys()
     assert left("model.quantization.fat=false").keys() == {"model.quantization.bits"}
@@ -281,7 +281,7 @@ def test_the_command_line_changes_the_search_itself(tmp_path: Path) -> None:
     loaded = load_space(str(write_search(tmp_path)))
 
     def asked(*sets: str) -> SearchSpec:
-        return ask_for(loaded, "paper", parse_overrides(sets), 0).search
+        return configured_search(loaded, "paper", parse_overrides(sets), 0).search
 
     assert asked("search.samples=3").samples == 3
     assert asked("search.scheduler.name=fifo").scheduler.name == "fifo"
@@ -293,7 +293,7 @@ def test_the_command_line_changes_the_search_itself(tmp_path: Path) -> None:
 
 def test_values_make_the_trial_and_later_settings_win(tmp_path: Path) -> None:
     loaded = load_space(str(write_search(tmp_path)))
-    asked = ask_for(loaded, "paper", parse_overrides(["training.epochs=7"]), 5)
+    asked = configured_search(loaded, "paper", parse_overrides(["training.epochs=7"]), 5)
     values = {"training.learning_rate": 0.25, "model.activation": "hardtanh"}
     trial = asked.trial(Sample(3, values))
     assert trial.spec.training.learning_rate == 0.25
@@ -306,7 +306,7 @@ def test_values_make_the_trial_and_later_settings_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["robust_recipe", "fat_quantizer"])
 @pytest.mark.parametrize("preset", ["paper", "smoke"])
 def test_shipped_searches_load_under_both_presets(name: str, preset: str) -> None:
-    asked = ask_for(load_space(name), preset, [], 0)
+    asked = configured_search(load_space(name), preset, [], 0)
     spec = asked.spec({})
     assert spec.data.validation > 0
     assert (spec.data.name, spec.training.epochs) == (("digits", 12) if preset == "smoke" else ("cifar10", 120))

@@ -10,11 +10,11 @@ import pytest
 
 from ablate.core.errors import SpecError
 from ablate.spaces import presets as presets_module
-from ablate.spaces import space
 from ablate.spaces.loading import load_space, table_names
 from ablate.spaces.settings import Setting, build_spec, parse_overrides, setting_paths
 from ablate.spaces.specs import TrialSpec
 from ablate.spaces.trials import expand
+from ablate.spaces.yamlfile import flatten
 
 Write = Callable[..., Path]
 
@@ -217,7 +217,7 @@ def test_dotted_and_nested_settings_are_the_same(write: Write) -> None:
 
 def test_a_group_set_later_changes_only_what_it_names() -> None:
     def steps(*values: dict[str, Any]) -> tuple[int, float]:
-        settings = [Setting(path, value, "x") for value in values for path, value in space.flatten(value)]
+        settings = [Setting(path, value, "x") for value in values for path, value in flatten(value)]
         attack = build_spec(settings, 0, "x").training.attack
         return attack.steps, attack.eps_255
 

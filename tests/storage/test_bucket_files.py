@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from ablate.core.errors import StorageError
 from ablate.storage.files import BucketFiles
-from ablate.storage.leases import Claims
+from ablate.storage.leases import Leases
 from ablate.storage.storage import Record, Storage
 
 KEY = "ab" * 10
@@ -100,7 +100,7 @@ def test_storage_and_claims_work_in_a_bucket(uri: str) -> None:
     assert storage.prune(KEY) == 6
     assert storage.checkpoint(KEY) == (None, [])
     assert len(storage.history(KEY)) == 2
-    first, second = Claims(storage.files), Claims(BucketFiles(uri))
+    first, second = Leases(storage.files), Leases(BucketFiles(uri))
     first.beat()
     second.beat()
     assert first.acquire(KEY)

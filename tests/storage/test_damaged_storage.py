@@ -19,7 +19,7 @@ from ablate.core.errors import StorageError
 from ablate.execution.worker import load_state
 from ablate.planning.plan import decide
 from ablate.storage import plans
-from ablate.storage.leases import Claims
+from ablate.storage.leases import Leases
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage, reaches
 from ablate.tracking.runs import PlanRuns
@@ -148,7 +148,7 @@ def a_storage(folder: Path) -> tuple[Storage, PlanFile]:
         writer = storage.attempt(key)
         writer.save_log("one line\n")
         writer.save_log("one line\nand another\n", last=True)
-        claims = Claims(storage.files)
+        claims = Leases(storage.files)
         claims.beat()
         assert claims.acquire(key)
         claims.release(key)
@@ -156,7 +156,7 @@ def a_storage(folder: Path) -> tuple[Storage, PlanFile]:
 
 
 @dataclasses.dataclass
-class Seen:
+class RowData:
     """What a reader got out of a storage, or the line it was told instead."""
 
     told: list[str]
@@ -166,7 +166,7 @@ class Seen:
     uploads: Mapping[tuple[str, str], bytes] = dataclasses.field(default_factory=dict)
 
 
-def launched(storage: Storage, plan: PlanFile) -> Seen:
+def launched(storage: Storage, plan: PlanFile) -> RowData:
     """The way of a launch that is given again: what is there is reused, the rest is made again."""
     told: list[str] = []
     planned = {
@@ -174,7 +174,7 @@ def launched(storage: Storage, plan: PlanFile) -> Seen:
         for key, trials in plan.trainings().items()
     }
     launch: Any = SimpleNamespace(trainings=planned, search=False)
-    with Claims(storage.files) as claims:
+    with Leases(storage.files) as claims:
         for key in planned:
             storage.describe(key, {"seed": 0})
             told += storage.drop_damaged(key, planned[key].measurements)
@@ -194,10 +194,10 @@ def launched(storage: Storage, plan: PlanFile) -> Seen:
             assert training.action != "reuse" or there == set(training.measurements)
             whole = whole and training.action == "reuse" and reaches(storage.history(key), EPOCHS)
     assert plans.load(storage, plan.id) == saved
-    return Seen(told, whole, saved)
+    return RowData(told, whole, saved)
 
 
-def synced(storage: Storage, plan_id: str) -> Seen:
+def synced(storage: Storage, plan_id: str) -> RowData:
     """The way of `report --sync`."""
     told: list[str] = []
     plan = plans.load(storage, tell=told.append)
@@ -209,11 +209,11 @@ def synced(storage: Storage, plan_id: str) -> Seen:
         done.append(send(store, opened, storage, key, trials))  # type: ignore[arg-type]
         needed = {name for trial in trials for name in trial.measurements}
         told += [*storage.damage(key), *storage.damaged_records(key, needed)]
-    return Seen(told, all(done), plan, store.points, store.uploads)
+    return RowData(told, all(done), plan, store.points, store.uploads)
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlanFile, Seen]:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlanFile, RowData]:
     """A storage without damage, and what is read from it."""
     place = tmp_path_factory.mktemp("sound") / "storage"
     storage, plan = a_storage(place)
@@ -241,13 +241,13 @@ def harmed(sound: Path, copy: Path, number: int) -> str:
     return ", ".join(what)
 
 
-def points_hold(seen: Seen, sound: Seen) -> bool:
+def points_hold(seen: RowData, sound: RowData) -> bool:
     return all(points <= sound.points.get(run, set()) for run, points in seen.points.items())
 
 
 @pytest.mark.parametrize("block", range(4))
 def test_nothing_that_happens_to_files_makes_a_traceback_a_wrong_number_or_a_silent_loss(
-    sound: tuple[Path, PlanFile, Seen], tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+    sound: tuple[Path, PlanFile, RowData], tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda stream: None)  # no power cut is tried, and it takes most of the time
     place, plan, expected = sound

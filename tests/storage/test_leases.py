@@ -1,4 +1,4 @@
-"""Claims: of launches that overlap one trains, and a dead one is followed by exactly one."""
+"""Leases: of launches that overlap one trains, and a dead one is followed by exactly one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.storage.files import LocalFiles
-from ablate.storage.leases import EXPIRY_S, Claims
+from ablate.storage.leases import EXPIRY_S, Leases
 
 KEY = "ab" * 10
 
@@ -33,16 +33,16 @@ def files(tmp_path: Path) -> LocalFiles:
 
 
 @pytest.fixture
-def launch(files: LocalFiles) -> Callable[..., Claims]:
-    def launch(clock: Clock | None = None) -> Claims:
-        claims = Claims(files, clock=clock or Clock())
+def launch(files: LocalFiles) -> Callable[..., Leases]:
+    def launch(clock: Clock | None = None) -> Leases:
+        claims = Leases(files, clock=clock or Clock())
         claims.beat()
         return claims
 
     return launch
 
 
-def test_one_of_two_claims_and_the_other_sees_it(launch: Callable[..., Claims]) -> None:
+def test_one_of_two_claims_and_the_other_sees_it(launch: Callable[..., Leases]) -> None:
     first, second = launch(), launch()
     assert not second.held_elsewhere(KEY)
     assert first.acquire(KEY)
@@ -53,7 +53,7 @@ def test_one_of_two_claims_and_the_other_sees_it(launch: Callable[..., Claims]) 
     assert second.acquire("cd" * 10)  # another training is free
 
 
-def test_released_lets_the_next_in(launch: Callable[..., Claims]) -> None:
+def test_released_lets_the_next_in(launch: Callable[..., Leases]) -> None:
     first, second = launch(), launch()
     for _ in range(3):
         assert first.acquire(KEY)
@@ -66,14 +66,14 @@ def test_released_lets_the_next_in(launch: Callable[..., Claims]) -> None:
         second.release(KEY)
 
 
-def test_a_launch_that_ended_in_order_leaves_nothing_claimed(files: LocalFiles, launch: Callable[..., Claims]) -> None:
-    with Claims(files) as claims:
+def test_a_launch_that_ended_in_order_leaves_nothing_claimed(files: LocalFiles, launch: Callable[..., Leases]) -> None:
+    with Leases(files) as claims:
         assert claims.acquire(KEY)
     assert files.list("claims/owners") == []
     assert launch().acquire(KEY)
 
 
-def test_a_heartbeat_keeps_the_claim_however_long_it_takes(launch: Callable[..., Claims]) -> None:
+def test_a_heartbeat_keeps_the_claim_however_long_it_takes(launch: Callable[..., Leases]) -> None:
     clock = Clock()
     owner, observer = launch(), launch(clock)
     assert owner.acquire(KEY)
@@ -84,7 +84,7 @@ def test_a_heartbeat_keeps_the_claim_however_long_it_takes(launch: Callable[...,
         assert not observer.acquire(KEY)
 
 
-def test_a_dead_owners_claim_expires_on_the_observers_own_clock(launch: Callable[..., Claims]) -> None:
+def test_a_dead_owners_claim_expires_on_the_observers_own_clock(launch: Callable[..., Leases]) -> None:
     owner_clock, clock = Clock(1e9), Clock(5.0)  # clocks of two machines have nothing to do with each other
     owner, observer = launch(owner_clock), launch(clock)
     assert owner.acquire(KEY)
@@ -98,10 +98,11 @@ def test_a_dead_owners_claim_expires_on_the_observers_own_clock(launch: Callable
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")
-def test_a_process_killed_on_this_machine_is_followed_at_once(files: LocalFiles, launch: Callable[..., Claims]) -> None:
+def test_a_process_killed_on_this_machine_is_followed_at_once(files: LocalFiles, launch: Callable[..., Leases]) -> None:
     code = (
-        "import sys; from pathlib import Path; from ablate.storage.leases import Claims; from ablate.storage.files import LocalFiles;"  # noqa: E501
-        "claims = Claims(LocalFiles(Path(sys.argv[1]))); claims.beat(); print(claims.acquire(sys.argv[2]), flush=True);"
+        "import sys; from pathlib import Path; from ablate.storage.leases import Leases;"
+        "from ablate.storage.files import LocalFiles;"
+        "claims = Leases(LocalFiles(Path(sys.argv[1]))); claims.beat(); print(claims.acquire(sys.argv[2]), flush=True);"
         "sys.stdin.read()"
     )
     owner = subprocess.Popen(
@@ -122,7 +123,7 @@ def test_a_process_killed_on_this_machine_is_followed_at_once(files: LocalFiles,
     ("part", "value", "dead"), [(0, "another boot", False), (1, "pid:[1]", False), (3, -1_000_000, True)]
 )
 def test_only_a_process_of_this_machine_is_looked_up(
-    files: LocalFiles, launch: Callable[..., Claims], part: int, value: str, dead: bool
+    files: LocalFiles, launch: Callable[..., Leases], part: int, value: str, dead: bool
 ) -> None:
     owner, observer = launch(), launch()
     assert owner.acquire(KEY)
@@ -135,7 +136,7 @@ def test_only_a_process_of_this_machine_is_looked_up(
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")
 def test_a_start_told_a_little_differently_is_the_same_process(
-    files: LocalFiles, launch: Callable[..., Claims]
+    files: LocalFiles, launch: Callable[..., Leases]
 ) -> None:
     owner, observer = launch(), launch()
     assert owner.acquire(KEY)
@@ -149,7 +150,7 @@ def test_a_start_told_a_little_differently_is_the_same_process(
         assert observer.held_elsewhere(KEY)
 
 
-def test_an_owner_that_was_only_slow_starts_the_time_anew(launch: Callable[..., Claims]) -> None:
+def test_an_owner_that_was_only_slow_starts_the_time_anew(launch: Callable[..., Leases]) -> None:
     clock = Clock()
     owner, observer = launch(), launch(clock)
     assert owner.acquire(KEY)
@@ -161,7 +162,7 @@ def test_an_owner_that_was_only_slow_starts_the_time_anew(launch: Callable[..., 
     assert observer.held_elsewhere(KEY)
 
 
-def test_an_owner_that_comes_back_after_the_takeover_harms_nothing(launch: Callable[..., Claims]) -> None:
+def test_an_owner_that_comes_back_after_the_takeover_harms_nothing(launch: Callable[..., Leases]) -> None:
     clock = Clock()
     owner, observer, third = launch(), launch(clock), launch()
     assert owner.acquire(KEY)
@@ -175,11 +176,11 @@ def test_an_owner_that_comes_back_after_the_takeover_harms_nothing(launch: Calla
     assert not owner.acquire(KEY)
 
 
-def race(claimants: list[Claims]) -> list[Claims]:
+def race(claimants: list[Leases]) -> list[Leases]:
     barrier = threading.Barrier(len(claimants))
-    won: list[Claims] = []
+    won: list[Leases] = []
 
-    def claim(claims: Claims) -> None:
+    def claim(claims: Leases) -> None:
         barrier.wait()
         if claims.acquire(KEY):
             won.append(claims)
@@ -192,7 +193,7 @@ def race(claimants: list[Claims]) -> list[Claims]:
     return won
 
 
-def test_of_many_that_claim_at_once_one_wins(launch: Callable[..., Claims]) -> None:
+def test_of_many_that_claim_at_once_one_wins(launch: Callable[..., Leases]) -> None:
     claimants = [launch() for _ in range(8)]
     won = race(claimants)
     assert len(won) == 1
@@ -202,7 +203,7 @@ def test_of_many_that_claim_at_once_one_wins(launch: Callable[..., Claims]) -> N
         assert len(won) == 1
 
 
-def test_of_many_that_take_over_at_once_one_wins(launch: Callable[..., Claims]) -> None:
+def test_of_many_that_take_over_at_once_one_wins(launch: Callable[..., Leases]) -> None:
     clock = Clock()
     dead = launch()
     assert dead.acquire(KEY)
@@ -216,7 +217,7 @@ def test_of_many_that_take_over_at_once_one_wins(launch: Callable[..., Claims]) 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"owner": null}', b"\xff"])
 def test_a_claim_without_a_readable_owner_is_free(
-    files: LocalFiles, launch: Callable[..., Claims], content: bytes
+    files: LocalFiles, launch: Callable[..., Leases], content: bytes
 ) -> None:
     files.write(f"claims/{KEY}/000001.json", content)
     claims = launch()
@@ -224,14 +225,14 @@ def test_a_claim_without_a_readable_owner_is_free(
     assert claims.acquire(KEY)
 
 
-def test_files_that_a_network_drive_adds_are_no_claims(files: LocalFiles, launch: Callable[..., Claims]) -> None:
+def test_files_that_a_network_drive_adds_are_no_claims(files: LocalFiles, launch: Callable[..., Leases]) -> None:
     files.write(f"claims/{KEY}/.nfs000001", b"")
     files.write(f"claims/{KEY}/notes.json", b"")
     assert launch().acquire(KEY)
 
 
 def test_the_heart_beats_while_the_launch_lasts(files: LocalFiles) -> None:
-    with Claims(files, heartbeat_s=0.01) as claims:
+    with Leases(files, heartbeat_s=0.01) as claims:
         path = f"claims/owners/{claims.owner}.json"
         first = files.read(path)
         deadline = time.monotonic() + 10
@@ -247,7 +248,7 @@ def test_a_heartbeat_outlives_storage_that_was_away(files: LocalFiles, monkeypat
         failed.set()
         raise StorageError("away")
 
-    with Claims(files, heartbeat_s=0.01) as claims:
+    with Leases(files, heartbeat_s=0.01) as claims:
         monkeypatch.setattr(files, "write", away)
         assert failed.wait(10)
         monkeypatch.setattr(files, "write", write)
@@ -261,11 +262,11 @@ def test_a_heartbeat_outlives_storage_that_was_away(files: LocalFiles, monkeypat
 def test_who_waits_for_one_that_died_elsewhere_follows_it_and_for_a_living_one_gives_up(files: LocalFiles) -> None:
     said: list[str] = []
 
-    def ask(claims: Claims) -> bool:
+    def ask(claims: Leases) -> bool:
         return claims.acquire_or_tell(KEY, lambda: said.append("waiting"))
 
-    def quick() -> Claims:
-        return Claims(files, heartbeat_s=0.02, expiry_s=0.2)
+    def quick() -> Leases:
+        return Leases(files, heartbeat_s=0.02, expiry_s=0.2)
 
     dead = quick()
     dead._process = ["another boot", "", 1, 1]  # nobody can look its process up

@@ -13,7 +13,7 @@ from ablate.execution import base, worker
 from ablate.learning import data
 from ablate.storage import leases
 from ablate.storage.files import LocalFiles
-from ablate.storage.leases import Claims
+from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from tests.execution.test_worker import planned, task
 from tests.support.helpers import launch_here, numbers, options_of, write_space
@@ -40,7 +40,7 @@ def take_over(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 def test_what_was_taken_over_is_no_longer_held(tmp_path: Path, take_over: Callable[..., Any]) -> None:
     files = LocalFiles(tmp_path)
-    paused, other = Claims(files), Claims(files)
+    paused, other = Leases(files), Leases(files)
     assert paused.number(KEY) is None and not paused.holds(KEY)
     for each in (paused, other):
         each.beat()
@@ -57,7 +57,7 @@ def test_what_was_taken_over_is_no_longer_held(tmp_path: Path, take_over: Callab
 
 def test_what_was_given_back_is_held_by_nobody(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
-    claims = Claims(files)
+    claims = Leases(files)
     claims.beat()
     assert claims.acquire(KEY)
     number = claims.number(KEY)
@@ -66,18 +66,18 @@ def test_what_was_given_back_is_held_by_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [("started", 0, ""), ("epoch", 0, ""), ("epoch", 2, ""), ("measured", 2, "natural")])
-def test_a_worker_that_lost_its_claim_writes_nothing_more(
+def test_a_worker_that_lost_its_lease_writes_nothing_more(
     tmp_path: Path, take_over: Callable[..., Any], after: tuple[str, int, str]
 ) -> None:
     from ablate.spaces.specs import DataSpec
 
     plan, storage = planned(tmp_path, "training.epochs=2"), Storage(str(tmp_path / "storage"))
     doing = task(plan, storage)
-    owner, other = Claims(storage.files), Claims(storage.files)
+    owner, other = Leases(storage.files), Leases(storage.files)
     for each in (owner, other):
         each.beat()
     assert owner.acquire(doing.key)
-    doing = base.Task(**{**vars(doing), "claim": owner.number(doing.key)})
+    doing = base.Task(**{**vars(doing), "lease": owner.number(doing.key)})
     then: dict[str, bytes] = {}
     later: list[str] = []
 
@@ -90,10 +90,10 @@ def test_a_worker_that_lost_its_claim_writes_nothing_more(
 
     digits = data.load(DataSpec(name="digits", image_size=8), Path())
     outcome = worker.run(doing, digits, listen)
-    assert then and outcome.state == "interrupted" and outcome.claim_lost
+    assert then and outcome.state == "interrupted" and outcome.lease_lost
     assert not later  # nothing more was trained, and nothing measured
     assert files_of(tmp_path / "storage") == then
-    assert worker.run(doing, digits, listen).claim_lost  # before training
+    assert worker.run(doing, digits, listen).lease_lost  # before training
     assert files_of(tmp_path / "storage") == then
 
 

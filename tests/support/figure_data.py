@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ablate.spaces.figures import FigureData, Seen
+from ablate.spaces.figures import FigureData, RowData
 
 LAYERS = 20
 
 
-def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) -> Seen:
+def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) -> RowData:
     random = np.random.default_rng(seed)
     arrays = {f"spectrum/{name}": random.random((16, 16)) for name in ("clean", "adversarial", "difference")}
     matrix = random.random((layers, layers))
@@ -26,7 +26,7 @@ def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) ->
     arrays |= {f"kernel_spectra/group{g}": random.random((filters * (g + 1), 27 * 2**g)) for g in range(4)}
     scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3}
     curves = {"energy/ratio": {epoch: 1.0 + epoch + seed for epoch in range(epochs + 1)}}
-    return Seen(arrays, scalars, curves)
+    return RowData(arrays, scalars, curves)
 
 
 def data_of(*labels: str, seeds: int = 2, **shape: int) -> FigureData:

@@ -13,7 +13,7 @@ from ablate.report.search import coordinates, importances
 from ablate.report.search_results import SampleResult, SearchResults, pareto_front
 from ablate.spaces.figures import Drawing
 from ablate.spaces.search import Parameter
-from ablate.spaces.trials import told
+from ablate.spaces.trials import format_value
 
 _GREY = "0.72"
 _BEST = COLOURS[1]
@@ -249,7 +249,7 @@ def _labels(axes: Axes, place: int, marks: dict[float, str]) -> None:
 
 
 def _short(value: object) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else told(value)
+    return f"{value:.2g}" if isinstance(value, float) else format_value(value)
 
 
 def _first_upper(text: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ablate.spaces.figures import Seen
+from ablate.spaces.figures import RowData
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette: blue, vermilion, green, purple, orange, sky blue, black."""
@@ -97,13 +97,13 @@ def mosaic(kernels: NDArray[Any], gap: int = 1) -> NDArray[Any]:
     return padded.transpose(0, 2, 1, 3).reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
 
 
-def mean_over(seeds: Iterable[Seen], name: str) -> NDArray[Any]:
+def mean_over(seeds: Iterable[RowData], name: str) -> NDArray[Any]:
     """The mean of an array over the seeds whose array has the shape of the first seed's."""
     arrays = [seen.arrays[name] for seen in seeds]
     return np.asarray(np.mean([array for array in arrays if array.shape == arrays[0].shape], axis=0))
 
 
-def told(seeds: Mapping[int, Seen], metric: str, digits: int = 2, percent: bool = False) -> str | None:
+def format_metric(seeds: Mapping[int, RowData], metric: str, digits: int = 2, percent: bool = False) -> str | None:
     """A metric of a row in words: its mean, and its spread where there are several seeds.
 
     Args:
@@ -127,7 +127,7 @@ def told(seeds: Mapping[int, Seen], metric: str, digits: int = 2, percent: bool 
 
 
 def listed(
-    rows: Mapping[str, Mapping[int, Seen]], metric: str, what: str, digits: int = 2, percent: bool = False
+    rows: Mapping[str, Mapping[int, RowData]], metric: str, what: str, digits: int = 2, percent: bool = False
 ) -> str:
     """A sentence with a metric of every row.
 
@@ -141,6 +141,6 @@ def listed(
     Returns:
         ` Smoothness: Natural 0.10; Adversarial 0.31.`, with a leading space; empty where no row has the metric.
     """
-    found = {label: told(seeds, metric, digits, percent) for label, seeds in rows.items()}
+    found = {label: format_metric(seeds, metric, digits, percent) for label, seeds in rows.items()}
     words = "; ".join(f"{label} {number}" for label, number in found.items() if number is not None)
     return f" {what}: {words}." if words else ""

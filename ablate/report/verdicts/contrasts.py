@@ -64,7 +64,7 @@ def contrasts(claim: Claim, rows: Sequence[str]) -> list[Contrast]:
             return [_gain(row, statement.over, metric, statement.than) for metric in metrics for row in statement.rows]
         case Value():
             low, high = _region(statement.at_least, statement.at_most, statement.within, statement.reference or 0.0)
-            words = f"{statement.row}, {{}}{_told(low, high)}"
+            words = f"{statement.row}, {{}}{_range_words(low, high)}"
             return [
                 Contrast(words.format(column_name(metric)), {statement.row: {metric: 1.0}}, low, high, signed=False)
                 for metric in metrics
@@ -82,7 +82,7 @@ def _above(high: str, low: str, metric: str) -> Contrast:
 
 
 def _difference(row: str, minus: str, metric: str, low: float, high: float) -> Contrast:
-    words = f"{row} − {minus}, {column_name(metric)}{_told(low, high)}"
+    words = f"{row} − {minus}, {column_name(metric)}{_range_words(low, high)}"
     return Contrast(words, {row: {metric: 1.0}, minus: {metric: -1.0}}, low, high)
 
 
@@ -99,7 +99,7 @@ def _region(
     return (-math.inf if at_least is None else at_least), (math.inf if at_most is None else at_most)
 
 
-def _told(low: float, high: float) -> str:
+def _range_words(low: float, high: float) -> str:
     if math.isinf(high):
         return f" (claimed: at least {low:g})"
     return f" (claimed: at most {high:g})" if math.isinf(low) else f" (claimed: {low:g} to {high:g})"
