@@ -8,7 +8,7 @@ from pathlib import Path
 from ablate.core.errors import SpecError, nearest
 from ablate.core.metric_names import refused
 from ablate.core.places import local_path
-from ablate.spaces.presets import folder, space_names
+from ablate.spaces import presets
 from ablate.spaces.settings import build_spec
 from ablate.spaces.space import NAME, Space, SpaceFile
 from ablate.spaces.trials import _settings_of
@@ -17,7 +17,7 @@ from ablate.spaces.yamlfile import YamlFile
 
 def table_names() -> list[str]:
     """Names of the shipped spaces that have rows, by table: what `all` means; a search is launched on its own."""
-    loaded = {name: load_space(name).space for name in space_names()}
+    loaded = {name: load_space(name).space for name in presets.space_names()}
     tables = [name for name, space in loaded.items() if space.search is None]
     return sorted(tables, key=lambda name: (loaded[name].table or math.inf, name))
 
@@ -39,9 +39,9 @@ def load_space(name_or_path: str) -> SpaceFile:
         if not _is_file(path):
             raise SpecError(f"--space: expected a space's name or the path of its file, got no file {name_or_path!r}")
     else:
-        path = folder() / f"{name_or_path}.yaml"
+        path = presets.folder() / f"{name_or_path}.yaml"
         if not _is_file(path):
-            hint = nearest(name_or_path, [*space_names(), "all"])
+            hint = nearest(name_or_path, [*presets.space_names(), "all"])
             raise SpecError(f"--space: expected a space's name or a path, got {name_or_path!r}; {hint}")
     if not NAME.fullmatch(path.stem):
         raise SpecError(
