@@ -123,21 +123,21 @@ class Leases:
     Args:
         files: The storage's files.
         clock: Seconds, monotonic; a test brings its own.
-        heartbeat_s: Between two beats.
-        expiry_s: How long an owner's counter may stand still.
+        heartbeat_s: Between two beats; `HEARTBEAT_S` by default.
+        expiry_s: How long an owner's counter may stand still; `EXPIRY_S` by default.
     """
 
     def __init__(
         self,
         files: Files,
         clock: Callable[[], float] = time.monotonic,
-        heartbeat_s: float = HEARTBEAT_S,
-        expiry_s: float = EXPIRY_S,
+        heartbeat_s: float | None = None,
+        expiry_s: float | None = None,
     ) -> None:
         self._files = files
         self._clock = clock
-        self._heartbeat_s = heartbeat_s
-        self._expiry_s = expiry_s
+        self._heartbeat_s = HEARTBEAT_S if heartbeat_s is None else heartbeat_s
+        self._expiry_s = EXPIRY_S if expiry_s is None else expiry_s
         self.owner = uuid.uuid4().hex
         self._process = [*_machine(), os.getpid(), _own_start()]
         self._count = 0

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ablate.execution import base, worker
+from ablate.execution import worker
 from ablate.learning import training
 from ablate.storage import files, leases
+from ablate.storage.storage import Storage
 
 HERE = Path(__file__).resolve().parent
 
@@ -40,34 +41,35 @@ class Counted:
         return self.function(*arguments, **named)
 
 
-write_beside = files.LocalFiles._write_beside
+write = files.LocalFiles.write
 
 
-def held(self: files.LocalFiles, target: Path, content: bytes) -> Path:
-    if target.name.startswith("checkpoint-000002-") and (HERE / "hold-checkpointing").exists():
-        half = target.parent / ".tmp-half"
+def held(self: files.LocalFiles, path: str, content: bytes) -> None:
+    name = path.rpartition("/")[2]
+    if name.startswith("checkpoint-000002-") and (HERE / "hold-checkpointing").exists():
+        half = (self.root / path).parent / ".tmp-half"
         half.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(content[: len(content) // 2])
         at("checkpointing")
         half.unlink()
-    if target.name.startswith("manifest-") and rb"\"epoch\": 3," in content:
+    if name.startswith("manifest-") and rb"\"epoch\": 3," in content:
         at("committing")  # the checkpoint is whole, nobody has been told yet
-    return write_beside(self, target, content)
+    write(self, path, content)
 
 
-begin = worker._Run.run
+death = worker.death
 
 
-def begun(self: worker._Run) -> base.Outcome:
+def begun(storage: Storage, key: str) -> str | None:
     """Leave a mark of each training that begins: its key, the process, when."""
-    (HERE / f"begun-{self.task.key}-{os.getpid()}-{time.monotonic_ns()}").touch()
-    return begin(self)
+    (HERE / f"begun-{key}-{os.getpid()}-{time.monotonic_ns()}").touch()
+    return death(storage, key)
 
 
-worker._Run.run = begun  # type: ignore[method-assign]
-files.LocalFiles._write_beside = held  # type: ignore[method-assign]
+worker.death = begun  # type: ignore[attr-defined]  # what a worker asks first: how the one before ended
+files.LocalFiles.write = held  # type: ignore[method-assign]
 training.ascend = Counted(training.ascend, "training", 30)  # type: ignore[assignment]  # in the second epoch of digits
-worker.evaluate = Counted(worker.evaluate, "measuring", 2)  # type: ignore[assignment]
+worker.evaluate = Counted(worker.evaluate, "measuring", 2)  # type: ignore[attr-defined]
 
-# A dead launch's claims expire after 3 s here instead of 20.
-leases.Claims.__init__.__defaults__ = (time.monotonic, 0.3, 3.0)  # type: ignore[misc]
+# A dead launch's leases expire after 3 s here instead of 20.
+leases.HEARTBEAT_S, leases.EXPIRY_S = 0.3, 3.0
