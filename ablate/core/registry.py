@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +15,25 @@ from ablate.core.errors import SpecError, nearest
 from ablate.core.metric_names import refused
 
 T = TypeVar("T")
+_TABLES: list[dict[str, Any]] = []
+
+
+def table(entries: dict[str, T]) -> dict[str, T]:
+    """Have `temporary_registrations` put a table of names back; returns the table itself."""
+    _TABLES.append(entries)
+    return entries
+
+
+@contextlib.contextmanager
+def temporary_registrations() -> Iterator[None]:
+    """Forget at the end what was registered meanwhile."""
+    kept = [(entries, dict(entries)) for entries in _TABLES]
+    try:
+        yield
+    finally:
+        for entries, before in kept:
+            entries.clear()
+            entries.update(before)
 
 
 class Registry(Generic[T]):
@@ -27,8 +47,8 @@ class Registry(Generic[T]):
     def __init__(self, field: str, *, metrics: bool = False) -> None:
         self.field = field
         self._metrics = metrics
-        self._entries: dict[str, T] = {}
-        self._digests: dict[str, str | None] = {}
+        self._entries: dict[str, T] = table({})
+        self._digests: dict[str, str | None] = table({})
 
     def register(self, name: str) -> Callable[[T], T]:
         """The decorator that registers what it decorates, and returns it unchanged.

@@ -85,7 +85,7 @@ def submit(submission: Submission, console: Console) -> int:
     """
     arguments = arguments_of(submission)
     parcel = parcel_of(submission)
-    client = _connect(submission.cluster)
+    client = connect(submission.cluster)
     plan = submission.plan_id or _digest(submission, arguments)
     try:
         job = _find_or_start(client, submission, plan, arguments, parcel, console)
@@ -203,7 +203,12 @@ def _digest(submission: Submission, arguments: list[str]) -> str:
     return digest.digest({"arguments": arguments, "spaces": contents})[:10]
 
 
-def _connect(address: str) -> Any:
+def connect(address: str) -> Any:
+    """A client of a job server.
+
+    Raises:
+        UserError: The address is none of a job server, or nobody answers there.
+    """
     addresses.check_cluster(address)
     from ray.job_submission import JobSubmissionClient
 

@@ -272,7 +272,7 @@ def calibrated_speed(gpu: bool) -> float:
 
 
 def _measure_gpu(batch: int) -> float:
-    step, work = _step(torch.device("cuda"), batch)
+    step, work = calibration_step(torch.device("cuda"), batch)
     start, steps = time.perf_counter(), 0
     while steps < 2 or (time.perf_counter() - start < _CALIBRATION_S and steps < 50):
         step()
@@ -286,7 +286,7 @@ def _measure_core() -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        step, work = _step(torch.device("cpu"), 8)
+        step, work = calibration_step(torch.device("cpu"), 8)
         start = time.perf_counter()
         taken: list[float] = []
         while len(taken) < 2 or (
@@ -300,7 +300,7 @@ def _measure_core() -> float:
     return work / max(min(taken), 1e-9)
 
 
-def _step(device: torch.device, batch: int) -> tuple[Callable[[], object], float]:
+def calibration_step(device: torch.device, batch: int) -> tuple[Callable[[], object], float]:
     """A step of an attack on a small network, done once before, and its operations."""
     model = ModelSpec()
     size = 32

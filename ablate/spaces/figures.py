@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ablate.core.errors import SpecError, nearest
+from ablate.core.registry import table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +108,7 @@ _SHIPPED = (
     FigureKind("7", "Similarity of the layers, by architecture", ("cka",)),
     FigureKind("8", "Kernels of the first quantized layer", ("quantized_kernels",)),
 )
-_kinds: dict[str, FigureKind] = {kind.name: kind for kind in _SHIPPED}
+_kinds: dict[str, FigureKind] = table({kind.name: kind for kind in _SHIPPED})
 
 
 def register_figure(name: str, *, title: str, analyses: Iterable[str] = ()) -> Callable[[Draw], Draw]:

@@ -61,7 +61,7 @@ def _own_start() -> int | None:
         return None
 
 
-def _dead_here(heartbeat: str) -> bool:
+def dead_here(heartbeat: str) -> bool:
     """Whether a heartbeat is of a process of this machine that is no more."""
     try:
         boot, namespace, process_id, then = read_json(heartbeat)["process"]
@@ -291,7 +291,7 @@ class Leases:
         count = (self._files.read(self._owner_path(owner)) or b"gone").decode(errors="replace")
         if count == "gone":
             return True  # its launch ended in order
-        if _dead_here(count):
+        if dead_here(count):
             return True
         seen, since = self._seen.get(owner, (None, 0.0))
         if seen != count:

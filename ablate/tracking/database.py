@@ -43,7 +43,7 @@ def create(path: Path, artifacts: str) -> None:
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _create_tables(beside, path.parent / artifacts)
+        create_tables(beside, path.parent / artifacts)
         with contextlib.closing(sqlite3.connect(beside)) as database:
             # With a write-ahead log readers (the MLflow UI) and the writer do not wait for each other.
             database.execute(f"PRAGMA journal_mode={'DELETE' if on_network_drive(path.parent) else 'WAL'}")
@@ -85,7 +85,7 @@ def check(path: Path, artifacts: str) -> None:
         if _is_old(path):
             _migrate(path)
         else:
-            _create_tables(path, path.parent / artifacts)
+            create_tables(path, path.parent / artifacts)
         _relocate(path, artifacts)
     except TrackingError:
         raise
@@ -163,7 +163,8 @@ def on_network_drive(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> 
     return max(holding, default=(0, ""))[1].startswith(_NETWORK_DRIVES)
 
 
-def _create_tables(path: Path, artifacts: Path) -> None:
+def create_tables(path: Path, artifacts: Path) -> None:
+    """Have MLflow make its tables in a file."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(sqlite_uri(path), artifact_address(artifacts)).engine.dispose()

@@ -6,18 +6,17 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ablate.attacks import base
 from ablate.attacks.base import Attack, attack_names, attack_source, build_attack, full_precision, register_attack
 from ablate.attacks.linf import PGD
 from ablate.core.errors import SpecError
+from ablate.core.registry import temporary_registrations
 from ablate.spaces.specs import COLUMNS, MeasurementSpec
 
 
 @pytest.fixture(autouse=True)
-def _registrations_end_with_the_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(base._attacks, "_entries", dict(base._attacks._entries))
-    monkeypatch.setattr(base._attacks, "_digests", dict(base._attacks._digests))
-    yield
+def _registrations_end_with_the_test() -> Iterator[None]:
+    with temporary_registrations():
+        yield
 
 
 def test_every_column_is_registered_and_bears_its_name() -> None:

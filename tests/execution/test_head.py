@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import pytest
 import requests
+from ray.job_submission import JobDetails, JobStatus, JobType
 from rich.console import Console
 
 from ablate.execution import head, jobs
@@ -112,18 +113,28 @@ def test_outside_the_main_thread_it_is_told() -> None:
 
 
 def test_a_job_server_that_goes_away_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = jobs.Submission("http://head:8265", Options(["batch_size"]), [], [], "0123")
+    running = JobDetails(
+        type=JobType.SUBMISSION,
+        submission_id="ablate-0123-1",
+        status=JobStatus.RUNNING,
+        entrypoint="",
+        metadata={"ablate.storage": asked.options.storage},
+    )
+
     class Gone:
+        def list_jobs(self) -> list[JobDetails]:
+            return [running]
+
         def get_job_info(self, job: str) -> NoReturn:
             raise requests.ConnectionError("HTTPConnectionPool: Max retries exceeded")
 
     monkeypatch.setattr(jobs.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(jobs, "_connect", lambda address: Gone())
-    monkeypatch.setattr(jobs, "_find_or_start", lambda *arguments: "ablate-0123-1")
+    monkeypatch.setattr(jobs, "connect", lambda address: Gone())
     for name in ("arguments_of", "parcel_of"):
         monkeypatch.setattr(jobs, name, lambda submission: None)
     out = io.StringIO()
-    asked = jobs.Submission("http://head:8265", Options(["batch_size"]), [], [], "0123")
     assert jobs.submit(asked, Console(file=out, width=200)) == 130
-    assert out.getvalue().count("\n") == 1
+    assert out.getvalue().count("\n") == 2 and "is running already" in out.getvalue()
     assert "the same command" in out.getvalue()
     assert "HTTP" not in out.getvalue()

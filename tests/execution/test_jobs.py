@@ -77,7 +77,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr(jobs, "_connect", lambda address: server)
+    monkeypatch.setattr(jobs, "connect", lambda address: server)
     monkeypatch.setattr(jobs, "POLL_S", 0.0)
     return server
 
@@ -341,7 +341,7 @@ def test_an_address_that_is_no_job_server_is_refused(address: str) -> None:
 
 def test_a_server_that_is_away_is_one_message() -> None:
     with pytest.raises(UserError, match=r"--cluster http://127.0.0.1:9: expected a Ray job server, got: .*tunnel"):
-        jobs._connect("http://127.0.0.1:9")
+        jobs.connect("http://127.0.0.1:9")
 
 
 def test_a_running_job_of_the_plan_is_followed_an_ended_one_is_followed_by_the_next(server: Server) -> None:

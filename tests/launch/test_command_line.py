@@ -200,7 +200,7 @@ def test_a_calibration_counts_the_time_it_had_not_the_time_it_waited(monkeypatch
         cpu["now"] += 0.01  # while others have the machine for a hundred times as long
 
     wall = iter(0.0 + step * 1.0 for step in range(10_000))
-    monkeypatch.setattr(estimates, "_step", lambda device, batch: (step, 1e6))
+    monkeypatch.setattr(estimates, "calibration_step", lambda device, batch: (step, 1e6))
     monkeypatch.setattr(estimates.time, "thread_time", lambda: cpu["now"])
     monkeypatch.setattr(estimates.time, "perf_counter", lambda: next(wall))
     monkeypatch.setattr(estimates.os, "cpu_count", lambda: 4)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ablate.core.errors import SpecError
+from ablate.core.registry import temporary_registrations
 from ablate.learning.models import (
     build_network,
     check_model,
@@ -14,7 +15,6 @@ from ablate.learning.models import (
     register_network,
     source_digest,
 )
-from ablate.learning.models import registry as module
 from ablate.spaces.specs import ModelSpec, QuantizationSpec
 
 SPECS = [
@@ -25,16 +25,20 @@ SPECS = [
 ]
 
 
+def define(*, depth: bool = True, returns_none: bool = False) -> None:
+    """Register `tiny`; again is as a notebook's cell that is run again."""
+
+    @register_network("tiny", depth=depth)
+    def make(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
+        network = nn.Sequential(nn.Conv2d(3, spec.depth or 4, image_size), nn.Flatten(), nn.Linear(4, num_classes))
+        return None if returns_none else network  # type: ignore[return-value]
+
+
 @pytest.fixture
 def tiny() -> Iterator[str]:
-    @register_network("tiny", depth=True)
-    def make(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, spec.depth or 4, image_size), nn.Flatten(), nn.Linear(4, num_classes))
-
-    yield "tiny"
-    module._networks._entries.pop("tiny")
-    module._networks._digests.pop("tiny")
-    module._with_depth.discard("tiny")
+    with temporary_registrations():
+        define()
+        yield "tiny"
 
 
 def test_the_networks_of_the_paper_are_there_and_have_no_source_digest() -> None:
@@ -51,7 +55,7 @@ def test_a_user_registers_a_network_with_one_decorated_function(tiny: str) -> No
 
 def test_a_network_says_whether_its_depth_is_a_choice(tiny: str) -> None:
     check_model(ModelSpec(arch=tiny, depth=4))
-    register_network(tiny)(module._networks.get(tiny))
+    define(depth=False)
     with pytest.raises(SpecError, match=r"expected no model\.depth"):
         check_model(ModelSpec(arch=tiny, depth=4))
 
@@ -62,7 +66,7 @@ def test_an_unknown_network_is_refused_with_the_nearest_name() -> None:
 
 
 def test_a_factory_that_returns_no_module_is_refused(tiny: str) -> None:
-    module._networks._entries[tiny] = lambda spec, classes, size: None  # type: ignore[arg-type,return-value]
+    define(returns_none=True)
     with pytest.raises(SpecError, match=r"expected model\.arch 'tiny' to return a torch\.nn\.Module, got NoneType"):
         build_network(ModelSpec(arch=tiny), 10, 32, 0)
 

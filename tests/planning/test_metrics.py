@@ -10,11 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name
 
-from ablate.analysis import registry as analyses
 from ablate.analysis.registry import AnalysisContext, AnalysisResult, register_analysis
 from ablate.attacks import Attack, register_attack
 from ablate.core.errors import SpecError
 from ablate.core.metric_names import CURVES, LONGEST_NAME, refused
+from ablate.core.registry import temporary_registrations
 from ablate.launch.cautions import cautions
 from ablate.launch.request import plan_of
 from ablate.spaces.specs import MeasurementSpec
@@ -39,11 +39,10 @@ def trend(metric: str) -> str:
 
 
 @pytest.fixture
-def own_analyses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_analyses() -> Iterator[None]:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(analyses, "_scalars", dict(analyses._scalars))
-    monkeypatch.setattr(analyses._analyses, "_entries", dict(analyses._analyses._entries))
-    yield
+    with temporary_registrations():
+        yield
 
 
 def nothing(context: AnalysisContext) -> AnalysisResult:

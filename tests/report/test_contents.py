@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ablate.core.registry import temporary_registrations
 from ablate.report.contents import draw_all, figure_data, page_of
 from ablate.report.figures.pictures import Picture
 from ablate.report.page import Link, Missing, render
 from ablate.report.publishing import page_files, write_page
-from ablate.spaces import figures
 from ablate.spaces.figures import Drawing, FigureData, register_figure
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Record, Storage
@@ -65,12 +65,13 @@ def tracker(at: Callable[[Path], Tracker], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(autouse=True)
-def _own_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_kinds", dict(figures._kinds))
-
-    @register_figure("exploding", title="Boom")
+def _own_figure() -> Iterator[None]:
     def exploding(data: FigureData) -> Drawing | None:
         raise ZeroDivisionError("no <rows>")
+
+    with temporary_registrations():
+        register_figure("exploding", title="Boom")(exploding)
+        yield
 
 
 def test_rows_that_share_a_training_are_counted_once(tracker: Tracker) -> None:

@@ -14,12 +14,20 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ablate.core.errors import SpecError
+from ablate.core.registry import temporary_registrations
 from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
 from ablate.report.figures.style import COLOURS, STYLE, format_metric, mosaic
-from ablate.spaces import figures
-from ablate.spaces.figures import Drawing, FigureData, RowData, register_figure
+from ablate.spaces.figures import (
+    Draw,
+    Drawing,
+    FigureData,
+    RowData,
+    analyses_for,
+    figure_kind,
+    register_figure,
+)
 from tests.support.figure_data import data_of, seen
 
 SHIPPED = ["2", "3", "4", "5", "6", "7", "8"]
@@ -29,9 +37,8 @@ TWO = data_of("Natural", "Adversarial")
 
 
 @pytest.fixture(autouse=True)
-def _known_figures_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(figures, "_kinds", dict(figures._kinds))
-    with matplotlib.rc_context(STYLE):
+def _known_figures_stay() -> Iterator[None]:
+    with temporary_registrations(), matplotlib.rc_context(STYLE):
         yield
 
 
@@ -221,7 +228,7 @@ def test_a_users_own_figure_is_drawn_and_its_analyses_are_known() -> None:
         figure.subplots().bar(list(data.rows), [1.0] * len(data.rows))
         return Drawing(figure, "Zeros everywhere.")
 
-    assert figures.analyses_for(["6", "sparsity", "7"]) == ("cka", "sparsity")
+    assert analyses_for(["6", "sparsity", "7"]) == ("cka", "sparsity")
     picture = draw("sparsity", TWO)
     assert picture is not None and (picture.title, picture.caption) == ("Zeros", "Zeros everywhere.")
 
@@ -231,11 +238,11 @@ def test_a_taken_name_and_an_unknown_one_are_refused() -> None:
         register_figure("2", title="Mine")(lambda data: None)
     with pytest.raises(SpecError, match="did you mean 'sparsity'"):
         register_figure("sparsity", title="Zeros")(lambda data: None)
-        figures.figure_kind("sparsty")
+        figure_kind("sparsty")
 
 
 def test_the_same_module_may_be_imported_twice() -> None:
-    def make() -> figures.Draw:
+    def make() -> Draw:
         def drawer(data: FigureData) -> Drawing | None:
             return None
 
@@ -244,4 +251,4 @@ def test_the_same_module_may_be_imported_twice() -> None:
     first, second = make(), make()
     register_figure("mine", title="Mine")(first)
     register_figure("mine", title="Mine")(second)
-    assert figures.figure_kind("mine").draw is second
+    assert figure_kind("mine").draw is second

@@ -9,7 +9,7 @@ import pytest
 from ablate import spaces
 from ablate.analysis.registry import analysis_names
 from ablate.core.errors import SpecError
-from ablate.spaces import figures
+from ablate.core.registry import temporary_registrations
 from ablate.spaces.figures import FigureData, RowData, analyses_for, figure_names, register_figure
 
 SPACE = "title: t\nfigures: {figures}\nbase: {{measurement.analyses: {analyses}}}\nrows: [{{label: a}}, {{label: b}}]\n"
@@ -46,11 +46,12 @@ def test_shipped_spaces_carry_the_papers_figures_once() -> None:
     assert sorted(listed) == ["2", "3", "4", "5", "6", "7", "8"]
 
 
-def test_a_users_own_figure_counts_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_kinds", dict(figures._kinds))
-    register_figure("mine", title="Mine", analyses=["cka"])(lambda data: None)
-    assert "mine" in figure_names()
-    assert analyses_of(tmp_path, "[mine]") == [("cka",)] * 4
+def test_a_users_own_figure_counts_as_any_other(tmp_path: Path) -> None:
+    with temporary_registrations():
+        register_figure("mine", title="Mine", analyses=["cka"])(lambda data: None)
+        assert "mine" in figure_names()
+        assert analyses_of(tmp_path, "[mine]") == [("cka",)] * 4
+    assert "mine" not in figure_names()
 
 
 def test_rows_having_what_is_asked_for() -> None:

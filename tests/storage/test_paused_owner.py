@@ -32,7 +32,7 @@ def take_over(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def take_over(act: Callable[[], Any]) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(leases, "_dead_here", lambda heartbeat: True)
+            patch.setattr(leases, "dead_here", lambda heartbeat: True)
             return act()
 
     return take_over

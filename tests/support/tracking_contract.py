@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 
 from ablate.core.errors import TrackingError
 from ablate.report import __main__ as report
@@ -152,17 +155,22 @@ class TrackingContract:
     ) -> None:
         plan = plan_of(rows=("512",))
         finish(storage, plan)
-        talk = Store._talk
         left = [0]
 
-        def dies(self: Store, call: Any) -> Any:
-            answer = talk(self, call)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Crash
-            return answer
+        def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(call)
+            def dies(*arguments: Any, **named: Any) -> Any:
+                answer = call(*arguments, **named)
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Crash
+                return answer
 
-        monkeypatch.setattr(Store, "_talk", dies)
+            return dies
+
+        for name, call in vars(MlflowClient).items():
+            if inspect.isfunction(call) and not name.startswith("_"):
+                monkeypatch.setattr(MlflowClient, name, dying(call))
         for lives in range(3, 100, 2):
             left[0] = lives
             tracker = Tracker(make()._store.uri)

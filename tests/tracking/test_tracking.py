@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -172,7 +173,7 @@ def test_of_many_first_users_all_get_one_whole_database(tmp_path: Path, monkeypa
         if not path.exists():  # another process is faster
             path.write_bytes(b"the other's")
 
-    monkeypatch.setattr(database_module, "_create_tables", slowly)
+    monkeypatch.setattr(database_module, "create_tables", slowly)
     database_module.create(path, "mlartifacts")
     assert path.read_bytes() == b"the other's"
     assert list(tmp_path.iterdir()) == [path]
@@ -183,7 +184,7 @@ def test_a_failed_creation_leaves_no_half_of_one(tmp_path: Path, monkeypatch: py
         beside.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(database_module, "_create_tables", dies)
+    monkeypatch.setattr(database_module, "create_tables", dies)
     with pytest.raises(TrackingError, match="no space left"):
         database_module.create(tmp_path / "mlflow.db", "mlartifacts")
     assert list(tmp_path.iterdir()) == []
@@ -287,6 +288,7 @@ def test_spaces_cannot_take_the_names_of_our_own_experiments(at: Callable[[Path]
         at(tmp_path).open_plan(plan_of(space="training"))
 
 
+SPELLINGS = itertools.count()
 MOVES = [("project", "per%20cent", False), ("per%20cent", "a#b", False), ("project", "q?x", True)]
 
 
@@ -296,11 +298,10 @@ def seen_by_the_ui(folder: Path, run_id: str, path: str, monkeypatch: pytest.Mon
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     monkeypatch.chdir(folder)
-    with monkeypatch.context() as fresh:
-        fresh.setattr(SqlAlchemyStore, "_engine_map", {})  # or it would be another folder's mlflow.db
-        store = SqlAlchemyStore("sqlite:///mlflow.db", "./mlartifacts")
-        repository = get_artifact_repository(store.get_run(run_id).info.artifact_uri)
-        store.engine.dispose()
+    # MLflow keeps an engine by its address: another spelling each time, or it would be another folder's mlflow.db.
+    store = SqlAlchemyStore(f"sqlite:///{'./' * next(SPELLINGS)}mlflow.db", "./mlartifacts")
+    repository = get_artifact_repository(store.get_run(run_id).info.artifact_uri)
+    store.engine.dispose()
     return Path(repository.download_artifacts(path)).read_bytes()
 
 
@@ -351,12 +352,12 @@ def test_addresses_move_together_or_not_at_all(
 
     before = addresses()
 
-    def dies(address: str, *_: object) -> str:
+    def dies(address: str) -> Path | None:
         if address.endswith("/artifacts"):  # a run's: those of experiments were rewritten by then
             raise OSError("the disk went away")
-        return "/moved"
+        return address_module.artifact_folder(address)
 
-    monkeypatch.setattr(database_module, "_moved", dies)
+    monkeypatch.setattr(database_module, "artifact_folder", dies)
     with pytest.raises(TrackingError, match="the disk went away"):
         at(tmp_path / "new")
     assert addresses() == before
