@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -129,16 +130,64 @@ def test_the_command_line_is_imported_without_what_takes_seconds(tmp_path: Path)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("package", TABLE)
-def test_a_package_is_imported_without_what_it_may_not_need(package: str, tmp_path: Path) -> None:
-    modules = [module for module in imports.module_files() if imports.package_of(module) == package]
-    assert modules
-    without = tuple(name for name in TABLE[package].without if name not in NOT_YET_WITHOUT.get(package, ()))
-    code = BLOCK.format(blocked=without) + "".join(f"import {module}\n" for module in modules)
+# Loading PyTorch takes longer than all of a package: it is loaded once, and a process is forked for each package.
+IMPORT_EACH = """\
+import json, os, sys, traceback
+
+LOADED = ("torch", "ray", "mlflow")
+packages, ended = json.load(sys.stdin), {}
+for torch_is_there in (False, True):
+    if torch_is_there:
+        import torch, torch._dynamo, torchvision
+    assert not [name for name in sys.modules if name.partition(".")[0] in ("ablate", *LOADED[torch_is_there:])]
+    for package, (code, without) in packages.items():
+        if ("torch" in without) == torch_is_there:
+            continue
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            try:
+                exec(code, {})
+                failed = ""
+            except BaseException:
+                failed = traceback.format_exc()
+            os.write(writing, failed.encode()[-60_000:])
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as stream:
+            ended[package] = stream.read()
+        assert os.wait()[1] == 0, package
+json.dump(ended, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Package -> the traceback of importing all of it in a process where what it may not need is missing."""
+    packages = {}
+    for package, room in TABLE.items():
+        modules = [module for module in imports.module_files() if imports.package_of(module) == package]
+        assert modules
+        without = [name for name in room.without if name not in NOT_YET_WITHOUT.get(package, ())]
+        packages[package] = (
+            BLOCK.format(blocked=tuple(without)) + "".join(f"import {each}\n" for each in modules),
+            without,
+        )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", IMPORT_EACH],
+        cwd=tmp_path_factory.mktemp("empty"),
+        env=environment(),
+        input=json.dumps(packages),
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("package", TABLE)
+def test_a_package_is_imported_without_what_it_may_not_need(package: str, failures: dict[str, str]) -> None:
+    assert failures[package] == ""
 
 
 def test_every_package_is_installed() -> None:
@@ -150,7 +199,7 @@ def test_every_package_is_installed() -> None:
 def test_a_local_launch_runs_with_neither_ray_nor_mlflow_nor_pyarrow(tmp_path: Path) -> None:
     space = write_space(tmp_path, epochs=1)
     blocked = ("ray", "mlflow", "pyarrow", "pandas", "boto3", "optuna")
-    arguments = ["launch", "--space", str(space), "--local", "--no-tracking", "--cpus-per-trial", "1"]
+    arguments = ["launch", "--space", str(space), "--row", "small", "--local", "--no-tracking", "--cpus-per-trial", "1"]
     code = BLOCK.format(blocked=blocked) + (
         f"sys.argv = {arguments!r}\nimport runpy\nrunpy.run_module('ablate.launch', run_name='__main__')\n"
     )

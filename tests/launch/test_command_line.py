@@ -21,6 +21,7 @@ from rich.console import Console
 from ablate import spaces
 from ablate.core.errors import UserError
 from ablate.launch import completion, request, watch
+from ablate.launch.__main__ import arguments as start
 from ablate.launch.session import launch, plan_of
 from ablate.planning import estimates
 from ablate.planning.plan import decide
@@ -28,7 +29,7 @@ from ablate.spaces.specs import ModelSpec
 from ablate.storage.leases import Leases
 from ablate.storage.speeds import keep
 from ablate.storage.storage import Storage
-from tests.support.helpers import command, environment, launch_here, options_of, run_launch, write_space
+from tests.support.helpers import environment, launch_here, options_of, run_launch, write_space
 
 HEAVY = ("torch", "ray", "mlflow", "sklearn", "scipy", "torchvision", "pandas", "matplotlib", "pyarrow", "optuna")
 
@@ -316,15 +317,19 @@ def test_closed_standard_streams_are_dev_null(tmp_path: Path, closed: str) -> No
     assert (tmp_path / "new").read_bytes() == b""
 
 
-def test_json_alone_on_standard_output(tmp_path: Path) -> None:
+def test_json_alone_on_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     space = write_space(tmp_path, epochs=1)
-    arguments = ("--space", str(space), "--local", "--no-tracking", "--cpus-per-trial", "1", "--json")
-    done = subprocess.run(command(*arguments), cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
+    with pytest.raises(SystemExit) as ended:
+        start(["--space", str(space), "--local", "--no-tracking", "--cpus-per-trial", "1", "--json"])
+    done = capfd.readouterr()  # of the process, not of Python alone
+    assert ended.value.code in (0, None), done.err
+    results = json.loads(done.out)
     assert [trial["state"] for trial in results["trials"]] == ["finished"] * 3
     assert results["trials"][0]["metrics"].keys() == {f"accuracy/{name}" for name in ("natural", "gn", "fgsm", "pgd20")}
-    assert "done" in done.stderr
+    assert "done" in done.err
 
 
 def test_watching_shows_a_launch_to_its_end_and_writes_nothing(tmp_path: Path) -> None:

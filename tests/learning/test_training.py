@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 import io
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 from ablate.core.errors import SpecError
 from ablate.learning import training as training_module
 from ablate.learning.augmentation import Draws, register_augmentation
-from ablate.learning.data import split_validation
 from ablate.learning.models import register_network
-from ablate.learning.training import TrainingError, TrainingState, train
+from ablate.learning.training import TrainingState, train
 from ablate.spaces.specs import AugmentationSpec, ModelSpec
 from tests.support.tiny_training import (
     CLASSES,
@@ -25,7 +23,6 @@ from tests.support.tiny_training import (
     DATASET,
     SIZE,
     assert_same,
-    make_dataset,
     run,
     same,
     spec_of,
@@ -308,112 +305,6 @@ def test_a_batch_larger_than_the_training_images_is_refused() -> None:
     with pytest.raises(SpecError, match=r"training\.batch_size of at most the 32 training images of colours, got 40"):
         run(training__batch_size=40, data__validation=0.2)
     assert run(training__batch_size=32, data__validation=0.2, training__epochs=1, training__milestones=[]).epoch == 1
-
-
-# Metrics
-
-
-def test_metrics_of_each_epoch() -> None:
-    state = run(data__validation=0.2)
-    probe = {"energy/ratio", "energy/lfi", "energy/hfi", "train/accuracy_natural"}
-    held_out = {"validation/natural", "validation/attack", "validation/robust"}
-    trained = {"train/loss", "train/accuracy_attack", "learning_rate", "seconds", "images_per_second"}
-    first, *rest = state.history
-    assert first["epoch"] == 0 and first["metrics"].keys() == probe | held_out
-    assert [entry["epoch"] for entry in rest] == [1, 2, 3]
-    assert all(entry["metrics"].keys() == probe | held_out | trained for entry in rest)
-    assert all(type(value) is float for entry in state.history for value in entry["metrics"].values())
-    assert all(abs(entry["timestamp_ms"] / 1000 - time.time()) < 60 for entry in state.history)
-    assert [entry["metrics"]["learning_rate"] for entry in rest] == pytest.approx([0.1, 0.01, 0.01])
-
-
-def test_fat_logs_its_masks() -> None:
-    metrics = run(model__quantization__fat=True).history[0]["metrics"]
-    assert 0 < metrics["fat/mask_min"] <= metrics["fat/mask_mean"] <= 1
-
-
-def test_fat_keeps_its_own_rate_under_the_same_schedule() -> None:
-    state = run(model__quantization={"fat": True, "fat_learning_rate": 0.02})
-    assert [group["lr"] for group in state.optimizer["param_groups"]] == pytest.approx([0.01, 0.002])
-
-
-def test_the_probe_is_the_first_512_images_trained_on_unaugmented() -> None:
-    dataset = make_dataset(600)
-    changes = {"training__epochs": 1, "training__milestones": [], "training__batch_size": 300}
-    probe = run(dataset, **changes).history[0]["metrics"]
-    altered = make_dataset(600)
-    altered.train_images[512:] = 255 - altered.train_images[512:]
-    assert run(altered, **changes).history[0]["metrics"] == probe
-    altered.train_images[511] = 255 - altered.train_images[511]
-    assert run(altered, **changes).history[0]["metrics"] != probe
-
-
-# Validation
-
-
-def test_best_is_the_first_epoch_of_the_highest_accuracy_under_attack() -> None:
-    states: list[TrainingState] = []
-    changes = {"data__validation": 0.4, "training__epochs": 6, "training__milestones": []}
-    final = train(spec_of(**changes), DATASET, device=CPU, on_epoch=states.append)
-    accuracies = [entry["metrics"]["validation/attack"] for entry in final.history[1:]]
-    epoch = 1 + int(np.argmax(accuracies))
-    assert states[0].best is None and final.best is not None
-    assert final.best["epoch"] == epoch and final.best["accuracy"] == max(accuracies)
-    assert same(final.best["network"], states[epoch].network)
-    assert len(set(accuracies)) > 1
-
-
-def test_without_validation_there_is_no_best(plain: TrainingState) -> None:
-    assert plain.best is None and "validation/natural" not in plain.history[-1]["metrics"]
-
-
-def test_validation_is_never_trained_on_and_the_test_split_is_never_looked_at() -> None:
-    changes = {"data__validation": 0.2, "training__epochs": 6, "training__milestones": []}
-    reference = run(**changes)
-    held_out = split_validation(DATASET.train_labels, 0.2)[1]
-    altered = make_dataset()
-    altered.train_images[held_out] = 255 - altered.train_images[held_out]
-    altered.test_images[:] = 0
-    altered.test_labels[:] = 0
-    other = run(altered, **changes)
-    assert same(reference.network, other.network)
-    assert reference.history[-1]["metrics"]["train/loss"] == other.history[-1]["metrics"]["train/loss"]
-    assert [e["metrics"]["validation/natural"] for e in reference.history] != [
-        e["metrics"]["validation/natural"] for e in other.history
-    ]
-    only_test = make_dataset()
-    only_test.test_images[:] = 0
-    assert_same(reference, run(only_test, **changes))
-
-
-def test_the_training_attack_judges_validation() -> None:
-    changes = {"data__validation": 0.4, "training__epochs": 6, "training__milestones": []}
-    metrics = run(**changes, training__attack__eps_255=20.0, training__attack__step_255=10.0).history[-1]["metrics"]
-    assert metrics["validation/attack"] < metrics["validation/natural"]
-    metrics = run(**changes, training__attack__name="none").history[-1]["metrics"]
-    assert metrics["validation/attack"] == metrics["validation/natural"]
-
-
-# Failures
-
-
-def test_a_loss_that_is_no_number_is_an_error_with_its_epoch() -> None:
-    with pytest.raises(TrainingError, match=r"loss became (nan|inf) in epoch 1"):
-        run(training__learning_rate=1e30)
-
-
-def test_outputs_that_are_no_numbers_are_an_error() -> None:
-    with pytest.raises(TrainingError, match="outputs became nan or infinite in epoch 0"):
-        run(model__arch="test-broken")
-
-
-def test_read_only_arrays_can_be_trained_on() -> None:
-    dataset = make_dataset()
-    for array in (dataset.train_images, dataset.train_labels):
-        array.setflags(write=False)
-    assert_same(
-        run(dataset, training__epochs=1, training__milestones=[]), run(training__epochs=1, training__milestones=[])
-    )
 
 
 # Speed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,13 @@ from ablate.execution import executors
 from ablate.launch import search_session
 from ablate.launch.options import Options
 from ablate.launch.session import launch, plan_of
-from ablate.planning.samplers import GridSampler, RandomSampler, SampleEnd, StudySampler
+from ablate.planning.samplers import SampleEnd
 from ablate.planning.search import Search, sample_end
 from ablate.report.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
 from ablate.spaces.loading import load_space
-from ablate.spaces.search import SearchSpec
-from ablate.spaces.trials import Sample
 from ablate.storage.storage import Storage, TrainingView
 from tests.support.helpers import launch_here, options_of
-from tests.support.search_helpers import SEARCH, trained_epochs, write_search
-
-
-def spec(**changes: Any) -> SearchSpec:
-    content = {key: value for key, value in {**SEARCH, **changes}.items() if value is not None}
-    return SearchSpec.model_validate(content)
+from tests.support.search_helpers import search_of, trained_epochs, write_search
 
 
 def options(folder: Path, **changes: Any) -> Options:
@@ -46,45 +38,23 @@ def results(folder: Path, **changes: Any) -> SearchResults:
     return from_storage(plan_of(options(folder, **changes)), Storage(str(folder / "storage")))
 
 
-def test_random_samples_are_functions_of_seed_and_number() -> None:
-    sampler = RandomSampler(spec())
-    first = [sampler.values(number) for number in range(20)]
-    assert first == [RandomSampler(spec()).values(number) for number in range(20)]
-    assert len({repr(values) for values in first}) == 20
-    assert RandomSampler(spec(seed=1)).values(0) != first[0]
-    more = {**SEARCH["parameters"], "training.momentum": {"uniform": [0.1, 0.9]}}
-    wider = RandomSampler(spec(parameters=more)).values(3)
-    assert wider is not None and first[3] is not None
-    assert {path: wider[path] for path in SEARCH["parameters"]} == first[3]
-
-
-def test_a_grid_ends_and_does_not_repeat_what_it_started_from() -> None:
-    parameters = {"training.momentum": {"choice": [0.5, 0.9]}, "model.activation": {"choice": ["relu", "hardtanh"]}}
-    start = [{"training.momentum": 0.9, "model.activation": "relu"}]
-    search = spec(parameters=parameters, searcher="grid", samples=None, start=start)
-    sampler = GridSampler(search)
-    points = [*start, *(sampler.values(number) for number in range(1, 4))]
-    assert len({repr(sorted(point.items())) for point in points if point}) == 4
-    assert sampler.values(4) is None
-
-
 def test_records_are_plain_and_found_again(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    search = Search(spec(samples=2), "abc", storage)
+    search = Search(search_of(samples=2), "abc", storage)
     first, second = search.ask(), search.ask()
     assert first is not None and second is not None
     assert search.ask() is None
-    again = Search(spec(samples=3), "abc", storage)
+    again = Search(search_of(samples=3), "abc", storage)
     assert again.samples == [first, second]
     third = again.ask()
     assert third is not None and third.number == 2
     assert json.loads((tmp_path / "searches" / "abc.json").read_text())["samples"][0]["values"] == first.values
     (tmp_path / "searches" / "abc.json").write_text('{"layout": 99}')
     with pytest.raises(StorageError, match="expected search layout 1, got 99"):
-        Search(spec(), "abc", storage)
+        Search(search_of(), "abc", storage)
     (tmp_path / "searches" / "abc.json").write_text("[")
     with pytest.raises(StorageError, match=r"searches/abc\.json: expected the records of a search"):
-        Search(spec(), "abc", storage)
+        Search(search_of(), "abc", storage)
 
 
 def history(*values: float) -> list[dict[str, Any]]:
@@ -93,14 +63,14 @@ def history(*values: float) -> list[dict[str, Any]]:
 
 def test_how_a_sample_ended_is_read_from_its_training() -> None:
     entries = history(10, 20, 30)
-    complete = sample_end(TrainingView("k", 2, True, True), entries, spec())
+    complete = sample_end(TrainingView("k", 2, True, True), entries, search_of())
     assert complete == SampleEnd("complete", (30.0,), {1: 20.0, 2: 30.0}, 2)
-    assert sample_end(TrainingView("k", 2, False, True), entries, spec()) is None
-    stopped = sample_end(TrainingView("k", 2, False, True, stopped=2), entries, spec())
+    assert sample_end(TrainingView("k", 2, False, True), entries, search_of()) is None
+    stopped = sample_end(TrainingView("k", 2, False, True, stopped=2), entries, search_of())
     assert stopped is not None and (stopped.state, stopped.epoch, stopped.values) == ("stopped", 2, ())
-    failed = sample_end(TrainingView("k", 1, False, True, failure={"reason": "nan"}), entries, spec())
+    failed = sample_end(TrainingView("k", 1, False, True, failure={"reason": "nan"}), entries, search_of())
     assert failed is not None and (failed.state, failed.reason) == ("failed", "nan")
-    other = sample_end(TrainingView("k", 2, True, True), entries, spec(objective={"metric": "validation/robust"}))
+    other = sample_end(TrainingView("k", 2, True, True), entries, search_of(objective={"metric": "validation/robust"}))
     assert other is not None and other.state == "failed" and "validation/robust" in other.reason
 
 
@@ -211,7 +181,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     monkeypatch.setattr(executors, "run", dying)
 
 
-@pytest.mark.parametrize("searcher", ["random", "optuna"])
+@pytest.mark.parametrize("searcher", ["random", pytest.param("optuna", marks=pytest.mark.slow)])
 def test_a_killed_search_goes_on_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searcher: str
 ) -> None:
@@ -233,79 +203,10 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert trained_epochs(cut / "storage") <= trained_epochs(whole / "storage") + 1  # the epoch it died in
 
 
-def suggestions(sampler: StudySampler, count: int) -> Iterator[dict[str, Any]]:
-    for number in range(count):
-        values = sampler.values(number)
-        assert values is not None
-        yield values
-        sampler.tell(number, SampleEnd("complete", (50.0 - 30 * abs(values["training.learning_rate"] - 0.1),)))
-
-
-def test_the_study_learns_and_is_reconciled_with_the_records(tmp_path: Path) -> None:
-    import optuna
-
-    storage = Storage(str(tmp_path))
-    search = spec(searcher="optuna", samples=12)
-    values = list(suggestions(StudySampler(search, "abc", storage, []), 8))
-    database = f"sqlite:///{tmp_path}/searches/abc.db"
-    study = optuna.load_study(study_name="abc", storage=database)
-    assert len(study.trials) == 8 and study.best_value is not None
-    # Killed between a suggestion and its record: the records are right.
-    records = [Sample(number, chosen) for number, chosen in enumerate(values[:7])]
-    sampler = StudySampler(search, "abc", storage, records)
-    assert sampler.values(7) is not None
-    study = optuna.load_study(study_name="abc", storage=database)
-    assert [trial.state.name for trial in study.trials].count("COMPLETE") >= 7
-    assert sum(trial.state.name == "RUNNING" for trial in study.trials) == 1
-    # A lost study is made again from the records.
-    (tmp_path / "searches" / "abc.db").unlink()
-    again = StudySampler(search, "abc", storage, records)
-    for sample in records:
-        assert again.values(sample.number) == sample.values
-        again.tell(sample.number, SampleEnd("complete", (40.0,)))
-    assert again.values(7) is not None
-    study = optuna.load_study(study_name="abc", storage=database)
-    assert [trial.params for trial in study.trials][:7] == [dict(sample.values) for sample in records]
-
-
-def test_tpe_and_nsga_differ_from_chance_and_seeds_matter(tmp_path: Path) -> None:
-    search = spec(searcher="optuna", samples=12)
-
-    def of(name: str, search: SearchSpec) -> list[dict[str, Any]]:
-        return list(suggestions(StudySampler(search, name, Storage(str(tmp_path)), []), 9))
-
-    first = of("a", search)
-    assert first == of("b", search)
-    assert first != of("c", spec(searcher="optuna", samples=12, seed=1))
-    two = spec(
-        searcher="optuna",
-        objective=[{"metric": "validation/natural"}, {"metric": "validation/robust", "mode": "max"}],
-        scheduler="fifo",
-    )
-    sampler = StudySampler(two, "d", Storage(str(tmp_path)), [])
-    for number in range(8):
-        values = sampler.values(number)
-        assert values is not None
-        sampler.tell(number, SampleEnd("complete", (1.0 * number, -1.0 * number)))
-    assert sampler.values(8) is not None
-    stopped = StudySampler(search, "e", Storage(str(tmp_path)), [])
-    stopped.values(0)
-    stopped.tell(0, SampleEnd("stopped", (), {1: 20.0}, 1))
-    stopped.tell(0, SampleEnd("complete", (99.0,), {1: 20.0}, 4))  # told once, it stays told
-
-
-def test_without_optuna_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"pip install 'ablate\[search\]', or search with searcher: random"):
-        Search(spec(searcher="optuna"), "abc", Storage(str(tmp_path)))
-
-
 def test_start_configurations_come_first(tmp_path: Path) -> None:
     start = [{"training.learning_rate": 0.1, "model.activation": "relu"}]
     for searcher in ("random", "optuna"):
-        search = Search(spec(start=start, searcher=searcher), searcher, Storage(str(tmp_path)))
+        search = Search(search_of(start=start, searcher=searcher), searcher, Storage(str(tmp_path)))
         first, second = search.ask(), search.ask()
         assert first is not None and dict(first.values) == start[0]
         assert second is not None and dict(second.values) != start[0]
@@ -343,40 +244,16 @@ def test_a_failed_sample_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [sample.state for sample in results(tmp_path).samples] == ["complete", "complete"]
 
 
-def test_median_stops_what_is_below_the_others() -> None:
-    from ablate.execution.schedulers import EarlyStopping
-
-    judge = EarlyStopping(spec(scheduler={"name": "median", "least_samples": 2}), 10)
-    for number, value in enumerate((60.0, 50.0, 55.0)):
-        judge.replay(number, {1: value, 2: value + 5, 3: value + 9})
-    assert judge.should_continue(7, 1, 58.0)
-    assert not judge.should_continue(8, 1, 20.0)
-
-
-def test_asha_promotes_the_best_and_never_judges_the_last_epoch() -> None:
-    from ablate.execution.schedulers import EarlyStopping
-
-    judge = EarlyStopping(spec(scheduler={"name": "asha", "grace_epochs": 2, "reduction": 2}), 4)
-    judge.replay(0, {1: 50.0, 2: 60.0, 3: 61.0, 4: 62.0})
-    assert judge.should_continue(1, 1, 0.0)  # within its grace
-    assert not judge.should_continue(1, 2, 10.0)
-    assert judge.should_continue(2, 2, 70.0)
-    assert judge.should_continue(2, 4, 0.0)
-    down = EarlyStopping(spec(scheduler={"name": "asha"}, objective={"metric": "validation/natural", "mode": "min"}), 4)
-    down.replay(0, {1: 50.0})
-    assert not down.should_continue(1, 1, 60.0)
-
-
 def sample(label: str, *objectives: float) -> SampleResult:
     return SampleResult(label, {}, "complete", objectives)
 
 
 def test_the_pareto_front_has_what_nothing_beats() -> None:
-    two = spec(objective=[{"metric": "validation/natural"}, {"metric": "validation/robust"}], scheduler="fifo")
+    two = search_of(objective=[{"metric": "validation/natural"}, {"metric": "validation/robust"}], scheduler="fifo")
     samples = [sample("a", 80, 30), sample("b", 70, 40), sample("c", 69, 39), sample("d", 80, 20), sample("e", 60, 50)]
     found = SearchResults("s", "t", "p", "paper", 0, "digits", two, [*samples, SampleResult("f", {}, "stopped")])
     assert [each.label for each in pareto_front(found)] == ["a", "b", "e"]
-    lower = spec(objective={"metric": "validation/natural", "mode": "min"})
+    lower = search_of(objective={"metric": "validation/natural", "mode": "min"})
     one = SearchResults("s", "t", "p", "paper", 0, "digits", lower, [sample("a", 3), sample("b", 2), sample("c", 2)])
     assert [each.label for each in pareto_front(one)] == ["b"]
     assert best_space(SearchResults("s", "t", "p", "paper", 0, "digits", lower, [])) is None

@@ -17,7 +17,7 @@ from ablate.spaces.figures import Drawing, FigureData, register_figure
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Record, Storage
 from tests.support.figure_data import seen
-from tests.support.tracking_world import T0, Tracker, make_template, measure, plan_of, tracker_at, train
+from tests.support.tracking_world import T0, Tracker, measure, plan_of, tracker_at, train
 
 SERVER = "http://host:5000/"
 
@@ -45,8 +45,8 @@ def fill(storage: Storage, plan: PlanFile, broken: str | None = None) -> None:
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tracker]:
-    return tracker_at(make_template(tmp_path_factory.mktemp("template")))
+def at(template: Path) -> Callable[[Path], Tracker]:
+    return tracker_at(template)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from tests.support.tracking_world import (
     Tracker,
     correct_of,
     finish,
-    make_template,
     plan_of,
     tracker_at,
     train,
@@ -29,8 +28,8 @@ CLAIM = {"says": "large batches are better", "above": {"row": "512", "rows": ["2
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tracker]:
-    return tracker_at(make_template(tmp_path_factory.mktemp("template")))
+def at(template: Path) -> Callable[[Path], Tracker]:
+    return tracker_at(template)
 
 
 @pytest.fixture(scope="module")

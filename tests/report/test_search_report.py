@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,10 @@ def test_nothing_to_draw_from_nothing() -> None:
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tracker, SearchResults]:
+def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Path, Tracker, SearchResults]:
     folder = tmp_path_factory.mktemp("reported")
     write_search(folder, base={"training.epochs": 3})
+    shutil.copyfile(template, folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
     options = Options(
         space=[str(folder / "tiny_search.yaml")],

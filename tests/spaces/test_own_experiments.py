@@ -53,6 +53,7 @@ def test_the_search_is_one(user: Path, preset: str) -> None:
     assert asked.samples == (30 if preset == "paper" else 6)
 
 
+@pytest.mark.slow
 def test_network_attack_augmentation_analysis_and_figure_are_built_and_run(user: Path) -> None:
     arguments = ("--space", "my_experiment.yaml", *IMPORTS, "--local", "--cpus-per-trial", "1")
     text = run_launch(user, *arguments)

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from ablate.spaces.search import SearchSpec
+
 BASE = {
     "model.width": 0.25,
     "model.depth": 8,
@@ -28,6 +30,11 @@ SEARCH: dict[str, Any] = {
     "samples": 6,
     "scheduler": {"name": "asha", "grace_epochs": 1, "reduction": 2},
 }
+
+
+def search_of(**changes: Any) -> SearchSpec:
+    """The tiny search with some of its fields changed; None takes one out."""
+    return SearchSpec.model_validate({key: value for key, value in {**SEARCH, **changes}.items() if value is not None})
 
 
 def write_search(folder: Path, name: str = "tiny_search", base: dict[str, Any] | None = None, **changes: Any) -> Path:

@@ -22,12 +22,12 @@ from ablate.storage.storage import Storage
 from ablate.tracking.agreement import ARTIFACTS, CURVES, DIGEST, SENT_FROM, STORAGE
 from ablate.tracking.reading import storage_label
 from ablate.tracking.store import Run
-from tests.support.tracking_world import EPOCHS, T0, Tracker, finish, make_template, measure, plan_of, tracker_at, train
+from tests.support.tracking_world import EPOCHS, T0, Tracker, finish, measure, plan_of, tracker_at, train
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tracker]:
-    return tracker_at(make_template(tmp_path_factory.mktemp("template")))
+def at(template: Path) -> Callable[[Path], Tracker]:
+    return tracker_at(template)
 
 
 @pytest.fixture

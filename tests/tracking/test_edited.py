@@ -25,7 +25,7 @@ from ablate.report.from_tracking import results_of, verdicts_of
 from ablate.storage.storage import Storage
 from ablate.tracking.reading import PlanResults
 from tests.support.helpers import options_of, write_space
-from tests.support.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
+from tests.support.tracking_world import Tracker, finish, plan_of, tracker_at
 
 CHUNKS, EDITS, SYNCED_EVERY = 5, 100, 50
 """So many tests of so many edits each, 500 in all; after every fiftieth one storage is sent again."""
@@ -169,11 +169,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_template(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture(scope="module")

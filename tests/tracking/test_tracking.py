@@ -24,12 +24,12 @@ from ablate.tracking import store as store_module
 from ablate.tracking.address import resolve
 from ablate.tracking.store import Point, ServerAway
 from tests.support.tracking_contract import Make, TrackingContract
-from tests.support.tracking_world import Tracker, finish, make_template, plan_of, tracker_at
+from tests.support.tracking_world import Tracker, finish, plan_of, tracker_at
 
 
 @pytest.fixture(scope="session")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tracker]:
-    return tracker_at(make_template(tmp_path_factory.mktemp("template")))
+def at(template: Path) -> Callable[[Path], Tracker]:
+    return tracker_at(template)
 
 
 class TestSqlite(TrackingContract):
