@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -19,29 +18,18 @@ def _registrations_end_with_the_test() -> Iterator[None]:
         yield
 
 
-def test_every_column_is_registered_and_bears_its_name() -> None:
+def test_every_column_is_registered() -> None:
     assert {*COLUMNS, "cw20_exact"} <= set(attack_names())
-    for name in attack_names():
-        assert build_attack(name, MeasurementSpec()).name == name
 
 
-def test_reprs_print_every_field_and_tell_the_columns_apart() -> None:
+def test_reprs_tell_the_columns_apart() -> None:
     attacks = [build_attack(name, MeasurementSpec()) for name in attack_names()]
     assert len({repr(attack) for attack in attacks}) == len(attacks)
-    for attack in attacks:
-        assert dataclasses.is_dataclass(attack)
-        for field in dataclasses.fields(attack):
-            assert f"{field.name}={getattr(attack, field.name)!r}" in repr(attack)
 
 
 def test_only_cw20_depends_on_its_batch() -> None:
     attacks = [build_attack(name, MeasurementSpec()) for name in attack_names()]
     assert [attack.name for attack in attacks if attack.batch_dependent] == ["cw20"]
-
-
-def test_attacks_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        PGD().steps = 3
 
 
 def test_a_user_registers_an_attack() -> None:

@@ -116,11 +116,6 @@ def test_only_the_habit_depends_on_the_batch(kind, network, batch) -> None:
     assert torch.allclose(alone, whole, rtol=0, atol=1e-9) == (not attack.batch_dependent)
 
 
-@pytest.mark.parametrize("attack", BOTH, ids=repr)
-def test_neither_is_random(attack, network, batch) -> None:
-    assert torch.equal(apply(attack, network, batch), apply(attack, network, batch, seed=9))
-
-
 @pytest.mark.parametrize(
     ("attack", "changes"),
     [
@@ -172,21 +167,6 @@ def test_a_stopped_batch_costs_nothing_more(batch) -> None:
     away = CarliniWagner(learning_rate=50.0)  # overshoots: the cost rises at once
     away.perturb(Counting(), batch.images.clamp(0.2, 0.8), labels, index=labels, seed=0)
     assert len(asked) < away.steps
-
-
-@pytest.mark.parametrize("attack", BOTH, ids=repr)
-def test_takes_no_parameter_gradient(attack, network, batch) -> None:
-    with torch.no_grad():
-        apply(attack, network, batch)
-    assert all(parameter.grad is None for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("attack", BOTH, ids=repr)
-def test_channels_last_comes_out_as_it_went_in(attack, network, batch) -> None:
-    given_ = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
-    perturbed = apply(attack, network, given_)
-    assert perturbed.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(perturbed, apply(attack, network, batch), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [CarliniWagner, ExactCarliniWagner])

@@ -70,15 +70,6 @@ def test_tpgd_leaves_the_clean_prediction_in_a_straight_line_on_a_linear_network
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
-def test_an_image_does_not_depend_on_its_batch(attack, network, batch) -> None:
-    whole = apply(attack, network, batch)
-    order = torch.arange(len(batch.images) - 1, -1, -1)[:7]
-    part = attack.perturb(network, batch.images[order], batch.labels[order], index=batch.index[order], seed=SEED)
-    torch.testing.assert_close(part, whole[order], rtol=0, atol=1e-12)
-    assert not attack.batch_dependent
-
-
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_seed_and_index_decide_everything_random(attack, network, batch) -> None:
     assert torch.equal(apply(attack, network, batch), apply(attack, network, batch))
     if isinstance(attack, TPGD) or (isinstance(attack, PGD) and attack.random_start):
@@ -182,16 +173,6 @@ def test_the_random_start_is_uniform() -> None:
     offsets = uniform_start(torch.full((100, 3, 8, 8), 0.5), 0.25, 5, torch.arange(100)).flatten() - 0.5
     counts = torch.histc(offsets, bins=10, min=-0.25, max=0.25) / offsets.numel()
     assert (counts - 0.1).abs().max() < 0.01
-
-
-def test_channels_last_goes_in_and_comes_out(make_network, make_batch) -> None:
-    network = make_network(torch.float32).to(memory_format=torch.channels_last)
-    batch = make_batch(network, dtype=torch.float32)
-    given_ = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
-    for attack in ATTACKS:
-        perturbed = apply(attack, network, given_)
-        assert perturbed.is_contiguous(memory_format=torch.channels_last), attack
-        assert ((perturbed - apply(attack, network, batch)).abs() < 1e-5).float().mean() > 0.99
 
 
 def test_works_under_bfloat16_autocast(make_network, make_batch) -> None:

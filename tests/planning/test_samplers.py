@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ablate.core.errors import UserError
-from ablate.planning.samplers import GridSampler, RandomSampler, SampleEnd, StudySampler
+from ablate.planning.samplers import RandomSampler, SampleEnd, StudySampler
 from ablate.planning.search import Search
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.trials import Sample
@@ -27,16 +27,6 @@ def test_random_samples_are_functions_of_seed_and_number() -> None:
     wider = RandomSampler(search_of(parameters=more)).values(3)
     assert wider is not None and first[3] is not None
     assert {path: wider[path] for path in SEARCH["parameters"]} == first[3]
-
-
-def test_a_grid_ends_and_does_not_repeat_what_it_started_from() -> None:
-    parameters = {"training.momentum": {"choice": [0.5, 0.9]}, "model.activation": {"choice": ["relu", "hardtanh"]}}
-    start = [{"training.momentum": 0.9, "model.activation": "relu"}]
-    search = search_of(parameters=parameters, searcher="grid", samples=None, start=start)
-    sampler = GridSampler(search)
-    points = [*start, *(sampler.values(number) for number in range(1, 4))]
-    assert len({repr(sorted(point.items())) for point in points if point}) == 4
-    assert sampler.values(4) is None
 
 
 def suggestions(sampler: StudySampler, count: int) -> Iterator[dict[str, Any]]:

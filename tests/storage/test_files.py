@@ -1,4 +1,4 @@
-"""Files: all or nothing, created by exactly one, and errors that say what was expected."""
+"""Files in a folder, beyond what buckets promise too (test_files_contract.py): disks that fill up, links, odd names."""
 
 from __future__ import annotations
 
@@ -19,22 +19,7 @@ def files(tmp_path: Path) -> LocalFiles:
     return LocalFiles(tmp_path / "root")
 
 
-def test_written_is_read_listed_sized_and_deleted(files: LocalFiles) -> None:
-    files.write("a/b.bin", b"123")
-    files.write("a/c.bin", b"")
-    assert files.read("a/b.bin") == b"123"
-    assert files.list("a") == ["b.bin", "c.bin"]
-    assert files.list("") == ["a"]
-    assert (files.size("a/b.bin"), files.size("a/c.bin")) == (3, 0)
-    files.delete("a/b.bin")
-    assert files.list("a") == ["c.bin"]
-
-
-def test_what_is_missing_is_none_and_may_be_deleted(files: LocalFiles) -> None:
-    assert files.read("a/b") is None
-    assert files.size("a/b") is None
-    assert files.list("a") == []
-    files.delete("a/b")
+def test_below_a_file_there_is_nothing(files: LocalFiles) -> None:
     files.write("file", b"x")
     assert files.read("file/b") is None  # a file where a folder is asked for
     assert files.size("file/b") is None
@@ -81,25 +66,6 @@ def test_a_write_that_dies_half_way_changes_nothing(files: LocalFiles, monkeypat
     assert sorted(os.listdir(files.root)) == ["f"]  # nothing left beside
 
 
-def test_of_many_at_once_exactly_one_creates(files: LocalFiles) -> None:
-    for turn in range(10):
-        barrier = threading.Barrier(8)
-        won: list[int] = []
-
-        def create(number: int, barrier: threading.Barrier = barrier, won: list[int] = won, turn: int = turn) -> None:
-            barrier.wait()
-            if files.create(f"claim/{turn}", str(number).encode()):
-                won.append(number)
-
-        threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(won) == 1
-        assert files.read(f"claim/{turn}") == str(won[0]).encode()
-
-
 def test_without_hard_links_still_exactly_one_creates(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -119,15 +85,6 @@ def test_a_creation_that_fails_otherwise_says_so(files: LocalFiles, monkeypatch:
     with pytest.raises(StorageError, match="expected f to be writable, got Input/output error"):
         files.create("f", b"1")
     assert os.listdir(files.root) == []
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    files = LocalFiles(blocked / "root")
-    for act in (lambda: files.write("f", b""), lambda: files.create("f", b"")):
-        with pytest.raises(StorageError, match=rf"--storage {blocked}/root: expected f to be writable"):
-            act()
 
 
 @pytest.mark.parametrize("path", ["folder/" + "x" * 300, "x" * 300])
