@@ -21,7 +21,12 @@ os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 ON_THE_CLUSTER = ("test_faults.py", "test_search.py", "test_submitting.py")
 
 
+# Where the tests that take longest are: they begin first, or one process would end with them while the other has none.
+LONGEST = ("cluster", "tracking")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not any(folder in Path(item.fspath).parts for folder in LONGEST))
     for item in items:
         if "cluster" in Path(item.fspath).parts:
             item.add_marker(pytest.mark.cluster)

@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from mlflow.tracking import MlflowClient
 
 from ablate.core.errors import TrackingError
 from ablate.report import __main__ as report
 from ablate.report.from_tracking import results_of, verdicts_of
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
-from ablate.tracking.store import Store
-from tests.support.tracking_world import EPOCHS, T0, Tracker, correct_of, finish, history_of, measure, plan_of, train
+from tests.support.tracking_world import (
+    EPOCHS,
+    T0,
+    Crash,
+    Tracker,
+    correct_of,
+    dump,
+    dying_clients,
+    finish,
+    history_of,
+    measure,
+    plan_of,
+    train,
+)
 
 Make = Callable[[], Tracker]
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-def dump(tracker: Tracker, *, ids: bool = True) -> dict[str, Any]:
-    """Everything in a store: runs with all tags, parameters, artifacts and every point of every metric."""
-    store: Store = tracker._store
-    content: dict[str, Any] = {}
-    for name in [*tracker.spaces(), "training"]:
-        experiment = store.experiment(name)
-        assert experiment is not None
-        runs = store.runs(experiment)
-        names = {run.id: run.name for run in runs}
-        for run in runs:
-            tags = dict(run.tags)
-            if not ids:
-                for tag in ("ablate.training_run_id", "mlflow.parentRunId"):
-                    tags.pop(tag, None)
-                tags.pop("mlflow.log-model.history", None)
-            artifacts = sorted(file.path for file in store._client.list_artifacts(run.id))
-            points = {metric: store.history(run.id, metric) for metric in run.metrics}
-            label = run.id if ids else f"{name}/{run.name}/{run.tags.get('ablate.plan')}"
-            assert label not in content, f"{names[run.id]} is there twice"
-            content[label] = (run.name, run.status, run.start_ms, run.end_ms, tags, run.params, artifacts, points)
-    return content
 
 
 class TrackingContract:
@@ -155,22 +136,7 @@ class TrackingContract:
     ) -> None:
         plan = plan_of(rows=("512",))
         finish(storage, plan)
-        left = [0]
-
-        def dying(call: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(call)
-            def dies(*arguments: Any, **named: Any) -> Any:
-                answer = call(*arguments, **named)
-                left[0] -= 1
-                if left[0] == 0:
-                    raise Crash
-                return answer
-
-            return dies
-
-        for name, call in vars(MlflowClient).items():
-            if inspect.isfunction(call) and not name.startswith("_"):
-                monkeypatch.setattr(MlflowClient, name, dying(call))
+        left = dying_clients(monkeypatch)
         for lives in range(3, 100, 2):
             left[0] = lives
             tracker = Tracker(make()._store.uri)

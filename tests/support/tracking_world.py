@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import io
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from ablate.core.digest import digest
 from ablate.spaces.specs import TrialSpec
@@ -166,3 +170,51 @@ def tracker_at(template: Path) -> Callable[[Path], Tracker]:
         return tracker
 
     return make
+
+
+def dump(tracker: Tracker, *, ids: bool = True) -> dict[str, Any]:
+    """Everything in a store: runs with all tags, parameters, artifacts and every point of every metric."""
+    store = tracker._store
+    content: dict[str, Any] = {}
+    for name in [*tracker.spaces(), "training"]:
+        experiment = store.experiment(name)
+        assert experiment is not None
+        runs = store.runs(experiment)
+        names = {run.id: run.name for run in runs}
+        for run in runs:
+            tags = dict(run.tags)
+            if not ids:
+                for tag in ("ablate.training_run_id", "mlflow.parentRunId"):
+                    tags.pop(tag, None)
+                tags.pop("mlflow.log-model.history", None)
+            artifacts = sorted(file.path for file in store._client.list_artifacts(run.id))
+            points = {metric: store.history(run.id, metric) for metric in run.metrics}
+            label = run.id if ids else f"{name}/{run.name}/{run.tags.get('ablate.plan')}"
+            assert label not in content, f"{names[run.id]} is there twice"
+            content[label] = (run.name, run.status, run.start_ms, run.end_ms, tags, run.params, artifacts, points)
+    return content
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def dying_clients(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have this process crash after a call of MLflow's clients: the one with which the returned number comes to 0."""
+    left = [0]
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def dies(*arguments: Any, **named: Any) -> Any:
+            answer = call(*arguments, **named)
+            left[0] -= 1
+            if left[0] == 0:
+                raise Crash
+            return answer
+
+        return dies
+
+    for name, call in vars(MlflowClient).items():
+        if inspect.isfunction(call) and not name.startswith("_"):
+            monkeypatch.setattr(MlflowClient, name, dying(call))
+    return left
