@@ -38,7 +38,8 @@ LAYOUT = 1
 KEPT_CHECKPOINTS = 2
 _READ_TRIES = 3
 _KEY = re.compile(r"[0-9a-f]{20}")
-_IDENTITY = re.compile(r"\d{13}-[0-9a-f]{12}")
+IDENTITY = re.compile(r"\d{13}-[0-9a-f]{12}", re.ASCII)
+"""Of a storage's id."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Storage:
 
     def identities(self) -> list[str]:
         """Ids of this storage, the oldest first: its own, and those of storages whose files were copied into it."""
-        names = [name for name in self.files.list("identity") if _IDENTITY.fullmatch(name)]
+        names = [name for name in self.files.list("identity") if IDENTITY.fullmatch(name)]
         return sorted(names, key=lambda name: (name.partition("-")[0], name))
 
     def identify(self) -> str:

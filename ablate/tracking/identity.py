@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ablate.storage.plans import TrialPart
+from ablate.storage.storage import IDENTITY
+from ablate.tracking.agreement import STORAGE
 from ablate.tracking.store import VALUE, Run
 
 _WANTED = {
@@ -20,7 +22,11 @@ _WANTED = {
     "published": ("ablate.row",),
     "training": ("ablate.training_key",),
 }
+_MAY_LACK = ("ablate.launched_ms", STORAGE)
+"""A plan's own start counts instead; runs of versions before name no storage."""
+
 _FORMS = {
+    STORAGE: (IDENTITY, "the id of a storage"),
     "ablate.plan": (re.compile(r"[0-9a-f]{1,64}"), "the id of a plan"),
     "ablate.launched_ms": (re.compile(r"\d{1,15}", re.ASCII), "milliseconds since 1970"),
     "ablate.row": (re.compile(r".+", re.DOTALL), "a row's label"),
@@ -41,14 +47,19 @@ def misfit(run: Run) -> str | None:
     kind = run.tags.get("ablate.kind")
     if kind not in _WANTED:
         return f"expected one of {', '.join(_WANTED)} in its tag ablate.kind, got {_got(kind)}"
-    for tag in _WANTED[kind]:
+    for tag in (*_WANTED[kind], STORAGE):
         form, what = _FORMS[tag]
         value = run.tags.get(tag)
-        if value is None and tag == "ablate.launched_ms":
-            continue  # then the run's own start counts
+        if value is None and tag in _MAY_LACK:
+            continue
         if value is None or not form.fullmatch(value):
             return f"expected {what} in its tag {tag}, got {_got(value)}"
     return None
+
+
+def nobodys(run: Run) -> bool:
+    """Whether a run's tag names what can be no storage: it is shown with none, and taken from none."""
+    return STORAGE in run.tags and not IDENTITY.fullmatch(run.tags[STORAGE])
 
 
 def stray(run: Run, plan: str) -> str | None:

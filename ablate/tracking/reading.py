@@ -23,7 +23,7 @@ from ablate.storage.plans import PlanFile, RowPart, SpacePart, TrialPart, parse
 from ablate.storage.storage import Record
 from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole
 from ablate.tracking.agreement import problem as problem_of
-from ablate.tracking.identity import contradiction, misfit, stray
+from ablate.tracking.identity import contradiction, misfit, nobodys, stray
 from ablate.tracking.store import Run, Store
 
 PLAN = "plan.json"
@@ -357,7 +357,11 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
     plan = _plan_of(store, info)
     runs: dict[tuple[str, int], Run] = {}
     published: dict[str, str] = {}
-    of_plan = [run for run in store.runs(info.experiment_id, {"ablate.plan": info.id}) if _storage(run) == info.storage]
+    of_plan = [
+        run
+        for run in store.runs(info.experiment_id, {"ablate.plan": info.id})
+        if _storage(run) == info.storage or nobodys(run)
+    ]
     parts = {(part.row, part.seed): part for part in plan.trials}
     for run in sorted(of_plan, key=_rank):
         kind, row = run.tags.get("ablate.kind"), run.tags.get("ablate.row", "")
@@ -428,7 +432,7 @@ def _training_runs(store: Store, wanted: set[str], storage: str, altered: list[s
         found = store.runs(experiment) if experiment is not None else []
     trainings = {}
     for run in found:
-        if run.id in wanted and _storage(run) in (storage, ""):
+        if run.id in wanted and (_storage(run) in (storage, "") or nobodys(run)):
             problem = misfit(run)
             if problem is None and run.tags["ablate.kind"] == "training":
                 trainings[run.id] = run

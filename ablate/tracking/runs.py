@@ -245,7 +245,7 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
     }
     if run is None:
         run = store.create(experiment, name, tags, file.created_ms)
-    elif int(run.tags.get("ablate.launched_ms", "0")) <= file.launched_ms:
+    elif not file.launched_ms < int(run.tags.get("ablate.launched_ms", "0")) <= now_ms():  # nor in days to come
         store.log(run, tags=tags)
     else:
         store.log(run, tags=opened.storage_tags)
@@ -280,25 +280,24 @@ def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart,
             agrees = all(same(point.value, wanted[point.name]) for point in points)
         if not agrees:  # also where a number was mended in the space file: MLflow cannot change one
             run = opened.published[space.name, row.label] = replacement(store, run)
+    tags = {
+        "ablate.kind": "published",
+        "ablate.source": "published",
+        "ablate.plan": opened.plan.id,
+        "ablate.space": space.name,
+        "ablate.row": row.label,
+        "ablate.table": table_label(space),
+        "mlflow.parentRunId": parent.id,
+        **opened.storage_tags,
+    }
     if run is None:
-        tags = {
-            "ablate.kind": "published",
-            "ablate.source": "published",
-            "ablate.plan": opened.plan.id,
-            "ablate.space": space.name,
-            "ablate.row": row.label,
-            "ablate.table": table_label(space),
-            "mlflow.parentRunId": parent.id,
-            **opened.storage_tags,
-        }
         run = store.create(parent.experiment, f"{row.label} · published", tags, opened.plan.created_ms)
         opened.published[space.name, row.label] = run
     points = [
         Point(name, value, opened.plan.launched_ms, 0) for name, value in wanted.items() if name not in run.metrics
     ]
     metrics = {**run.metrics, **{point.name: point.value for point in points}}
-    tags = {DIGEST: digest_of(metrics, run.params), "mlflow.parentRunId": parent.id, **opened.storage_tags}
-    store.log(run, points, tags=tags)
+    store.log(run, points, tags={**tags, DIGEST: digest_of(metrics, run.params)})
     if points:
         # MLflow's compare view fails on runs that have no artifact at all.
         store.upload(run, "published.json", json.dumps(row.published, indent=1).encode())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,12 @@ from ablate.tracking.runs import (
 )
 from ablate.tracking.store import Point, Run, Store
 
+NETWORKS = "ablate.networks"
+"""Of a training: which networks are among its artifacts."""
+
+SPEC = "spec.json"
+"""A trial's artifact: all its settings."""
+
 NETWORK_LIMIT_BYTES = 256 * 2**20
 """A larger network stays in storage alone; the largest of the paper (WRN-34-10) has 185 MB."""
 
@@ -90,6 +96,8 @@ def send(
         run = opened.trainings[key] = _training_run(store, opened, key, trials[0], held)
     if not synced(run):
         _send_training(store, opened, run, held, trials[0])
+    elif whole:
+        _tell_training(store, opened, run, held, trials[0])
     elif run.tags.get(SENT_FROM) != held.curves_from:
         store.log(run, tags={SENT_FROM: held.curves_from})
     replaced = run.tags.get(REPLACES)
@@ -124,15 +132,19 @@ def _training_agrees(store: Store, opened: PlanRuns, run: Run, held: TrainingCon
     if not there <= known:
         return False
     opened.compared.add(run.id)
-    if there != known or not (opened.owns(run) and intact(run)) or not _artifacts_whole(store, run):
+    kept = [f"networks/{name}.pt" for name in run.tags.get(NETWORKS, "").split(", ") if name in ("last", "best")]
+    if there != known or not (opened.owns(run) and intact(run)) or not _artifacts_whole(store, run, kept):
         run.tags.pop(SYNCED, None)  # here alone, so that it is sent once more; exact repeats are dropped
         run.tags.pop(SYNCED_EPOCH, None)
     return True
 
 
-def _artifacts_whole(store: Store, run: Run) -> bool:
-    """Whether the artifacts of a run are those that were uploaded, byte for byte."""
-    return all(artifact_is_whole(run, path, store.download(run.id, path)) for path in artifact_digests(run))
+def _artifacts_whole(store: Store, run: Run, paths: Iterable[str]) -> bool:
+    """Whether the artifacts of a run are those that were uploaded, byte for byte; `paths` must be among them."""
+    told = artifact_digests(run)
+    return told.keys() >= set(paths) and all(
+        artifact_is_whole(run, path, store.download(run.id, path)) for path in told
+    )
 
 
 def _sent_epoch(run: Run) -> int:
@@ -177,9 +189,8 @@ def _training_run(store: Store, opened: PlanRuns, key: str, trial: TrialPart, wh
     experiment = store.experiment(TRAINING, create=True)
     assert experiment is not None
     tags = {
-        "ablate.kind": "training",
         "ablate.training_key": key,
-        "ablate.seed": str(trial.seed),
+        **_training_identity(trial),
         **data_tags(trial),
         **provenance_tags(opened.plan.provenance),
         **opened.storage_tags,
@@ -189,25 +200,56 @@ def _training_run(store: Store, opened: PlanRuns, key: str, trial: TrialPart, wh
     return store.create(experiment, name, tags, start)
 
 
+def _training_identity(trial: TrialPart) -> dict[str, str]:
+    """What every launch says alike of a training; which data it measures with is each plan's own."""
+    return {"ablate.kind": "training", "ablate.seed": str(trial.seed)}
+
+
 def _send_training(store: Store, opened: PlanRuns, run: Run, whole: TrainingContents, trial: TrialPart) -> None:
     view = whole.view
-    sent = _sent_epoch(run)
-    points = [point for point in whole.points() if point.step > sent]
+    state = _tell_training(store, opened, run, whole, trial, _sent_epoch(run))
+    if state == "finished":
+        record = next((found for key in view.records if (found := whole.record(key)) is not None), None)
+        # Not before something is measured: its record tells where it was trained.
+        if record is not None and whole.has_every_epoch:
+            kept = _send_networks(store, run, whole)
+            store.log(run, tags={**_made(record), NETWORKS: kept, SYNCED: SYNCED_LAYOUT})
+
+
+def _tell_training(
+    store: Store, opened: PlanRuns, run: Run, whole: TrainingContents, trial: TrialPart, sent: int | None = None
+) -> str:
+    """Send a training's tags and status, and its curves after an epoch.
+
+    Args:
+        store: Where to.
+        opened: The plan's runs.
+        run: Of the training.
+        whole: What storage holds of it.
+        trial: One of those that share it.
+        sent: The last epoch that has arrived; none: all have.
+
+    Returns:
+        Its state.
+    """
+    view = whole.view
     state = "finished" if view.finished else "failed" if view.failure else "training"
     state = "stopped" if state == "training" and view.stopped is not None else state
-    tags = {"ablate.state": state, "ablate.attempts": str(view.attempts), **opened.storage_tags}
+    params = flat({name: value for name, value in trial.spec.items() if name != "measurement"})
+    tags = {
+        "ablate.state": state,
+        "ablate.attempts": str(view.attempts),
+        SENT_FROM: whole.curves_from,
+        CURVES: curves_digest(whole.points()),
+        DIGEST: digest_after(run, whole.points(), params),
+        **_training_identity(trial),
+        **opened.storage_tags,
+    }
     if whole.history:
         tags[SYNCED_EPOCH] = str(whole.history[-1]["epoch"])
     if state == "failed":
         tags["ablate.failure"] = whole.reason
-    spec = {name: value for name, value in trial.spec.items() if name != "measurement"}
-    params = flat(spec)
-    tags |= {
-        SENT_FROM: whole.curves_from,
-        CURVES: curves_digest(whole.points()),
-        DIGEST: digest_after(run, whole.points(), params),
-    }
-    store.log(run, points, params, tags)
+    store.log(run, [] if sent is None else [point for point in whole.points() if point.step > sent], params, tags)
     if state == "training":
         store.untag(run, "ablate.failure")
         store.set_status(run, "RUNNING")
@@ -218,11 +260,7 @@ def _send_training(store: Store, opened: PlanRuns, run: Run, whole: TrainingCont
     else:
         store.untag(run, "ablate.failure")
         store.set_status(run, "FINISHED", whole.ended_ms)
-        record = next((found for key in view.records if (found := whole.record(key)) is not None), None)
-        # Not before something is measured: its record tells where it was trained.
-        if record is not None and whole.has_every_epoch:
-            kept = _send_networks(store, run, whole)
-            store.log(run, tags={**_made(record), "ablate.networks": kept, SYNCED: SYNCED_LAYOUT})
+    return state
 
 
 def _send_networks(store: Store, run: Run, whole: TrainingContents) -> str:
@@ -294,7 +332,8 @@ def _trial_agrees(
             if any(point.step != known[name].step or not same(point.value, known[name].value) for point in values):
                 return False
         opened.compared.add(run.id)
-    trusted = opened.owns(run) and intact(run) and (not compare or _artifacts_whole(store, run))
+    kept = [reading.MEASUREMENTS, SPEC] if synced(run) else []
+    trusted = opened.owns(run) and intact(run) and (not compare or _artifacts_whole(store, run, kept))
     if not trusted or run.tags.get(SENT_FROM) != held.trial_from(trial):
         run.tags.pop(SYNCED, None)  # here alone, so that it is sent once more
     return True
@@ -336,7 +375,7 @@ def _send_trial(
         **links,
         DIGEST: digest_after(run, points, params),
         SENT_FROM: held.trial_from(trial),
-        **opened.storage_tags,
+        **_trial_identity(opened, trial),
     }
     if failed:
         tags["ablate.failure"] = held.reason
@@ -344,7 +383,7 @@ def _send_trial(
         tags["ablate.stopped_epoch"] = str(view.stopped)
     if complete and not synced(run):
         present = held.records(trial)
-        upload(store, run, "spec.json", json.dumps(trial.spec, indent=1).encode())
+        upload(store, run, SPEC, json.dumps(trial.spec, indent=1).encode())
         upload(store, run, reading.MEASUREMENTS, reading.pack(present))
         tags |= {**_made(next(iter(present.values()))), SYNCED: SYNCED_LAYOUT}
         # Ended before it is marked as having everything: a crash in between leaves something to send again.
@@ -365,24 +404,31 @@ def _send_trial(
     return complete or stopped
 
 
+def _trial_identity(opened: PlanRuns, trial: TrialPart) -> dict[str, str]:
+    """Which trial of which plan a run is; notes and the launch that made it are left to whoever wrote them first."""
+    return {
+        "ablate.kind": "trial",
+        "ablate.source": "reproduced",
+        "ablate.plan": opened.plan.id,
+        "ablate.space": trial.space,
+        "ablate.row": trial.row,
+        "ablate.table": table_label(opened.plan.space(trial.space)),
+        "ablate.seed": str(trial.seed),
+        "ablate.preset": opened.plan.preset,
+        "ablate.training_key": trial.training,
+        **data_tags(trial),
+        **opened.storage_tags,
+    }
+
+
 def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) -> Run:
     plan, space, parent = opened.plan, opened.plan.space(trial.space), opened.parents[trial.space]
     note = next((row.note for row in space.rows if row.label == trial.row and row.note), None)
     tags = {
-        "ablate.kind": "trial",
-        "ablate.source": "reproduced",
-        "ablate.plan": plan.id,
-        "ablate.space": trial.space,
-        "ablate.row": trial.row,
-        "ablate.table": table_label(space),
-        "ablate.seed": str(trial.seed),
-        "ablate.preset": plan.preset,
-        "ablate.training_key": trial.training,
         "mlflow.parentRunId": parent.id,
-        **data_tags(trial),
+        **_trial_identity(opened, trial),
         **({"mlflow.note.content": note} if note else {}),
         **provenance_tags(plan.provenance),
-        **opened.storage_tags,
     }
     return store.create(parent.experiment, f"{trial.row} · seed {trial.seed}", tags, training.start_ms)
 

@@ -209,6 +209,33 @@ def check(world: World, done: list[str], synced: bool) -> None:
         assert world.told(fresh.read_plan("batch_size", world.plan.id)) == world.truth, done
 
 
+DECIDE = {
+    "training": ("curves", "artifacts", "storage", "state", "digest", "synced", "synced_epoch", "training_key"),
+    "trial": ("artifacts", "storage", "state", "digest", "synced", "sent_from", "space", "training_run_id"),
+    "published": ("storage", "digest", "row"),
+    "plan": ("artifacts", "storage", "launched_ms"),
+}
+"""Of each kind of run the tags by which something is shown or not."""
+
+
+@pytest.mark.parametrize("kind", DECIDE)
+def test_a_tag_that_decides_what_is_shown_is_sent_again(world: World, kind: str) -> None:
+    with world.open() as database:
+        of_kind = "SELECT MIN(run_uuid) FROM tags WHERE key = 'ablate.kind' AND value = ?"
+        run = database.execute(of_kind, (kind,)).fetchone()[0]
+    for name in DECIDE[kind]:
+        for value in ("1", "[]") if name in ("curves", "storage") else ("1",):
+            try:
+                with world.open() as database:
+                    assert database.execute(SET_TAG, (value, run, f"ablate.{name}")).rowcount == 1
+                shown = world.sync().read_plan("batch_size")
+                assert world.told(shown) == world.truth, (name, value)
+                aside = [line for line in shown.altered if "its tag ablate.storage, got" not in line]
+                assert (shown.problems, aside) == ({}, []), (name, value)
+            finally:
+                world.undo()
+
+
 class Launched:
     """A space that was launched in this process with MLflow, for what users do next; each edit starts from the same."""
 
