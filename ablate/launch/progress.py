@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ablate.core.text import duration, fit, printable, row_name
 from ablate.execution.base import Event
+from ablate.storage.storage import TrainingStatus
 
 if TYPE_CHECKING:
     from ablate.planning.plan import Plan
@@ -72,31 +73,40 @@ class _Active:
         return fit(self.what or "measuring", max(4, _STATE_WIDTH - len(count))).rstrip() + count
 
 
-class Progress:
-    """The terminal during a launch; every method may be called from any thread.
+COUNTED = {TrainingStatus.FINISHED: "done", TrainingStatus.FAILED: "failed", TrainingStatus.STOPPED: "stopped early"}
+"""How a training is counted by its status; any other is to go."""
+
+
+class TrainingsProgress:
+    """The terminal while trainings go on; every method may be called from any thread.
 
     Args:
-        plan: What is launched; trainings that have told nothing yet are counted by its current actions.
+        keys: Of the trainings; more may join (`follow`).
         out: Where to print.
+        label: Key -> how the training is called: what may be cut where room is short, and what follows it.
+        counted: Key -> how one that has told nothing yet is counted, as of `COUNTED`.
         clock: Seconds, monotonic; a test brings its own.
         every_s: Between two plain lines of one training's epochs.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        keys: Iterable[str],
         out: Console,
         *,
+        label: Callable[[str], tuple[str, str]],
+        counted: Callable[[str], str],
         clock: Callable[[], float] = time.monotonic,
         every_s: float = _PLAIN_EVERY_S,
     ) -> None:
-        self._plan = plan
+        self._label_of = label
+        self._counted = counted
         self._out = out
         self._clock = clock
         self._every_s = every_s
         self._lock = threading.Lock()
         self._active: dict[str, _Active] = {}
-        self._names = {key: self._name(key) for key in plan.trainings}
+        self._names = {key: label(key) for key in keys}
         self._told_waiting: set[str] = set()
         self._live: Live | None = None
 
@@ -123,7 +133,7 @@ class Progress:
         """Take in what a training tells.
 
         Args:
-            event: Of a training of the plan; others are passed over.
+            event: Of one of the trainings; others are passed over.
         """
         if event.key not in self._names:
             return
@@ -133,13 +143,9 @@ class Progress:
             self._print(line, style)
 
     def follow(self, key: str) -> None:
-        """Take in a training that has joined the plan, as the samples of a search do.
-
-        Args:
-            key: Of the plan's trainings.
-        """
+        """Take in a training that has joined, as the samples of a search do."""
         with self._lock:
-            self._names[key] = self._name(key)
+            self._names[key] = self._label_of(key)
 
     def warn(self, text: str) -> None:
         """Print a warning above the live area."""
@@ -193,16 +199,8 @@ class Progress:
             text.no_wrap, text.overflow = True, "crop"
         return texts
 
-    def _name(self, key: str) -> str:
-        training = self._plan.trainings[key]
-        spaces = [space.name for space in self._plan.spaces]
-        names = list(dict.fromkeys(row_name(row, spaces) for row in training.rows)) or [key[:8]]
-        seed = f" seed {training.spec.seed}" if len(self._plan.seeds) > 1 else ""
-        others = f" +{len(names) - 1}" if len(names) > 1 else ""
-        return f"{names[0]}\0{others}{seed}"  # what is before the mark may be cut
-
     def _label(self, key: str, width: int | None = None) -> str:
-        name, _, rest = self._names[key].partition("\0")
+        name, rest = self._names[key]
         if width is None:
             return name + rest
         if len(rest) > width - 4:
@@ -247,10 +245,9 @@ class Progress:
 
     def _count(self) -> str:
         counts = dict.fromkeys(("done", "running", "to go", "stopped early", "waiting", "interrupted", "failed"), 0)
-        by_action = {"reuse": "done", "wait": "waiting", "failed": "failed", "stopped": "stopped early"}
-        for key, training in self._plan.trainings.items():
+        for key in self._names:
             what = self._active.get(key)
-            counts[what.state if what else by_action.get(training.action, "to go")] += 1
+            counts[what.state if what else self._counted(key)] += 1
         return " · ".join(
             f"{count:,} {name}" for name, count in counts.items() if count or name in ("done", "running", "to go")
         )
@@ -314,3 +311,57 @@ class Progress:
 
     def _print(self, line: str, style: str = "") -> None:
         self._out.print(Text(line, style=style, overflow="fold"))
+
+
+class Progress(TrainingsProgress):
+    """The terminal during a launch; every method may be called from any thread.
+
+    Args:
+        plan: What is launched; trainings that have told nothing yet are counted by its current actions.
+        out: Where to print.
+        clock: Seconds, monotonic; a test brings its own.
+        every_s: Between two plain lines of one training's epochs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        every_s: float = _PLAIN_EVERY_S,
+    ) -> None:
+        def label(key: str) -> tuple[str, str]:
+            training = plan.trainings[key]
+            seed = training.spec.seed if len(plan.seeds) > 1 else None
+            return label_of(key, training.rows, [space.name for space in plan.spaces], seed)
+
+        def counted(key: str) -> str:
+            return _BY_ACTION.get(plan.trainings[key].action, "to go")
+
+        super().__init__(plan.trainings, out, label=label, counted=counted, clock=clock, every_s=every_s)
+
+
+_BY_ACTION = {
+    "reuse": COUNTED[TrainingStatus.FINISHED],
+    "failed": COUNTED[TrainingStatus.FAILED],
+    "stopped": COUNTED[TrainingStatus.STOPPED],
+    "wait": "waiting",
+}
+
+
+def label_of(key: str, rows: Iterable[str], spaces: Sequence[str], seed: int | None) -> tuple[str, str]:
+    """How a training is called.
+
+    Args:
+        key: Its key.
+        rows: `space/row` of all that share it.
+        spaces: Names of all that are planned.
+        seed: None where all trainings have the same.
+
+    Returns:
+        Its first row, which may be cut, and what follows it: how many others share it, its seed.
+    """
+    names = list(dict.fromkeys(row_name(row, spaces) for row in rows)) or [key[:8]]
+    others = f" +{len(names) - 1}" if len(names) > 1 else ""
+    return names[0], others + (f" seed {seed}" if seed is not None else "")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +12,12 @@ from rich.text import Text
 
 from ablate.core.text import plural
 from ablate.execution.base import Event
-from ablate.launch.console import Progress
 from ablate.launch.options import Options
+from ablate.launch.progress import COUNTED, TrainingsProgress, label_of
 from ablate.storage import plans
 from ablate.storage.leases import Leases
-from ablate.storage.plans import PlanFile
-from ablate.storage.storage import Storage, TrainingView
+from ablate.storage.plans import TrialPart
+from ablate.storage.storage import Storage, TrainingStatus, TrainingView
 
 POLL_S = 1.0
 """Between two looks at storage."""
@@ -26,32 +26,26 @@ UNHELD_LOOKS = 3
 """So many looks in a row at which nobody holds an unfinished training mean that no launch is running."""
 
 
-@dataclass(frozen=True)
-class _Name:
-    name: str
-
-
-@dataclass(frozen=True)
-class _Seeded:
-    seed: int
-
-
 @dataclass
-class _Training:
+class _Watched:
+    """A training of the plan, and how it was at the last look."""
+
     rows: list[str]
-    spec: _Seeded
+    seed: int
     epochs: int
     measurements: set[str]
-    action: str = "train"
+    view: TrainingView
+    told: bool = False
+    """Whether it is known to have begun."""
 
+    @property
+    def status(self) -> TrainingStatus:
+        return self.view.status(self.measurements)
 
-@dataclass
-class _Plan:
-    """What `Progress` needs of a plan."""
-
-    spaces: list[_Name]
-    seeds: list[int]
-    trainings: dict[str, _Training] = field(default_factory=dict)
+    @property
+    def under_way(self) -> bool:
+        """Whether a launch has something to do about it."""
+        return self.status not in (TrainingStatus.FINISHED, TrainingStatus.FAILED, TrainingStatus.STOPPED)
 
 
 def watch_options(options: Options, console: Console) -> int:
@@ -101,30 +95,35 @@ def watch(
     """
     file = plans.load(storage, plan_id)
     leases = Leases(storage.files)  # never entered: it looks at others' leases, and makes none
-    plan = _plan_of(file)
-    seen = {key: storage.view(key) for key in plan.trainings}
-    for key, training in plan.trainings.items():
-        training.action = _action(training, seen[key])
+    trainings = {key: _watched(storage, key, trials) for key, trials in file.trainings().items()}
     titles = ", ".join(space.title for space in file.spaces)
     console.print(Text(f"plan {file.id}, preset {file.preset}: {titles}", overflow="fold"))
     searches = [f"search-{file.id}"] if any(space.search is not None for space in file.spaces) else []
-    launch = f"plan-{file.id}"  # held from its start, long before Ray is up and trainings are claimed
+    launch = f"plan-{file.id}"  # held from its start, long before Ray is up and trainings are leased
     unheld = 0
-    with Progress(plan, console) as progress:  # type: ignore[arg-type]
-        told: set[str] = set()
+
+    def label(key: str) -> tuple[str, str]:
+        watched = trainings[key]
+        seed = watched.seed if len(file.seeds) > 1 else None
+        return label_of(key, watched.rows, [space.name for space in file.spaces], seed)
+
+    def counted(key: str) -> str:
+        return COUNTED.get(trainings[key].status, "to go")
+
+    with TrainingsProgress(trainings, console, label=label, counted=counted) as progress:
         while True:
-            for key, training in plan.trainings.items():
-                if training.action not in ("train", "failed"):
+            for key, watched in trainings.items():
+                failed_before = watched.status is TrainingStatus.FAILED
+                if not watched.under_way and not failed_before:
                     continue
                 view = storage.view(key)
-                if training.action == "failed" and view.failure == seen[key].failure:
+                if failed_before and view.failure == watched.view.failure:
                     continue  # told already, and nobody has got on with it since
-                for event in _events(storage, key, training, seen[key], view, told):
+                for event in _events(storage, key, watched, view):
                     progress.handle(event)
-                seen[key] = view
-                training.action = _action(training, view)
-            left = [key for key, training in plan.trainings.items() if training.action == "train"]
-            failed = [key for key, training in plan.trainings.items() if training.action == "failed"]
+                watched.view = view
+            left = [key for key, watched in trainings.items() if watched.under_way]
+            failed = [key for key, watched in trainings.items() if watched.status is TrainingStatus.FAILED]
             held = any(leases.held_elsewhere(key) for key in [*left, *failed, *searches, launch])
             # A search that has ended what it began may be about to begin more, and what failed may be tried again.
             if not left and not ((searches or failed) and held):
@@ -137,47 +136,32 @@ def watch(
             newer = plans.load(storage, file.id)
             if len(newer.trials) > len(file.trials):  # a search that goes on
                 file = newer
-                _grow(plan, file, progress)
-                seen |= {key: storage.view(key) for key in plan.trainings if key not in seen}
-    return 1 if any(training.action == "failed" for training in plan.trainings.values()) else 0
+                for key, trials in file.trainings().items():
+                    if key not in trainings:
+                        trainings[key] = _watched(storage, key, trials)
+                        progress.follow(key)
+    return 1 if any(watched.status is TrainingStatus.FAILED for watched in trainings.values()) else 0
 
 
-def _plan_of(file: PlanFile) -> _Plan:
-    plan = _Plan([_Name(space.name) for space in file.spaces], list(file.seeds))
-    _grow(plan, file, None)
-    return plan
+def _watched(storage: Storage, key: str, trials: Sequence[TrialPart]) -> _Watched:
+    return _Watched(
+        rows=[f"{trial.space}/{trial.row}" for trial in trials],
+        seed=trials[0].seed,
+        epochs=int(trials[0].spec["training"]["epochs"]),
+        measurements={measurement for trial in trials for measurement in trial.measurements},
+        view=storage.view(key),
+    )
 
 
-def _grow(plan: _Plan, file: PlanFile, progress: Progress | None) -> None:
-    for key, trials in file.trainings().items():
-        if key in plan.trainings:
-            continue
-        measurements = {measurement for trial in trials for measurement in trial.measurements}
-        rows = [f"{trial.space}/{trial.row}" for trial in trials]
-        epochs = int(trials[0].spec["training"]["epochs"])
-        plan.trainings[key] = _Training(rows, _Seeded(trials[0].seed), epochs, measurements)
-        if progress is not None:
-            progress.follow(key)
-
-
-def _action(training: _Training, view: TrainingView) -> str:
-    if view.finished and training.measurements <= view.records.keys():
-        return "reuse"
-    if view.failure is not None:
-        return "failed"
-    return "stopped" if view.stopped is not None else "train"
-
-
-def _events(
-    storage: Storage, key: str, training: _Training, before: TrainingView, now: TrainingView, told: set[str]
-) -> list[Event]:
+def _events(storage: Storage, key: str, training: _Watched, now: TrainingView) -> list[Event]:
     """What a launch would have been told between two looks."""
+    before = training.view
     events: list[Event] = []
     stamp = time.time_ns() // 1_000_000
     total = len(training.measurements)
     done = len(training.measurements & now.records.keys())
-    if now.attempts and key not in told:
-        told.add(key)
+    if now.attempts and not training.told:
+        training.told = True
         events.append(Event(key, "started", max(0, now.epoch), training.epochs, timestamp_ms=stamp))
         before = TrainingView(key)
     if now.epoch > before.epoch and now.epoch >= 0:
@@ -188,11 +172,11 @@ def _events(
             events.append(Event(key, "epoch", int(last["epoch"]), training.epochs, metrics, timestamp_ms=when))
     if now.finished and done > len(training.measurements & before.records.keys()):
         events.append(Event(key, "measured", done, total, timestamp_ms=stamp))
-    action = _action(training, now)
-    if action == "failed":
-        events.append(Event(key, "failed", text=(now.failure or {})["reason"], timestamp_ms=stamp))
-    elif action == "stopped":
+    status = now.status(training.measurements)
+    if status is TrainingStatus.FAILED:
+        events.append(Event(key, "failed", text=now.reason or "", timestamp_ms=stamp))
+    elif status is TrainingStatus.STOPPED:
         events.append(Event(key, "stopped", now.stopped or 0, training.epochs, timestamp_ms=stamp))
-    elif action == "reuse":
+    elif status is TrainingStatus.FINISHED:
         events.append(Event(key, "finished", timestamp_ms=stamp))
     return events

@@ -18,7 +18,7 @@ from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
 from ablate.spaces.space import SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
-from ablate.storage.storage import Storage, TrainingView
+from ablate.storage.storage import Storage, TrainingStatus, TrainingView
 
 Action = Literal["reuse", "continue", "train", "wait", "failed", "stopped"]
 
@@ -197,14 +197,15 @@ def decide(
         training.view = view
         training.epoch = view.epoch
         training.missing = frozenset(training.measurements) - view.records.keys()
-        training.failure = view.failure["reason"] if view.failure else None
-        if view.finished and not training.missing:
+        training.failure = view.reason
+        status = view.status(training.measurements)
+        if status is TrainingStatus.FINISHED:
             training.action = "reuse"
         elif held_elsewhere(key):
             training.action = "wait"
-        elif view.failure and not retry_failed:
+        elif status is TrainingStatus.FAILED and not retry_failed:
             training.action = "failed"
-        elif view.stopped is not None and plan.search:
+        elif status is TrainingStatus.STOPPED and plan.search:
             training.action = "stopped"
         elif view.has_checkpoint:
             training.action = "continue"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ablate.planning.plan import Plan
-from ablate.storage.storage import Storage
+from ablate.storage.storage import Storage, TrainingStatus
 
 
 def trial_results(plan: Plan, storage: Storage) -> Iterator[dict[str, Any]]:
@@ -32,27 +32,18 @@ def trial_results(plan: Plan, storage: Storage) -> Iterator[dict[str, Any]]:
             record = storage.record(view, key)
             prefix = "best/" if name.endswith("_best") else ""
             metrics |= {f"{prefix}{scalar}": value for scalar, value in (record.scalars if record else {}).items()}
-        whole = view.finished and {*planned.columns.values(), *planned.analyses.values()} <= view.records.keys()
+        status = view.status({*planned.columns.values(), *planned.analyses.values()})
         yield {
             "space": planned.trial.space,
             "row": planned.trial.label,
             "seed": planned.trial.seed,
             "training": planned.training,
-            "state": _state(view, whole),
+            # The JSON has no word of its own for what is trained and lacks measurements: it is under way.
+            "state": str(TrainingStatus.TRAINING if status is TrainingStatus.TRAINED else status),
             "epoch": view.epoch,
-            "reason": view.failure["reason"] if view.failure and not whole else None,
+            "reason": view.reason if status is TrainingStatus.FAILED else None,
             "metrics": metrics,
         }
-
-
-def _state(view: Any, whole: bool) -> str:
-    if whole:
-        return "finished"
-    if view.failure:
-        return "failed"
-    if view.stopped is not None:
-        return "stopped"
-    return "training" if view.epoch >= 0 else "missing"
 
 
 def results_as_json(plan: Plan, storage: Storage) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ablate.planning.samplers import GridSampler, RandomSampler, SampleEnd, Samp
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.trials import Sample
 from ablate.storage.checksums import seal, unseal
-from ablate.storage.storage import Storage, TrainingView, reaches
+from ablate.storage.storage import Storage, TrainingStatus, TrainingView, reaches
 
 LAYOUT = 1
 """Of the records; a newer one than this is refused by name."""
@@ -41,16 +41,17 @@ def sample_end(view: TrainingView, history: Sequence[Mapping[str, Any]], search:
         for entry in history
         if entry["epoch"] > 0 and metrics[0] in entry["metrics"]
     }
-    if view.finished:
+    status = view.status()
+    if status is TrainingStatus.FINISHED:
         last = history[-1]["metrics"] if history and reaches(history, view.epoch) else {}
         missing = [metric for metric in metrics if metric not in last]
         if missing:
             return SampleEnd("failed", epoch=view.epoch, reason=f"its history has no {missing[0]}")
         return SampleEnd("complete", tuple(float(last[metric]) for metric in metrics), curve, view.epoch)
-    if view.failure is not None:
-        return SampleEnd("failed", curve=curve, epoch=max(0, view.epoch), reason=str(view.failure["reason"]))
-    if view.stopped is not None:
-        return SampleEnd("stopped", curve=curve, epoch=view.stopped)
+    if status is TrainingStatus.FAILED:
+        return SampleEnd("failed", curve=curve, epoch=max(0, view.epoch), reason=view.reason or "")
+    if status is TrainingStatus.STOPPED:
+        return SampleEnd("stopped", curve=curve, epoch=view.stopped or 0)
     return None
 
 

@@ -9,16 +9,18 @@ if TYPE_CHECKING:
     from ablate.storage.storage import Attempt as Attempt
     from ablate.storage.storage import Record as Record
     from ablate.storage.storage import Storage as Storage
+    from ablate.storage.storage import TrainingStatus as TrainingStatus
     from ablate.storage.storage import TrainingView as TrainingView
 
 _PLACES = {
     "Attempt": "ablate.storage.storage",
     "Record": "ablate.storage.storage",
     "Storage": "ablate.storage.storage",
+    "TrainingStatus": "ablate.storage.storage",
     "TrainingView": "ablate.storage.storage",
 }
 
-__all__ = ["Attempt", "Record", "Storage", "TrainingView"]
+__all__ = ["Attempt", "Record", "Storage", "TrainingStatus", "TrainingView"]
 
 
 def __getattr__(name: str) -> Any:

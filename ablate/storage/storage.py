@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Any
 
 import numpy as np
@@ -88,6 +89,22 @@ class Record:
         return Record(head["key"], head["scalars"], arrays, head["meta"])
 
 
+class TrainingStatus(StrEnum):
+    """How far a training has got, with all that is to be measured on it."""
+
+    MISSING = "missing"
+    """No epoch of it is stored."""
+    TRAINING = "training"
+    """Under way, or interrupted: it goes on from its last checkpoint."""
+    TRAINED = "trained"
+    """To its last epoch; measurements lack."""
+    FINISHED = "finished"
+    """Trained and measured."""
+    FAILED = "failed"
+    STOPPED = "stopped"
+    """By a search, early."""
+
+
 @dataclass(frozen=True)
 class TrainingView:
     """What storage holds of one training.
@@ -112,6 +129,27 @@ class TrainingView:
     attempts: int = 0
     stopped: int | None = None
     histories: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str | None:
+        """Why the latest attempt failed, in one line; None where it did not."""
+        return None if self.failure is None else str(self.failure.get("reason", "unknown"))
+
+    def status(self, measurements: Iterable[str] = ()) -> TrainingStatus:
+        """How far it has got.
+
+        Args:
+            measurements: Keys of what is to be measured on it; none: the training alone is asked about.
+        """
+        if self.finished and self.records.keys() >= set(measurements):
+            return TrainingStatus.FINISHED
+        if self.failure is not None:
+            return TrainingStatus.FAILED
+        if self.stopped is not None:
+            return TrainingStatus.STOPPED
+        if self.finished:
+            return TrainingStatus.TRAINED
+        return TrainingStatus.TRAINING if self.epoch >= 0 else TrainingStatus.MISSING
 
 
 def _sum(content: bytes) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.storage.plans import TrialPart
-from ablate.storage.storage import Record, Storage, TrainingView, reaches
+from ablate.storage.storage import Record, Storage, TrainingStatus, TrainingView, reaches
 from ablate.tracking import reading
 from ablate.tracking.agreement import (
     CURVES,
@@ -58,6 +58,10 @@ NETWORKS = "ablate.networks"
 
 SPEC = "spec.json"
 """A trial's artifact: all its settings."""
+
+_TRAINING_STATES = {status: str(status) for status in TrainingStatus} | {TrainingStatus.MISSING: "training"}
+_TRIAL_STATES = _TRAINING_STATES | {TrainingStatus.TRAINED: "measuring"}
+"""What `ablate.state` says."""
 
 NETWORK_LIMIT_BYTES = 256 * 2**20
 """A larger network stays in storage alone; the largest of the paper (WRN-34-10) has 185 MB."""
@@ -108,7 +112,8 @@ def send(
                 trial.tags["ablate.training_run_id"] = run.id
     _point_to(store, opened, run, trials)
     done = [_send_trial(store, opened, run, held, trial, whole) for trial in trials]
-    return (view.finished or view.stopped is not None) and (synced(run) or held.has_every_epoch) and all(done)
+    ended = view.status() in (TrainingStatus.FINISHED, TrainingStatus.STOPPED)
+    return ended and (synced(run) or held.has_every_epoch) and all(done)
 
 
 def _tell(opened: PlanRuns, experiment: str, run: Run) -> None:
@@ -233,8 +238,7 @@ def _tell_training(
         Its state.
     """
     view = whole.view
-    state = "finished" if view.finished else "failed" if view.failure else "training"
-    state = "stopped" if state == "training" and view.stopped is not None else state
+    state = _TRAINING_STATES[view.status()]
     params = flat({name: value for name, value in trial.spec.items() if name != "measurement"})
     tags = {
         "ablate.state": state,
@@ -363,11 +367,10 @@ def _send_trial(
         run = opened.trials[where] = replacement(store, run)
     if run is None:
         run = opened.trials[where] = _trial_run(store, opened, training, trial)
-    complete = held.complete(trial)
-    failed = view.failure is not None and not complete
-    state = "finished" if complete else "failed" if failed else "measuring" if view.finished else "training"
-    stopped = state == "training" and view.stopped is not None and opened.plan.space(trial.space).search is not None
-    state = "stopped" if stopped else state
+    state = _TRIAL_STATES[held.status(trial)]
+    if state == "stopped" and opened.plan.space(trial.space).search is None:
+        state = "training"  # a table wants it whole
+    complete, failed, stopped = state == "finished", state == "failed", state == "stopped"
     params = flat(trial.spec)
     tags = {
         "ablate.state": state,
@@ -469,6 +472,13 @@ class TrainingContents:
         there = self.view.finished and self.has_every_epoch and trial.measurements <= self.view.records.keys()
         return there and all(self.record(key) is not None for key in trial.measurements)
 
+    def status(self, trial: TrialPart) -> TrainingStatus:
+        """How far a trial has got, by what can be read."""
+        found = self.view.status(trial.measurements)
+        if found is not TrainingStatus.FINISHED or self.complete(trial):
+            return found
+        return TrainingStatus.TRAINED if self.view.failure is None else TrainingStatus.FAILED
+
     def records(self, trial: TrialPart) -> dict[str, Record]:
         """A trial's records by metric or analysis, as far as they are there."""
         found = {name: self.record(key) for name, key in {**trial.columns, **trial.analyses}.items()}
@@ -506,7 +516,7 @@ class TrainingContents:
     @property
     def reason(self) -> str:
         """Why it failed."""
-        return str((self.view.failure or {}).get("reason", "unknown"))
+        return self.view.reason or "unknown"
 
     def made_ms(self, record: Record) -> int:
         """When a record was made, milliseconds since 1970."""

@@ -79,6 +79,12 @@ def test_every_state_of_storage_has_its_action(tmp_path: Path) -> None:
     attempt = storage.attempt(key)
     attempt.save_checkpoint(1, b"one", [])
     assert action() == "continue" and training.epoch == 1
+    storage.attempt(key).save_stopped(1)
+    assert action() == "continue"  # a table wants it whole
+    plan.search = True
+    assert action() == "stopped"
+    plan.search = False
+    attempt = storage.attempt(key)
     attempt.save_failure("the loss became nan", "", 0)
     assert action() == "failed" and training.failure == "the loss became nan"
     assert action(retry_failed=True) == "continue"

@@ -15,7 +15,7 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.storage import storage as storage_module
-from ablate.storage.storage import Attempt, Record, Storage
+from ablate.storage.storage import Attempt, Record, Storage, TrainingStatus, TrainingView
 
 KEY = "ab" * 10
 MEASUREMENT = "cd" * 10
@@ -390,3 +390,33 @@ def test_a_damaged_record_is_dropped_by_name_and_then_missing(storage: Storage, 
     assert len(messages) == (1 if harm is not Path.unlink else 0)
     assert all("got a damaged" in message and path.name in message for message in messages)
     assert list(storage.view(KEY).records) == ["ef" * 10]
+
+
+def test_a_training_has_one_status_at_each_step_of_its_life(storage: Storage) -> None:
+    def status(*measurements: str) -> TrainingStatus:
+        return storage.view(KEY).status(measurements)
+
+    assert status() is status(MEASUREMENT) is TrainingStatus.MISSING
+    storage.attempt(KEY).save_log("begun", last=True)
+    assert status(MEASUREMENT) is TrainingStatus.MISSING
+    attempt = trained(storage, 1)
+    assert status() is status(MEASUREMENT) is TrainingStatus.TRAINING
+    storage.attempt(KEY).save_stopped(1)
+    assert status() is status(MEASUREMENT) is TrainingStatus.STOPPED
+    attempt = trained(storage, 2)  # a table takes it up
+    assert status() is TrainingStatus.TRAINING
+    attempt.save_failure("loss became nan", "", 1)
+    assert status() is status(MEASUREMENT) is TrainingStatus.FAILED and storage.view(KEY).reason == "loss became nan"
+    attempt = trained(storage, 3, finished=True)
+    assert (status(), status(MEASUREMENT)) == (TrainingStatus.FINISHED, TrainingStatus.TRAINED)
+    attempt.save_record(Record(MEASUREMENT, {"accuracy": 50.0}))
+    other = "ef" * 10
+    assert (status(MEASUREMENT), status(MEASUREMENT, other)) == (TrainingStatus.FINISHED, TrainingStatus.TRAINED)
+    attempt.save_failure("cw20: out of memory", "", 2)  # of the other measurement: the rows that lack it have failed
+    assert (status(), status(MEASUREMENT, other)) == (TrainingStatus.FINISHED, TrainingStatus.FAILED)
+    assert status(MEASUREMENT) is TrainingStatus.FINISHED
+
+
+def test_a_status_is_a_plain_word() -> None:
+    assert [str(each) for each in TrainingStatus] == ["missing", "training", "trained", "finished", "failed", "stopped"]
+    assert TrainingView(KEY).status() == "missing"
