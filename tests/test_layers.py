@@ -80,10 +80,6 @@ UPWARDS = {
     "ablate.planning.trained -> ablate.execution.worker",
     "ablate.report.search_results -> ablate.planning.plan",
     "ablate.report.search_results -> ablate.planning.search",
-    "ablate.storage.plans -> ablate.learning.data",
-    "ablate.storage.plans -> ablate.planning.plan",
-    "ablate.tracking.sync -> ablate.planning.plan",
-    "ablate.tracking.tracker -> ablate.planning.plan",
 }
 """Still there; no other may come."""
 

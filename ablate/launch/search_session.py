@@ -18,7 +18,7 @@ from ablate.launch.console import Progress, show_plan
 from ablate.launch.options import Options
 from ablate.launch.search_planning import SearchPlan, search_plan
 from ablate.launch.session import TRACKED_EVENTS, Launch
-from ablate.planning.plan import PlannedTraining, decide
+from ablate.planning.plan import PlannedTraining, decide, plan_file_of
 from ablate.planning.samplers import SampleEnd
 from ablate.planning.search import sample_end
 from ablate.spaces.trials import Sample
@@ -222,7 +222,7 @@ class SearchLaunch(Launch):
         self.progress.follow(training.key)
         limit = f" of {self.search.limit}" if self.search.limit else ""
         self.progress.note(f"{sample.label}{limit}: {sample.note}")
-        file = plans.save(self.plan, self.storage, self.provenance)
+        file = plans.save(plan_file_of(self.plan, self.provenance), self.storage)
         if self.sync is not None:
             self.sync.grow(file)
         return sample

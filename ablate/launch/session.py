@@ -27,7 +27,7 @@ from ablate.launch.console import Progress, plan_as_json, show_estimate, show_ne
 from ablate.launch.options import Options
 from ablate.launch.request import fitting_preset, is_search, plan_of, runs_here, trials_of
 from ablate.planning.estimates import DAY_S, Estimate, estimate
-from ablate.planning.plan import Plan, PlannedTraining, decide
+from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
 from ablate.planning.results import results_as_json
 from ablate.storage import plans
 from ablate.storage.leases import Leases
@@ -271,7 +271,7 @@ class Launch:
             damaged = self.storage.drop_damaged(training.key, training.measurements)
             for message in [*damaged, *self.storage.damage(training.key)]:
                 self.console.print(Text(printable(message), overflow="fold"))
-        plans.save(self.plan, self.storage, self.provenance)
+        plans.save(plan_file_of(self.plan, self.provenance), self.storage)
 
     def _show(self) -> None:
         show_plan(self.plan, self.console)
@@ -284,8 +284,9 @@ class Launch:
         from ablate.report import __main__ as report
         from ablate.tracking import tracker
 
-        self.tracker.open_plan(self.plan, self.provenance, self.storage)
-        self.sync = tracker.BackgroundSync(self.tracker, self.plan, self.storage)
+        file = plan_file_of(self.plan, self.provenance)
+        self.tracker.open_plan(file, self.storage)
+        self.sync = tracker.BackgroundSync(self.tracker, file, self.storage)
         try:
             yield
         finally:

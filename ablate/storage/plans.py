@@ -8,22 +8,18 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from ablate.core import provenance as origins
 from ablate.core.errors import StorageError, nearest
 from ablate.core.redaction import redact
 from ablate.spaces.space import NAME
-from ablate.spaces.specs import DataSpec, Spec
+from ablate.spaces.specs import Spec
 from ablate.storage.checksums import seal, unseal
 
 if TYPE_CHECKING:
-    from ablate.planning.plan import Plan, PlannedTrial
     from ablate.storage.storage import Storage
 
 LAYOUT = 1
@@ -71,7 +67,7 @@ class SpacePart(Spec):
 class TrialPart(Spec):
     """One row with one seed.
 
-    `columns` and `analyses` are metric -> measurement key, as in `ablate.planning.PlannedTrial`.
+    `columns` and `analyses` are metric -> measurement key, of what a trial needs.
     """
 
     space: str
@@ -131,93 +127,6 @@ class PlanFile(Spec):
         return json.dumps(seal(self.model_dump()), indent=1, ensure_ascii=False)
 
 
-def from_plan(plan: Plan | PlanFile, provenance: Mapping[str, str] | None = None) -> PlanFile:
-    """A plan as plain data.
-
-    Args:
-        plan: From `ablate.planning.make_plan`, or already a plan file.
-        provenance: Commit, versions, command; none: found out here. Secrets in it are left out.
-
-    Returns:
-        The plan file, launched now.
-    """
-    if isinstance(plan, PlanFile):
-        return plan if provenance is None else plan.model_copy(update={"provenance": _clean(provenance)})
-    now = time.time_ns() // 1_000_000
-    notes = {(planned.trial.space, planned.trial.label): planned.trial.note for planned in plan.trials}
-    spaces = [
-        SpacePart(
-            name=loaded.name,
-            title=loaded.space.title,
-            description=loaded.space.description,
-            table=loaded.space.table,
-            rows=[
-                RowPart(
-                    label=row.label,
-                    note=notes.get((loaded.name, row.label), row.note),
-                    published=row.published,
-                    sample=dict(row.set) if loaded.space.search is not None else None,
-                )
-                for row in loaded.space.rows
-            ],
-            claims=[claim.model_dump(mode="json", exclude_none=True) for claim in loaded.space.claims],
-            figures=list(loaded.space.figures),
-            search=loaded.space.search.model_dump(mode="json", exclude_unset=True) if loaded.space.search else None,
-        )
-        for loaded in plan.spaces
-    ]
-    return PlanFile(
-        layout=LAYOUT,
-        id=plan.id,
-        preset=plan.preset,
-        overrides=[redact(text) for text in plan.overrides],
-        seeds=list(plan.seeds),
-        spaces=spaces,
-        trials=_trials(plan.trials),
-        provenance=_clean(origins.provenance() if provenance is None else provenance),
-        created_ms=now,
-        launched_ms=now,
-    )
-
-
-def _clean(provenance: Mapping[str, str]) -> dict[str, str]:
-    # A path of bytes that are no UTF-8 cannot be written as JSON.
-    return {name: redact(str(value)).encode("utf-8", "backslashreplace").decode() for name, value in provenance.items()}
-
-
-def _trials(planned: Sequence[PlannedTrial]) -> list[TrialPart]:
-    from ablate.learning import data  # brings torch, which reading a plan file does without
-
-    paper = data.describe(DataSpec(), Path())
-    constant = (paper.train_digest, paper.test_digest)
-    parts = []
-    for each in planned:
-        trial, found = each.trial, each.data
-        is_paper = trial.spec.data.name == "cifar10" and (found.train_digest, found.test_digest) == constant
-        parts.append(
-            TrialPart(
-                space=trial.space,
-                row=trial.label,
-                seed=trial.seed,
-                training=each.training,
-                columns=dict(each.columns),
-                analyses=dict(each.analyses),
-                data=DataPart(
-                    name=trial.spec.data.name,
-                    label=found.label,
-                    train_digest=found.train_digest,
-                    test_digest=found.test_digest,
-                    train_count=found.train_count,
-                    test_count=found.test_count,
-                    classes=found.classes,
-                    paper=is_paper,
-                ),
-                spec=trial.spec.model_dump(mode="json"),
-            )
-        )
-    return parts
-
-
 def parse(text: str | bytes, where: str) -> PlanFile:
     """A plan file's content.
 
@@ -246,13 +155,8 @@ def parse(text: str | bytes, where: str) -> PlanFile:
         raise StorageError(f"{where}: {place}: expected a whole plan, got: {first['msg']}") from error
 
 
-def save(plan: Plan | PlanFile, storage: Storage, provenance: Mapping[str, str] | None = None) -> PlanFile:
+def save(file: PlanFile, storage: Storage) -> PlanFile:
     """Keep a plan beside its results, so that they can be sent to MLflow later and from elsewhere.
-
-    Args:
-        plan: The plan of a launch.
-        storage: Where its results go.
-        provenance: As of `from_plan`.
 
     Returns:
         What was written; `created_ms` is that of the first launch of this plan.
@@ -260,7 +164,6 @@ def save(plan: Plan | PlanFile, storage: Storage, provenance: Mapping[str, str] 
     Raises:
         StorageError: Storage cannot be written.
     """
-    file = from_plan(plan, provenance)
     earlier = storage.files.read(_path(file.id))
     if earlier is not None:
         with contextlib.suppress(StorageError):  # a damaged or foreign file is replaced by the plan just made

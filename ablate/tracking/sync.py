@@ -6,12 +6,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from ablate.storage.plans import PlanFile, from_plan
+from ablate.storage.plans import PlanFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ablate.planning.plan import Plan
     from ablate.storage.storage import Storage
 
 PAUSE_S = 0.5
@@ -24,13 +23,13 @@ LONGEST_PAUSE_S = 30.0
 class Syncing(Protocol):
     """The part of `ablate.tracking.Tracker` that is needed here."""
 
-    def sync(self, plan: Plan | PlanFile, storage: Storage, keys: Iterable[str] | None = None) -> list[str]:
+    def sync(self, plan: PlanFile, storage: Storage, keys: Iterable[str] | None = None) -> list[str]:
         """Send what is lacking; see `Tracker.sync`."""
 
-    def interrupt(self, plan: Plan | PlanFile) -> None:
+    def interrupt(self, plan: PlanFile) -> None:
         """Mark unfinished runs as stopped; see `Tracker.interrupt`."""
 
-    def open_plan(self, plan: Plan | PlanFile, *, storage: Storage | None = None) -> None:
+    def open_plan(self, plan: PlanFile, *, storage: Storage | None = None) -> None:
         """Find or create a plan's runs; see `Tracker.open_plan`."""
 
 
@@ -48,7 +47,7 @@ class BackgroundSync:
     def __init__(
         self,
         tracker: Syncing,
-        plan: Plan | PlanFile,
+        plan: PlanFile,
         storage: Storage,
         *,
         pause_s: float = PAUSE_S,
@@ -57,7 +56,7 @@ class BackgroundSync:
         self.last_error: Exception | None = None
         """The latest that went wrong, also if a later try went well."""
         self._tracker = tracker
-        self._plan = from_plan(plan)
+        self._plan = plan
         self._storage = storage
         self._pause_s = pause_s
         self._longest_pause_s = longest_pause_s
@@ -81,15 +80,14 @@ class BackgroundSync:
             self._changed.add(key)
             self._told.notify()
 
-    def grow(self, plan: Plan | PlanFile) -> None:
+    def grow(self, plan: PlanFile) -> None:
         """Tell that the plan has more trials, as a search has while it goes on; returns at once.
 
         Args:
             plan: The same plan, as it is now.
         """
-        file = from_plan(plan)
         with self._told:
-            self._plan, self._grown = file, True
+            self._plan, self._grown = plan, True
 
     def close(self, timeout_s: float) -> bool:
         """Sync everything once more, and stop.

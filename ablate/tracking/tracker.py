@@ -12,19 +12,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.pool import ThreadPool
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ablate.core.errors import TrackingError, UserError
-from ablate.storage.plans import PlanFile, from_plan
+from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 from ablate.tracking import reading, runs, sending
 from ablate.tracking.reading import REPORT, TRAINING
 from ablate.tracking.runs import PlanRuns, now_ms
 from ablate.tracking.store import ServerAway, Store
 from ablate.tracking.sync import BackgroundSync as BackgroundSync
-
-if TYPE_CHECKING:
-    from ablate.planning.plan import Plan
 
 SENDERS = 4
 """Trainings sent to a server at once: as many as `mlflow server` has workers by default."""
@@ -61,31 +58,27 @@ class Tracker:
         """Create or migrate the store, before anything else uses it; arguments as of `Store.prepare`."""
         self._store.prepare(create)
 
-    def open_plan(
-        self, plan: Plan | PlanFile, provenance: Mapping[str, str] | None = None, storage: Storage | None = None
-    ) -> None:
+    def open_plan(self, plan: PlanFile, storage: Storage | None = None) -> None:
         """Find a plan's runs, or create them; the same plan has the same runs, whoever launches it and from where.
 
         Args:
-            plan: The plan, or what storage kept of it.
-            provenance: Commit, versions, command; as of `plan_file.from_plan`.
+            plan: As `ablate.planning.plan_file_of` makes it of a launch's, or as storage kept it.
             storage: Where its results are: another storage's runs are others, which are left alone.
 
         Raises:
             TrackingError: The store does not take it.
         """
-        file = from_plan(plan, provenance)
-        before = self._opened.get(file.id)
+        before = self._opened.get(plan.id)
         ids: list[str] = []
         if storage is not None:
             ids = [storage.identify(), *storage.identities()]
         adopts = sending.adopts(storage) if storage is not None else None
-        self._opened[file.id] = runs.find(self._store, file, list(dict.fromkeys(ids)), adopts)
+        self._opened[plan.id] = runs.find(self._store, plan, list(dict.fromkeys(ids)), adopts)
         if before is not None:
-            self._opened[file.id].compared |= before.compared
+            self._opened[plan.id].compared |= before.compared
 
     def sync(
-        self, plan: Plan | PlanFile, storage: Storage, keys: Iterable[str] | None = None, *, whole: bool = False
+        self, plan: PlanFile, storage: Storage, keys: Iterable[str] | None = None, *, whole: bool = False
     ) -> list[str]:
         """Send MLflow what it lacks of a plan, and mend what differs from storage.
 
@@ -158,7 +151,7 @@ class Tracker:
             pool.terminate()
             pool.join()  # what is under way ends before anybody tries again, or runs would be there twice
 
-    def interrupt(self, plan: Plan | PlanFile) -> None:
+    def interrupt(self, plan: PlanFile) -> None:
         """Mark a plan's unfinished runs as stopped, so that MLflow does not show them as running for ever.
 
         Args:

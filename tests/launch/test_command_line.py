@@ -24,7 +24,7 @@ from ablate.launch import completion, request, watch
 from ablate.launch.__main__ import arguments as start
 from ablate.launch.session import launch, plan_of
 from ablate.planning import estimates
-from ablate.planning.plan import decide
+from ablate.planning.plan import decide, plan_file_of
 from ablate.spaces.specs import ModelSpec
 from ablate.storage.leases import Leases
 from ablate.storage.speeds import keep
@@ -364,7 +364,7 @@ def test_watching_ends_where_no_launch_runs(tmp_path: Path) -> None:
     from ablate.storage import plans
 
     plan = plan_of(options_of(tmp_path))
-    plans.save(plan, storage)
+    plans.save(plan_file_of(plan), storage)
     out = Console(file=io.StringIO(), width=120)
     assert watch.watch(storage, out, sleep=lambda seconds: None) == 1
     assert "No launch is running; 2 trainings to go." in out.file.getvalue()  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from ablate.execution.base import Outcome
 from ablate.launch import session, watch
 from ablate.launch.options import Options, parse_seeds
 from ablate.launch.session import plan_of
+from ablate.planning.plan import plan_file_of
 from ablate.report import __main__ as report
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
@@ -98,7 +99,7 @@ def test_watching_sees_a_launch_that_starts_and_one_that_tries_again(tmp_path: P
     from ablate.storage import plans
 
     plan = plan_of(options(tmp_path))
-    plans.save(plan, storage)
+    plans.save(plan_file_of(plan), storage)
     one, two = plan.trainings
 
     def watched(looks: int) -> tuple[int | None, str]:
@@ -134,7 +135,7 @@ def test_watching_tells_a_failure_at_once_and_once_though_the_launch_goes_on(tmp
     write_space(tmp_path, epochs=1)
     storage = Storage(str(tmp_path / "storage"))
     plan = plan_of(options(tmp_path))
-    plans.save(plan, storage)
+    plans.save(plan_file_of(plan), storage)
     one, two = plan.trainings
     for key in (one, two):
         storage.describe(key, plan.trainings[key].identity)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ablate.core.errors import StorageError
 from ablate.core.redaction import redact
 from ablate.learning import data
+from ablate.planning.plan import plan_file_of
 from ablate.spaces import loading
 from ablate.spaces import space as space_module
 from ablate.spaces import trials as trials_module
@@ -78,7 +79,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def test_a_plan_keeps_what_reports_need(plan: Any) -> None:
-    file = plans.from_plan(plan, {"git_commit": "c0ffee"})
+    file = plan_file_of(plan, {"git_commit": "c0ffee"})
     (space,) = file.spaces
     assert (space.title, space.table, space.description) == ("Two", 2, "Of two rows")
     assert [(row.label, row.note, row.published) for row in space.rows] == [
@@ -110,11 +111,11 @@ def test_only_the_whole_cifar10_is_the_papers_data(plan: Any, name: str, change:
     first.data = replace(first.data, **change)
     spec = first.trial.spec.model_copy(update={"data": DataSpec(name=name, root="there")})  # type: ignore[arg-type]
     first.trial = replace(first.trial, spec=spec)
-    assert plans.from_plan(plan).trials[0].data.paper == paper
+    assert plan_file_of(plan).trials[0].data.paper == paper
 
 
 def test_saved_and_loaded_it_is_the_same(plan: Any, storage: Storage) -> None:
-    saved = plans.save(plan, storage, {"command": "launch"})
+    saved = plans.save(plan_file_of(plan, {"command": "launch"}), storage)
     assert plans.load(storage, plan.id) == saved
     assert plans.load(storage) == saved
     assert plans.load(storage, space="two") == saved
@@ -182,7 +183,7 @@ def test_trainings_are_shared_in_order() -> None:
 
 def test_no_secret_is_kept(plan: Any, storage: Storage) -> None:
     plan.overrides = ["data.root=s3://key:hunter2@bucket"]
-    plans.save(plan, storage, {"command": "launch --tracking-uri http://me:hunter2@server"})
+    plans.save(plan_file_of(plan, {"command": "launch --tracking-uri http://me:hunter2@server"}), storage)
     assert b"hunter2" not in (storage.files.read(f"plans/{plan.id}.json") or b"")
 
 
@@ -222,5 +223,5 @@ def test_a_space_is_named_like_a_file_of_spaces_for_reports_make_a_folder_of_it(
 
 
 def test_a_path_of_other_bytes_can_be_written_down(plan: Any, storage: Storage) -> None:
-    file = plans.save(plan, storage, {"command": "launch --data-root /data/\udcff"})
+    file = plans.save(plan_file_of(plan, {"command": "launch --data-root /data/\udcff"}), storage)
     assert plans.load(storage, file.id).provenance["command"].startswith("launch --data-root /data/")
