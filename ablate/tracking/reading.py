@@ -397,7 +397,7 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
     others = [plan for plan in plans if plan.id == info.id and plan.storage != info.storage]
     # The file says what was launched; tags can be edited, and decide whether verdicts are given.
     info = replace(info, preset=plan.preset, seeds=", ".join(map(str, plan.seeds)), overrides=" ".join(plan.overrides))
-    return PlanResults(store, info, plan, trials, published, others, trainings, altered)
+    return PlanResults(store, info, plan, trials, published, others, trainings, list(dict.fromkeys(altered)))
 
 
 def _plan_of(store: Store, info: PlanInfo) -> PlanFile:
