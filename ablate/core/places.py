@@ -37,6 +37,8 @@ def local_path(text: str | Path, option: str) -> Path:
     refuse_half_written(text, option, "a path of this machine")
     if is_address(text):
         raise SpecError(f"{option}: expected a path of this machine, got the address {redact(text)!r}")
+    if not text.startswith("~"):
+        return Path(text)  # ./~ is a folder of that name, which Path would take for home
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

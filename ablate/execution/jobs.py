@@ -8,9 +8,7 @@ single-use, so of two commands at once one gets the number and the other one fin
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-import os
 import re
 import shlex
 import tempfile
@@ -29,7 +27,6 @@ from ablate.core.provenance import commit
 from ablate.core.text import harmless, plural, printable
 from ablate.execution import addresses, package
 from ablate.execution.head import HeadLost
-from ablate.launch.options import Options
 from ablate.spaces.space import SpaceFile, Trial
 
 STOP_WAIT_S = 60
@@ -44,10 +41,6 @@ _OURS = (0, 1, 2, 130)
 _RAYS_OWN = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+\w+ (job_manager|worker|packaging)\.py:\d+ -- |Running entrypoint for job "
 )
-_FLAGS = {"sets": "--set", "imports": "--import", "rows": "--row"}
-_NOT_SENT = {"cluster", "storage_is_shared", "space", "tracking", "tracking_uri", "local", "dry_run", "as_json"} | {
-    "include"  # its files travel, and are there
-}
 
 
 @dataclass(frozen=True)
@@ -56,17 +49,29 @@ class Submission:
 
     Args:
         cluster: Address of the job server, `http://head:8265`.
-        options: The command line; its fields are named as its options.
+        arguments: Of `python -m ablate.launch` on the head.
         spaces: Those asked for.
         trials: Of those spaces.
         plan_id: None where the data that the plan hangs on lie on the cluster alone.
+        storage: A folder or bucket, as given.
+        storage_is_shared: Whether the user says that every node mounts the folder.
+        tracking: Whether MLflow is told.
+        tracking_uri: Of MLflow, as given or from the environment.
+        imports: The user's own modules, which are imported here already.
+        include: Other files and folders to send.
     """
 
     cluster: str
-    options: Options
+    arguments: Sequence[str]
     spaces: Sequence[SpaceFile]
     trials: Sequence[Trial]
     plan_id: str | None
+    storage: str
+    storage_is_shared: bool = False
+    tracking: bool = True
+    tracking_uri: str | None = None
+    imports: Sequence[str] = ()
+    include: Sequence[str] = ()
 
 
 def submit(submission: Submission, console: Console) -> int:
@@ -83,12 +88,12 @@ def submit(submission: Submission, console: Console) -> int:
     Raises:
         UserError: Something only this machine reaches, files that cannot be sent, or a cluster that does not answer.
     """
-    arguments = arguments_of(submission)
+    check(submission)
     parcel = parcel_of(submission)
     client = connect(submission.cluster)
-    plan = submission.plan_id or _digest(submission, arguments)
+    plan = submission.plan_id or _digest(submission)
     try:
-        job = _find_or_start(client, submission, plan, arguments, parcel, console)
+        job = _find_or_start(client, submission, plan, parcel, console)
         _follow(client, job, console)
         return _exit_code(_details(client, job), console)
     except HeadLost as error:
@@ -107,23 +112,16 @@ def submit(submission: Submission, console: Console) -> int:
         return 130
 
 
-def arguments_of(submission: Submission) -> list[str]:
-    """The command line that the job runs, checked to make sense there.
+def check(submission: Submission) -> None:
+    """Refuse what a job on the cluster could not use.
 
     Args:
         submission: What to launch.
 
-    Returns:
-        The arguments of `python -m ablate.launch` on the head.
-
     Raises:
-        UserError: What they name is reached from this machine alone, or holds a password.
+        UserError: What it names is reached from this machine alone, or holds a password.
     """
-    options = submission.options
-    for given, flag in ((options.local, "--local"), (options.as_json, "--json")):
-        if given:
-            raise UserError(f"expected {flag} or --cluster, got both")
-    addresses.check_storage(options.storage, options.storage_is_shared)
+    addresses.check_storage(submission.storage, submission.storage_is_shared)
     for trial in submission.trials:
         root = trial.spec.data.root
         if root is not None and not root.startswith("/"):
@@ -131,29 +129,8 @@ def arguments_of(submission: Submission) -> list[str]:
                 f"{trial.where('data.root')}: data.root: expected the folder's absolute path on the cluster, "
                 f"got {root!r}"
             )
-    sent = package.own_spaces(submission.spaces)
-    own = {str(path): name for name, path in sent.items()}
-    arguments: list[str] = []
-    for space in submission.spaces:
-        arguments += ["--space", own.get(str(Path(space.file.path).resolve()), space.name)]
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name in _NOT_SENT or value == getattr(Options(space=[]), field.name):
-            continue
-        flag = _FLAGS.get(field.name, "--" + field.name.replace("_", "-"))
-        if value is True:
-            arguments.append(flag)
-        elif field.name == "seeds":
-            arguments += [flag, ",".join(map(str, value))]
-        elif isinstance(value, list):
-            arguments += [part for item in value for part in (flag, str(item))]
-        else:
-            arguments += [flag, str(value)]
-    if not options.tracking:
-        return [*arguments, "--no-tracking"]
-    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    addresses.check_tracking(uri)
-    return [*arguments, "--tracking-uri", str(uri)]
+    if submission.tracking:
+        addresses.check_tracking(submission.tracking_uri)
 
 
 def parcel_of(submission: Submission) -> package.Parcel:
@@ -162,16 +139,16 @@ def parcel_of(submission: Submission) -> package.Parcel:
     Raises:
         UserError: As of `package.gather`.
     """
-    return package.gather(submission.spaces, submission.options.imports, submission.options.include)
+    return package.gather(submission.spaces, submission.imports, submission.include)
 
 
 def checked(submission: Submission) -> package.Parcel:
     """What a submission would send, after everything that can be refused without asking the cluster.
 
     Raises:
-        UserError: As of `submit`; `--json` is not refused, since it shows the plan here.
+        UserError: As of `submit`.
     """
-    arguments_of(dataclasses.replace(submission, options=dataclasses.replace(submission.options, as_json=False)))
+    check(submission)
     addresses.check_cluster(submission.cluster)
     return parcel_of(submission)
 
@@ -197,10 +174,10 @@ def _tell_left_out(parcel: package.Parcel, console: Console) -> None:
         console.print(Text(f"does not travel: {printable(reason)}", style="yellow", overflow="fold"))
 
 
-def _digest(submission: Submission, arguments: list[str]) -> str:
+def _digest(submission: Submission) -> str:
     """The plan's stand-in where its data cannot be seen from here: what was asked for, word by word."""
     contents = {name: path.read_text() for name, path in package.own_spaces(submission.spaces).items()}
-    return digest.digest({"arguments": arguments, "spaces": contents})[:10]
+    return digest.digest({"arguments": list(submission.arguments), "spaces": contents})[:10]
 
 
 def connect(address: str) -> Any:
@@ -228,10 +205,8 @@ def _unanswered(address: str, error: Exception) -> UserError:
     return UserError(f"--cluster {address}: expected a Ray job server, got: {line}; {hint}")
 
 
-def _find_or_start(
-    client: Any, submission: Submission, plan: str, arguments: list[str], parcel: package.Parcel, console: Console
-) -> str:
-    storage = submission.options.storage
+def _find_or_start(client: Any, submission: Submission, plan: str, parcel: package.Parcel, console: Console) -> str:
+    storage = submission.storage
     patience = START_WAIT_S
     while True:
         numbers = _jobs(client, plan)
@@ -241,7 +216,7 @@ def _find_or_start(
                 return str(details.submission_id)
         job = f"ablate-{plan}-{max(numbers, default=0) + 1}"
         try:
-            _start(client, submission, job, arguments, parcel, console.width)
+            _start(client, submission, job, parcel, console.width)
         except RuntimeError as error:
             if job in {details.submission_id for details in _jobs(client, plan).values()}:
                 continue  # somebody else took the number in this moment
@@ -272,9 +247,7 @@ def _newest(client: Any, plan: str) -> str | None:
     return f"ablate-{plan}-{max(numbers)}" if numbers else None
 
 
-def _start(
-    client: Any, submission: Submission, job: str, arguments: list[str], parcel: package.Parcel, width: int
-) -> None:
+def _start(client: Any, submission: Submission, job: str, parcel: package.Parcel, width: int) -> None:
     # No secrets: a runtime environment shows in the dashboard. The head's own environment holds MLflow's login.
     variables = {
         "PYTHONUNBUFFERED": "1",
@@ -285,10 +258,10 @@ def _start(
     with tempfile.TemporaryDirectory(prefix="ablate-job-") as folder:
         parcel.write(Path(folder))
         client.submit_job(
-            entrypoint=f"python -m ablate.launch {shlex.join(arguments)}",
+            entrypoint=f"python -m ablate.launch {shlex.join(submission.arguments)}",
             submission_id=job,
             runtime_env={"working_dir": folder, "env_vars": variables},
-            metadata={"ablate.plan": job.split("-")[1], "ablate.storage": submission.options.storage},
+            metadata={"ablate.plan": job.split("-")[1], "ablate.storage": submission.storage},
             entrypoint_num_gpus=0,
         )
 

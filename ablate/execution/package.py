@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ablate import spaces
 from ablate.core.errors import UserError
+from ablate.core.places import local_path
 from ablate.spaces.space import SpaceFile
 
 SPACES = "spaces"
@@ -192,7 +193,7 @@ def _add_module(module: str, parcel: Parcel) -> Path | None:
 
 def _add_asked(asked: str, roots: Sequence[Path], parcel: Parcel) -> None:
     """A file or a folder of `--include`, at the same place below the job's working folder."""
-    given = Path(asked).expanduser()
+    given = local_path(asked, "--include")
     path = given.parent.resolve() / given.name if given.name not in ("", "..") else given.resolve()
     root = next((root for root in roots if path.is_relative_to(root)), None)
     if not path.exists():

@@ -7,27 +7,28 @@
     plan.results()["accuracy/pgd20"]    # a pandas frame with a line for each row and seed
     plan.network("64", seed=1)          # the trained network itself, in evaluation mode
 
-The arguments are those of the command line, and so are plans, keys and storage: what a notebook has trained a launch
-reuses, and the other way round.
+The arguments are the options of the command line by name, and plans, keys and storage are the same: what a notebook has
+trained a launch reuses, and the other way round.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from ablate import spaces
-from ablate.core.errors import SpecError, UserError
+from ablate.core.errors import SpecError, UserError, nearest
 from ablate.core.places import local_path
 from ablate.core.text import open_console
-from ablate.launch.options import Options, parse_gpus
+from ablate.launch.options import OPTIONS, Option, Options, parse_gpus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,13 +115,100 @@ def _whole(value: Any, least: int, name: str) -> int:
     raise SpecError(f"{name}: expected a whole number from {least} up, got {value!r}")
 
 
-def _modules(imports: Sequence[str]) -> list[str]:
-    if isinstance(imports, str) or not all(isinstance(module, str) for module in imports):
-        raise SpecError(f"imports: expected a list of modules' names, like ['my_module'], got {imports!r}")
-    return list(dict.fromkeys(imports))
+def _texts(name: str, what: str, like: str) -> Callable[[Sequence[str] | None], list[str]]:
+    def read(texts: Sequence[str] | None) -> list[str]:
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts or ()):
+            raise SpecError(f"{name}: expected a list of {what}, like ['{like}'], got {texts!r}")
+        return list(dict.fromkeys(texts or ()))
+
+    return read
 
 
-_OPTION = re.compile(r"(?<![\w-])--(set|import|row|no-tracking|[a-z]+(?:-[a-z]+)*)\b")
+def _preset(preset: str) -> str:
+    if not isinstance(preset, str):
+        raise SpecError(f"preset: expected a preset's name, got {preset!r}")
+    return preset
+
+
+def _storage(storage: str | Path) -> str:
+    return str(storage)
+
+
+def _data_root(data_root: str | Path) -> Path:
+    return local_path(data_root, "data_root")
+
+
+def _gpus(gpus: float | Literal["auto"] | None) -> float | Literal["auto"] | None:
+    return None if gpus is None else parse_gpus(str(gpus))
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "preset": _preset,
+    "sets": _assignments,
+    "seeds": _seeds,
+    "rows": _texts("rows", "rows' labels", "64"),
+    "storage": _storage,
+    "data_root": _data_root,
+    "gpus_per_trial": _gpus,
+    "imports": _texts("imports", "modules' names", "my_module"),
+}
+"""Option -> what takes it from Python, where its kind alone does not say it."""
+
+
+def _value(option: Option, given: Any) -> Any:
+    if option.name in _READERS:
+        return _READERS[option.name](given)
+    if given is None and option.default is None:
+        return None
+    if option.is_switch:
+        if not isinstance(given, bool):
+            raise SpecError(f"{option.name}: expected True or False, got {given!r}")
+        return given
+    if option.kind is int:
+        return _whole(given, option.least or 0, option.name)
+    if not isinstance(given, option.kind):
+        raise SpecError(f"{option.name}: expected a text, got {given!r}")
+    return given
+
+
+def _values(call: Literal["plan", "run"], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a call as `Options` holds them."""
+    known = [name for name, option in OPTIONS.items() if option.call == call]
+    for name in given:
+        if name not in known:
+            raise SpecError(f"{call}: expected one of its arguments, got {name!r}; {nearest(name, known)}")
+    return {name: _value(OPTIONS[name], value) for name, value in given.items()}
+
+
+_Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+def _takes(call: Literal["plan", "run"]) -> Callable[[_Call], _Call]:
+    """Show the options of a call in its signature and docstring, as if they were written there."""
+
+    def shown(function: _Call) -> _Call:
+        signature = inspect.signature(function)
+        hints = get_type_hints(Options)
+        own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        lines = []
+        for option in (option for option in OPTIONS.values() if option.call == call):
+            default = tuple(option.default) if isinstance(option.default, list) else option.default
+            parameter = inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            reader = _READERS.get(option.name)
+            annotation = hints[option.name]
+            if reader is not None:
+                annotation = next(iter(inspect.signature(reader).parameters.values())).annotation
+            own.append(parameter.replace(annotation=annotation))
+            lines.append(f"            {option.name}: As of {option.flag}: {option.help}")
+        function.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        function.__doc__ = re.sub(r"(?m)^ +options: .*$", lambda _: "\n".join(lines), function.__doc__ or "")
+        return function
+
+    return shown
+
+
+_OPTION = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)\b")
+_NAMES = {option.flag.removeprefix("--"): name for name, option in OPTIONS.items()} | {"no-tracking": "tracking=False"}
 _SET = re.compile(r"(?m)^--set ([\w.]+)\s*=.*?: (?=expected |\1: |[\w.]+: expected )")
 
 
@@ -135,8 +223,7 @@ def _worded_for_python() -> Iterator[None]:
         text = re.sub(r"(?m)^(sets\['([^']+)'\]: )\2: ", r"\1", text)
         text = re.sub(r"(?m)^(sets\['([^']+)'\]: expected )\2 to be ", r"\1", text)
         text = re.sub(r"(?m)^(sets\['([^']+)'\]: expected )\2 of ", r"\1", text)
-        names = {"set": "sets", "import": "imports", "row": "row", "no-tracking": "tracking=False"}
-        text = _OPTION.sub(lambda found: names.get(found[1], found[1].replace("-", "_")), text)
+        text = _OPTION.sub(lambda found: _NAMES.get(found[1], found[1].replace("-", "_")), text)
         raise type(error)(text) from error
 
 
@@ -167,23 +254,15 @@ class Ablation:
         """Labels of its rows; none of a search, whose samples are found while it runs."""
         return [row.label for row in self.file.space.rows]
 
-    def plan(
-        self,
-        *,
-        preset: str = "paper",
-        sets: Mapping[str, Any] | None = None,
-        seeds: Sequence[int] = (0,),
-        storage: str | Path = "./storage",
-        data_root: str | Path = "data",
-    ) -> LaunchPlan:
+    @_takes("plan")
+    def plan(self, **options: Any) -> LaunchPlan:
         """What a launch would do; nothing is trained.
 
+        `sets` is a dict of settings by their dotted paths, `{"training.epochs": 3}`, NumPy's values and paths too;
+        `seeds` and `rows` are lists.
+
         Args:
-            preset: `paper`: its own settings; `smoke`: minutes on a laptop.
-            sets: Any setting by its dotted path, `{"training.epochs": 3}`; NumPy's values and paths too.
-            seeds: Every row with each, each once.
-            storage: Folder or bucket for checkpoints and records.
-            data_root: Folder for downloaded data.
+            options: By name.
 
         Returns:
             The plan, decided against storage.
@@ -192,18 +271,7 @@ class Ablation:
             UserError: A setting, preset or data set that cannot be used.
         """
         with _worded_for_python():
-            if not isinstance(preset, str):
-                raise SpecError(f"--preset: expected a preset's name, got {preset!r}")
-            return LaunchPlan(
-                Options(
-                    space=[self._given],
-                    preset=preset,
-                    sets=_assignments(sets),
-                    seeds=_seeds(seeds),
-                    storage=str(storage),
-                    data_root=local_path(data_root, "data_root"),
-                )
-            )
+            return LaunchPlan(Options(space=[self._given], **_values("plan", options)))
 
     def __repr__(self) -> str:
         return f"<Ablation {self.name}: {self.title}>"
@@ -264,31 +332,13 @@ class LaunchPlan:
         with _worded_for_python():
             return estimate(self._decided(), Storage(self._options.storage)).as_json()
 
-    def run(
-        self,
-        *,
-        local: bool = False,
-        tracking: bool = True,
-        tracking_uri: str | None = None,
-        cpus_per_trial: int | None = None,
-        gpus_per_trial: float | Literal["auto"] | None = None,
-        max_concurrent: int = 0,
-        retry_failed: bool = False,
-        imports: Sequence[str] = (),
-        quiet: bool = False,
-    ) -> int:
+    @_takes("run")
+    def run(self, *, quiet: bool = False, **options: Any) -> int:
         """Train and measure what is left, to its end; interrupted, the same call goes on.
 
         Args:
-            local: In this process, without Ray, so that a debugger can step through.
-            tracking: Whether MLflow is told.
-            tracking_uri: Of MLflow; none: `MLFLOW_TRACKING_URI`, else `mlflow.db` here.
-            cpus_per_trial: CPU cores of a training; none: an equal share.
-            gpus_per_trial: GPUs of a training; `auto`: a share by its network; none: one where there are any.
-            max_concurrent: Trainings at once; 0: all that fit.
-            retry_failed: Whether failed trainings are tried again.
-            imports: Your own modules, for the workers too.
             quiet: Print nothing.
+            options: By name.
 
         Returns:
             0: everything is there; 1: something failed; 130: interrupted.
@@ -299,22 +349,12 @@ class LaunchPlan:
         from ablate.launch.session import launch
 
         with _worded_for_python():
-            options = replace(
-                self._options,
-                local=local,
-                tracking=tracking,
-                tracking_uri=tracking_uri,
-                cpus_per_trial=None if cpus_per_trial is None else _whole(cpus_per_trial, 1, "cpus_per_trial"),
-                gpus_per_trial=None if gpus_per_trial is None else parse_gpus(str(gpus_per_trial)),
-                max_concurrent=_whole(max_concurrent, 0, "max_concurrent"),
-                retry_failed=retry_failed,
-                imports=_modules(imports),
-                yes=True,  # whoever calls this has asked for it; `estimate` tells how long
-            )
+            # Whoever calls this has asked for it; `estimate` tells how long.
+            asked = replace(self._options, **_values("run", options), yes=True)
         console = open_console()
         console.quiet = quiet
         with _worded_for_python():
-            return launch(options, console)
+            return launch(asked, console)
 
     def results(self) -> pd.DataFrame:
         """What there is, from storage: also while a launch runs, here or elsewhere.

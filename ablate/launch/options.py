@@ -1,71 +1,25 @@
-"""What a launch is asked for, as the command line and notebooks give it; nothing heavy is imported here."""
+"""What a launch is asked for: the one list of options, for the command line, notebooks and submitted jobs.
+
+The command line is made from the fields of `Options`, `to_arguments` writes it, and a notebook's calls take the fields
+by name: a new option is one field here. Nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from ablate.core.errors import SpecError
+from ablate.core.places import local_path
+from ablate.launch import completion
 
 MOST_SEEDS = 100_000
 """Of one range: a slip of the keyboard is told instead of planned."""
-
-
-@dataclass
-class Options:
-    """What the command line asked for; `python -m ablate.launch --help` says what each is.
-
-    Args:
-        space: Names or paths of spaces, or `all`.
-        preset: Name of the preset.
-        sets: `path=value` each.
-        seeds: Every row with each.
-        storage: Folder or bucket.
-        data_root: Folder for downloaded data.
-        tracking_uri: Of MLflow; none: `MLFLOW_TRACKING_URI`, else `mlflow.db` here.
-        tracking: Whether MLflow is told at all.
-        local: In this process, without Ray.
-        cpus_per_trial: CPU cores of a training; none: an equal share.
-        gpus_per_trial: GPUs of a training; `auto`: a share by its network; none: one where there are any.
-        max_concurrent: Trainings at once; 0: all that fit.
-        max_failures: How often a lost process is started again.
-        retry_failed: Whether failed trainings are tried again.
-        prune: Whether checkpoints of finished trainings are dropped.
-        dry_run: Only show the plan.
-        as_json: Print JSON for scripts: the plan with `dry_run`, else the results.
-        imports: The user's own modules.
-        cluster: Job server to submit to.
-        storage_is_shared: With `cluster`: every node mounts the storage folder.
-        include: With `cluster`: files and folders to send that are no Python of `imports`.
-        yes: Go on also where it would take more than a day.
-    """
-
-    space: list[str]
-    preset: str = "paper"
-    sets: list[str] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=lambda: [0])
-    rows: list[str] = field(default_factory=list)
-    storage: str = "./storage"
-    data_root: Path = Path("data")
-    tracking_uri: str | None = None
-    tracking: bool = True
-    local: bool = False
-    cpus_per_trial: int | None = None
-    gpus_per_trial: float | Literal["auto"] | None = None
-    max_concurrent: int = 0
-    max_failures: int = 2
-    retry_failed: bool = False
-    prune: bool = False
-    dry_run: bool = False
-    as_json: bool = False
-    imports: list[str] = field(default_factory=list)
-    cluster: str | None = None
-    storage_is_shared: bool = False
-    include: list[str] = field(default_factory=list)
-    yes: bool = False
 
 
 def parse_gpus(text: str | None) -> float | Literal["auto"] | None:
@@ -116,3 +70,216 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise SpecError(f"--seeds: expected distinct numbers, got {text!r}")
     return seeds
+
+
+def _parse_folder(text: str) -> Path:
+    return local_path(text, "--data-root")
+
+
+def _write_folder(folder: Path) -> str:
+    # A folder may be called ~ or s3:x, which would be read as something else without ./ before it.
+    return str(folder) if folder.is_absolute() else f"./{folder}"
+
+
+def _write_seeds(seeds: Iterable[int]) -> str:
+    return ",".join(map(str, seeds))
+
+
+@dataclass(frozen=True)
+class Option:
+    """How an option is given.
+
+    Args:
+        help: What `--help` says of it.
+        metavar: What stands there for its value; None of a switch.
+        flag: Its name on the command line, where that is not its name here.
+        least: The smallest number that it takes.
+        complete: What a shell offers for what was typed.
+        parse: The value of a text, where that is no text, number or list of texts.
+        write: The text of a value.
+        call: The call of a notebook that takes it.
+        name: Of the field.
+        kind: Of the value, without None.
+        default: What it is when it is not given.
+    """
+
+    help: str
+    metavar: str | None = None
+    flag: str = ""
+    least: int | None = None
+    complete: Callable[[str], Iterable[Any]] | None = None
+    parse: Callable[[str], Any] | None = None
+    write: Callable[[Any], str] = str
+    call: Literal["plan", "run"] | None = None
+    name: str = ""
+    kind: Any = None
+    default: Any = None
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it takes no value: named, it is the opposite of its default."""
+        return self.kind is bool
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it may be given several times, a value each."""
+        return get_origin(self.kind) is list and self.parse is None
+
+
+def _given(metavar: str | None, help: str, **how: Any) -> dict[str, Option]:
+    return {"option": Option(help, metavar, **how)}
+
+
+@dataclass
+class Options:
+    """What the command line or a notebook asked for; each field says what it is."""
+
+    space: list[str] = field(
+        default_factory=list,
+        metadata=_given("NAME", "A space, a .yaml file, or all; may repeat.", complete=completion.space_names),
+    )
+    preset: str = field(
+        default="paper",
+        metadata=_given(
+            "NAME",
+            "paper (default): full; smoke: minutes on a laptop.",
+            complete=completion.preset_names,
+            call="plan",
+        ),
+    )
+    sets: list[str] = field(
+        default_factory=list,
+        metadata=_given(
+            "PATH=VALUE",
+            "Any setting, training.epochs=3; may repeat.",
+            flag="--set",
+            complete=completion.settings,
+            call="plan",
+        ),
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0],
+        metadata=_given(
+            "0,1,2",
+            "Every row with each; 0-9 is ten; default 0.",
+            parse=parse_seeds,
+            write=_write_seeds,
+            call="plan",
+        ),
+    )
+    rows: list[str] = field(
+        default_factory=list, metadata=_given("LABEL", "Only this row; may repeat.", flag="--row", call="plan")
+    )
+    dry_run: bool = field(default=False, metadata=_given(None, "Show trials, sharing, reuse, time; stop."))
+    yes: bool = field(default=False, metadata=_given(None, "Go on if it takes more than a day."))
+    list_spaces: bool = field(
+        default=False, metadata=_given(None, "Show the spaces, one line each; stop.", flag="--list")
+    )
+    watch: bool = field(default=False, metadata=_given(None, "Follow a running launch, read-only."))
+    as_json: bool = field(
+        default=False, metadata=_given(None, "JSON: the plan (--dry-run) or the results.", flag="--json")
+    )
+    storage: str = field(
+        default="./storage", metadata=_given("PLACE", "Folder or bucket; default ./storage.", call="plan")
+    )
+    data_root: Path = field(
+        default=Path("data"),
+        metadata=_given(
+            "DIR", "Downloaded data; default ./data.", parse=_parse_folder, write=_write_folder, call="plan"
+        ),
+    )
+    tracking_uri: str | None = field(
+        default=None, metadata=_given("URI", "Default $MLFLOW_TRACKING_URI or ./mlflow.db.", call="run")
+    )
+    tracking: bool = field(
+        default=True, metadata=_given(None, "No MLflow; storage only, sync later.", flag="--no-tracking", call="run")
+    )
+    local: bool = field(default=False, metadata=_given(None, "In this process, without Ray.", call="run"))
+    cluster: str | None = field(default=None, metadata=_given("URL", "Submit to a Ray job server."))
+    storage_is_shared: bool = field(default=False, metadata=_given(None, "With --cluster: all nodes mount it."))
+    include: list[str] = field(
+        default_factory=list, metadata=_given("PATH", "With --cluster: a file or folder to send.")
+    )
+    cpus_per_trial: int | None = field(
+        default=None, metadata=_given("N", "CPU cores of a training; default: a share.", least=1, call="run")
+    )
+    # auto: a share by its network; None: one where there are any.
+    gpus_per_trial: float | Literal["auto"] | None = field(
+        default=None, metadata=_given("N|auto", "GPUs of a training; 0.25 packs four.", parse=parse_gpus, call="run")
+    )
+    max_concurrent: int = field(
+        default=0, metadata=_given("N", "Trainings at once; default: all that fit.", least=0, call="run")
+    )
+    max_failures: int = field(
+        default=2, metadata=_given("N", "Restarts of a lost process; default 2.", least=0, call="run")
+    )
+    retry_failed: bool = field(default=False, metadata=_given(None, "Try failed trainings again.", call="run"))
+    prune: bool = field(default=False, metadata=_given(None, "Drop checkpoints of what is finished.", call="run"))
+    imports: list[str] = field(
+        default_factory=list,
+        metadata=_given("MODULE", "Your own code to load; may repeat.", flag="--import", call="run"),
+    )
+
+    @classmethod
+    def parsed(cls, given: Mapping[str, Any]) -> Self:
+        """The options that a command line gives.
+
+        Args:
+            given: Name of a field -> its text, number, list of texts, or True of a switch; what is None, False or
+                empty was not given.
+
+        Returns:
+            Them, with defaults for the others.
+
+        Raises:
+            SpecError: A text that is no value of its option.
+        """
+        values: dict[str, Any] = {}
+        for name, option in OPTIONS.items():
+            value = given.get(name)
+            if value is None or value is False or value == () or value == []:
+                continue
+            if option.is_switch:
+                values[name] = not option.default
+            elif option.parse is not None:
+                values[name] = option.parse(str(value))
+            else:
+                values[name] = list(value) if option.repeats else value
+        return cls(**values)
+
+    def to_arguments(self) -> list[str]:
+        """The command line that gives these options, without those that have their defaults.
+
+        Returns:
+            Words, not yet quoted for a shell; parsed, they are these options again.
+        """
+        words: list[str] = []
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if value == option.default:
+                continue
+            if option.is_switch:
+                words.append(option.flag)
+            else:
+                for each in value if option.repeats else [value]:
+                    words += [option.flag, option.write(each)]
+        return words
+
+
+def _listed() -> dict[str, Option]:
+    found = {}
+    hints = get_type_hints(Options)
+    for each in fields(Options):
+        option: Option = each.metadata["option"]
+        kinds = [hints[each.name]]
+        if get_origin(hints[each.name]) in (Union, types.UnionType):
+            kinds = [kind for kind in get_args(hints[each.name]) if kind is not types.NoneType]
+        factory = each.default_factory
+        default = each.default if factory is MISSING else factory()
+        flag = option.flag or "--" + each.name.replace("_", "-")
+        found[each.name] = replace(option, name=each.name, flag=flag, kind=kinds[0], default=default)
+    return found
+
+
+OPTIONS: Mapping[str, Option] = _listed()
+"""Every option by the name of its field, in the order of the help text."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablate import spaces
 from ablate.core.errors import SpecError, UserError, nearest
@@ -15,6 +18,9 @@ from ablate.planning.estimates import DAY_S, estimate
 from ablate.planning.plan import Plan, decide, make_plan
 from ablate.spaces.space import SpaceFile, Trial
 from ablate.storage.storage import Storage
+
+if TYPE_CHECKING:
+    from ablate.execution.jobs import Submission
 
 
 def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
@@ -121,6 +127,55 @@ def fitting_preset(options: Options, storage: Storage) -> str:
             if expected.wall_s <= DAY_S:
                 return f"--preset {preset} takes about {duration(expected.wall_s)} here."
     return "No preset of these spaces takes less than a day here; --cluster submits to a Ray cluster."
+
+
+def submission_of(options: Options, plan_id: str | None) -> Submission:
+    """What a job server is asked to run.
+
+    Args:
+        options: The command line, with `cluster`.
+        plan_id: Of its plan; None where that cannot be known here.
+
+    Returns:
+        Everything that travels, and the job's own command line.
+
+    Raises:
+        UserError: Anything in it that cannot be used, or that a job cannot do.
+    """
+    from ablate.execution.jobs import Submission
+    from ablate.execution.package import own_spaces
+
+    assert options.cluster is not None
+    loaded, trials = trials_of(options)
+    refused = {"--local": options.local, "--json": options.as_json and not options.dry_run}
+    for flag in (flag for flag, given in refused.items() if given):
+        raise UserError(f"expected {flag} or --cluster, got both")
+    sent = {str(path): name for name, path in own_spaces(loaded).items()}
+    uri = (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")) if options.tracking else None
+    # On the head it is a launch like any other, with the files that travelled.
+    there = replace(
+        options,
+        space=[sent.get(str(Path(space.file.path).resolve()), space.name) for space in loaded],
+        tracking_uri=uri,
+        dry_run=False,
+        as_json=False,
+        cluster=None,
+        storage_is_shared=False,
+        include=[],
+    )
+    return Submission(
+        options.cluster,
+        there.to_arguments(),
+        loaded,
+        trials,
+        plan_id,
+        storage=options.storage,
+        storage_is_shared=options.storage_is_shared,
+        tracking=options.tracking,
+        tracking_uri=uri,
+        imports=options.imports,
+        include=options.include,
+    )
 
 
 def runs_here(options: Options) -> bool:

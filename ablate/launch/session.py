@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -25,7 +25,7 @@ from ablate.execution.base import Event, Outcome
 from ablate.execution.executors import Datasets, Engine, open_engine
 from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_plan, show_remarks
 from ablate.launch.options import Options
-from ablate.launch.request import fitting_preset, is_search, plan_of, runs_here, trials_of
+from ablate.launch.request import fitting_preset, is_search, plan_of, runs_here, submission_of
 from ablate.planning.estimates import DAY_S, Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
 from ablate.planning.results import results_as_json
@@ -33,9 +33,6 @@ from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from ablate.tracking.address import resolve
-
-if TYPE_CHECKING:
-    from ablate.execution.jobs import Submission
 
 WAIT_S = 1.0
 """How often a waiting launch looks whether another one has finished or died."""
@@ -157,14 +154,14 @@ def _submit(options: Options, console: Console) -> int:
         plan_id = plan_of(options).id
     except (DataError, StorageError):
         plan_id = None  # the data, or a search's storage, may lie on the cluster alone
-    return jobs.submit(_submission(options, plan_id), console)
+    return jobs.submit(submission_of(options, plan_id), console)
 
 
 def _show_submission(options: Options, console: Console, out: TextIO) -> int:
     """`--dry-run --cluster`: the plan, as far as it can be seen from here, and what would travel."""
     from ablate.execution import jobs
 
-    submission = _submission(options, None)
+    submission = submission_of(options, None)
     parcel = jobs.checked(submission)
     here, plan = replace(options, cluster=None), io.StringIO()
     try:
@@ -178,14 +175,6 @@ def _show_submission(options: Options, console: Console, out: TextIO) -> int:
     else:
         jobs.show(parcel, submission.cluster, console)
     return 0
-
-
-def _submission(options: Options, plan_id: str | None) -> Submission:
-    from ablate.execution.jobs import Submission
-
-    assert options.cluster is not None
-    loaded, trials = trials_of(options)
-    return Submission(options.cluster, options, loaded, trials, plan_id)
 
 
 class Launch:

@@ -83,6 +83,14 @@ def test_a_folder_with_a_colon_is_a_folder(home: Path, given: str) -> None:
     assert files.root == Path.cwd() / given
 
 
+@pytest.mark.parametrize("given", ["./~", "./~nobody-here", "x/~", "./s3:x"])
+def test_a_folder_called_like_a_home_or_an_address_is_asked_for_with_a_dot(home: Path, given: str) -> None:
+    assert local_path(given, "--out") == Path(given)
+    files = open_files(given)
+    assert isinstance(files, LocalFiles)
+    assert files.root == Path.cwd() / given
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [

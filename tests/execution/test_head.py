@@ -15,7 +15,6 @@ from rich.console import Console
 
 from ablate.execution import head, jobs
 from ablate.execution.head import HeadLost, watching
-from ablate.launch.options import Options
 
 
 @pytest.fixture(autouse=True)
@@ -113,13 +112,13 @@ def test_outside_the_main_thread_it_is_told() -> None:
 
 
 def test_a_job_server_that_goes_away_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = jobs.Submission("http://head:8265", Options(["batch_size"]), [], [], "0123")
+    asked = jobs.Submission("http://head:8265", [], [], [], "0123", storage="s3://bucket", tracking=False)
     running = JobDetails(
         type=JobType.SUBMISSION,
         submission_id="ablate-0123-1",
         status=JobStatus.RUNNING,
         entrypoint="",
-        metadata={"ablate.storage": asked.options.storage},
+        metadata={"ablate.storage": asked.storage},
     )
 
     class Gone:
@@ -131,8 +130,7 @@ def test_a_job_server_that_goes_away_is_told_in_a_line(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(jobs.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(jobs, "connect", lambda address: Gone())
-    for name in ("arguments_of", "parcel_of"):
-        monkeypatch.setattr(jobs, name, lambda submission: None)
+    monkeypatch.setattr(jobs, "parcel_of", lambda submission: None)
     out = io.StringIO()
     assert jobs.submit(asked, Console(file=out, width=200)) == 130
     assert out.getvalue().count("\n") == 2 and "is running already" in out.getvalue()

@@ -20,8 +20,9 @@ from ablate import spaces
 from ablate.core.errors import UserError
 from ablate.core.user_code import import_modules
 from ablate.execution import addresses, jobs, package
-from ablate.launch.options import Options
-from ablate.launch.session import launch, trials_of
+from ablate.launch.options import OPTIONS, Options
+from ablate.launch.request import submission_of as submission
+from ablate.launch.session import launch
 from ablate.spaces import presets
 from tests.support.helpers import launch_here, options_of, write_space
 
@@ -31,9 +32,7 @@ SERVER = "http://mlflow.lab.internal:5000"
 
 def submission_of(*, plan_id: str | None = "0123456789", **changes: Any) -> jobs.Submission:
     settings = {"space": ["batch_size"], "preset": "smoke", "storage": BUCKET, "tracking_uri": SERVER, **changes}
-    options = Options(cluster="http://head:8265", **settings)
-    loaded, trials = trials_of(options)
-    return jobs.Submission("http://head:8265", options, loaded, trials, plan_id)
+    return submission(Options(cluster="http://head:8265", **settings), plan_id)
 
 
 @dataclass
@@ -96,8 +95,8 @@ def test_the_job_runs_the_same_command_without_a_gpu_or_a_secret(
     submit(submission_of(seeds=[0, 1], sets=["training.epochs=3"], gpus_per_trial=0.5, retry_failed=True, yes=True))
     (request,) = server.submitted
     assert request["entrypoint"] == (
-        "python -m ablate.launch --space batch_size --preset smoke --set training.epochs=3 --seeds 0,1 "
-        f"--storage {BUCKET} --gpus-per-trial 0.5 --retry-failed --yes --tracking-uri {SERVER}"
+        "python -m ablate.launch --space batch_size --preset smoke --set training.epochs=3 --seeds 0,1 --yes "
+        f"--storage {BUCKET} --tracking-uri {SERVER} --gpus-per-trial 0.5 --retry-failed"
     )
     assert request["submission_id"] == "ablate-0123456789-1"
     assert request["entrypoint_num_gpus"] == 0
@@ -111,7 +110,7 @@ def test_no_tracking_is_sent_as_such(server: Server) -> None:
 
 
 def test_every_option_reaches_the_job_or_is_refused_or_means_nothing_there() -> None:
-    plain = jobs.arguments_of(submission_of())
+    plain = submission_of().arguments
     changes: dict[str, Any] = {
         "space": ["augmentation"],
         "preset": "paper",
@@ -132,12 +131,16 @@ def test_every_option_reaches_the_job_or_is_refused_or_means_nothing_there() -> 
         "yes": True,
     }
     for name, value in changes.items():
-        assert jobs.arguments_of(submission_of(**{name: value})) != plain, name
+        assert submission_of(**{name: value}).arguments != plain, name
     for name in ("local", "as_json"):
         with pytest.raises(UserError, match="got both"):
-            jobs.arguments_of(submission_of(**{name: True}))
-    meaningless = {"cluster", "storage_is_shared", "dry_run", "include"}  # they decide whether and how to submit
-    assert set(vars(Options(space=[]))) == {*changes, "local", "as_json", *meaningless}
+            submission_of(**{name: True})
+    # They decide whether, how and which launch is submitted.
+    for name, value in {"storage_is_shared": True, "dry_run": True, "include": ["notes"]}.items():
+        assert submission_of(**{name: value}).arguments == plain, name
+    assert "--cluster" not in plain
+    others = {"cluster", "storage_is_shared", "dry_run", "include", "local", "as_json", "list_spaces", "watch"}
+    assert OPTIONS.keys() == {*changes, *others}
 
 
 def test_only_code_and_the_users_own_files_travel(
@@ -313,14 +316,16 @@ def test_what_only_this_machine_reaches_is_refused(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError) as caught:
-        jobs.arguments_of(submission_of(**changes))
+        jobs.check(submission_of(**changes))
     assert "hunter2" not in str(caught.value)
     for word in [*words, "expected"]:
         assert word in str(caught.value)
 
 
 def test_a_shared_folder_is_taken_at_the_users_word() -> None:
-    arguments = jobs.arguments_of(submission_of(storage="/shared/storage", storage_is_shared=True))
+    asked = submission_of(storage="/shared/storage", storage_is_shared=True)
+    jobs.check(asked)
+    arguments = list(asked.arguments)
     assert arguments[arguments.index("--storage") + 1] == "/shared/storage"
     assert "--storage-is-shared" not in arguments  # the job itself only sees a folder
 
@@ -328,8 +333,8 @@ def test_a_shared_folder_is_taken_at_the_users_word() -> None:
 def test_an_image_folder_is_a_path_on_the_cluster() -> None:
     sets = ["data.name=imagefolder", "data.root=pictures"]
     with pytest.raises(UserError, match=r"--set data.root=pictures: .* absolute path on the cluster, got 'pictures'"):
-        jobs.arguments_of(submission_of(sets=sets))
-    jobs.arguments_of(submission_of(sets=["data.name=imagefolder", "data.root=/shared/pictures"]))
+        jobs.check(submission_of(sets=sets))
+    jobs.check(submission_of(sets=["data.name=imagefolder", "data.root=/shared/pictures"]))
 
 
 @pytest.mark.parametrize("address", ["head:8265", "ray://head:10001", "http://", "auto", "http://me:secret@head:8265"])
