@@ -1,6 +1,6 @@
 """Imports run downwards, and what runs on a GPU machine with PyTorch alone needs neither Ray nor MLflow.
 
-`TABLE` says it all; `python -m tests.imports` prints the picture that the code makes.
+`TABLE` says it all; `python -m tests.support.imports` prints the picture that the code makes.
 """
 
 from __future__ import annotations

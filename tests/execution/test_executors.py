@@ -18,7 +18,7 @@ from ablate.launch.options import parse_gpus, parse_seeds
 from ablate.learning import data
 from ablate.spaces.specs import DataSpec
 from ablate.storage.storage import Storage
-from tests.execution.test_worker import planned, task
+from tests.support.tasks import planned, task
 
 
 def waves(needs: Mapping[str, float], shares: Mapping[str, float]) -> tuple[dict[str, Outcome], list[Any], list[str]]:

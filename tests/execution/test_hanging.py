@@ -16,8 +16,8 @@ from ablate.execution.hanging import FIRST_S, LEAST_S, Watch
 from ablate.learning import data
 from ablate.spaces.specs import DataSpec
 from ablate.storage.storage import Storage
-from tests.execution.test_worker import planned, task
 from tests.support.helpers import launch_here, options_of, write_space
+from tests.support.tasks import planned, task
 
 MINUTE = 60.0
 

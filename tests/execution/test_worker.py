@@ -12,30 +12,12 @@ import torch
 
 from ablate.attacks import FGSM, evaluation
 from ablate.core.errors import DeviceError
-from ablate.execution import base, worker
+from ablate.execution import worker
 from ablate.learning import data
 from ablate.learning.training import TrainingState
-from ablate.planning.plan import Plan, decide, make_plan
-from ablate.spaces.loading import load_space
-from ablate.spaces.settings import parse_overrides
-from ablate.spaces.trials import expand
+from ablate.planning.plan import decide
 from ablate.storage.storage import Storage
-from tests.support.helpers import write_space
-
-QUICK = ["training.epochs=1", "measurement.attacks=[natural, fgsm]"]
-
-
-def planned(folder: Path, *sets: str) -> Plan:
-    space = load_space(str(write_space(folder)))
-    overrides = parse_overrides([*QUICK, *sets])
-    trials = expand(space, "paper", overrides, [0])
-    return make_plan([space], trials, preset="paper", overrides=[], seeds=[0], data_root=folder)
-
-
-def task(plan: Plan, storage: Storage, number: int = -1) -> base.Task:
-    training = list(plan.trainings.values())[number]
-    measurements = tuple(training.measurements.values())
-    return base.Task(training.key, training.spec, measurements, storage.location, 1, "cpu")
+from tests.support.tasks import planned, task
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from ablate.report.__main__ import app
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Record, Storage
-from tests.cluster.test_tracking_server import Server
 from tests.support.browser import Browser, browse, executable
 from tests.support.figure_data import seen
+from tests.support.mlflow_server import Server
 from tests.support.tracking_world import T0, Tracker, measure, plan_of, train
 
 pytestmark = [

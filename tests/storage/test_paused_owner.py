@@ -15,9 +15,9 @@ from ablate.storage import leases
 from ablate.storage.files import LocalFiles
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
-from tests.execution.test_worker import planned, task
 from tests.support.helpers import launch_here, numbers, options_of, write_space
 from tests.support.search_helpers import write_search
+from tests.support.tasks import planned, task
 
 KEY = "ab" * 10
 
