@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
@@ -116,6 +117,11 @@ def hours(seconds: float) -> str:
     """A time span in hours, to two digits: `under 0.01`, `0.25`, `33,000`."""
     value = float(f"{seconds / 3600:.2g}")
     return "under 0.01" if 0 < value < 0.01 else f"{value:,.0f}" if value >= 10 else f"{value:g}"
+
+
+def now_ms() -> int:
+    """The time in milliseconds, as records, events and MLflow carry it."""
+    return time.time_ns() // 1_000_000
 
 
 def plural(count: int, noun: str) -> str:

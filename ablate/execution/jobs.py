@@ -198,7 +198,7 @@ def connect(address: str) -> Any:
 
 
 def _unanswered(address: str, error: Exception) -> UserError:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     hint = "is its tunnel open?"
     if re.search(r"40[13]|auth|token", f"{type(error).__name__} {error}", re.IGNORECASE):
         hint = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"

@@ -20,6 +20,7 @@ from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import Checks, CleanLogits, build_attack, evaluate
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, first_line, place_of
 from ablate.core.metric_names import refused
+from ablate.core.text import now_ms
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
@@ -131,7 +132,7 @@ class _Run:
         self.log.error(f"{reason}\n{details}".rstrip())
         try:
             if self.attempt is not None:
-                self.attempt.save_failure(reason, details, _now_ms())
+                self.attempt.save_failure(reason, details, now_ms())
                 self._save_log(self.attempt, last=True)
         except StorageError as error:
             return f"{reason} (and the failure could not be stored: {error})"
@@ -143,7 +144,7 @@ class _Run:
             self.stacks.follow()
 
     def _tell(self, kind: Kind, done: int = 0, total: int = 0, text: str = "", **metrics: float) -> None:
-        self.listen(Event(self.task.key, kind, done, total, metrics, text, _now_ms()))
+        self.listen(Event(self.task.key, kind, done, total, metrics, text, now_ms()))
 
     def _check_lease(self) -> None:
         lease = self.task.lease
@@ -329,7 +330,7 @@ class _Run:
             "threads": self.task.threads,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "timestamp_ms": _now_ms(),
+            "timestamp_ms": now_ms(),
         }
 
 
@@ -397,7 +398,3 @@ class _Log:
 
     def text(self) -> str:
         return self._stream.getvalue()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

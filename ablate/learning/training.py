@@ -25,6 +25,7 @@ from ablate.attacks.evaluation import as_float
 from ablate.attacks.linf import ascend, uniform_start
 from ablate.core import randomness
 from ablate.core.errors import SpecError
+from ablate.core.text import now_ms
 from ablate.learning.augmentation import AugmentationFunction, Draws, crop_and_flip, get_augmentation
 from ablate.learning.data import Dataset, split_validation
 from ablate.learning.graphs import StepGraphs
@@ -217,7 +218,7 @@ class TrainingRun:
         accuracy = metrics.get("validation/attack")
         if epoch > 0 and accuracy is not None and (best is None or accuracy > best["accuracy"]):
             best = {"epoch": epoch, "accuracy": accuracy, "network": network}
-        entry = {"epoch": epoch, "timestamp_ms": time.time_ns() // 1_000_000, "metrics": metrics}
+        entry = {"epoch": epoch, "timestamp_ms": now_ms(), "metrics": metrics}
         optimizer = _copied(self.optimizer.state_dict())
         if epoch > 0:
             for group in optimizer["param_groups"]:

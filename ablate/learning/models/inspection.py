@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablate.core.errors import SpecError
+from ablate.core.modes import evaluating
 from ablate.learning.models.quantization import QuantizedConv2d
 
 _NORMALIZATIONS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -57,7 +56,7 @@ def first_activation(network: nn.Module, images: Tensor) -> Tensor:
         elif isinstance(module, _NORMALIZATIONS):
             hooks.append(module.register_forward_hook(after_normalization))
     try:
-        with torch.no_grad(), _eval_mode(network):
+        with torch.no_grad(), evaluating(network):
             network(images)
     except _Reached as reached:
         return F.hardtanh(reached.value)
@@ -86,7 +85,7 @@ def named_convolutions(network: nn.Module, images: Tensor | None = None) -> list
     order: dict[nn.Conv2d, None] = {}
     hooks = [module.register_forward_hook(lambda ran, *_: order.setdefault(ran)) for module in named]
     try:
-        with torch.no_grad(), _eval_mode(network):
+        with torch.no_grad(), evaluating(network):
             network(images)
     finally:
         for hook in hooks:
@@ -115,14 +114,3 @@ def _original(network: nn.Module) -> nn.Module:
     original = getattr(network, "_orig_mod", network)
     assert isinstance(original, nn.Module)
     return original
-
-
-@contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
