@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from ablate.bench.cases import random_dataset
-from ablate.execution.worker import save_state
 from ablate.learning.training import TrainingRun
 from ablate.spaces.specs import TrialSpec
+from ablate.storage.checkpoints import save_state
 from ablate.storage.storage import Record, Storage
 
 EPOCHS = 120

@@ -76,7 +76,6 @@ CIRCLES = [
 UPWARDS = {
     "ablate.execution.executors -> ablate.launch.options",
     "ablate.execution.executors -> ablate.planning.plan",
-    "ablate.planning.trained -> ablate.execution.worker",
     "ablate.report.search_results -> ablate.planning.plan",
     "ablate.report.search_results -> ablate.planning.search",
 }

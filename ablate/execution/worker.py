@@ -30,6 +30,7 @@ from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingError, TrainingState, memory_format, train
 from ablate.spaces.specs import PlannedMeasurement
+from ablate.storage import checkpoints
 from ablate.storage.leases import in_force
 from ablate.storage.storage import Attempt, Record, Storage
 
@@ -172,13 +173,14 @@ class _Run:
             self.log.warning(warning)
             self._tell("started", text=warning)
         if content is not None:
-            state = load_state(content)
+            state = TrainingState(**checkpoints.load_state(content))
             self.log.info(f"continuing from epoch {state.epoch}")
         self._tell("started", done=state.epoch if state else 0, total=epochs)
 
         def on_epoch(now: TrainingState) -> None:
             self._check_lease()
-            attempt.save_checkpoint(now.epoch, save_state(now), now.history, finished=now.epoch == epochs)
+            content = checkpoints.save_state(now)
+            attempt.save_checkpoint(now.epoch, content, now.history, finished=now.epoch == epochs)
             metrics = now.history[-1]["metrics"]
             self.log.info(f"epoch {now.epoch}/{epochs} " + " ".join(f"{k}={v:.6g}" for k, v in metrics.items()))
             self._save_log(attempt)
@@ -344,45 +346,6 @@ def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurem
             what = (measurement.name, repr(attack), measurement.settings.batch_size)
         together.setdefault(what, []).append(measurement)
     return list(together.values())
-
-
-CHECKPOINT_LAYOUT = 1
-
-
-def save_state(state: TrainingState) -> bytes:
-    """A training's state as the bytes of a checkpoint."""
-    stream = io.BytesIO()
-    content = {
-        "layout": CHECKPOINT_LAYOUT,
-        "epoch": state.epoch,
-        "network": state.network,
-        "optimizer": state.optimizer,
-        "history": state.history,
-        "best": state.best,
-    }
-    torch.save(content, stream)
-    return stream.getvalue()
-
-
-def load_state(content: bytes) -> TrainingState:
-    """The state in a checkpoint; tensors and plain data only, nothing is unpickled.
-
-    Args:
-        content: From `save_state`.
-
-    Returns:
-        The state, on the CPU.
-
-    Raises:
-        StorageError: Its layout is another version's.
-    """
-    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    if loaded.get("layout") != CHECKPOINT_LAYOUT:
-        raise StorageError(
-            f"expected a checkpoint of layout {CHECKPOINT_LAYOUT}, got {loaded.get('layout')}; "
-            "use the version of ablate that wrote it"
-        )
-    return TrainingState(loaded["epoch"], loaded["network"], loaded["optimizer"], loaded["history"], loaded["best"])
 
 
 class _Log:

@@ -396,7 +396,7 @@ class LaunchPlan:
         Raises:
             UserError: No such row or seed, not trained to its end, or its checkpoints were dropped.
         """
-        from ablate.planning.trained import trained_network
+        from ablate.planning.results import trained_network
         from ablate.storage.storage import Storage
 
         with _worded_for_python():

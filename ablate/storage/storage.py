@@ -30,6 +30,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from ablate.core.errors import StorageError
+from ablate.storage.checkpoints import load_state
 from ablate.storage.checksums import read_json
 from ablate.storage.files import Files, LocalFiles, open_files
 
@@ -296,13 +297,9 @@ class Storage:
         content, _ = self.checkpoint(key)
         if content is None:
             return []
-        import pickle
-
-        import torch  # reading storage does without, until something is damaged
-
         try:
-            history: list[dict[str, Any]] = torch.load(io.BytesIO(content), weights_only=True)["history"]
-        except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError):  # whole, but none of ours
+            history: list[dict[str, Any]] = load_state(content)["history"]
+        except StorageError:  # whole, but none of ours
             return []
         return history
 

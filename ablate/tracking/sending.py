@@ -7,7 +7,6 @@ a run it is compared with storage; one that differs is replaced by a new one (se
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.storage.checkpoints import load_state, save_network
 from ablate.storage.plans import TrialPart
 from ablate.storage.storage import Record, Storage, TrainingStatus, TrainingView, reaches
 from ablate.tracking import reading
@@ -272,20 +272,17 @@ def _send_networks(store: Store, run: Run, whole: TrainingContents) -> str:
     content, _ = whole.storage.checkpoint(whole.view.key)
     if content is None:
         return _take_networks(store, run, whole)
-    import torch
-
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    state = load_state(content)
     if state["epoch"] < whole.view.epoch:
         return "none: its last checkpoint is damaged"
     networks = {"last": state["network"], **({"best": state["best"]["network"]} if state.get("best") else {})}
     told = []
     for name, network in networks.items():
-        stream = io.BytesIO()
-        torch.save(network, stream)
-        if len(stream.getvalue()) > NETWORK_LIMIT_BYTES:
-            told.append(f"{name}: in storage alone ({len(stream.getvalue()) / 1e6:.0f} MB)")
+        kept = save_network(network)
+        if len(kept) > NETWORK_LIMIT_BYTES:
+            told.append(f"{name}: in storage alone ({len(kept) / 1e6:.0f} MB)")
             continue
-        upload(store, run, f"networks/{name}.pt", stream.getvalue())
+        upload(store, run, f"networks/{name}.pt", kept)
         told.append(name)
     return ", ".join(told)
 

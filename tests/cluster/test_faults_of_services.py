@@ -22,14 +22,14 @@ LOCAL = ("--local", "--cpus-per-trial", "1")
 # Beside the space: holds every checkpoint from some epoch on until the test lets it go.
 GATE = """\
 import pathlib, time
-from ablate.execution import worker
+from ablate.storage import checkpoints
 here = pathlib.Path(__file__).parent
-original = worker.save_state
+original = checkpoints.save_state
 def gated(state):
     while (here / f"hold-{state.epoch}").exists():
         time.sleep(0.01)
     return original(state)
-worker.save_state = gated
+checkpoints.save_state = gated
 from ablate.launch import session as launching
 launching.CLOSE_S = 5.0  # not a minute
 """

@@ -19,15 +19,15 @@ from tests.support.ray_cluster import RayCluster
 # What rides along under `--import`: it holds the job, by a file whose path the space's title cannot carry.
 HOLD = """\
 import os, pathlib, time
-from ablate.execution import worker
+from ablate.storage import checkpoints
 hold = pathlib.Path({hold!r})
-original = worker.save_state
+original = checkpoints.save_state
 def held(state):
     while state.epoch == 2 and hold.exists():
         hold.with_name("at").touch()
         time.sleep(0.01)
     return original(state)
-worker.save_state = held
+checkpoints.save_state = held
 """
 
 
@@ -83,8 +83,8 @@ def test_a_failed_training_and_a_wrong_setting_come_back_as_exit_codes(
     folder: Path, ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "mine.py").write_text(
-        "from ablate.execution import worker\ndef save_state(state): raise RuntimeError('broken')\n"
-        "worker.save_state = save_state\n"
+        "from ablate.storage import checkpoints\ndef save_state(state): raise RuntimeError('broken')\n"
+        "checkpoints.save_state = save_state\n"
     )
     process = start(folder, ray_cluster, "--import", "mine")
     assert process.wait(120) == 1, text_of(folder)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from ablate.execution import base, executors, hanging, tune, worker
+from ablate.execution import base, executors, hanging, tune
 from ablate.execution.base import Event, Kind
 from ablate.execution.hanging import FIRST_S, LEAST_S, Watch
 from ablate.learning import data
 from ablate.spaces.specs import DataSpec
+from ablate.storage import checkpoints
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of, write_space
 from tests.support.tasks import planned, task
@@ -143,7 +144,7 @@ def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     write_space(tmp_path)
-    clock, save_state, hanging_now = Clock(), worker.save_state, threading.Event()
+    clock, save_state, hanging_now = Clock(), checkpoints.save_state, threading.Event()
     watched = executors.run_watched
     monkeypatch.setattr(hanging, "LOOK_S", 0.01)
     monkeypatch.setattr(hanging, "PAUSE_S", float("inf"))
@@ -160,7 +161,7 @@ def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
                     continue
         return save_state(state)
 
-    monkeypatch.setattr(worker, "save_state", hangs)
+    monkeypatch.setattr(checkpoints, "save_state", hangs)
     monkeypatch.setattr(executors, "run_watched", lambda *given: watched(*given, clock))
     code, text = launch_here(options_of(tmp_path))
     assert code == 1 and "interrupted: it hangs: no epoch has ended for" in text and "1 done" in text

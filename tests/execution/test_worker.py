@@ -14,7 +14,6 @@ from ablate.attacks import FGSM, evaluation
 from ablate.core.errors import DeviceError
 from ablate.execution import worker
 from ablate.learning import data
-from ablate.learning.training import TrainingState
 from ablate.planning.plan import decide
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task
@@ -85,25 +84,6 @@ def test_with_a_validation_split_both_networks_are_measured(tmp_path: Path, digi
     assert {network for _, network in found} == {"last", "best"}
     best = found["natural", "best"]
     assert best is not None and best.meta["epoch"] in (1, 2)
-
-
-def test_a_checkpoint_holds_no_pickled_code_and_comes_back_whole() -> None:
-    history = [{"epoch": 0, "timestamp_ms": 1, "metrics": {"energy/ratio": 1.5}}]
-    state = TrainingState(3, {"weight": torch.arange(3.0)}, {"state": {}, "param_groups": []}, history, None)
-    again = worker.load_state(worker.save_state(state))
-    assert again.epoch == 3 and again.history == history
-    assert torch.equal(again.network["weight"], state.network["weight"])
-
-
-def test_a_checkpoint_of_another_layout_is_refused_by_name() -> None:
-    import io
-
-    from ablate.core.errors import StorageError
-
-    stream = io.BytesIO()
-    torch.save({"layout": 99}, stream)
-    with pytest.raises(StorageError, match="layout 1, got 99"):
-        worker.load_state(stream.getvalue())
 
 
 def test_analyses_of_the_same_images_attack_them_once(

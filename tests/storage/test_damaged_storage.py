@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from ablate.core.errors import StorageError
-from ablate.execution.worker import load_state
 from ablate.planning.plan import decide
 from ablate.storage import plans
+from ablate.storage.checkpoints import load_state
 from ablate.storage.leases import Leases
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage, reaches
@@ -189,7 +189,7 @@ def launched(storage: Storage, plan: PlanFile) -> RowData:
             told += warnings
             if content is not None:
                 state = load_state(content)
-                assert state.history == history_of(key, state.epoch)
+                assert state["history"] == history_of(key, state["epoch"])
             there = {name for name in training.measurements if storage.record(training.view, name) is not None}
             assert training.action != "reuse" or there == set(training.measurements)
             whole = whole and training.action == "reuse" and reaches(storage.history(key), EPOCHS)

@@ -11,7 +11,7 @@ import pytest
 from ablate.core.errors import UserError
 from ablate.execution import base, worker
 from ablate.learning import data
-from ablate.storage import leases
+from ablate.storage import checkpoints, leases
 from ablate.storage.files import LocalFiles
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
@@ -101,7 +101,7 @@ def test_a_paused_launch_waits_for_the_results_of_the_one_that_took_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: Callable[..., Any]
 ) -> None:
     write_space(tmp_path)
-    save_state = worker.save_state
+    save_state = checkpoints.save_state
     there: dict[str, bytes] = {}
     whole: dict[str, Any] = {}
 
@@ -114,7 +114,7 @@ def test_a_paused_launch_waits_for_the_results_of_the_one_that_took_over(
             whole.update(numbers(tmp_path / "storage"))
         return save_state(state)
 
-    monkeypatch.setattr(worker, "save_state", paused)
+    monkeypatch.setattr(checkpoints, "save_state", paused)
     code, text = launch_here(options_of(tmp_path))
     assert code == 0, text
     assert "another launch trains it; waiting for its result" in text
@@ -132,7 +132,7 @@ def test_a_paused_search_leaves_its_records_to_the_one_that_took_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: Callable[..., Any]
 ) -> None:
     write_search(tmp_path, samples=2)
-    save_state = worker.save_state
+    save_state = checkpoints.save_state
     there: dict[str, bytes] = {}
 
     def paused(state: Any) -> bytes:
@@ -143,7 +143,7 @@ def test_a_paused_search_leaves_its_records_to_the_one_that_took_over(
             there.update(files_of(tmp_path / "storage" / "searches"))
         return save_state(state)
 
-    monkeypatch.setattr(worker, "save_state", paused)
+    monkeypatch.setattr(checkpoints, "save_state", paused)
     with pytest.raises(UserError, match="another launch has taken over the search"):
         launch_here(options_of(tmp_path, "tiny_search"))
     del there["..."]

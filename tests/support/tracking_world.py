@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,9 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from ablate.core.digest import digest
+from ablate.learning.training import TrainingState
 from ablate.spaces.specs import TrialSpec
+from ablate.storage.checkpoints import save_state
 from ablate.storage.plans import LAYOUT, DataPart, PlanFile, RowPart, SpacePart, TrialPart
 from ablate.storage.storage import Attempt, Record, Storage
 from ablate.tracking.tracker import Tracker
@@ -124,11 +125,9 @@ def train(
     attempt = attempt or storage.attempt(key)
     history = history_of(key, epochs, again)
     network = {"weight": torch.full((2,), float(epochs))}
-    stream = io.BytesIO()
     kept = {"epoch": 1, "accuracy": 50.0, "network": network} if best else None
-    state = {"layout": 1, "epoch": epochs, "network": network, "optimizer": {}, "history": history, "best": kept}
-    torch.save(state, stream)
-    attempt.save_checkpoint(epochs, stream.getvalue(), history, finished=epochs == EPOCHS)
+    content = save_state(TrainingState(epochs, network, {}, history, kept))
+    attempt.save_checkpoint(epochs, content, history, finished=epochs == EPOCHS)
     return attempt
 
 
