@@ -29,7 +29,7 @@ class StorageError(UserError):
 
 
 class LeaseError(StorageError):
-    """A claim that another launch has taken over; whoever lost it stops, and writes nothing more."""
+    """A lease that another launch has taken over; whoever lost it stops, and writes nothing more."""
 
 
 class TrackingError(UserError):

@@ -251,7 +251,7 @@ class BucketFiles:
             raise self._error("writable", path, error) from error
 
     def probe(self) -> None:
-        """See `Files`; it tries what claims need, too: to create what nobody else has."""
+        """See `Files`; it tries what leases need, too: to create what nobody else has."""
         path = f"probe-{uuid.uuid4().hex}"
         self.create(path, b"ablate")
         self.delete(path)
