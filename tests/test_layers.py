@@ -67,15 +67,10 @@ TABLE = {
 ONLY = {"ray": ("execution",), "mlflow": ("tracking",)}
 """Library -> the packages that may import it."""
 
-CIRCLES = [
-    ["ablate.launch.request", "ablate.launch.search_planning"],
-    ["ablate.launch.search_session", "ablate.launch.session"],
-]
+CIRCLES = []
 """Still there; no other may come."""
 
 UPWARDS = {
-    "ablate.execution.executors -> ablate.launch.options",
-    "ablate.execution.executors -> ablate.planning.plan",
     "ablate.report.search_results -> ablate.planning.plan",
     "ablate.report.search_results -> ablate.planning.search",
 }

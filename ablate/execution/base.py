@@ -1,10 +1,10 @@
-"""What a training tells its launch while it runs."""
+"""What is to be run, what is told while it runs, how it ends, and what runs it: a queue and an executor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from ablate.spaces.specs import PlannedMeasurement, TrialSpec
 
@@ -39,6 +39,19 @@ Listener = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
+class Lease:
+    """By what right a worker trains: it takes the training's lease when it starts, in its launch's name.
+
+    Args:
+        owner: The launch.
+        free: The highest lease of the training that the launch knows to be free; a later one is somebody's.
+    """
+
+    owner: str
+    free: int = 0
+
+
+@dataclass(frozen=True)
 class Task:
     """What a worker is asked to do.
 
@@ -50,18 +63,20 @@ class Task:
         threads: CPU threads of this worker; sums depend on it in their last bits.
         device: `cpu`, `cuda` or `cuda:0`.
         gpu_share: The part of a GPU's memory it may use; below 1, running out of it is no failure yet.
-        lease: The number of the launch's lease on the training, looked at before training, at every epoch and at every
-            measurement; None where nobody else could take it over.
+        lease: Taken before anything is written, and looked at before training, at every epoch and at every
+            measurement; None where nobody else could work on it.
+        retry_failed: Train what has a stored failure.
     """
 
     key: str
     spec: TrialSpec
     measurements: tuple[PlannedMeasurement, ...]
     storage: str
-    threads: int
-    device: str
+    threads: int = 1
+    device: str = "cpu"
     gpu_share: float = 1.0
-    lease: int | None = None
+    lease: Lease | None = None
+    retry_failed: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,14 +85,81 @@ class Outcome:
 
     Args:
         key: The training's key.
-        state: `interrupted` by what passes, so that the same command goes on (`ablate.execution.faults` says by what).
+        state: `interrupted` by what passes, so that the same command goes on (`ablate.execution.faults` says by what);
+            `stopped` early, after `epoch`; `not_mine` where another launch holds the training or has taken it over.
         reason: One line of why it failed or was interrupted.
         needs_more_memory: It failed only for want of memory in its share.
-        lease_lost: Another launch has taken the training over, and may have its results.
+        epoch: The last one trained, of what was stopped early.
     """
 
     key: str
-    state: Literal["finished", "failed", "interrupted"]
+    state: Literal["finished", "failed", "interrupted", "stopped", "not_mine"]
     reason: str = ""
     needs_more_memory: bool = False
-    lease_lost: bool = False
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process is given at once.
+
+    Args:
+        tasks: One, or several that it runs together; who runs them fills in threads, device and share.
+        judged: Whether early stopping may end it; False where only measurements are left.
+        whole_gpu: It ran out of memory in its part of a GPU.
+    """
+
+    tasks: tuple[Task, ...]
+    judged: bool = False
+    whole_gpu: bool = False
+
+
+class Queue(Protocol):
+    """Gives out jobs, and learns how their tasks end; called by the launch's own process, from one thread."""
+
+    def next(self) -> Job | Literal["wait"] | None:
+        """The next job; `wait` where there may be one later, None at the end."""
+
+    def ended(self, key: str, outcome: Outcome) -> None:
+        """A task of a job has ended; called once for each."""
+
+
+class EarlyStopping(Protocol):
+    """Judges epochs while trainings run."""
+
+    metric: str
+
+    def should_continue(self, key: str, epoch: int, value: float) -> bool:
+        """Whether a training goes on after an epoch."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a launch asks for.
+
+    Args:
+        trainings: How many there are: they share what there is.
+        cpus: CPU cores, and threads, of a training; None: an equal share.
+        gpus: GPUs of a training; fractions share one; `auto`: by its network; None: one where there are any.
+        max_concurrent: Trainings at once; 0 for as many as fit.
+        max_failures: How often a lost process is started again.
+    """
+
+    trainings: int = 1
+    cpus: int | None = None
+    gpus: float | Literal["auto"] | None = None
+    max_concurrent: int = 0
+    max_failures: int = 2
+
+
+class Executor(Protocol):
+    """Runs what a queue gives out, until it gives out nothing more."""
+
+    def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
+        """Run.
+
+        Args:
+            queue: Asked for jobs, and told how each task ended.
+            listen: Called in this process with every event of every training.
+            stopping: Judges the epochs of jobs that are `judged`.
+        """

@@ -1,4 +1,4 @@
-"""What runs trainings: this process, or Ray; opened only where there is something to run."""
+"""What runs a queue: this process, or Ray."""
 
 from __future__ import annotations
 
@@ -10,131 +10,117 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from ablate.core.text import plural
 from ablate.execution import hanging
-from ablate.execution.base import Event, Listener, Outcome, Task
+from ablate.execution.base import EarlyStopping, Event, Executor, Job, Listener, Outcome, Queue, Resources, Task
 from ablate.execution.worker import run
-from ablate.launch.options import Options
-from ablate.learning import data
-from ablate.planning.plan import PlannedTraining
-from ablate.spaces.specs import TrialSpec
+from ablate.learning.data import Dataset, dataset_name
+from ablate.storage.files import Files
 from ablate.storage.storage import Storage
 
-Engine = Callable[[Sequence[PlannedTraining], Listener], dict[str, Outcome]]
-"""Runs trainings to their end, and says how each ended, by key."""
+WAIT_S = 1.0
+"""How often a queue that waits is asked again."""
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: end in order, keep everything."""
 
 
-class Datasets:
-    """Data sets by name, each loaded once, when it is wanted.
-
-    Args:
-        root: Where downloaded data lie.
-    """
-
-    def __init__(self, root: object) -> None:
-        self._root = root
-        self._loaded: dict[str, data.Dataset] = {}
-
-    def name(self, spec: TrialSpec) -> str:
-        """What tells the data sets of trials apart."""
-        return f"{spec.data.name}-{spec.data.image_size}-{spec.data.root or ''}"
-
-    def of(self, spec: TrialSpec) -> data.Dataset:
-        """The data set of a trial."""
-        name = self.name(spec)
-        if name not in self._loaded:
-            self._loaded[name] = data.load(spec.data, self._root)  # type: ignore[arg-type]
-        return self._loaded[name]
-
-
-def task_of(training: PlannedTraining, storage: Storage, threads: int, device: str, lease: int | None = None) -> Task:
-    """What a worker is asked to do about a planned training."""
-    measurements = tuple(training.measurements.values())
-    return Task(training.key, training.spec, measurements, storage.location, threads, device, lease=lease)
-
-
-def local_resources(options: Options) -> tuple[int, str]:
-    """Threads and device of trainings in this process."""
-    import torch
-
-    return options.cpus_per_trial or os.cpu_count() or 1, "cuda" if torch.cuda.is_available() else "cpu"
+class StoppedEarly(BaseException):
+    """A training of this process that early stopping has ended; no error, and nothing that a worker may catch."""
 
 
 @contextlib.contextmanager
-def open_engine(
-    options: Options,
-    storage: Storage,
-    datasets: Datasets,
-    count: int,
+def open_executor(
+    local: bool,
+    resources: Resources,
+    datasets: Mapping[str, Dataset],
+    files: Files,
+    imports: Sequence[str],
     note: Callable[[str], None],
-    lease_of: Callable[[str], int | None] = lambda key: None,
-) -> Iterator[Engine]:
-    """The engine that a launch asked for.
+) -> Iterator[Executor]:
+    """The executor that a launch asked for; SIGTERM ends it as Ctrl-C does.
 
     Args:
-        options: Of the launch.
-        storage: Where its results go.
-        datasets: What its trainings are trained on.
-        count: How many trainings the whole plan has.
-        note: Told what a user should know of the cluster.
-        lease_of: Training key -> the number of the launch's lease on it.
+        local: In this process, without Ray.
+        resources: What the launch asks for.
+        datasets: By name, all that jobs may need.
+        files: Of the storage, where measured packing is kept.
+        imports: The user's own modules, for workers.
+        note: Told what a user should know.
 
     Yields:
-        The engine; SIGTERM ends it as Ctrl-C does.
+        The executor.
     """
-    if options.local:
-        threads, device = local_resources(options)
-
-        def here(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
-            tasks = [task_of(training, storage, threads, device, lease_of(training.key)) for training in trainings]
-            return {task.key: run_watched(task, datasets.of(task.spec), listen, note) for task in tasks}
-
+    if local:
         with terminate_in_order():
-            yield here
+            yield LocalExecutor(resources, datasets, note)
         return
-    from ablate.execution import tune
-    from ablate.execution.packing import gpu_share
-    from ablate.storage.speeds import known_packing
+    from ablate.execution import cluster, tune
 
-    with tune.cluster(note=note):
-        wanted = options.gpus_per_trial
-        packed = wanted == "auto" and tune.has_gpus()
-        # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.
-        cpus, gpus = tune.share(
-            count, options.cpus_per_trial, (1.0 if packed else 0.0) if wanted == "auto" else wanted, note
-        )
-
-        def placed(
-            trainings: Sequence[PlannedTraining], shares: Mapping[str, float], listen: Listener
-        ) -> dict[str, Outcome]:
-            tasks = [
-                replace(
-                    task_of(training, storage, cpus, "cuda" if gpus else "cpu", lease_of(training.key)),
-                    gpu_share=shares[training.key] or 1.0,
-                )
-                for training in trainings
-            ]
-            names = {task.key: datasets.name(task.spec) for task in tasks}
-            loaded = {datasets.name(task.spec): datasets.of(task.spec) for task in tasks}
-            resources = tune.Resources(cpus, shares, options.max_concurrent, options.max_failures)
-            return tune.place(tasks, loaded, names, resources, listen, options.imports)
-
-        def on_ray(trainings: Sequence[PlannedTraining], listen: Listener) -> dict[str, Outcome]:
-            packing = known_packing(storage.files) if packed else {}
-            shares = {t.key: gpu_share(t.spec, packing) if packed else gpus for t in trainings}
-            return in_two_waves(placed, trainings, shares, listen, note)
-
+    with cluster.cluster(note=note):
+        executor = tune.TuneExecutor(resources, datasets, files, imports, note)
         with terminate_in_order():  # after ray.init, which owns SIGTERM until then
-            yield on_ray
+            yield executor
+
+
+class LocalExecutor:
+    """Runs jobs in this process, one after the other.
+
+    Args:
+        resources: What the launch asks for.
+        datasets: By name.
+        note: Told of trainings that hang.
+    """
+
+    def __init__(self, resources: Resources, datasets: Mapping[str, Dataset], note: Callable[[str], None]) -> None:
+        import torch
+
+        self._given = {
+            "threads": resources.cpus or os.cpu_count() or 1,
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+        }
+        self._datasets = datasets
+        self._note = note
+
+    def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
+        """See `Executor`."""
+        while (job := queue.next()) is not None:
+            if job == "wait":
+                time.sleep(WAIT_S)
+                continue
+            assert isinstance(job, Job)
+            for task in job.tasks:
+                given = replace(task, **self._given)  # type: ignore[arg-type]
+                queue.ended(task.key, self._run(given, listen, stopping if job.judged else None))
+
+    def _run(self, task: Task, listen: Listener, stopping: EarlyStopping | None) -> Outcome:
+        last = 0
+
+        def judge(epoch: int, metrics: Mapping[str, float]) -> None:
+            nonlocal last
+            if stopping is None or epoch < 1 or stopping.metric not in metrics:
+                return
+            last = epoch
+            on = stopping.should_continue(task.key, epoch, metrics[stopping.metric])
+            if not on and epoch < task.spec.training.epochs:
+                raise StoppedEarly
+
+        def heard(event: Event) -> None:
+            listen(event)
+            if event.kind == "epoch":
+                judge(event.done, event.metrics)
+
+        try:
+            for entry in Storage(task.storage).history(task.key) if stopping is not None else ():
+                judge(int(entry["epoch"]), entry["metrics"])
+            return run_watched(task, self._datasets[dataset_name(task.spec.data)], heard, self._note)
+        except StoppedEarly:
+            return Outcome(task.key, "stopped", epoch=last)
 
 
 def run_watched(
     task: Task,
-    dataset: data.Dataset,
+    dataset: Dataset,
     listen: Listener,
     note: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
@@ -164,33 +150,6 @@ def run_watched(
     except hanging.Hung as error:
         listen(Event(task.key, "interrupted", text=str(error), timestamp_ms=time.time_ns() // 1_000_000))
         return Outcome(task.key, "interrupted", str(error))
-
-
-def in_two_waves(
-    placed: Callable[[Sequence[PlannedTraining], Mapping[str, float], Listener], dict[str, Outcome]],
-    trainings: Sequence[PlannedTraining],
-    shares: Mapping[str, float],
-    listen: Listener,
-    note: Callable[[str], None],
-) -> dict[str, Outcome]:
-    """Run trainings, and what ran out of memory in its part of a GPU once more with a whole one.
-
-    Args:
-        placed: Runs trainings with the GPUs that each gets.
-        trainings: What to run.
-        shares: Training key -> GPUs.
-        listen: As of an `Engine`.
-        note: Told that there is a second wave.
-
-    Returns:
-        How each ended; with a whole GPU, running out of memory is a failure.
-    """
-    outcomes = placed(trainings, shares, listen)
-    again = [t for t in trainings if t.key in outcomes and outcomes[t.key].needs_more_memory]
-    if again:
-        note(f"{plural(len(again), 'training')} ran out of memory in a part of a GPU; once more with a whole one.")
-        outcomes |= placed(again, {training.key: 1.0 for training in again}, listen)
-    return outcomes
 
 
 @contextlib.contextmanager

@@ -1,331 +1,334 @@
-"""Ray Tune places trainings: one Tune trial each, on whatever CPUs and GPUs the cluster has.
+"""Ray Tune places trainings: one Tune trial for each job, on whatever CPUs and GPUs the cluster has.
 
-Tune schedules and retries lost processes; it decides nothing else. What to train was planned before, checkpoints and
-records go to our own storage, and its own experiment folder is scratch: a retried trial, or one on another node, finds
-its checkpoint in storage like any other launch would.
+Tune schedules, retries lost processes, and stops early where it is asked to; it decides nothing else. What is next
+comes from the launch's queue, through a searcher. Checkpoints and records go to our own storage, and Tune's own
+experiment folder is scratch: a retried trial, or one on another node, finds its checkpoint in storage like any other
+launch would. A worker whose epochs are judged reports each at once and waits for the answer: not one epoch more is
+trained. The epochs that storage holds of it are reported first, whoever trained them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from ablate.core.errors import UserError, first_line
-from ablate.execution import head, local_ray
-from ablate.execution.addresses import ray_address
-from ablate.execution.base import Event, Listener, Outcome, Task
+from ablate.execution import cluster
+from ablate.execution.base import EarlyStopping, Event, Job, Lease, Listener, Outcome, Queue, Resources, Task
 from ablate.execution.crashes import how_lost
 from ablate.execution.faults import fault_of
 from ablate.execution.hanging import LOOK_S, Watch
+from ablate.execution.packing import gpu_share
+from ablate.execution.schedulers import EPOCH
 from ablate.execution.worker import run
-from ablate.learning.data import Dataset
+from ablate.learning.data import Dataset, dataset_name
+from ablate.spaces.specs import MeasurementSpec, PlannedMeasurement, TrialSpec
+from ablate.storage.files import Files
+from ablate.storage.speeds import known_packing
 from ablate.storage.storage import Storage
 
-# Before Ray is imported: it reads these once. Its own progress tables and signal handler would fight with ours.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages about each lost process, printed past all loggers
-
+# isort: split
 import ray
-from ray import cloudpickle, tune
+from ray import tune
+from ray.tune.search import Searcher
+
+logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 REPORT_S = 0.1
 """A worker's events within this time go to the driver together, the last of them with the next one or the end."""
 
-ANSWER_S = 10.0
-"""How long a cluster may take to accept a connection."""
+ASK_S = 0.05
+"""How long the driver rests where there is nothing to give out yet: Tune asks again at once."""
 
-NODE_WAIT_S = 1.0
-"""How often a launch looks for the first node of a cluster that is still starting."""
+PENDING = 200
+"""Trials that Tune keeps ready where nothing is learnt from those before; with a searcher's own default of one, each
+training would wait for its turn to be asked for."""
 
-
-@dataclass(frozen=True)
-class Resources:
-    """What one training gets.
-
-    Args:
-        cpus: CPU cores, and threads, of a training.
-        gpus: GPUs of a training; fractions share one. By training key where they differ.
-        max_concurrent: Trainings at once; 0 for as many as fit.
-        max_failures: How often a lost process is started again.
-    """
-
-    cpus: int
-    gpus: float | Mapping[str, float]
-    max_concurrent: int = 0
-    max_failures: int = 2
-
-    def of(self, key: str) -> dict[str, float]:
-        """What Ray sets aside for a training.
-
-        Args:
-            key: Of the training.
-        """
-        gpus = self.gpus if isinstance(self.gpus, (int, float)) else self.gpus[key]
-        return {"cpu": self.cpus, "gpu": gpus}
+_PENDING_VARIABLE = "TUNE_MAX_PENDING_TRIALS_PG"
 
 
-@contextlib.contextmanager
-def cluster(num_cpus: int | None = None, note: Callable[[str], None] = print) -> Iterator[None]:
-    """A connection to Ray: the cluster that `RAY_ADDRESS` names, or one started here for this launch.
+class TuneExecutor:
+    """Runs jobs on the connected cluster, as many at once as fit.
 
     Args:
-        num_cpus: Of a cluster started here; None for all cores.
-        note: Told that its head is gone.
-
-    Raises:
-        UserError: The cluster does not answer.
-        HeadLost: Its head is gone.
-    """
-    if ray.is_initialized():
-        with head.watching(ray.get_runtime_context().gcs_address, note):
-            yield
-        return
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # Tune's tracebacks of lost processes: what was lost and why is told by our own lines.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    address = ray_address()
-    with contextlib.ExitStack() as stack:
-        check_cluster()
-        # Without an address Ray would join any cluster that somebody else has started on this machine.
-        options = {} if address else {**stack.enter_context(local_ray.sheltered()), "num_cpus": num_cpus}
-        try:
-            ray.init(logging_level="ERROR", log_to_driver=False, **options)
-        except Exception as error:  # whatever keeps Ray from starting, it is told in a line
-            if address is None:
-                why = local_ray.why_not_started(error)
-                raise UserError(
-                    f"expected Ray to start on this machine, got: {why}; --local does without it"
-                ) from error
-            raise _unanswered(address, error) from error
-        stack.callback(ray.shutdown)
-        stack.enter_context(head.watching(ray.get_runtime_context().gcs_address, note))
-        yield
-
-
-def check_cluster() -> None:
-    """Refuse a `RAY_ADDRESS` where nobody listens: Ray itself would try for a minute.
-
-    Raises:
-        UserError: Nobody answers there.
-    """
-    address = ray_address()
-    parts = urlsplit(address if "://" in (address or "") else f"//{address or ''}")
-    try:
-        host, port = str(parts.hostname or ""), parts.port
-    except ValueError as error:
-        raise UserError(f"RAY_ADDRESS: expected an address like head:6379, got {address!r}: {error}") from error
-    if address is None or not host or not port:
-        return
-    try:
-        with socket.create_connection((host, port), timeout=ANSWER_S):
-            pass
-    except OSError as error:
-        raise _unanswered(address, error) from error
-
-
-def check_folder() -> None:
-    """Refuse a temporary folder in which the Ray that a launch would start here has no room for its sockets.
-
-    Raises:
-        UserError: There is none.
-    """
-    if ray_address() is None and not ray.is_initialized():
-        local_ray.session_folder()
-
-
-def _unanswered(address: str, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or first_line(error)
-    return UserError(f"RAY_ADDRESS: expected a Ray cluster at {address}, got no answer: {why}")
-
-
-def share(trainings: int, cpus: int | None, gpus: float | None, say: Callable[[str], None]) -> tuple[int, float]:
-    """What each training gets of the connected cluster.
-
-    Args:
-        trainings: How many there are in the plan.
-        cpus: As asked for; None: an equal share, as long as a node has so many.
-        gpus: As asked for; None: one where there are any.
-        say: Told when this has to wait for a node.
-
-    Returns:
-        CPU cores and GPUs of one training.
-
-    Raises:
-        UserError: More than any node of a cluster started here has: it would wait for ever.
-    """
-    nodes = _nodes()
-    if not nodes:
-        say("The cluster has no node for trainings yet; waiting for the first.")
-    while not nodes:
-        time.sleep(NODE_WAIT_S)
-        nodes = _nodes()
-    if gpus is None:
-        gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
-    if cpus is None:
-        fitting = [node for node in nodes if node.get("GPU", 0) >= gpus] or nodes
-        # The largest node, not the cluster: a training that asks for more than a node has is never placed.
-        largest = max(node["CPU"] for node in fitting)
-        cpus = max(1, int(min(sum(node["CPU"] for node in nodes) // trainings, largest)))
-    if not _fits(nodes, cpus, gpus):
-        if ray_address() is None:
-            raise _too_much(nodes, cpus, gpus)
-        there = _largest(nodes)
-        say(f"No node has {cpus} CPUs and {gpus:g} GPUs (the largest: {there}); waiting for the cluster to add one.")
-    return cpus, gpus
-
-
-def check_share(cpus: int | None, gpus: float | None) -> None:
-    """Refuse what no node of the Ray that a launch would start here could place; nothing is started.
-
-    Args:
-        cpus: As asked for.
-        gpus: As asked for.
-
-    Raises:
-        UserError: As of `share`.
-    """
-    if (cpus is None and not gpus) or ray_address() is not None:
-        return
-    nodes = _nodes() if ray.is_initialized() else [_this_machine()]
-    if nodes and not _fits(nodes, cpus or 1, gpus or 0.0):
-        raise _too_much(nodes, cpus or 1, gpus or 0.0)
-
-
-def _this_machine() -> dict[str, float]:
-    import torch
-    from ray._private.utils import get_num_cpus
-
-    # As many cores as Ray will count, by a container's limits too.
-    return {"CPU": get_num_cpus(override_docker_cpu_warning=True), "GPU": torch.cuda.device_count()}
-
-
-def _fits(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> bool:
-    return any(node["CPU"] >= cpus and node.get("GPU", 0) >= gpus for node in nodes)
-
-
-def _largest(nodes: Sequence[Mapping[str, float]]) -> str:
-    most = max(nodes, key=lambda node: (node.get("GPU", 0), node["CPU"]))
-    return f"{most['CPU']:g} CPUs and {most.get('GPU', 0):g} GPUs"
-
-
-def _too_much(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> UserError:
-    most = _largest(nodes)
-    return UserError(
-        f"expected --cpus-per-trial and --gpus-per-trial within this machine's {most}, got {cpus} and {gpus:g}"
-    )
-
-
-def has_gpus() -> bool:
-    """Whether a node of the connected cluster has a GPU."""
-    return any(node.get("GPU", 0) for node in _nodes())
-
-
-def _nodes() -> list[dict[str, float]]:
-    """Resources of the nodes that take trainings; a cluster's head often takes none."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-
-
-def place(
-    tasks: Sequence[Task],
-    datasets: Mapping[str, Dataset],
-    dataset_of: Mapping[str, str],
-    resources: Resources,
-    listen: Listener,
-    imports: Sequence[str] = (),
-) -> dict[str, Outcome]:
-    """Run tasks on the connected cluster.
-
-    Args:
-        tasks: What to run, in the order to start them.
-        datasets: By name; put into the object store once.
-        dataset_of: Training key -> name of its data set.
-        resources: What each training gets.
-        listen: Called in this process with every event of every training.
+        resources: What the launch asks for.
+        datasets: By name, all that jobs may need; put into the object store once.
+        files: Of the storage, where measured packing is kept.
         imports: The user's own modules, imported by every worker.
+        note: Told what a user should know of the cluster.
 
-    Returns:
-        Training key -> how it ended. What the cluster could not keep alive was interrupted, with that reason.
+    Raises:
+        UserError: A training would get more than any node of a cluster started here has.
     """
-    payload = {
-        # As bytes: a worker gets the whole payload anew for each training, and opens only its own task.
-        "tasks": {task.key: cloudpickle.dumps((dataset_of[task.key], task)) for task in tasks},
-        "datasets": {name: ray.put(dataset) for name, dataset in datasets.items()},
-        "imports": list(imports),
-        "folder": str(Path.cwd()),
-    }
-    watch = Watch()
-    for task in tasks:
-        watch.expect(task, datasets[dataset_of[task.key]])
-    relay = _Relay(listen, watch, {task.key: task.storage for task in tasks})
-    scratch = tempfile.mkdtemp(prefix="ablate-tune-")
-    trainable = tune.with_resources(
-        tune.with_parameters(_trainable, payload=payload), lambda config: resources.of(config["key"])
-    )
-    tuner = tune.Tuner(
-        trainable,
-        param_space={"key": tune.grid_search([task.key for task in tasks])},
-        tune_config=tune.TuneConfig(max_concurrent_trials=resources.max_concurrent or None, reuse_actors=True),
-        run_config=tune.RunConfig(
-            storage_path=scratch,
-            name="ablate",
-            verbose=0,
-            callbacks=[relay],
-            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-        ),
-    )
+
+    def __init__(
+        self,
+        resources: Resources,
+        datasets: Mapping[str, Dataset],
+        files: Files,
+        imports: Sequence[str],
+        note: Callable[[str], None],
+    ) -> None:
+        self._asked = resources
+        self._datasets = datasets
+        self._imports = list(imports)
+        wanted = resources.gpus
+        self._packing = known_packing(files) if wanted == "auto" and cluster.has_gpus() else None
+        # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.
+        gpus = (0.0 if self._packing is None else 1.0) if wanted == "auto" else wanted
+        self._cpus, self._gpus = cluster.share(resources.trainings, resources.cpus, gpus, note)
+
+    def placed(self, job: Job) -> tuple[Job, float]:
+        """A job with what its tasks get, and the GPUs that it takes."""
+        gpus = self._gpus
+        if gpus and job.whole_gpu:
+            gpus = max(1.0, gpus)
+        elif self._packing is not None:
+            gpus = max(gpu_share(task.spec, self._packing) for task in job.tasks)
+        given: dict[str, Any] = {"threads": self._cpus, "device": "cuda" if gpus else "cpu", "gpu_share": gpus or 1.0}
+        return replace(job, tasks=tuple(replace(task, **given) for task in job.tasks)), gpus
+
+    def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
+        """See `Executor`; epochs are judged by the Tune scheduler of `stopping`."""
+        adapter = QueueSearcher(self.placed, queue, listen, self._datasets)
+        payload = {
+            "datasets": {name: ray.put(dataset) for name, dataset in self._datasets.items()},
+            "imports": self._imports,
+            "folder": str(Path.cwd()),
+            "metric": None if stopping is None else stopping.metric,
+        }
+        trainable = tune.with_resources(
+            tune.with_parameters(_trainable, payload=payload),
+            lambda config: {"cpu": self._cpus, "gpu": config["gpus"]},
+        )
+        scratch = tempfile.mkdtemp(prefix="ablate-tune-")
+        try:
+            with _pending(1 if stopping is not None else PENDING):
+                tune.Tuner(
+                    trainable,
+                    tune_config=tune.TuneConfig(
+                        search_alg=adapter,
+                        scheduler=getattr(stopping, "scheduler", None),
+                        num_samples=-1,
+                        max_concurrent_trials=self._asked.max_concurrent or None,
+                        reuse_actors=True,
+                        trial_dirname_creator=lambda trial: str(trial.trial_id),
+                    ),
+                    run_config=tune.RunConfig(
+                        storage_path=scratch,
+                        name="ablate",
+                        verbose=0,
+                        callbacks=[TrialRelay(adapter)],
+                        failure_config=tune.FailureConfig(max_failures=self._asked.max_failures),
+                    ),
+                ).fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _pending(count: int) -> Iterator[None]:
+    """How many trials Tune asks for before there is room for them."""
+    before = os.environ.get(_PENDING_VARIABLE)
+    os.environ[_PENDING_VARIABLE] = before or str(count)
     try:
-        tuner.fit()
+        yield
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    for task in tasks:
-        if task.key not in relay.outcomes:
-            reason = f"its process was lost {resources.max_failures + 1} times"
-            relay.outcomes[task.key] = relay.lost.get(task.key, Outcome(task.key, "interrupted", reason))
-    return relay.outcomes
+        if before is None:
+            del os.environ[_PENDING_VARIABLE]
+
+
+class QueueSearcher(Searcher):  # type: ignore[misc]
+    """Tune's view of the queue: a searcher whose suggestions are jobs.
+
+    Args:
+        placed: What a job's tasks get, and its GPUs.
+        queue: Of the launch.
+        listen: Called with every event of every training.
+        datasets: By name.
+        watch: Knows which trainings hang; a test brings its own.
+    """
+
+    def __init__(
+        self,
+        placed: Callable[[Job], tuple[Job, float]],
+        queue: Queue,
+        listen: Listener,
+        datasets: Mapping[str, Dataset],
+        watch: Watch | None = None,
+    ) -> None:
+        super().__init__()
+        self.placed = placed
+        self.queue = queue
+        self.listen = listen
+        self.datasets = datasets
+        self.guard = Guard(watch or Watch())
+        self.jobs: dict[str, Job] = {}
+        self.trials: dict[str, Any] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.epochs: dict[str, int] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **_: Any) -> bool:
+        """Tune's metric and mode are early stopping's business."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next job, as a trial's configuration."""
+        job = self.queue.next()
+        if job is None:
+            return Searcher.FINISHED
+        if job == "wait":
+            time.sleep(ASK_S)
+            return None
+        assert isinstance(job, Job)
+        placed, gpus = self.placed(job)
+        self.jobs[trial_id] = placed
+        for task in placed.tasks:
+            self.guard.watch.expect(task, dataset_of(task, self.datasets))
+        return {"tasks": [pack(task) for task in placed.tasks], "judged": job.judged, "gpus": gpus}
+
+    def begin(self, trial: Any) -> None:
+        """A trial's process starts, perhaps again."""
+        self.trials[trial.trial_id] = trial
+        for task in self._tasks(trial.trial_id):
+            self.guard.watch.begin(task.key)
+
+    def pause(self, trial_id: str) -> None:
+        """Its process was lost: nothing is expected of it until it is placed again."""
+        for task in self._tasks(trial_id):
+            self.guard.watch.forget(task.key)
+
+    def look(self) -> None:
+        """Ends the workers of trainings that hang."""
+        self.guard.look(
+            {
+                task.key: self.trials[name]
+                for name, job in self.jobs.items()
+                if name in self.trials
+                for task in job.tasks
+            }
+        )
+
+    def take(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """What a worker reports; an outcome is handed on at the trial's end."""
+        for entry in result.get("events", ()):
+            event = Event(**entry)
+            self.guard.watch.handle(event)
+            self.listen(event)
+        for entry in result.get("outcomes", ()):
+            outcome = Outcome(**entry)
+            self.guard.watch.forget(outcome.key)
+            self.outcomes[outcome.key] = outcome
+        if result.get(EPOCH, 0) >= 1:
+            self.epochs[trial_id] = int(result[EPOCH])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial has ended, or was stopped early."""
+        job = self.jobs.pop(trial_id, None)
+        if job is None:
+            return
+        # The result that a scheduler stops at, and the last one, reach this before they reach callbacks.
+        self.take(trial_id, {key: value for key, value in (result or {}).items() if key in (EPOCH, "outcomes")})
+        trial, epoch = self.trials.pop(trial_id, None), self.epochs.pop(trial_id, 0)
+        for task in job.tasks:
+            self.guard.watch.forget(task.key)
+            outcome = self.outcomes.pop(task.key, None)
+            if outcome is None and error:
+                outcome = self.guard.ended.pop(task.key, None) or lost(task.key, trial, task.storage)
+                self.listen(Event(outcome.key, outcome.state, text=outcome.reason))  # type: ignore[arg-type]
+            self.queue.ended(task.key, outcome or Outcome(task.key, "stopped", epoch=epoch))
+
+    def _tasks(self, trial_id: str) -> tuple[Task, ...]:
+        return self.jobs[trial_id].tasks if trial_id in self.jobs else ()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what a launch knows is in storage."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a launch that goes on reads storage."""
+
+    # Tune's snapshots pickle searchers and callbacks; ours hold a terminal and threads, and are never restored.
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class TrialRelay(tune.Callback):  # type: ignore[misc]
+    """Hands on what Tune tells of its trials."""
+
+    def __init__(self, adapter: QueueSearcher) -> None:
+        self.adapter = adapter
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """It starts."""
+        self.adapter.begin(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Its process was lost."""
+        self.adapter.pause(trial.trial_id)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Tune has done a round."""
+        self.adapter.look()
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """It reports."""
+        self.adapter.take(trial.trial_id, result)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def dataset_of(task: Task, datasets: Mapping[str, Any]) -> Any:
+    """What a task is trained on, of what there is by name."""
+    return datasets[dataset_name(task.spec.data)]
 
 
 def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
     import_in_worker(payload["imports"], payload["folder"])
-    name, task = cloudpickle.loads(payload["tasks"][config["key"]])
-    reports = _Reports(tune.report)
-    outcome = run(task, ray.get(payload["datasets"][name]), reports.tell)
-    reports.send(outcome=asdict(outcome))
+    tasks = [unpack(each) for each in config["tasks"]]
+    metric = payload["metric"] if config["judged"] else None
+    reports = Reports(tune.report, metric)
+    if metric is not None:
+        for entry in Storage(tasks[0].storage).history(tasks[0].key):
+            if entry["epoch"] >= 1 and metric in entry["metrics"]:
+                tune.report({EPOCH: entry["epoch"], metric: entry["metrics"][metric]})
+    outcomes = []
+    for task in tasks:
+        dataset = ray.get(dataset_of(task, payload["datasets"]))
+        outcomes.append(asdict(run(task, dataset, reports.tell)))
+    reports.send(outcomes=outcomes)
 
 
-class _Reports:
+class Reports:
     """A worker's events, sent together where many come at once: each report is a round trip to the driver.
 
     Args:
         report: `tune.report`.
+        metric: Early stopping judges epochs by it: each is sent at once, and answered before this returns.
     """
 
-    def __init__(self, report: Callable[[dict[str, Any]], object]) -> None:
+    def __init__(self, report: Callable[[dict[str, Any]], object], metric: str | None = None) -> None:
         self._report = report
+        self._metric = metric
         self._waiting: list[dict[str, Any]] = []
         self._sent = -REPORT_S
 
     def tell(self, event: Event) -> None:
         """Send an event: at once if the last report was a while ago or a training begins, else with the next ones."""
         self._waiting.append(asdict(event))
+        if self._metric is not None and event.kind == "epoch" and self._metric in event.metrics:
+            self.send(**{EPOCH: event.done, self._metric: event.metrics[self._metric]})
+            return
         followed = event.kind in ("measured", "finished", "failed")  # at once, by the next measurement or the outcome
         if event.kind == "started" or (not followed and time.monotonic() - self._sent >= REPORT_S):
             self.send()
@@ -417,40 +420,35 @@ def lost(key: str, trial: Any, storage: str) -> Outcome:
     return Outcome(key, ending, reason)
 
 
-class _Relay(tune.Callback):  # type: ignore[misc]
-    """Hands what workers report to the launch's listener, and ends those that hang."""
+def pack(task: Task) -> dict[str, Any]:
+    """A task as plain data, which Tune writes into its own files: settings that measurements share stand once."""
+    settings: dict[str, int] = {}
+    measurements = []
+    for each in task.measurements:
+        place = settings.setdefault(each.settings.model_dump_json(), len(settings))
+        measurements.append({**{name: getattr(each, name) for name in _OF_MEASUREMENT}, "settings": place})
+    return {
+        **{name: getattr(task, name) for name in _OF_TASK},
+        "lease": None if task.lease is None else asdict(task.lease),
+        "spec": task.spec.model_dump_json(),
+        "settings": list(settings),
+        "measurements": measurements,
+    }
 
-    def __init__(self, listen: Listener, watch: Watch, storage_of: Mapping[str, str]) -> None:
-        self.listen = listen
-        self.guard = Guard(watch)
-        self.storage_of = storage_of
-        self.outcomes: dict[str, Outcome] = {}
-        self.lost: dict[str, Outcome] = {}
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        for event in result.get("events", ()):
-            self.guard.watch.handle(Event(**event))
-            self.listen(Event(**event))
-        if "outcome" in result:
-            outcome = Outcome(**result["outcome"])
-            self.guard.watch.forget(outcome.key)
-            self.outcomes[outcome.key] = outcome
+def unpack(content: Mapping[str, Any]) -> Task:
+    """The task that was packed."""
+    settings = [MeasurementSpec.model_validate_json(each) for each in content["settings"]]
+    measurements = tuple(
+        PlannedMeasurement(**{**entry, "settings": settings[entry["settings"]]}) for entry in content["measurements"]
+    )
+    return Task(
+        spec=TrialSpec.model_validate_json(content["spec"]),
+        measurements=measurements,
+        lease=None if content["lease"] is None else Lease(**content["lease"]),
+        **{name: content[name] for name in _OF_TASK},
+    )
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        key = trial.config["key"]
-        outcome = self.lost[key] = self.guard.ended.get(key) or lost(key, trial, self.storage_of[key])
-        self.guard.watch.forget(key)
-        self.listen(Event(key, outcome.state, text=outcome.reason))
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.guard.watch.begin(trial.config["key"])
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.guard.watch.forget(trial.config["key"])  # until it is placed again
-
-    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        self.guard.look({trial.config["key"]: trial for trial in trials})
-
-    # Tune's snapshots pickle its callbacks; ours holds a terminal and threads, and is never restored.
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
+_OF_TASK = tuple(each.name for each in fields(Task) if each.name not in ("spec", "measurements", "lease"))
+_OF_MEASUREMENT = tuple(each.name for each in fields(PlannedMeasurement) if each.name != "settings")

@@ -30,8 +30,7 @@ from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingError, TrainingState, memory_format, train
 from ablate.spaces.specs import PlannedMeasurement
-from ablate.storage import checkpoints
-from ablate.storage.leases import in_force
+from ablate.storage import checkpoints, leases
 from ablate.storage.storage import Attempt, Record, Storage
 
 _WITHIN_SHARE = 0.95
@@ -56,7 +55,15 @@ def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
         DeviceError: The GPU failed this process for good; another process may go on from the checkpoint.
         KeyboardInterrupt: As it came.
     """
-    return _Run(task, dataset, listen).run()
+    training = _Run(task, dataset, listen)
+    try:
+        outcome = training.run()
+    except DeviceError:
+        training.give_back()
+        raise
+    # What breaks a training off from outside leaves the lease to the launch, which may have to write down why.
+    training.give_back()
+    return outcome
 
 
 class _Run:
@@ -70,6 +77,7 @@ class _Run:
         self.attempt: Attempt | None = None
         self.stacks: Stacks | None = None
         self.death: str | None = None  # of the process before
+        self.lease: int | None = None
         self.asked: nn.Module = nn.Identity()  # what attacks of the network being measured ask
         self._examples: dict[tuple[str, int], Tensor] = {}  # of the network being measured
 
@@ -83,6 +91,9 @@ class _Run:
                 # that a whole GPU has to be asked for, too.
                 share = 1.0 if self.task.gpu_share >= 1 else _WITHIN_SHARE * self.task.gpu_share
                 torch.cuda.set_per_process_memory_fraction(share, self.device.index or 0)
+            ended = self._begin()
+            if ended is not None:
+                return ended
             self.death = death(self.storage, self.task.key)  # of an earlier attempt: this one has no log yet
             self.attempt = self.storage.attempt(self.task.key)
             self.stacks = Stacks(self.storage, self.attempt.log)
@@ -93,6 +104,27 @@ class _Run:
         self._tell("finished")
         return Outcome(self.task.key, "finished")
 
+    def _begin(self) -> Outcome | None:
+        """Take the lease; an outcome where there is nothing to do, which another launch has done or does."""
+        task = self.task
+        if task.lease is None:
+            return None
+        self.lease = leases.take(self.storage.files, task.key, task.lease.owner, task.lease.free)
+        if self.lease is None:
+            return Outcome(task.key, "not_mine", "another launch trains it")
+        view = self.storage.view(task.key)  # between the launch's decision and this moment it may have been done
+        if view.finished and not {each.key for each in task.measurements} - view.records.keys():
+            return Outcome(task.key, "finished")
+        if view.failure and not task.retry_failed:
+            return Outcome(task.key, "failed", str(view.failure["reason"]))
+        return None
+
+    def give_back(self) -> None:
+        """Give the lease back, where it was taken."""
+        if self.lease is not None:
+            with contextlib.suppress(StorageError):  # then its launch's end gives it back
+                leases.give_back(self.storage.files, self.task.key, self.lease)
+
     def _ended_by(self, error: Exception) -> Outcome:
         line = (str(error).splitlines() or [""])[0]
         fault = fault_of(error)
@@ -102,7 +134,7 @@ class _Run:
             self._interrupted(str(error))
             raise DeviceError(f"expected a GPU that works, got {line}; the same command goes on") from error
         if isinstance(error, LeaseError):  # its new owner writes now, and tells
-            return Outcome(self.task.key, "interrupted", line, lease_lost=True)
+            return Outcome(self.task.key, "not_mine", line)
         if fault.ending == "interrupted":
             reason = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
             self._interrupted(f"{reason}\n{traceback.format_exc()}")
@@ -148,8 +180,7 @@ class _Run:
         self.listen(Event(self.task.key, kind, done, total, metrics, text, now_ms()))
 
     def _check_lease(self) -> None:
-        lease = self.task.lease
-        if lease is not None and not in_force(self.storage.files, self.task.key, lease):
+        if self.lease is not None and not leases.in_force(self.storage.files, self.task.key, self.lease):
             raise LeaseError("another launch has taken this training over")
 
     def _train_and_measure(self, attempt: Attempt) -> None:

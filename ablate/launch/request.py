@@ -14,9 +14,12 @@ from ablate.core.text import duration
 from ablate.core.user_code import import_modules
 from ablate.execution.addresses import ray_address
 from ablate.launch.options import Options
-from ablate.planning.estimates import DAY_S, estimate
-from ablate.planning.plan import Plan, decide, make_plan
+from ablate.launch.sources import Rows, Samples, Subject
+from ablate.planning.estimates import DAY_S
+from ablate.planning.plan import Plan, make_plan
+from ablate.planning.search_plan import SearchPlan, search_plan
 from ablate.spaces.space import SpaceFile, Trial
+from ablate.spaces.trials import configured_search
 from ablate.storage.storage import Storage
 
 if TYPE_CHECKING:
@@ -48,14 +51,41 @@ def trials_of(options: Options) -> tuple[list[SpaceFile], list[Trial]]:
     return loaded, [trial for trial in trials if not options.rows or trial.label in options.rows]
 
 
-def is_search(options: Options) -> bool:
-    """Whether a command line asks for a search.
+def subject_of(options: Options, storage: Storage) -> Subject:
+    """What a command line asks for: the rows of tables, or the samples of one search.
+
+    Args:
+        options: The command line.
+        storage: Where a search's samples are recorded.
+
+    Returns:
+        Before storage is asked about trainings.
 
     Raises:
-        UserError: As of `trials_of`.
+        UserError: Anything in it that cannot be used.
     """
     import_modules(options.imports)
-    return any(spaces.load_space(name).space.search is not None for name in options.space if name != "all")
+    searches = [name for name in options.space if name != "all" and spaces.load_space(name).space.search is not None]
+    if not searches:
+        return Rows(plan_of_trials(options, *trials_of(options)))
+    if len(options.space) > 1:
+        raise SpecError("--space: expected a search on its own, got it with other spaces; launch one after the other")
+    if options.rows:
+        raise SpecError(
+            f"--row: expected none for a search, whose samples are found while it runs, got {options.rows[0]!r}"
+        )
+    if len(options.seeds) > 1:
+        raise SpecError(
+            f"--seeds: expected one seed for a search, got {len(options.seeds)}; the best configuration is launched "
+            "with several, as python -m ablate.report writes it"
+        )
+
+    def make(readonly: bool) -> SearchPlan:
+        loaded = spaces.load_space(options.space[0])
+        asked = configured_search(loaded, options.preset, spaces.parse_overrides(options.sets), options.seeds[0])
+        return search_plan(asked, lambda *given: plan_of_trials(options, *given), storage, readonly=readonly)
+
+    return Samples(make)
 
 
 def plan_of(options: Options) -> Plan:
@@ -70,11 +100,7 @@ def plan_of(options: Options) -> Plan:
     Raises:
         UserError: Anything in it that cannot be used.
     """
-    if is_search(options):
-        from ablate.launch import search_planning
-
-        return search_planning.search_plan(options, Storage(options.storage)).plan
-    return plan_of_trials(options, *trials_of(options))
+    return subject_of(options, Storage(options.storage)).plan
 
 
 def plan_of_trials(options: Options, loaded: list[SpaceFile], trials: list[Trial]) -> Plan:
@@ -116,14 +142,9 @@ def fitting_preset(options: Options, storage: Storage) -> str:
             continue
         with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
             other = replace(options, preset=preset)
-            if is_search(options):
-                from ablate.launch import search_planning
-
-                expected = search_planning.search_estimate(search_planning.search_plan(other, storage), storage)
-            else:
-                plan = plan_of(other)
-                decide(plan, storage)
-                expected = estimate(plan, storage)
+            subject = subject_of(other, storage)
+            subject.decide(storage, other)
+            expected = subject.expected(storage)
             if expected.wall_s <= DAY_S:
                 return f"--preset {preset} takes about {duration(expected.wall_s)} here."
     return "No preset of these spaces takes less than a day here; --cluster submits to a Ray cluster."

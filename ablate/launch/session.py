@@ -8,7 +8,6 @@ import json
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TextIO
@@ -16,26 +15,25 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from ablate.core.errors import DataError, StorageError, TrackingError, UserError
+from ablate.core.errors import DataError, StorageError, UserError
 from ablate.core.provenance import provenance
 from ablate.core.redaction import redact
-from ablate.core.text import printable
+from ablate.core.text import plural, printable
 from ablate.execution.addresses import ray_address
-from ablate.execution.base import Event, Outcome
-from ablate.execution.executors import Datasets, Engine, open_engine
+from ablate.execution.base import Event
+from ablate.execution.executors import open_executor
 from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_plan, show_remarks
 from ablate.launch.options import Options
-from ablate.launch.request import fitting_preset, is_search, plan_of, runs_here, submission_of
-from ablate.planning.estimates import DAY_S, Estimate, estimate
-from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
-from ablate.planning.results import results_as_json
+from ablate.launch.queue import TrainingQueue
+from ablate.launch.request import fitting_preset, plan_of, runs_here, subject_of, submission_of
+from ablate.launch.sources import Subject
+from ablate.learning import data
+from ablate.planning.estimates import DAY_S, Estimate
+from ablate.planning.plan import Plan, decide, plan_file_of
 from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from ablate.tracking.address import resolve
-
-WAIT_S = 1.0
-"""How often a waiting launch looks whether another one has finished or died."""
 
 CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
 """How long the end of a launch waits for MLflow; a preempted one has 30 s in all."""
@@ -74,36 +72,36 @@ def _launch_here(options: Options, console: Console, out: TextIO, *, elsewhere: 
         elsewhere: A dry run of what will run on other machines: this one need not have what it asks for.
     """
     storage = Storage(options.storage)
-    plan = None if is_search(options) else plan_of(options)
-    if plan is not None:
-        decide(plan, storage, retry_failed=options.retry_failed)
+    subject = subject_of(options, storage)
+    subject.decide(storage, options)
     if not elsewhere:
-        check_reach(options, plan is None or bool(plan.left()))
+        check_reach(options, subject.always_trains or bool(subject.plan.left()))
         if options.dry_run:
             storage.files.probe()
-    if plan is None:
-        from ablate.launch import search_planning, search_session
-
-        if options.dry_run:
-            return search_planning.dry_run(options, storage, console, out)
-        storage.check()
-        if not options.yes and runs_here(options):
-            expected = search_planning.search_estimate(search_planning.search_plan(options, storage), storage)
-            if not _agreed(options, expected, storage, console):
-                return 2
-        return search_session.launch_search(options, storage, console, out)
     if options.dry_run:
-        expected = estimate(plan, storage)
-        if options.as_json:
-            out.write(json.dumps({**plan_as_json(plan), "estimate": expected.as_json()}, indent=1) + "\n")
-        else:
-            show_plan(plan, console)
-            show_estimate(expected, console)
-        return 0
+        return _dry_run(options, subject, storage, console, out)
     storage.check()
-    if not options.yes and runs_here(options) and not _agreed(options, estimate(plan, storage), storage, console):
+    if not options.yes and runs_here(options) and not _agreed(options, subject.expected(storage), storage, console):
         return 2
-    return Launch(options, plan, storage, console, out).run()
+    return Session(options, subject, storage, console, out).run()
+
+
+def _dry_run(options: Options, subject: Subject, storage: Storage, console: Console, out: TextIO) -> int:
+    """Show a plan, and record nothing."""
+    unknown, who = subject.foreseen()
+    subject.decide(storage, options)
+    expected = subject.expected(storage)
+    if options.as_json:
+        content = {**plan_as_json(subject.plan), "estimate": expected.as_json()}
+        if who:
+            content["not_yet_known"] = unknown
+        out.write(json.dumps(content, indent=1) + "\n")
+        return 0
+    show_plan(subject.plan, console)
+    if unknown:
+        console.print(f"{plural(unknown, 'more sample')} will be suggested by {who}.")
+    show_estimate(expected, console)
+    return 0
 
 
 def _agreed(options: Options, expected: Estimate, storage: Storage, console: Console) -> bool:
@@ -140,11 +138,11 @@ def check_reach(options: Options, to_train: bool) -> None:
         return
     gpus = None if options.gpus_per_trial == "auto" else options.gpus_per_trial
     if options.cpus_per_trial is not None or gpus or ray_address() is not None or not options.dry_run:
-        from ablate.execution import tune
+        from ablate.execution import cluster
 
-        tune.check_cluster()
-        tune.check_share(options.cpus_per_trial, gpus)
-        tune.check_folder()
+        cluster.check_cluster()
+        cluster.check_share(options.cpus_per_trial, gpus)
+        cluster.check_folder()
 
 
 def _submit(options: Options, console: Console) -> int:
@@ -177,30 +175,36 @@ def _show_submission(options: Options, console: Console, out: TextIO) -> int:
     return 0
 
 
-class Launch:
-    """One launch of a plan of tables, from its decisions to its last line.
+class Session:
+    """One launch, from its decisions to its last line; of tables and of searches alike.
 
     Args:
         options: The command line.
-        plan: What it asked for.
+        subject: What it is about.
         storage: Where results go.
         console: Where to print.
         out: Where JSON goes.
     """
 
-    def __init__(self, options: Options, plan: Plan, storage: Storage, console: Console, out: TextIO) -> None:
+    def __init__(self, options: Options, subject: Subject, storage: Storage, console: Console, out: TextIO) -> None:
         self.options = options
-        self.plan = plan
+        self.subject = subject
         self.storage = storage
         self.console = console
         self.out = out
-        self.datasets = Datasets(options.data_root)
         self.provenance = provenance(sys.argv)
+        self.leases = Leases(storage.files)
+        self.progress: Progress
         self.sync: Any = None
         self.tracker: Any = None
         self.interrupted = False
         self.arrived = True
         self.left_out: list[str] = []  # of the tables that MLflow gives, as they name it
+
+    @property
+    def plan(self) -> Plan:
+        """What it does; of a search, it grows."""
+        return self.subject.plan
 
     def run(self) -> int:
         """Do it.
@@ -218,17 +222,16 @@ class Launch:
 
     def _run(self) -> int:
         options, storage = self.options, self.storage
-        leases = Leases(storage.files)
-        self._reach(leases)
-        with leases:
+        self._reach()
+        with self.leases as leases:
             with contextlib.suppress(StorageError):  # for `--watch` alone, which sees by it that a launch is there
                 leases.acquire(f"plan-{self.plan.id}")
-            self._prepare(leases)
+            self._prepare()
             decide(self.plan, storage, retry_failed=options.retry_failed, held_elsewhere=leases.held_elsewhere)
-            self._show()
+            self.subject.show(self.console)
             with self._tracking():
                 try:
-                    self._work(leases)
+                    self._work()
                 except KeyboardInterrupt:
                     self.interrupted = True
                     # A second Ctrl-C must not lose the numbers that are being sent.
@@ -237,23 +240,22 @@ class Launch:
                     self.console.print("Stopping: what is trained is kept.")
             decide(self.plan, storage)
             if options.prune and not self.interrupted:
-                self._prune(leases)
+                self._prune()
         return self._finish(self.interrupted)
 
-    def _reach(self, leases: Leases) -> None:
-        """Prove that MLflow answers, which may be refused: nothing has been written down yet.
-
-        Args:
-            leases: Not entered: others' may be looked at.
-        """
+    def _reach(self) -> None:
+        """Prove that this may begin and that MLflow answers: nothing has been written down yet."""
+        # Before MLflow is asked, which makes its database. The leases are not entered: others' may be looked at.
+        self.subject.reach(self.leases, self.console)
         if self.options.tracking:
             from ablate.tracking import tracker
 
             self.tracker = tracker.Tracker(self.options.tracking_uri)
             self.tracker.prepare()
 
-    def _prepare(self, leases: Leases) -> None:
+    def _prepare(self) -> None:
         """Write down what is going to be done."""
+        self.subject.prepare(self)
         self.storage.identify()
         for training in self.plan.trainings.values():
             self.storage.describe(training.key, training.identity)
@@ -261,9 +263,6 @@ class Launch:
             for message in [*damaged, *self.storage.damage(training.key)]:
                 self.console.print(Text(printable(message), overflow="fold"))
         plans.save(plan_file_of(self.plan, self.provenance), self.storage)
-
-    def _show(self) -> None:
-        show_plan(self.plan, self.console)
 
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:
@@ -292,86 +291,65 @@ class Launch:
                 self.arrived = False
             report.tell_repairs(self.tracker.repairs, self.console)
 
-    def _work(self, leases: Leases) -> None:
-        options, plan = self.options, self.plan
-        progress = Progress(plan, self.console)
+    def _work(self) -> None:
+        options, subject = self.options, self.subject
+        self.progress = Progress(self.plan, self.console)
+
+        def notify(key: str) -> None:
+            if self.sync is not None:
+                self.sync.notify(key)
 
         def listen(event: Event) -> None:
-            progress.handle(event)
-            if self.sync is not None and event.kind in TRACKED_EVENTS:
-                self.sync.notify(event.key)
+            self.progress.handle(event)
+            if event.kind in TRACKED_EVENTS:
+                notify(event.key)
 
-        def wanted() -> list[PlannedTraining]:
-            return [t for t in plan.trainings.values() if t.action in ("continue", "train") and t.key not in tried]
+        subject.begin(self)
+        queue = TrainingQueue(
+            subject,
+            self.plan,
+            self.storage,
+            self.leases,
+            retry_failed=options.retry_failed,
+            listen=listen,
+            notify=notify,
+            waiting=self.progress.waiting,
+            note=self.progress.note,
+        )
+        with self.progress:
+            if not subject.always_trains and not self.plan.left():
+                return  # nothing is started, and no data are loaded
+            with open_executor(
+                options.local,
+                subject.resources(options),
+                self._datasets(),
+                self.storage.files,
+                options.imports,
+                self.console.print,
+            ) as executor:
+                executor.run(queue, listen, subject.stopping(options.local))
+        subject.finished()
 
-        tried: set[str] = set()
-        with self._engine(leases) as engine, progress:
-            while True:
-                mine = [training for training in wanted() if leases.acquire(training.key)]
-                # Between the decision and the lease another launch may have finished it.
-                keys = [training.key for training in mine]
-                decide(plan, self.storage, retry_failed=options.retry_failed, only=keys)
-                ready = [training for training in mine if training.action in ("continue", "train")]
-                tried.update(training.key for training in ready)
-                if ready:
-                    for outcome in engine(ready, listen).values():
-                        self._settle(outcome, leases)
-                        if outcome.lease_lost:  # another launch trains it: its result is waited for
-                            tried.discard(outcome.key)
-                            progress.waiting([outcome.key])
-                for key in keys:
-                    leases.release(key)
-                rest = [t.key for t in plan.trainings.values() if t.action != "reuse" and t.key not in tried]
-                decide(
-                    plan,
-                    self.storage,
-                    retry_failed=options.retry_failed,
-                    held_elsewhere=leases.held_elsewhere,
-                    only=rest,
-                )
-                waiting = [key for key in rest if plan.trainings[key].action == "wait"]
-                if not waiting and not wanted():
-                    return
-                if waiting and not wanted():
-                    progress.waiting(waiting)
-                    time.sleep(WAIT_S)
+    def _datasets(self) -> dict[str, data.Dataset]:
+        """What trainings may need, each loaded once."""
+        specs = {data.dataset_name(spec): spec for spec in self.subject.data()}
+        return {name: data.load(spec, self.options.data_root) for name, spec in specs.items()}
 
-    def _settle(self, outcome: Outcome, leases: Leases) -> None:
-        if outcome.state == "finished":
-            return
-        if outcome.state == "failed" and self.storage.view(outcome.key).failure is None and leases.holds(outcome.key):
-            # Its process could not store why.
-            with contextlib.suppress(StorageError):
-                attempt = self.storage.attempt(outcome.key)
-                attempt.save_failure(outcome.reason, "", time.time_ns() // 1_000_000)
-        if self.sync is not None:
-            self.sync.notify(outcome.key)
-
-    @contextlib.contextmanager
-    def _engine(self, leases: Leases) -> Iterator[Engine]:
-        """Started only when there is something to run."""
-        if not self.plan.left():
-            yield lambda trainings, listen: {}
-            return
-        count = len(self.plan.trainings)
-        with open_engine(self.options, self.storage, self.datasets, count, self.console.print, leases.number) as engine:
-            yield engine
-
-    def _prune(self, leases: Leases) -> None:
+    def _prune(self) -> None:
         """Drop the checkpoints of what has everything that this plan measures, and that nobody else works on."""
         if not self.arrived:
             self.console.print("Nothing was pruned: MLflow has not got the networks yet.")
             return
         freed = 0
         for training in self.plan.trainings.values():
-            if training.action == "reuse" and leases.acquire(training.key):
+            if training.action == "reuse" and self.leases.acquire(training.key):
                 freed += self.storage.prune(training.key)
-                leases.release(training.key)
+                self.leases.release(training.key)
         self.console.print(f"Pruned {freed / 1e6:.1f} MB of checkpoints; records are kept.")
 
     def _finish(self, interrupted: bool) -> int:
         options = self.options
-        self._tell()
+        self.subject.tell(self)
         show_next_steps(
             self.plan,
             self.console,
@@ -380,24 +358,5 @@ class Launch:
             storage=options.storage,
         )
         if options.as_json:
-            self.out.write(json.dumps(self._as_json(), indent=1) + "\n")
-        return 130 if interrupted else self._code()
-
-    def _tell(self) -> None:
-        """Print the results."""
-        if self.tracker is not None and self.arrived:  # an MLflow that is away cannot be asked for the table
-            from ablate.report import __main__ as report
-
-            try:
-                for space in self.plan.spaces:
-                    storage = self.storage.identify()
-                    told = report.print_space(self.tracker, space.name, self.plan.id, self.console, "last", storage)
-                    self.left_out += told
-            except TrackingError as error:  # everything has arrived; the table alone cannot be shown now
-                self.console.print(Text(printable(str(error)), overflow="fold"))
-
-    def _as_json(self) -> dict[str, Any]:
-        return {**results_as_json(self.plan, self.storage), "left_out": self.left_out}
-
-    def _code(self) -> int:
-        return 0 if all(training.action == "reuse" for training in self.plan.trainings.values()) else 1
+            self.out.write(json.dumps(self.subject.as_json(self), indent=1) + "\n")
+        return 130 if interrupted else self.subject.code()

@@ -279,3 +279,8 @@ def _patience(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def dataset_name(spec: DataSpec) -> str:
+    """What tells the data sets of trials apart."""
+    return f"{spec.name}-{spec.image_size}-{spec.root or ''}"

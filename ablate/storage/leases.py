@@ -3,10 +3,11 @@
     <storage>/claims/<training_key>/<number>.json    created exclusively; the highest number is in force
     <storage>/claims/owners/<launch>.json            the launch's heartbeat counter
 
-A lease names its launch. A launch whose counter an observer has not seen change for `EXPIRY_S` of the observer's own
-clock is dead: clocks of different machines are never compared. On the observer's own machine its process is looked up,
-so that the same command goes on at once after kill -9. Taking over creates the next number, which only one of
-many can do.
+A training's lease is taken when it starts, by its worker in its launch's name: what only waits for its turn is
+nobody's, and several launches of one plan share its work. A lease names its launch. A launch whose counter an observer
+has not seen change for `EXPIRY_S` of the observer's own clock is dead: clocks of different machines are never compared.
+On the observer's own machine its process is looked up, so that the same command goes on at once after kill -9. Taking
+over creates the next number, which only one of many can do.
 """
 
 from __future__ import annotations
@@ -117,6 +118,56 @@ def in_force(files: Files, key: str, number: int) -> bool:
     return highest(files, key) == number and owner_of(files, key, number) is not None
 
 
+def take(files: Files, key: str, owner: str, free: int = 0) -> int | None:
+    """Take the lease of what a launch asks a worker to do, in the launch's name.
+
+    Args:
+        files: The storage's files.
+        key: Of what is leased.
+        owner: The launch. What it holds already is taken anew, so that a lost worker that still runs is shut out.
+        free: The highest lease that the launch knows to be free.
+
+    Returns:
+        The new lease's number; None where another launch holds it.
+
+    Raises:
+        StorageError: Storage cannot be written, or cannot create exclusively.
+    """
+    number = highest(files, key)
+    if number > free:
+        held = owner_of(files, key, number)
+        if held is not None and held != owner and not _gone(_heartbeat(files, held)):
+            return None
+    return _create(files, key, number + 1, owner)
+
+
+def give_back(files: Files, key: str, number: int) -> None:
+    """Give a lease back, unless somebody has taken it over.
+
+    Args:
+        files: The storage's files.
+        key: Of what is leased.
+        number: The lease's.
+    """
+    if highest(files, key) == number:
+        files.write(path_of(key, number), json.dumps({"owner": None}).encode())
+
+
+def _create(files: Files, key: str, number: int, owner: str) -> int | None:
+    created = files.create(path_of(key, number), json.dumps({"owner": owner}).encode())
+    return number if created and highest(files, key) == number else None
+
+
+def _heartbeat(files: Files, owner: str) -> str | None:
+    content = files.read(f"claims/owners/{owner}.json")
+    return None if content is None else content.decode(errors="replace")
+
+
+def _gone(heartbeat: str | None) -> bool:
+    """Whether an owner is certainly no more: its launch ended in order, or its process was one of this machine."""
+    return heartbeat is None or dead_here(heartbeat)
+
+
 class Leases:
     """The leases one launch holds, and its view of others'.
 
@@ -192,10 +243,8 @@ class Leases:
         number = highest(self._files, key)
         if number and not self._free(key, number):
             return False
-        mine = number + 1
-        if not self._files.create(path_of(key, mine), json.dumps({"owner": self.owner}).encode()):
-            return False
-        if highest(self._files, key) != mine:
+        mine = _create(self._files, key, number + 1, self.owner)
+        if mine is None:
             return False
         self._held[key] = mine
         return True
@@ -211,9 +260,25 @@ class Leases:
         """
         return key in self._held and in_force(self._files, key, self._held[key])
 
-    def number(self, key: str) -> int | None:
-        """The number of this launch's lease, by which a worker sees whether it is still in force; None without one."""
-        return self._held.get(key)
+    def free(self, key: str) -> int | None:
+        """The highest lease of a training, where it is free: a worker may take the next in this launch's name.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            None while another live launch holds it.
+        """
+        number = highest(self._files, key)
+        return number if not number or self._free(key, number) else None
+
+    def taken(self, key: str) -> bool:
+        """Whether a lease that a worker of this launch took is in force.
+
+        Args:
+            key: Of what is leased.
+        """
+        return owner_of(self._files, key, highest(self._files, key)) == self.owner
 
     def acquire_or_tell(self, key: str, waiting: Callable[[], None]) -> bool:
         """Lease what only one launch may hold, and wait for as long as it takes to tell whether its owner lives.
@@ -268,7 +333,17 @@ class Leases:
         """
         number = self._held.pop(key, None)
         if number is not None:
-            self._files.write(path_of(key, number), json.dumps({"owner": None}).encode())
+            give_back(self._files, key, number)
+
+    def release_taken(self, key: str) -> None:
+        """Give back what a worker of this launch took and cannot give back: its process was lost.
+
+        Args:
+            key: The training's key.
+        """
+        number = highest(self._files, key)
+        if owner_of(self._files, key, number) == self.owner:
+            give_back(self._files, key, number)
 
     def held_elsewhere(self, key: str) -> bool:
         """Whether another live launch holds a training.
@@ -288,10 +363,8 @@ class Leases:
         owner = owner_of(self._files, key, number)
         if owner is None or owner == self.owner:
             return True
-        count = (self._files.read(self._owner_path(owner)) or b"gone").decode(errors="replace")
-        if count == "gone":
-            return True  # its launch ended in order
-        if dead_here(count):
+        count = _heartbeat(self._files, owner)
+        if _gone(count) or count is None:
             return True
         seen, since = self._seen.get(owner, (None, 0.0))
         if seen != count:

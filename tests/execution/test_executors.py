@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,51 +10,11 @@ import torch
 
 from ablate.core.errors import SpecError
 from ablate.execution import base, worker
-from ablate.execution.base import Outcome
-from ablate.execution.executors import in_two_waves
 from ablate.launch.options import parse_gpus, parse_seeds
 from ablate.learning import data
 from ablate.spaces.specs import DataSpec
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task
-
-
-def waves(needs: Mapping[str, float], shares: Mapping[str, float]) -> tuple[dict[str, Outcome], list[Any], list[str]]:
-    ran: list[Any] = []
-    notes: list[str] = []
-
-    def placed(trainings: Sequence[Any], given: Mapping[str, float], listen: object) -> dict[str, Outcome]:
-        ran.append({training.key: given[training.key] for training in trainings})
-        outcomes = {}
-        for training in trainings:
-            fits = given[training.key] >= needs[training.key]
-            outcomes[training.key] = (
-                Outcome(training.key, "finished")
-                if fits
-                else Outcome(training.key, "failed", "out of memory", needs_more_memory=given[training.key] < 1)
-            )
-        return outcomes
-
-    trainings: Any = [SimpleNamespace(key=key) for key in needs]
-    return in_two_waves(placed, trainings, shares, lambda event: None, notes.append), ran, notes
-
-
-def test_only_what_ran_out_of_memory_runs_again_with_a_whole_gpu() -> None:
-    outcomes, ran, notes = waves({"small": 0.1, "large": 0.6}, {"small": 0.25, "large": 0.25})
-    assert ran == [{"small": 0.25, "large": 0.25}, {"large": 1.0}]
-    assert {outcome.state for outcome in outcomes.values()} == {"finished"}
-    assert len(notes) == 1 and "1 training" in notes[0]
-
-
-def test_what_does_not_fit_a_whole_gpu_fails_with_that_reason() -> None:
-    outcomes, ran, _ = waves({"huge": 2.0}, {"huge": 0.5})
-    assert len(ran) == 2
-    assert (outcomes["huge"].state, outcomes["huge"].reason) == ("failed", "out of memory")
-
-
-def test_where_all_fits_there_is_one_wave() -> None:
-    _, ran, notes = waves({"small": 0.1}, {"small": 0.25})
-    assert len(ran) == 1 and not notes
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])

@@ -117,22 +117,30 @@ def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monk
     killed: list[str] = []
     monkeypatch.setattr(tune.ray, "kill", killed.append)
     told: list[Event] = []
-    relay = tune._Relay(told.append, clock.watch, {"k": "nowhere"})
+    ended: list[base.Outcome] = []
+    jobs = iter([base.Job((SimpleNamespace(key=key, storage="nowhere"),)) for key in ("k", "other")])  # type: ignore[arg-type]
+    queue: Any = SimpleNamespace(next=lambda: next(jobs), ended=lambda key, outcome: ended.append(outcome))
+    monkeypatch.setattr(clock.watch, "expect", lambda *_: None)
+    monkeypatch.setattr(tune, "dataset_of", lambda *_: None)
+    monkeypatch.setattr(tune, "pack", lambda task: {"key": task.key})
+    searcher = tune.QueueSearcher(lambda job: (job, 0.0), queue, told.append, {}, clock.watch)
+    relay = tune.TrialRelay(searcher)
     trials = [
         SimpleNamespace(
-            config={"key": key}, max_failures=2, temporary_state=SimpleNamespace(ray_actor=f"worker of {key}")
+            trial_id=f"trial of {key}", max_failures=2, temporary_state=SimpleNamespace(ray_actor=f"worker of {key}")
         )
         for key in ("k", "other")
     ]
     for trial in trials:
+        searcher.suggest(trial.trial_id)
         relay.on_trial_start(0, trials, trial)
     clock.tell("epoch", 1)
     clock.passes(LEAST_S + 1)
     relay.on_step_end(0, trials)
     assert killed == ["worker of k"] and [trial.max_failures for trial in trials] == [0, 2]
-    relay.on_trial_error(0, trials, trials[0])
+    searcher.on_trial_complete(trials[0].trial_id, error=True)
     assert [(event.key, event.kind) for event in told] == [("k", "interrupted")]
-    assert relay.lost["k"] == base.Outcome("k", "interrupted", "it hangs: no epoch has ended for 15 minutes")
+    assert ended == [base.Outcome("k", "interrupted", "it hangs: no epoch has ended for 15 minutes")]
     relay.on_trial_recover(0, trials, trials[1])  # lost, and waiting for a node
     clock.passes(2 * FIRST_S)
     assert not clock.watch.hung()

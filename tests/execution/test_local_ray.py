@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ablate.core.errors import UserError
-from ablate.execution import local_ray, tune
+from ablate.execution import cluster, local_ray
 from ablate.execution.addresses import ray_address
 from ablate.execution.local_ray import LOOPBACK_VARIABLE, make_token, sheltered
 
@@ -107,11 +107,11 @@ def test_nothing_of_a_named_cluster_is_changed(monkeypatch: pytest.MonkeyPatch, 
         seen.update(options, loopback=os.environ.get(LOOPBACK_VARIABLE))
 
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr(tune, "check_cluster", lambda: None)
-    monkeypatch.setattr(tune.ray, "init", init)
-    monkeypatch.setattr(tune.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(tune.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
-    with tune.cluster():
+    monkeypatch.setattr(cluster, "check_cluster", lambda: None)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
+    with cluster.cluster():
         pass
     assert seen["loopback"] == (None if address else "0")
     assert seen.get("address") == (None if address else "local")
@@ -149,10 +149,10 @@ def test_whatever_keeps_ray_from_starting_is_one_line(
     def init(**_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(tune.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "init", init)
     with (
         pytest.raises(UserError, match=f"expected Ray to start on this machine, got: {line}; --local"),
-        tune.cluster(),
+        cluster.cluster(),
     ):
         pass
     assert LOOPBACK_VARIABLE not in os.environ
@@ -164,11 +164,11 @@ def test_more_than_this_machine_has_is_refused_before_ray_starts(
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(UserError, match=r"expected --cpus-per-trial and --gpus-per-trial within this machine's"):
-        tune.check_share(*asked)
-    tune.check_share(None, None)
-    tune.check_share(1, 0.0)
+        cluster.check_share(*asked)
+    cluster.check_share(None, None)
+    cluster.check_share(1, 0.0)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    tune.check_share(*asked)  # a cluster may add a node
+    cluster.check_share(*asked)  # a cluster may add a node
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
@@ -180,9 +180,9 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monk
         there = address.format(port=listening.getsockname()[1])
         monkeypatch.setenv("RAY_ADDRESS", there)
         with pytest.raises(UserError, match=f"RAY_ADDRESS: expected a Ray cluster at {there}, got no answer: "):
-            tune.check_cluster()
+            cluster.check_cluster()
         listening.listen()
-        tune.check_cluster()
+        cluster.check_cluster()
     for nothing_to_try in ("auto", "head"):
         monkeypatch.setenv("RAY_ADDRESS", nothing_to_try)
-        tune.check_cluster()
+        cluster.check_cluster()

@@ -8,7 +8,7 @@ import pytest
 
 from ablate.execution import tune
 from ablate.execution.base import Event
-from ablate.execution.tune import Resources, _Reports
+from ablate.execution.tune import Reports
 
 
 class Clock:
@@ -35,12 +35,12 @@ def sent() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def reports(clock: Clock, sent: list[dict[str, Any]]) -> _Reports:
-    return _Reports(sent.append)
+def reports(clock: Clock, sent: list[dict[str, Any]]) -> Reports:
+    return Reports(sent.append)
 
 
 def test_events_that_come_at_once_go_together_in_their_order(
-    clock: Clock, reports: _Reports, sent: list[dict[str, Any]]
+    clock: Clock, reports: Reports, sent: list[dict[str, Any]]
 ) -> None:
     for number in range(5):
         reports.tell(Event("k", "epoch", done=number))
@@ -53,7 +53,7 @@ def test_events_that_come_at_once_go_together_in_their_order(
 
 
 def test_what_another_event_follows_at_once_goes_with_it(
-    clock: Clock, reports: _Reports, sent: list[dict[str, Any]]
+    clock: Clock, reports: Reports, sent: list[dict[str, Any]]
 ) -> None:
     for number in range(2):
         clock.now += 10
@@ -64,14 +64,7 @@ def test_what_another_event_follows_at_once_goes_with_it(
     assert [[event["kind"] for event in report["events"]] for report in sent] == [["measured", "measuring"]] * 2
 
 
-def test_a_training_that_begins_is_told_at_once(reports: _Reports, sent: list[dict[str, Any]]) -> None:
+def test_a_training_that_begins_is_told_at_once(reports: Reports, sent: list[dict[str, Any]]) -> None:
     reports.tell(Event("k", "epoch"))
     reports.tell(Event("k", "started"))
     assert [event["kind"] for report in sent for event in report["events"]] == ["epoch", "started"]
-
-
-def test_gpus_may_differ_from_training_to_training() -> None:
-    assert Resources(2, 0.5).of("any") == {"cpu": 2, "gpu": 0.5}
-    packed = Resources(2, {"small": 0.25, "large": 1.0})
-    assert packed.of("small") == {"cpu": 2, "gpu": 0.25}
-    assert packed.of("large") == {"cpu": 2, "gpu": 1.0}

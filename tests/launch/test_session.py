@@ -87,7 +87,8 @@ def test_a_table_that_cannot_be_shown_is_no_failure(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(report, "print_space", away)
     asked = options(tmp_path)
     out = Console(file=io.StringIO(), width=150)
-    doing = session.Launch(asked, plan_of(asked), Storage(asked.storage), out, io.StringIO())
+    storage = Storage(asked.storage)
+    doing = session.Session(asked, session.subject_of(asked, storage), storage, out, io.StringIO())
     doing.tracker = Tracker()
     assert doing.run() == 0
     assert "expected MLflow at http://server" in out.file.getvalue()  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from rich.console import Console
 import ablate
 from ablate.core.errors import SpecError, StorageError, UserError
 from ablate.execution import executors
-from ablate.launch import search_session
+from ablate.launch import sources
 from ablate.launch.options import Options
 from ablate.launch.session import launch, plan_of
 from ablate.planning.samplers import SampleEnd
@@ -215,7 +215,7 @@ def test_start_configurations_come_first(tmp_path: Path) -> None:
 def test_a_time_budget_ends_a_search_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_search(tmp_path, samples=None, time_budget_minutes=1, scheduler="fifo")
     clock = iter(range(0, 100_000, 7))
-    monkeypatch.setattr(search_session.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(sources.time, "monotonic", lambda: float(next(clock)))
     code, _ = run(tmp_path)
     found = results(tmp_path)
     assert code in (0, 1) and 0 < len(found.samples) < 9

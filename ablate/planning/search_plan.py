@@ -1,26 +1,20 @@
-"""The plan of a search: the samples so far, those that can be told beforehand, and how long it would take."""
+"""A search with the plan of its samples so far, those that can be told beforehand, and how long it would take."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TextIO
 
-from rich.console import Console
-
-from ablate import spaces
 from ablate.core import digest
 from ablate.core.errors import SpecError
-from ablate.core.text import plural
-from ablate.launch.console import plan_as_json, show_estimate, show_plan
-from ablate.launch.options import Options
-from ablate.launch.request import plan_of_trials
 from ablate.planning.estimates import Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.planning.search import Search
-from ablate.spaces.space import Row
-from ablate.spaces.trials import ConfiguredSearch, Sample, configured_search
+from ablate.spaces.space import Row, SpaceFile, Trial
+from ablate.spaces.trials import ConfiguredSearch, Sample
 from ablate.storage.storage import Storage
+
+MakePlan = Callable[[list[SpaceFile], list[Trial]], Plan]
 
 
 @dataclass
@@ -32,7 +26,7 @@ class SearchPlan:
         search: Its samples.
         plan: Of these samples; `grow` adds to it.
         base: The plan of the configuration without any sample's values.
-        options: The command line.
+        make: The plan of trials, under the settings of the launch.
         unfit: Number of a sample -> why its settings do not go together (a batch larger than the data): it counts as
             failed, and the search goes on.
     """
@@ -41,7 +35,7 @@ class SearchPlan:
     search: Search
     plan: Plan
     base: Plan
-    options: Options
+    make: MakePlan
     unfit: dict[int, str] = field(default_factory=dict)
 
     def grow_if_fit(self, sample: Sample) -> PlannedTraining | None:
@@ -72,7 +66,7 @@ class SearchPlan:
             SpecError: Its settings do not go together.
         """
         trial = self.asked.trial(sample)
-        made = plan_of_trials(self.options, [self.asked.file], [trial])
+        made = self.make([self.asked.file], [trial])
         [planned] = made.trials
         known = self.plan.trainings.setdefault(planned.training, made.trainings[planned.training])
         if all(other.trial.label != sample.label for other in self.plan.trials):
@@ -93,11 +87,12 @@ class SearchPlan:
         )
 
 
-def search_plan(options: Options, storage: Storage, *, readonly: bool = True) -> SearchPlan:
-    """The search that a command line asks for.
+def search_plan(asked: ConfiguredSearch, make: MakePlan, storage: Storage, *, readonly: bool = True) -> SearchPlan:
+    """The plan of a search.
 
     Args:
-        options: With one space, which is a search.
+        asked: What to search.
+        make: The plan of trials, under the settings of the launch.
         storage: Where its samples are recorded.
         readonly: Write nothing.
 
@@ -108,28 +103,16 @@ def search_plan(options: Options, storage: Storage, *, readonly: bool = True) ->
     Raises:
         UserError: Anything in it that cannot be used.
     """
-    if len(options.space) > 1:
-        raise SpecError("--space: expected a search on its own, got it with other spaces; launch one after the other")
-    if options.rows:
-        raise SpecError(
-            f"--row: expected none for a search, whose samples are found while it runs, got {options.rows[0]!r}"
-        )
-    if len(options.seeds) > 1:
-        raise SpecError(
-            f"--seeds: expected one seed for a search, got {len(options.seeds)}; the best configuration is launched "
-            "with several, as python -m ablate.report writes it"
-        )
-    loaded = spaces.load_space(options.space[0])
-    asked = configured_search(loaded, options.preset, spaces.parse_overrides(options.sets), options.seeds[0])
-    base = plan_of_trials(options, [loaded], [asked.trial(Sample(0))])
+    loaded = asked.file
+    base = make([loaded], [asked.trial(Sample(0))])
     [training] = base.trainings.values()
     what = asked.search.model_dump(mode="json", exclude={"samples", "time_budget_minutes"})
     base_keys = sorted([training.key, *training.measurements])
-    plan_id = digest.digest({"preset": options.preset, "search": what, "base": base_keys})[:10]
+    plan_id = digest.digest({"preset": base.preset, "search": what, "base": base_keys})[:10]
     # What a preset left of the search is what the plan, and so the report, tells.
     settled = replace(loaded, space=loaded.space.model_copy(update={"search": asked.search}))
-    plan = Plan(plan_id, [settled], options.preset, list(options.sets), list(options.seeds), [], {}, search=True)
-    found = SearchPlan(asked, Search(asked.search, plan_id, storage, readonly=readonly), plan, base, options)
+    plan = replace(base, id=plan_id, spaces=[settled], trials=[], trainings={}, search=True)
+    found = SearchPlan(asked, Search(asked.search, plan_id, storage, readonly=readonly), plan, base, make)
     for sample in found.search.samples:
         found.grow_if_fit(sample)
     return found
@@ -186,20 +169,3 @@ def search_estimate(found: SearchPlan, storage: Storage) -> Estimate:
         if found.search.limit is None or left < seconds:
             return replace(known, work_s=left, basis="by the search's time budget", guessed=False)
     return replace(known, work_s=seconds, basis=words)
-
-
-def dry_run(options: Options, storage: Storage, console: Console, out: TextIO) -> int:
-    """Show a search without recording anything; as of `ablate.launch.session.launch`."""
-    found = search_plan(options, storage)
-    unknown = foreseen(found)
-    decide(found.plan, storage, retry_failed=options.retry_failed)
-    expected = search_estimate(found, storage)
-    if options.as_json:
-        content = {**plan_as_json(found.plan), "estimate": expected.as_json(), "not_yet_known": unknown}
-        out.write(json.dumps(content, indent=1) + "\n")
-        return 0
-    show_plan(found.plan, console)
-    if unknown:
-        console.print(f"{plural(unknown, 'more sample')} will be suggested by {found.asked.search.searcher}.")
-    show_estimate(expected, console)
-    return 0

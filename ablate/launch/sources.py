@@ -1,0 +1,447 @@
+"""What a launch is about: the rows of tables, or the samples of a search. The session treats them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from ablate.core.errors import TrackingError, UserError
+from ablate.core.text import plural, printable
+from ablate.execution.base import EarlyStopping, Resources
+from ablate.launch.console import show_plan
+from ablate.launch.options import Options
+from ablate.launch.progress import Progress
+from ablate.launch.queue import Source
+from ablate.planning.estimates import Estimate, estimate
+from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
+from ablate.planning.results import results_as_json
+from ablate.planning.samplers import SampleEnd
+from ablate.planning.search import sample_end
+from ablate.planning.search_plan import SearchPlan, foreseen, search_estimate
+from ablate.spaces.specs import DataSpec
+from ablate.spaces.trials import Sample
+from ablate.storage import plans
+from ablate.storage.leases import Leases
+from ablate.storage.storage import Storage
+
+_FALLBACK_SHARE = 8
+"""Trainings that share a cluster where only time limits a search."""
+
+
+class Session(Protocol):
+    """What a source sees of its launch."""
+
+    options: Options
+    storage: Storage
+    console: Console
+    leases: Leases
+    progress: Progress
+    provenance: dict[str, str]
+    tracker: Any
+    sync: Any
+    arrived: bool
+    left_out: list[str]
+
+
+class Subject(Source, Protocol):
+    """What a launch is about."""
+
+    plan: Plan
+    always_trains: bool
+    """Whether there may be something to train that no plan shows."""
+
+    def data(self) -> Iterable[DataSpec]:
+        """What its trainings may be trained on."""
+
+    def decide(self, storage: Storage, options: Options) -> None:
+        """Decide about all that can be told before the launch begins."""
+
+    def expected(self, storage: Storage) -> Estimate:
+        """How long it would take at most."""
+
+    def foreseen(self) -> tuple[int, str]:
+        """How many more samples there will be that nobody can tell yet, and who will suggest them."""
+
+    def reach(self, leases: Leases, console: Console) -> None:
+        """Refuse what another launch has begun and only one may do; nothing is written."""
+
+    def prepare(self, session: Session) -> None:
+        """Take what only one launch may do."""
+
+    def show(self, console: Console) -> None:
+        """Show the plan."""
+
+    def begin(self, session: Session) -> None:
+        """Training begins."""
+
+    def resources(self, options: Options) -> Resources:
+        """What its trainings share."""
+
+    def stopping(self, local: bool) -> EarlyStopping | None:
+        """What judges its trainings."""
+
+    def finished(self) -> None:
+        """Nothing runs any more; refuse what another launch has taken over meanwhile."""
+
+    def tell(self, session: Session) -> None:
+        """Print the results."""
+
+    def as_json(self, session: Session) -> dict[str, Any]:
+        """The results for scripts."""
+
+    def code(self) -> int:
+        """0 where all is there that can be."""
+
+
+def _resources(options: Options, trainings: int) -> Resources:
+    return Resources(
+        trainings, options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent, options.max_failures
+    )
+
+
+class Rows:
+    """The rows of tables: every training is known.
+
+    Args:
+        plan: Of them.
+    """
+
+    always_trains = False
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._left: list[PlannedTraining] | None = None
+
+    def data(self) -> Iterable[DataSpec]:
+        """See `Subject`."""
+        return [training.spec.data for training in self.plan.left()]
+
+    def decide(self, storage: Storage, options: Options) -> None:
+        """See `Subject`."""
+        decide(self.plan, storage, retry_failed=options.retry_failed)
+
+    def expected(self, storage: Storage) -> Estimate:
+        """See `Subject`."""
+        return estimate(self.plan, storage)
+
+    def foreseen(self) -> tuple[int, str]:
+        """See `Subject`."""
+        return 0, ""
+
+    def reach(self, leases: Leases, console: Console) -> None:
+        """Launches of one plan share its work."""
+
+    def prepare(self, session: Session) -> None:
+        """Launches of one plan share its work."""
+
+    def show(self, console: Console) -> None:
+        """See `Subject`."""
+        show_plan(self.plan, console)
+
+    def begin(self, session: Session) -> None:
+        """See `Subject`."""
+        self._left = self.plan.left()
+
+    def resources(self, options: Options) -> Resources:
+        """See `Subject`."""
+        return _resources(options, len(self.plan.trainings))
+
+    def stopping(self, local: bool) -> EarlyStopping | None:
+        """A table wants its trainings whole."""
+        return None
+
+    def finished(self) -> None:
+        """Launches of one plan share its work."""
+
+    def take(self) -> PlannedTraining | None:
+        """See `Source`."""
+        return self._left.pop(0) if self._left else None
+
+    def over(self) -> bool:
+        """See `Source`."""
+        return False
+
+    def settled(self, training: PlannedTraining) -> bool:
+        """See `Source`."""
+        return training.action in ("reuse", "failed", "stopped")
+
+    def judged(self, training: PlannedTraining) -> bool:
+        """See `Source`."""
+        return False
+
+    def ended(self, training: PlannedTraining, *, before: bool) -> None:
+        """See `Source`."""
+
+    def tell(self, session: Session) -> None:
+        """See `Subject`."""
+        if session.tracker is None or not session.arrived:  # an MLflow that is away cannot be asked
+            return
+        from ablate.report import __main__ as report
+
+        try:
+            for space in self.plan.spaces:
+                storage = session.storage.identify()
+                session.left_out += report.print_space(
+                    session.tracker, space.name, self.plan.id, session.console, "last", storage
+                )
+        except TrackingError as error:  # everything has arrived; the table alone cannot be shown now
+            session.console.print(Text(printable(str(error)), overflow="fold"))
+
+    def as_json(self, session: Session) -> dict[str, Any]:
+        """See `Subject`."""
+        return {**results_as_json(self.plan, session.storage), "left_out": session.left_out}
+
+    def code(self) -> int:
+        """See `Subject`."""
+        return 0 if all(training.action == "reuse" for training in self.plan.trainings.values()) else 1
+
+
+class Samples:
+    """The samples of a search: asked for while it runs, and told how they end.
+
+    Args:
+        make: The search with its samples so far, read anew; to write, or not.
+    """
+
+    always_trains = True
+
+    def __init__(self, make: Callable[[bool], SearchPlan]) -> None:
+        self._make = make
+        self._use(make(True))
+        self._session: Session
+        self._stopping: Any = None
+        self._results: dict[int, SampleEnd] = {}
+        self._pending: list[Sample] = []
+        self._wanting: dict[str, list[Sample]] = {}  # training -> the samples that wait for its end
+        self._ticked = time.monotonic()
+        self._taken_over = False
+
+    def data(self) -> Iterable[DataSpec]:
+        """See `Subject`."""
+        return [training.spec.data for training in self.found.base.trainings.values()]
+
+    def _use(self, found: SearchPlan) -> None:
+        self.found, self.plan, self.search, self.spec = found, found.plan, found.search, found.asked.search
+
+    @property
+    def _lock(self) -> str:
+        return f"search-{self.plan.id}"
+
+    def decide(self, storage: Storage, options: Options) -> None:
+        """See `Subject`."""
+        decide(self.plan, storage, retry_failed=options.retry_failed)
+
+    def expected(self, storage: Storage) -> Estimate:
+        """See `Subject`; of a plan of its own, which samples that can be foreseen grow."""
+        return search_estimate(self._make(True), storage)
+
+    def foreseen(self) -> tuple[int, str]:
+        """See `Subject`; what can be foreseen is taken into the plan."""
+        return foreseen(self.found), self.spec.searcher
+
+    def reach(self, leases: Leases, console: Console) -> None:
+        """See `Subject`."""
+        if leases.alive_elsewhere(self._lock, lambda: self._say_waiting(console)):
+            raise UserError(self._already)
+
+    @property
+    def _already(self) -> str:
+        return f"another launch runs the search {self.plan.id} already; --watch follows it"
+
+    @staticmethod
+    def _say_waiting(console: Console) -> None:
+        console.print("Another launch had begun this search; seeing whether it is still there.")
+
+    def prepare(self, session: Session) -> None:
+        """See `Subject`."""
+        if not session.leases.acquire_or_tell(self._lock, lambda: self._say_waiting(session.console)):
+            raise UserError(self._already)
+        # Read after the lease is ours: another launch may have gone on with it until now.
+        self._use(self._make(False))
+
+    def show(self, console: Console) -> None:
+        """See `Subject`."""
+        if self.plan.trials:
+            show_plan(self.plan, console)
+        more = f"of {plural(self.search.limit, 'sample')}" if self.search.limit else "samples, as time allows"
+        objectives = " and ".join(f"{each.mode} {each.metric}" for each in self.spec.objective)
+        console.print(
+            Text(
+                f"search {self.plan.id}: {len(self.search.samples)} {more} so far; {self.spec.searcher}, "
+                f"{self.spec.scheduler.name}, {objectives}",
+                overflow="fold",
+            )
+        )
+
+    def begin(self, session: Session) -> None:
+        """See `Subject`."""
+        self._session = session
+        for sample in self.search.samples:
+            if sample.number in self.found.unfit:
+                self._learn(sample, SampleEnd("failed", reason=self.found.unfit[sample.number]))
+                continue
+            training = self.found.training(sample)
+            result = self._end_of(training)
+            retried = session.options.retry_failed and result is not None and result.state == "failed"
+            if result is not None and self._for_good(sample, training, result) and not retried:
+                self._learn(sample, result)
+            else:
+                self._pending.append(sample)
+
+    def resources(self, options: Options) -> Resources:
+        """See `Subject`."""
+        return _resources(options, self.search.limit or _FALLBACK_SHARE)
+
+    def stopping(self, local: bool) -> EarlyStopping | None:
+        """See `Subject`."""
+        epochs = max((t.spec.training.epochs for t in self.found.base.trainings.values()), default=1)
+        if local and self.spec.scheduler.name == "fifo":  # Ray is not even imported
+            return _TimeLimit(self.spec.objective[0].metric, epochs, self.over)
+        from ablate.execution.schedulers import EarlyStopping
+
+        self._stopping = EarlyStopping(self.spec, epochs, self.over)
+        for number, result in sorted(self._results.items()):
+            self._replay(self.search.samples[number], result)
+        return self._stopping  # type: ignore[no-any-return]
+
+    def finished(self) -> None:
+        """See `Subject`."""
+        if self._taken_over:
+            raise UserError(f"another launch has taken over the search {self.plan.id}; --watch follows it")
+
+    def _replay(self, sample: Sample, result: SampleEnd) -> None:
+        if self._stopping is not None and result.curve:
+            self._stopping.replay(self.found.training(sample).key, result.curve)
+
+    def _end_of(self, training: PlannedTraining) -> SampleEnd | None:
+        storage = self._session.storage
+        return sample_end(storage.view(training.key), storage.history(training.key), self.spec)
+
+    def _for_good(self, sample: Sample, training: PlannedTraining, result: SampleEnd) -> bool:
+        if result.state == "complete":
+            return not training.missing
+        # Another search's decision binds that search alone.
+        return result.state != "stopped" or sample.number in self.search.stopped
+
+    def _learn(self, sample: Sample, result: SampleEnd) -> None:
+        self._results[sample.number] = result
+        self.search.tell(sample, result)
+
+    def _still_ours(self) -> bool:
+        """Whether the search's lease is in force: this process may have been paused for long."""
+        self._taken_over = self._taken_over or not self._session.leases.holds(self._lock)
+        return not self._taken_over
+
+    def over(self) -> bool:
+        """See `Source`."""
+        if self._taken_over:
+            return True  # whatever still runs stops at its next epoch
+        budget = self.spec.time_budget_minutes
+        return budget is not None and self._spent() >= budget * 60
+
+    def _spent(self) -> float:
+        now = time.monotonic()
+        self.search.spent_s += now - self._ticked
+        self._ticked = now
+        return self.search.spent_s
+
+    def take(self) -> PlannedTraining | None:
+        """See `Source`."""
+        while (sample := self._pending.pop(0) if self._pending else self._ask()) is not None:
+            if sample.number in self.found.unfit:
+                continue
+            training = self.found.training(sample)
+            if training.key in self._wanting:
+                self._wanting[training.key].append(sample)
+                continue
+            self._wanting[training.key] = [sample]
+            return training
+        return None
+
+    def _ask(self) -> Sample | None:
+        if not self._still_ours():
+            return None
+        sample = self.search.ask()
+        if sample is None:
+            return None
+        session = self._session
+        training = self.found.grow_if_fit(sample)
+        if training is None:
+            self._learn(sample, SampleEnd("failed", reason=self.found.unfit[sample.number]))
+            session.progress.note(f"{sample.label} cannot be trained: {self.found.unfit[sample.number]}")
+            return sample
+        session.storage.describe(training.key, training.identity)
+        session.progress.follow(training.key)
+        limit = f" of {self.search.limit}" if self.search.limit else ""
+        session.progress.note(f"{sample.label}{limit}: {sample.note}")
+        file = plans.save(plan_file_of(self.plan, session.provenance), session.storage)
+        if session.sync is not None:
+            session.sync.grow(file)
+        return sample
+
+    def settled(self, training: PlannedTraining) -> bool:
+        """See `Source`."""
+        result = self._end_of(training)
+        if result is None or (result.state == "failed" and self._session.options.retry_failed):
+            return False
+        return all(self._for_good(sample, training, result) for sample in self._wanting[training.key])
+
+    def judged(self, training: PlannedTraining) -> bool:
+        """See `Source`."""
+        return training.view is None or not training.view.finished
+
+    def ended(self, training: PlannedTraining, *, before: bool) -> None:
+        """See `Source`: keep it, and tell the sampler, and everyone with the same configuration."""
+        samples = self._wanting.pop(training.key)
+        result = self._end_of(training)
+        for sample in samples if result is not None else ():
+            assert result is not None
+            if result.state == "stopped" and not before:
+                self.search.stopped.add(sample.number)
+            self._learn(sample, result)
+            if before:
+                words = {"complete": "was trained before", "failed": f"failed before: {result.reason}"}
+                said = words.get(result.state, "was stopped early before")
+                self._session.progress.note(f"{sample.label}: {said}")
+        if before and result is not None:
+            self._replay(samples[0], result)
+        self._spent()
+        if self._still_ours():
+            self.search.save()
+
+    def tell(self, session: Session) -> None:
+        """See `Subject`."""
+        from ablate.report.search_results import from_storage, summary_lines
+
+        session.console.print()
+        for line in summary_lines(from_storage(self.plan, session.storage)):
+            session.console.print(Text(line, overflow="fold"))
+
+    def as_json(self, session: Session) -> dict[str, Any]:
+        """See `Subject`."""
+        from ablate.report.search_results import from_storage, summary_as_json
+
+        content = {**results_as_json(self.plan, session.storage), "left_out": session.left_out}
+        return {**content, "search": summary_as_json(from_storage(self.plan, session.storage))}
+
+    def code(self) -> int:
+        """A failed sample is a result of a search; only where none is left to choose from has it failed."""
+        left = [t for t in self.plan.trainings.values() if t.action not in ("reuse", "stopped", "failed")]
+        return 0 if not left and any(t.action == "reuse" for t in self.plan.trainings.values()) else 1
+
+
+class _TimeLimit:
+    """Stops trainings where the search's time is up, never after their last epoch."""
+
+    def __init__(self, metric: str, epochs: int, over: Callable[[], bool]) -> None:
+        self.metric = metric
+        self._epochs = epochs
+        self._over = over
+
+    def should_continue(self, key: str, epoch: int, value: float) -> bool:
+        """See `EarlyStopping`."""
+        return epoch >= self._epochs or not self._over()
