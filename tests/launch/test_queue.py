@@ -1,0 +1,162 @@
+"""The one queue: what is next, what is done when it ends, and whose it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.execution.base import Job, Outcome
+from ablate.execution.executors import LocalExecutor
+from ablate.launch.queue import WAIT_S, TrainingQueue
+from ablate.launch.sources import Rows, Samples
+from ablate.storage import leases
+from ablate.storage.leases import Leases
+from ablate.storage.storage import Storage
+from tests.support.helpers import options_of, write_space
+from tests.support.search_helpers import write_search
+
+
+class World:
+    """A launch's queue without anything that runs it."""
+
+    def __init__(self, folder: Path, search: bool = False, **changes: Any) -> None:
+        from ablate.launch.request import subject_of
+
+        self.options = options_of(folder, **changes)
+        if search:
+            self.options.space = [str(write_search(folder, samples=2, scheduler="fifo"))]
+        else:
+            write_space(folder, epochs=1)
+        self.storage = Storage(self.options.storage)
+        self.subject: Any = subject_of(self.options, self.storage)
+        self.leases = Leases(self.storage.files)
+        self.leases.beat()
+        self.notes: list[str] = []
+        self.waits: list[str] = []
+        self.now = 0.0
+        self.progress = self
+        self.provenance: dict[str, str] = {}
+        self.sync = None
+        self.console: Any = None
+        self.subject.prepare(self)
+        self.subject.decide(self.storage, self.options)
+        self.subject.begin(self)
+        self.queue = TrainingQueue(
+            self.subject,
+            self.subject.plan,
+            self.storage,
+            self.leases,
+            retry_failed=self.options.retry_failed,
+            note=self.notes.append,
+            waiting=self.waits.extend,
+            clock=lambda: self.now,
+        )
+
+    def follow(self, key: str) -> None:
+        """As a progress."""
+
+    def note(self, text: str) -> None:
+        """As a progress."""
+
+    def job(self) -> Job:
+        """The next one."""
+        job = self.queue.next()
+        assert isinstance(job, Job)
+        return job
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_what_is_queued_is_nobodys_and_given_out_once(tmp_path: Path, search: bool) -> None:
+    world = World(tmp_path, search)
+    assert isinstance(world.subject, Samples if search else Rows)
+    keys = [world.job().tasks[0].key for _ in range(2)]
+    assert len(set(keys)) == 2 and world.queue.next() is None
+    assert not any(leases.highest(world.storage.files, key) for key in keys)
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_what_ran_out_of_memory_in_its_share_gets_a_whole_gpu_once(tmp_path: Path, search: bool) -> None:
+    world = World(tmp_path, search)
+    first = world.job()
+    key = first.tasks[0].key
+    world.queue.ended(key, Outcome(key, "failed", "out of memory", needs_more_memory=True))
+    again = world.job()
+    assert not first.whole_gpu and again.whole_gpu and again.tasks[0].key == key
+    assert len(world.notes) == 1 and "once more with a whole one" in world.notes[0]
+    assert world.storage.view(key).failure is None
+    world.queue.ended(key, Outcome(key, "failed", "out of memory", needs_more_memory=True))
+    assert world.job().tasks[0].key != key  # it has had its second try
+    assert world.queue.next() is None
+    assert world.storage.view(key).failure is not None
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_what_another_launch_holds_is_waited_for_and_taken_when_it_is_free(tmp_path: Path, search: bool) -> None:
+    world = World(tmp_path, search)
+    keys = [world.job().tasks[0].key for _ in range(2)]
+    other = Leases(world.storage.files)
+    other.beat()
+    assert other.acquire(keys[0])
+    world.queue.ended(keys[0], Outcome(keys[0], "not_mine"))
+    world.queue.ended(keys[1], Outcome(keys[1], "interrupted", "its process was lost"))
+    assert world.queue.next() == "wait" and world.waits[0] == keys[0]
+    other.release(keys[0])
+    assert world.queue.next() == "wait"  # it has only just looked
+    world.now += WAIT_S
+    job = world.job()
+    assert job.tasks[0].key == keys[0]
+    lease = job.tasks[0].lease
+    assert lease is not None and leases.take(world.storage.files, keys[0], lease.owner, lease.free) is not None
+    assert world.leases.taken(keys[0])
+
+
+def test_a_worker_takes_no_lease_that_came_after_the_launch_looked(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    task = world.job().tasks[0]
+    other = Leases(world.storage.files)
+    other.beat()
+    assert other.acquire(task.key)
+    assert task.lease is not None
+    assert leases.take(world.storage.files, task.key, **asdict(task.lease)) is None
+    other.release(task.key)
+    number = leases.take(world.storage.files, task.key, **asdict(task.lease))
+    assert number is not None
+    # A retry of the same launch shuts its lost worker out.
+    assert leases.take(world.storage.files, task.key, **asdict(task.lease)) == number + 1
+    assert not leases.in_force(world.storage.files, task.key, number)
+
+
+def test_two_launches_of_one_plan_share_its_work(tmp_path: Path) -> None:
+    one, two = World(tmp_path), World(tmp_path)
+    first, second = one.job(), one.job()  # both are queued with the first launch
+    theirs = two.job()
+    assert theirs.tasks[0].key == first.tasks[0].key
+    from ablate.execution.worker import run
+    from ablate.learning import data
+
+    digits = data.load(second.tasks[0].spec.data, tmp_path)
+    # The second launch starts what the first has only queued, while the first trains the other one.
+    swapped = two.job()
+    outcome = run(swapped.tasks[0], digits, lambda event: None)
+    assert outcome.state == "finished"
+    two.queue.ended(swapped.tasks[0].key, outcome)
+    late = run(second.tasks[0], digits, lambda event: None)
+    assert late.state == "finished"  # done meanwhile: nothing was trained again
+    attempts = list((tmp_path / "storage" / second.tasks[0].key / "attempts").iterdir())
+    assert len(attempts) == 1
+
+
+def test_a_queue_run_in_this_process_ends_with_every_row(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    from ablate.learning import data
+
+    spec = next(iter(world.subject.data()))
+    executor = LocalExecutor(
+        world.subject.resources(world.options), {data.dataset_name(spec): data.load(spec, tmp_path)}, world.notes.append
+    )
+    executor.run(world.queue, lambda event: None)
+    assert {training.action for training in world.subject.plan.trainings.values()} == {"reuse"}
+    assert world.subject.code() == 0
