@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from ablate.core.text import plural, printable
+from ablate.spaces.presets import section_of
 from ablate.spaces.yamlfile import flatten
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def cautions(plan: Plan) -> list[str]:
 
 def _overridden(loaded: SpaceFile, trials: list[Trial], preset: str) -> Iterator[str]:
     varied = {path for row in loaded.space.rows for path, _ in flatten(row.set)}
-    if preset == "smoke":
-        varied |= {path for change in loaded.space.smoke.rows.values() for path, _ in flatten(change.set)}
+    changes = loaded.part(section_of(preset)).rows
+    varied |= {path for change in changes.values() for path, _ in flatten(change.set)}
     given = {setting.path: setting for trial in trials for setting in trial.settings if setting.origin[:6] == "--set "}
     for path, setting in given.items():
         if any(_overlap(path, other) for other in varied) and len(loaded.space.rows) > 1:

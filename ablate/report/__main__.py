@@ -32,6 +32,7 @@ from ablate.report.search import search_of, shares_sentences
 from ablate.report.search_results import best_space, summary_lines
 from ablate.report.tables import Table, build_table
 from ablate.spaces.loading import table_names
+from ablate.spaces.presets import decides_claims
 
 if TYPE_CHECKING:
     from ablate.tracking.reading import PlanInfo, PlanResults
@@ -153,9 +154,11 @@ def _print_verdicts(plan: PlanResults, network: Network, console: Console) -> No
     if not plan.space.claims:
         return
     console.print()
-    if plan.info.preset == "smoke":
+    if not decides_claims(plan.info.preset):
         claims = len(claims_of(plan))
-        console.print(f"No verdicts on {claims} claims: the smoke preset trains too briefly to decide any.")
+        console.print(
+            f"No verdicts on {claims} claims: the {plan.info.preset} preset trains too briefly to decide any."
+        )
         return
     data = " and ".join(plan.data_labels)
     paper = "the paper's data" if plan.is_paper_data else "not the paper's data"

@@ -15,6 +15,7 @@ from ablate.report.page import Link, Missing, PageData, SpacePage
 from ablate.report.search import search_facts, search_of
 from ablate.report.tables import build_table
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
+from ablate.spaces.presets import decides_claims
 from ablate.tracking.reading import STOPPED, PlanResults
 
 _HOUR_S = 3600.0
@@ -152,8 +153,8 @@ def _verdict_note(plan: PlanResults) -> str:
     claims = len(claims_of(plan))
     if not claims:
         return ""
-    if plan.info.preset == "smoke":
-        return f"None on {claims} claims: the smoke preset trains too briefly to decide any."
+    if not decides_claims(plan.info.preset):
+        return f"None on {claims} claims: the {plan.info.preset} preset trains too briefly to decide any."
     data = " and ".join(plan.data_labels)
     whose = "the paper's data" if plan.is_paper_data else "not the paper's data"
     return f"Ours are about {data} ({whose}); published ones about the paper's table, judged by the same rules."

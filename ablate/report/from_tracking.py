@@ -13,6 +13,7 @@ from ablate.report.results import Outcome, Results, published_results
 from ablate.report.tables import TableInput
 from ablate.report.verdicts.verdicts import Verdict, judge_all
 from ablate.spaces.claims import ADAPTIVE, Claim, Trend, is_accuracy
+from ablate.spaces.presets import decides_claims
 from ablate.tracking.reading import STOPPED, PlanResults, TrialResult, storage_label
 
 Network = Literal["last", "best"]
@@ -220,10 +221,10 @@ def verdicts_of(plan: PlanResults, results: Results) -> list[tuple[Verdict, Verd
         results: From `results_of`.
 
     Returns:
-        (ours, published) in the order of the claims; none for the smoke preset, whose trainings are too short to say
+        (ours, published) in the order of the claims; none for a preset whose trainings are too short to say
         anything.
     """
-    if plan.info.preset == "smoke":
+    if not decides_claims(plan.info.preset):
         return []
     claims, rows = claims_of(plan), [row.label for row in plan.rows]
     ours = judge_all(claims, results, rows=rows)

@@ -11,7 +11,7 @@ from ablate.core.places import local_path
 from ablate.spaces import presets
 from ablate.spaces.settings import build_spec
 from ablate.spaces.space import NAME, Space, SpaceFile
-from ablate.spaces.trials import _settings_of
+from ablate.spaces.trials import settings_of
 from ablate.spaces.yamlfile import YamlFile
 
 
@@ -56,7 +56,7 @@ def load_space(name_or_path: str) -> SpaceFile:
 
         trials_module.check(loaded)
     for number, row in enumerate(loaded.space.rows):  # a mistake shows now, not when its row is launched
-        build_spec(_settings_of(loaded, row, None), 0, f"{file.where(('rows', number))}: row {row.label!r}")
+        build_spec(settings_of(loaded, row, None), 0, f"{file.where(('rows', number))}: row {row.label!r}")
     return loaded
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ablate.core.errors import SpecError, nearest
-from ablate.spaces.space import Preset
+from ablate.spaces.space import SECTIONS, Preset
 from ablate.spaces.yamlfile import YamlFile
 
 
@@ -44,4 +44,21 @@ def load_preset(name: str) -> tuple[Preset, YamlFile]:
     if name not in preset_names():
         raise SpecError(f"--preset: expected a preset's name, got {name!r}; {nearest(name, preset_names())}")
     file = YamlFile(path)
-    return file.validate(Preset), file
+    preset = file.validate(Preset)
+    if "section" not in preset.model_fields_set and name in SECTIONS:  # one that is called like a section reads it
+        preset = Preset.model_validate({**preset.model_dump(), "section": name})
+    return preset, file
+
+
+def section_of(name: str | None) -> str | None:
+    """Which section of a space a preset reads.
+
+    Raises:
+        SpecError: As of `load_preset`.
+    """
+    return None if name is None else load_preset(name)[0].section
+
+
+def decides_claims(name: str) -> bool:
+    """Whether claims are judged by trainings under a preset; of one that is not there any more, they are."""
+    return name not in preset_names() or load_preset(name)[0].decides_claims

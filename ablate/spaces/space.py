@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -96,6 +96,12 @@ class Preset(Spec):
 
     description: str = ""
     set: dict[str, Any] = {}
+    decides_claims: bool = Field(True, description="Whether its trainings are long enough to judge claims by.")
+    section: Literal["smoke"] | None = Field(None, description="What of a space changes it under this preset too.")
+
+
+SECTIONS = tuple(name for name, field in Space.model_fields.items() if field.annotation is PresetPart)
+"""The parts of a space that hold under a preset alone."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,11 @@ class SpaceFile:
     name: str
     space: Space
     file: YamlFile
+
+    def part(self, section: str | None) -> PresetPart:
+        """What it changes under a preset that reads this section; nothing without one."""
+        found: PresetPart = getattr(self.space, section) if section is not None else PresetPart()
+        return found
 
     def metric_uses(self) -> Iterator[Use]:
         """Every place that names a metric, in published numbers and in claims."""

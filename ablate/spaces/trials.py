@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ablate.core.errors import SpecError
 from ablate.spaces.figures import analyses_for
-from ablate.spaces.presets import load_preset
+from ablate.spaces.presets import load_preset, preset_names, section_of
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.settings import Setting, build_spec
 from ablate.spaces.space import Row, RowChange, SpaceFile, Trial
@@ -131,14 +131,16 @@ def configured_search(
     own = [setting for setting in overrides if setting.path.split(".")[0] == "search"]
     after = [setting for setting in overrides if setting not in own]
     changes: Mapping[str, Any] = {}
+    origin = file.where(("search",))
     if preset is not None:
         content, preset_file = load_preset(preset)
         of_preset = settings_from_file(content.set, preset_file, ("set",))
-        if preset == "smoke":
-            of_preset += settings_from_file(space.smoke.set, file, ("smoke", "set"))
-            changes = space.smoke.search
+        if content.section is not None:
+            section, part = content.section, loaded.part(content.section)
+            of_preset += settings_from_file(part.set, file, (section, "set"))
+            changes, origin = part.search, file.where((section, "search"))
         after = [*of_preset, *after]
-    search = _changed(space.search, changes, file.where(("smoke", "search")), own)
+    search = _changed(space.search, changes, origin, own)
     left = search.settled({setting.path: setting.value for setting in after})
     if not left["parameters"]:
         where = file.where(("search",))
@@ -156,7 +158,7 @@ def check(loaded: SpaceFile) -> None:
     Raises:
         SpecError: With the line of the parameter.
     """
-    for preset in (None, "smoke"):
+    for preset in (None, *(name for name in preset_names() if section_of(name) is not None)):
         asked = configured_search(loaded, preset, [], 0)
         for path in asked.search.order():
             needed = _needed(asked.search, path)
@@ -212,7 +214,20 @@ def settings_from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple
     return found
 
 
-def _settings_of(loaded: SpaceFile, row: Row, preset: str | None) -> list[Setting]:
+def settings_of(loaded: SpaceFile, row: Row, preset: str | None) -> list[Setting]:
+    """What makes a row, without the command line: of the space, the row, and the preset, the later wins.
+
+    Args:
+        loaded: The space.
+        row: One of its rows.
+        preset: Name of the preset; None for the file alone.
+
+    Returns:
+        Each setting with the place that it was written in.
+
+    Raises:
+        SpecError: As of `load_preset`.
+    """
     space, file = loaded.space, loaded.file
     number = space.rows.index(row)
     settings = settings_from_file(space.base, file, ("base",))
@@ -220,10 +235,11 @@ def _settings_of(loaded: SpaceFile, row: Row, preset: str | None) -> list[Settin
     if preset is not None:
         content, preset_file = load_preset(preset)
         settings += settings_from_file(content.set, preset_file, ("set",))
-        if preset == "smoke":
-            settings += settings_from_file(space.smoke.set, file, ("smoke", "set"))
-            change = space.smoke.rows.get(row.label, RowChange())
-            settings += settings_from_file(change.set, file, ("smoke", "rows", row.label, "set"))
+        if content.section is not None:
+            part = loaded.part(content.section)
+            settings += settings_from_file(part.set, file, (content.section, "set"))
+            change = part.rows.get(row.label, RowChange())
+            settings += settings_from_file(change.set, file, (content.section, "rows", row.label, "set"))
     return settings
 
 
@@ -243,9 +259,10 @@ def expand(loaded: SpaceFile, preset: str, overrides: Sequence[Setting], seeds: 
         SpecError: With the origin and dotted path of what is wrong.
     """
     trials = []
+    part = loaded.part(section_of(preset))
     for number, row in enumerate(loaded.space.rows):
-        settings = [*_settings_of(loaded, row, preset), *overrides]
-        change = loaded.space.smoke.rows.get(row.label, RowChange()) if preset == "smoke" else RowChange()
+        settings = [*settings_of(loaded, row, preset), *overrides]
+        change = part.rows.get(row.label, RowChange())
         origin = loaded.file.where(("rows", number))
         for seed in seeds:
             spec = _with_figures(build_spec(settings, seed, f"{origin}: row {row.label!r}"), loaded.space.figures)

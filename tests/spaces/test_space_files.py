@@ -3,13 +3,17 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
+from ablate.core.errors import SpecError
 from ablate.planning.metrics import refuse_unknown
 from ablate.report.results import PAPER_BASELINES, published_results
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, judge
+from ablate.spaces import presets
 from ablate.spaces.loading import load_space
 from ablate.spaces.presets import folder, load_preset, preset_names
 from ablate.spaces.space import Trial
@@ -101,6 +105,24 @@ def test_rows_of_a_space_differ_in_what_they_measure_or_train(preset: str) -> No
     for space in SPACES:
         specs = [trial.spec.model_dump_json() for trial in trials(space, preset).values()]
         assert len(set(specs)) == len(specs), space
+
+
+def test_a_preset_says_itself_what_it_reads_and_whether_it_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(presets.folder(), tmp_path / "search_spaces")
+    monkeypatch.setattr(presets, "folder", lambda: tmp_path / "search_spaces")
+    own = tmp_path / "search_spaces" / "presets" / "night.yaml"
+    own.write_text("set: {training.epochs: 40}\nsection: smoke\ndecides_claims: false\n")
+    degrees = [trial.spec.measurement.lowpass_degree for trial in trials("lowpass", "night").values()]
+    assert degrees == [trial.spec.measurement.lowpass_degree for trial in trials("lowpass", "smoke").values()]
+    assert [presets.decides_claims(name) for name in ("night", "smoke", "paper", "gone")] == [False, False, True, True]
+    own.write_text("set: {training.epochs: 40}\n")
+    assert trials("lowpass", "night").keys() == trials("lowpass", "paper").keys()
+    assert presets.section_of("night") is None and presets.decides_claims("night")
+    own.write_text("section: smoek\n")
+    with pytest.raises(SpecError, match=r"night.yaml:1: section: expected"):
+        presets.load_preset("night")
 
 
 def test_the_smoke_preset_is_small_and_says_what_it_narrows() -> None:
