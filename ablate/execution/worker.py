@@ -29,6 +29,7 @@ from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingError, TrainingState, memory_format, train
+from ablate.spaces.metrics import refused_scalar
 from ablate.spaces.specs import PlannedMeasurement
 from ablate.storage import checkpoints, leases
 from ablate.storage.storage import Attempt, Record, Storage
@@ -349,7 +350,7 @@ class _Run:
 
         context = AnalysisContext(network, images, labels, adversarial, seed, measurement.settings.batch_size)
         result = get_analysis(measurement.name)(context)
-        for problem in filter(None, map(refused, result.scalars)):
+        for problem in filter(None, (refused(name) or refused_scalar(name) for name in result.scalars)):
             raise MeasurementError(f"analysis {measurement.name}: {problem}")
         bad = [name for name, value in result.scalars.items() if not math.isfinite(value)]
         if bad:

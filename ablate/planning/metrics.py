@@ -1,7 +1,7 @@
-"""Names of metrics: which there can be, and which a trial measures.
+"""Which metrics there can be, with what is registered, and which of them a trial measures.
 
-A claim and a published number call a metric as the tables do: a column by its attack (`pgd20`), the same under the
-adaptive attack (`adaptive/pgd20`), a scalar by its own name (`energy/ratio`). A trend names a curve of the training.
+A claim and a published number call a metric as tables do (`ablate.spaces.metrics`); a trend names a curve of the
+training.
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ from ablate.analysis.registry import analysis_names, declared_scalars
 from ablate.attacks import attack_names
 from ablate.core.errors import SpecError, nearest
 from ablate.core.metric_names import CURVES, OF_LAST_EPOCH
-from ablate.spaces.claims import ADAPTIVE, Use
+from ablate.spaces.claims import Use
+from ablate.spaces.metrics import Metric, meant_by
 from ablate.spaces.space import SpaceFile
 from ablate.spaces.specs import TrialSpec
-
-_OF_RUNS = (
-    *(("accuracy_adaptive_best/", ADAPTIVE), ("accuracy_adaptive/", ADAPTIVE), ("adaptive_best/", ADAPTIVE)),
-    *(("accuracy_best/", ""), ("accuracy/", ""), ("best/", "")),
-)
-"""What runs and JSON put before a metric's name, and what claims put there; a claim is judged of both networks."""
 
 
 def refuse_unknown(loaded: SpaceFile) -> None:
@@ -62,9 +57,10 @@ def measured(spec: TrialSpec, columns: Container[str], use: Use) -> bool:
         )
     if use.trend:
         return False
-    if metric.startswith(ADAPTIVE):
-        return f"accuracy_adaptive/{metric.removeprefix(ADAPTIVE)}" in columns
-    if f"accuracy/{metric}" in columns:
+    named = Metric.from_name(metric)
+    if named.adaptive:
+        return named.run_name in columns
+    if Metric(metric).run_name in columns:
         return True
     declared = [declared_scalars(name) for name in spec.measurement.analyses]
     if any(scalars is not None and matches(metric, scalars) for scalars in declared):
@@ -90,14 +86,13 @@ class _Known:
 
     def has_surely(self, name: str) -> bool:
         """Whether something that is known has the name."""
-        column = name.removeprefix(ADAPTIVE)
-        return column in self.columns or name in CURVES or matches(name, self.scalars)
+        return Metric.from_name(name).column in self.columns or name in CURVES or matches(name, self.scalars)
 
     def has(self, name: str) -> bool:
         """Whether something has the name, or may have it."""
         if self.has_surely(name):
             return True
-        if not self.open or name.startswith(tuple(prefix for prefix, _ in (*_OF_RUNS, (ADAPTIVE, "")))):
+        if not self.open or Metric.from_name(name).adaptive or meant_by(name) is not None:
             return False
         group, slash, _ = name.partition("/")
         if slash:
@@ -110,12 +105,13 @@ class _Known:
         of_table = [*self.columns, *scalars, *(curve for curve in CURVES if curve.startswith(OF_LAST_EPOCH))]
         if trend:
             of_table = list(CURVES)
-        for prefix, instead in _OF_RUNS:
-            if name.startswith(prefix):
-                name = instead + name.removeprefix(prefix)
-                if name.removeprefix(ADAPTIVE) in of_table:
-                    return f"did you mean {name!r}?"
-        valid = [f"{ADAPTIVE}{column}" for column in self.columns] if name.startswith(ADAPTIVE) else of_table
+        meant = meant_by(name)
+        if meant is not None:
+            name = meant.name
+            if meant.column in of_table:
+                return f"did you mean {name!r}?"
+        adaptive = Metric.from_name(name).adaptive
+        valid = [Metric(column, adaptive=True).name for column in self.columns] if adaptive else of_table
         for known in valid:  # PGD-20 is how the paper prints pgd20, and loss the end of train/loss
             if _plain(name) in (_plain(known), _plain(known.rpartition("/")[2])):
                 return f"did you mean {known!r}?"

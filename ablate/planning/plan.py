@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ablate.analysis.registry import analysis_source, get_analysis
+from ablate.analysis.registry import analysis_source, declared_scalars, get_analysis
 from ablate.attacks import attack_source, build_attack
 from ablate.core import digest
 from ablate.core import provenance as origins
@@ -19,6 +19,7 @@ from ablate.learning.augmentation import augmentation_source, get_augmentation
 from ablate.learning.models import check_model, source_digest
 from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
+from ablate.spaces.metrics import Metric, Network, analysis_label, refused_scalar
 from ablate.spaces.space import SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
@@ -329,15 +330,12 @@ def _measurements(
     settings = spec.measurement
     asked = settings.lowpass_degree
     degree = None if asked == spec.data.image_size else asked  # keeping everything is no filter
-    networks: tuple[Literal["last", "best"], ...] = ("last", "best") if spec.data.validation > 0 else ("last",)
+    networks: tuple[Network, ...] = ("last", "best") if spec.data.validation > 0 else ("last",)
     for network in networks:
-        suffix = "" if network == "last" else "_best"
         for name in settings.attacks:
             attack = build_attack(name, settings)
 
-            def planned(
-                adaptive: bool, name: str = name, network: Literal["last", "best"] = network
-            ) -> PlannedMeasurement:
+            def planned(adaptive: bool, name: str = name, network: Network = network) -> PlannedMeasurement:
                 attack = build_attack(name, settings)
                 key = keys.measurement_key(
                     training,
@@ -352,11 +350,13 @@ def _measurements(
                 )
                 return PlannedMeasurement(key, "attack", name, network, degree, adaptive, settings)
 
-            yield f"accuracy{suffix}/{name}", planned(False)
+            yield Metric(name, network).run_name, planned(False)
             if asked is not None and settings.lowpass_adaptive and attack.uses_network:
-                yield f"accuracy_adaptive{suffix}/{name}", planned(degree is not None)
+                yield Metric(name, network, adaptive=True).run_name, planned(degree is not None)
         for name in settings.analyses:
             get_analysis(name)
+            for problem in filter(None, map(refused_scalar, declared_scalars(name) or ())):
+                raise SpecError(f"measurement.analyses: {name}: scalars: {problem}")
             key = keys.measurement_key(
                 training,
                 what=name,
@@ -365,4 +365,5 @@ def _measurements(
                 test_digest=summary.test_digest,
                 source=analysis_source(name),
             )
-            yield f"{name}{suffix}", PlannedMeasurement(key, "analysis", name, network, None, False, settings)
+            planned_analysis = PlannedMeasurement(key, "analysis", name, network, None, False, settings)
+            yield analysis_label(name, network), planned_analysis

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from ablate.core.errors import SpecError, StorageError, nearest
 from ablate.learning.models import build_network
 from ablate.planning.plan import Plan, PlannedTrial
+from ablate.spaces.metrics import Network, scalar_of
 from ablate.storage.checkpoints import load_state
 from ablate.storage.storage import Storage, TrainingStatus
 
@@ -35,8 +36,8 @@ def trial_results(plan: Plan, storage: Storage) -> Iterator[dict[str, Any]]:
                 metrics[metric] = record.scalars["accuracy"]
         for name, key in planned.analyses.items():
             record = storage.record(view, key)
-            prefix = "best/" if name.endswith("_best") else ""
-            metrics |= {f"{prefix}{scalar}": value for scalar, value in (record.scalars if record else {}).items()}
+            for scalar, value in (record.scalars if record else {}).items():
+                metrics[scalar_of(name, scalar).run_name] = value
         status = view.status({*planned.columns.values(), *planned.analyses.values()})
         yield {
             "space": planned.trial.space,
@@ -70,9 +71,7 @@ def results_as_json(plan: Plan, storage: Storage) -> dict[str, Any]:
     }
 
 
-def trained_network(
-    plan: Plan, storage: Storage, row: str, seed: int, which: Literal["last", "best"] = "last"
-) -> nn.Module:
+def trained_network(plan: Plan, storage: Storage, row: str, seed: int, which: Network = "last") -> nn.Module:
     """The network of a row as its measurements saw it.
 
     Args:

@@ -20,7 +20,6 @@ from ablate.core.text import harmless, open_closed_streams, open_console, plural
 from ablate.core.user_code import import_modules
 from ablate.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from ablate.report.from_tracking import (
-    Network,
     claims_of,
     keep_storages_apart,
     left_out,
@@ -32,6 +31,7 @@ from ablate.report.search import search_of, shares_sentences
 from ablate.report.search_results import best_space, summary_lines
 from ablate.report.tables import Table, build_table
 from ablate.spaces.loading import table_names
+from ablate.spaces.metrics import Network
 from ablate.spaces.presets import decides_claims
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
-from ablate.report.from_tracking import Network, claims_of, columns_of, left_out, results_of, table_input, verdicts_of
+from ablate.report.from_tracking import claims_of, columns_of, left_out, results_of, table_input, verdicts_of
 from ablate.report.page import Link, Missing, PageData, SpacePage
 from ablate.report.search import search_facts, search_of
 from ablate.report.tables import build_table
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
+from ablate.spaces.metrics import Network, from_array
 from ablate.spaces.presets import decides_claims
 from ablate.tracking.reading import STOPPED, PlanResults
 
@@ -259,9 +260,8 @@ def _curves(plan: PlanResults, row: str, seed: int) -> _Curves:
 
 def _of_network(arrays: Mapping[str, Any], network: Network) -> dict[str, Any]:
     found = {}
-    for name, array in arrays.items():
-        analysis, _, what = name.partition("/")
-        best = analysis.endswith("_best")
-        if best == (network == "best"):
-            found[f"{analysis.removesuffix('_best')}/{what}"] = array
+    for label, array in arrays.items():
+        name, whose = from_array(label)
+        if whose == network:
+            found[name] = array
     return found

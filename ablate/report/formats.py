@@ -16,7 +16,7 @@ from rich.text import Text
 from ablate.core.text import printable
 from ablate.report.names import column_name
 from ablate.report.tables import Cell, Line, Row, Table
-from ablate.spaces.claims import is_accuracy
+from ablate.spaces.metrics import is_accuracy
 from ablate.spaces.specs import COLUMNS
 
 NOTHING = "—"

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report.results import Outcome, Results, published_results
 from ablate.report.tables import TableInput
 from ablate.report.verdicts.verdicts import Verdict, judge_all
-from ablate.spaces.claims import ADAPTIVE, Claim, Trend, is_accuracy
+from ablate.spaces.claims import Claim, Trend
+from ablate.spaces.metrics import Metric, Network, is_accuracy
 from ablate.spaces.presets import decides_claims
 from ablate.tracking.reading import STOPPED, PlanResults, TrialResult, storage_label
-
-Network = Literal["last", "best"]
-
-_BEST_SCALARS = "best/"
-_OF_TRAINING = ("energy/", "fat/")
 
 
 class _Fetched(Mapping[str, NDArray[np.bool_]]):
@@ -70,21 +66,13 @@ def columns_of(metrics: Iterable[str], network: Network = "last") -> dict[str, s
     Returns:
         Name -> metric: `pgd20`, `adaptive/pgd20`, `energy/ratio`; the other network's are left out.
     """
-    suffix = "" if network == "last" else "_best"
-    plain, adaptive = f"accuracy{suffix}/", f"accuracy_adaptive{suffix}/"
     found: dict[str, str] = {}
-    for metric in metrics:
-        if metric.startswith(plain):
-            found[metric.removeprefix(plain)] = metric
-        elif metric.startswith(adaptive):
-            found[ADAPTIVE + metric.removeprefix(adaptive)] = metric
-        elif metric.startswith("accuracy"):
-            continue
-        elif metric.startswith(_BEST_SCALARS):
-            if network == "best":
-                found[metric.removeprefix(_BEST_SCALARS)] = metric
-        elif network == "last" or metric.startswith(_OF_TRAINING):
-            found.setdefault(metric, metric)
+    for run_name in metrics:
+        metric = Metric.from_run(run_name)
+        if metric.network == network and (metric.accuracy or network == "best"):
+            found[metric.name] = run_name
+        elif metric.network == network or (not metric.accuracy and metric.name.startswith(OF_LAST_EPOCH)):
+            found.setdefault(metric.name, run_name)
     return found
 
 
@@ -102,11 +90,16 @@ def results_of(plan: PlanResults, network: Network = "last") -> Results:
     for (row, seed), trial in plan.trials.items():
         if (row, seed) in problems:
             continue
-        if network == "best" and not any(metric.startswith("accuracy_best/") for metric in trial.metrics):
+        if network == "best" and not any(map(_is_of_best, trial.metrics)):
             problems[row, seed] = "no best network, which needs data.validation above 0"
             continue
         outcomes[row, seed] = _outcome(plan, row, seed, trial, network)
     return Results(outcomes, problems)
+
+
+def _is_of_best(run_name: str) -> bool:
+    metric = Metric.from_run(run_name)
+    return metric.accuracy and metric.network == "best"
 
 
 def _outcome(plan: PlanResults, row: str, seed: int, trial: TrialResult, network: Network) -> Outcome:
@@ -152,7 +145,7 @@ def table_input(plan: PlanResults, results: Results, network: Network = "last") 
     if plan.others:
         told.append(f"storage {storage_label(plan.info.storage)}, not {_other_storages(plan)}")
     if network == "best":
-        of_training = any(scalar.startswith(_OF_TRAINING) for scalar in scalars)
+        of_training = any(scalar.startswith(OF_LAST_EPOCH) for scalar in scalars)
         after = ", but energies and masks after the last epoch" if of_training else ""
         told.append(f"best networks by validation accuracy{after}")
     stopped = {row for (row, _), reason in plan.problems.items() if reason.startswith(STOPPED)}

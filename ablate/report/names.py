@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ablate.spaces.claims import ADAPTIVE
+from ablate.spaces.metrics import Metric
 
 COLUMN_NAMES = {
     "natural": "Natural",
@@ -39,8 +39,9 @@ def column_name(metric: str) -> str:
         As the paper prints it where it does (`PGD-20`), with `adaptive` behind for an adaptive column; an unknown
         metric keeps its name.
     """
-    if metric.startswith(ADAPTIVE):
-        return f"{column_name(metric.removeprefix(ADAPTIVE))} adaptive"
+    named = Metric.from_name(metric)
+    if named.adaptive:
+        return f"{column_name(named.column)} adaptive"
     group = _GROUP.search(metric)
     if group is not None and metric not in COLUMN_NAMES:
         return f"{column_name(metric[: group.start()])}, group {group[1]}"

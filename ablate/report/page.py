@@ -16,7 +16,7 @@ from ablate.report.formats import NOTHING, deviation, marks, number
 from ablate.report.names import column_name
 from ablate.report.tables import Line, Row, Table
 from ablate.report.verdicts.verdicts import Verdict
-from ablate.spaces.claims import is_accuracy
+from ablate.spaces.metrics import is_accuracy
 
 _SIGNS = {"holds": "✓", "fails": "✗", "not enough evidence": "?"}
 _FOLDED_FROM = 4  # so many comparisons of a claim are folded away

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from ablate.core.errors import SpecError
 from ablate.report.contents import draw_all, page_of
 from ablate.report.figures.pictures import Picture
-from ablate.report.from_tracking import Network
 from ablate.report.page import render
 from ablate.report.search import search_of
 from ablate.report.search_results import best_space
+from ablate.spaces.metrics import Network
 
 if TYPE_CHECKING:
     from ablate.tracking.reading import PlanResults

@@ -11,7 +11,7 @@ import numpy as np
 
 from ablate.report.names import column_name
 from ablate.report.results import Results
-from ablate.spaces.claims import ADAPTIVE, is_accuracy
+from ablate.spaces.metrics import Metric, is_accuracy
 from ablate.spaces.specs import COLUMNS
 
 Source = Literal["published", "ours", "difference", "ours, adaptive"]
@@ -124,8 +124,8 @@ def build_table(given: TableInput) -> Table:
     labels, results, published = given.labels, given.results, given.published
     columns = _columns(results, published, given.extra)
     theirs = {label: _published(published.get(label, {}), columns) for label in labels}
-    ours = {label: _ours(results, label, columns, "") for label in labels}
-    adaptive = {label: _ours(results, label, columns, ADAPTIVE) for label in labels}
+    ours = {label: _ours(results, label, columns) for label in labels}
+    adaptive = {label: _ours(results, label, columns, adaptive=True) for label in labels}
     for lines in (theirs, ours, adaptive):
         _mark_best(lines)
     rows = []
@@ -146,7 +146,7 @@ def build_table(given: TableInput) -> Table:
 def _columns(results: Results, published: Mapping[str, Mapping[str, float]], extra: Sequence[str]) -> tuple[str, ...]:
     """The paper's columns, then others that have numbers, then the scalars that were asked for."""
     numbers = [*(outcome.values for outcome in results.outcomes.values()), *published.values()]
-    plain = {metric.removeprefix(ADAPTIVE) for values in numbers for metric in values if is_accuracy(metric)}
+    plain = {Metric.from_name(metric).column for values in numbers for metric in values if is_accuracy(metric)}
     return tuple(dict.fromkeys([*COLUMNS, *sorted(plain - set(COLUMNS)), *extra]))
 
 
@@ -154,10 +154,10 @@ def _published(numbers: Mapping[str, float], columns: Sequence[str]) -> dict[str
     return {column: Cell(numbers[column]) for column in columns if column in numbers}
 
 
-def _ours(results: Results, label: str, columns: Sequence[str], prefix: str) -> dict[str, Cell]:
+def _ours(results: Results, label: str, columns: Sequence[str], *, adaptive: bool = False) -> dict[str, Cell]:
     cells = {}
     for column in columns:
-        values = results.values(label, prefix + column)
+        values = results.values(label, Metric(column, adaptive=adaptive).name)
         if values:
             deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
             # fsum: the same seeds in another order have the same mean, to the last bit.

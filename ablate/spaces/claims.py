@@ -17,27 +17,12 @@ from pydantic import Field, model_validator
 from ablate.core.errors import nearest
 from ablate.spaces.specs import Spec
 
-ADAPTIVE = "adaptive/"
-"""What a column's name begins with when the attack went through the filter."""
-
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1, max_length=100)]
 Pair = Annotated[tuple[Name, Name], Field(strict=False)]
 Pairs = Annotated[tuple[Pair, ...], Field(strict=False, min_length=1, max_length=100)]
 NamedRow: TypeAlias = tuple[str, str]
 """Where in the statement a row is named, and its label."""
-
-
-def is_accuracy(metric: str) -> bool:
-    """Whether a metric is a share of test images in percent, so that it carries test-set error.
-
-    Args:
-        metric: A name as claims use it.
-
-    Returns:
-        True for columns, also adaptive ones; False for scalars, whose names have a slash.
-    """
-    return "/" not in metric.removeprefix(ADAPTIVE)
 
 
 @dataclass(frozen=True)

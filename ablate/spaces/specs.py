@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ablate.spaces.metrics import Network
+
 COLUMNS = ("natural", "gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20")
 """The seven columns of the paper's tables."""
 
@@ -219,7 +221,7 @@ class PlannedMeasurement:
     key: str
     kind: Literal["attack", "analysis"]
     name: str
-    network: Literal["last", "best"]
+    network: Network
     degree: int | None
     adaptive: bool
     settings: MeasurementSpec

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ablate.core.errors import TrackingError
+from ablate.spaces.metrics import Metric
 from ablate.storage.plans import PlanFile, RowPart, SpacePart, TrialPart
 from ablate.tracking import reading
 from ablate.tracking.agreement import DIGEST, REPLACES, STORAGE, digest_of, intact, replacement, same, take_over, upload
@@ -272,7 +273,8 @@ def publish(store: Store, opened: PlanRuns, *, whole: bool = False) -> None:
 
 def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart, parent: Run, whole: bool) -> None:
     run = opened.published.get((space.name, row.label))
-    wanted = {f"accuracy/{name}": value for name, value in row.published.items()}
+    # A scalar and an adaptive column too: what earlier versions sent stays as it is.
+    wanted = {Metric(name).run_name: value for name, value in row.published.items()}
     if run is not None:
         agrees = all(name in wanted and same(value, wanted[name]) for name, value in run.metrics.items())
         if agrees and whole:

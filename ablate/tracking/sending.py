@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.spaces.metrics import scalar_of
 from ablate.storage.checkpoints import load_state, save_network
 from ablate.storage.plans import TrialPart
 from ablate.storage.storage import Record, Storage, TrainingStatus, TrainingView, reaches
@@ -527,9 +528,8 @@ def _scalars(whole: TrainingContents, trial: TrialPart) -> list[Point]:
         record = whole.record(key)
         if record is None:
             continue
-        best = name.endswith("_best")
         for scalar, value in record.scalars.items():
-            points.append(Point(f"best/{scalar}" if best else scalar, value, whole.made_ms(record), 0))
+            points.append(Point(scalar_of(name, scalar).run_name, value, whole.made_ms(record), 0))
     last = whole.history[-1] if whole.history else {"metrics": {}}
     for name, value in last["metrics"].items():
         if name.startswith(OF_LAST_EPOCH) and np.isfinite(value):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ablate.spaces.claims import KINDS, Claim, is_accuracy
+from ablate.spaces.claims import KINDS, Claim
+from ablate.spaces.metrics import is_accuracy
 
 STATEMENTS = {
     "above": {"row": "128", "rows": ["512", "32"], "metrics": ["natural", "pgd20"]},

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.report.results import Outcome, Results
-from ablate.spaces.claims import is_accuracy
+from ablate.spaces.metrics import is_accuracy
 
 Weights = Mapping[str, Mapping[str, float]]
 """Row -> metric -> its weight in a contrast."""
