@@ -70,10 +70,7 @@ ONLY = {"ray": ("execution",), "mlflow": ("tracking",)}
 CIRCLES = []
 """Still there; no other may come."""
 
-UPWARDS = {
-    "ablate.report.search_results -> ablate.planning.plan",
-    "ablate.report.search_results -> ablate.planning.search",
-}
+UPWARDS: set[str] = set()
 """Still there; no other may come."""
 
 NOT_YET_WITHOUT = {"execution": ("ablate.planning", "ablate.launch")}

@@ -19,13 +19,12 @@ from ablate.launch.queue import Source
 from ablate.planning.estimates import Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
 from ablate.planning.results import results_as_json
-from ablate.planning.samplers import SampleEnd
-from ablate.planning.search import sample_end
 from ablate.planning.search_plan import SearchPlan, foreseen, search_estimate
 from ablate.spaces.specs import DataSpec
 from ablate.spaces.trials import Sample
 from ablate.storage import plans
 from ablate.storage.leases import Leases
+from ablate.storage.samples import SampleEnd, sample_end
 from ablate.storage.storage import Storage
 
 _FALLBACK_SHARE = 8
@@ -415,18 +414,19 @@ class Samples:
 
     def tell(self, session: Session) -> None:
         """See `Subject`."""
-        from ablate.report.search_results import from_storage, summary_lines
+        from ablate.report.search import from_storage, summary_lines
 
         session.console.print()
-        for line in summary_lines(from_storage(self.plan, session.storage)):
+        for line in summary_lines(from_storage(plan_file_of(self.plan, session.provenance), session.storage)):
             session.console.print(Text(line, overflow="fold"))
 
     def as_json(self, session: Session) -> dict[str, Any]:
         """See `Subject`."""
-        from ablate.report.search_results import from_storage, summary_as_json
+        from ablate.report.search import from_storage, summary_as_json
 
         content = {**results_as_json(self.plan, session.storage), "left_out": session.left_out}
-        return {**content, "search": summary_as_json(from_storage(self.plan, session.storage))}
+        found = from_storage(plan_file_of(self.plan, session.provenance), session.storage)
+        return {**content, "search": summary_as_json(found)}
 
     def code(self) -> int:
         """A failed sample is a result of a search; only where none is left to choose from has it failed."""

@@ -11,37 +11,18 @@ import itertools
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from ablate.core.errors import UserError
 from ablate.core.randomness import stream
 from ablate.spaces.search import MOST_SAMPLES, SearchSpec
 from ablate.spaces.trials import Sample
 from ablate.storage.files import LocalFiles
+from ablate.storage.samples import SampleEnd
 from ablate.storage.storage import Storage
 
 _SAMPLE = "sample"
-
-
-@dataclass(frozen=True)
-class SampleEnd:
-    """How a sample ended.
-
-    Args:
-        state: `complete`: trained to its last epoch; `stopped`: early; `failed`: with a reason.
-        values: Of the objectives after the last epoch, in their order; empty unless complete.
-        curve: Epoch -> value of the first objective.
-        epoch: The last one trained.
-        reason: Why it failed.
-    """
-
-    state: Literal["complete", "stopped", "failed"]
-    values: tuple[float, ...] = ()
-    curve: Mapping[int, float] = field(default_factory=dict)
-    epoch: int = 0
-    reason: str = ""
 
 
 class Sampler(Protocol):

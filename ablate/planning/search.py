@@ -10,49 +10,17 @@ read from its training in storage: nothing that a training has told is kept twic
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ablate.core.errors import StorageError
-from ablate.planning.samplers import GridSampler, RandomSampler, SampleEnd, Sampler
+from ablate.planning.samplers import GridSampler, RandomSampler, Sampler
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.trials import Sample
 from ablate.storage.checksums import seal, unseal
-from ablate.storage.storage import Storage, TrainingStatus, TrainingView, reaches
+from ablate.storage.samples import SampleEnd
+from ablate.storage.storage import Storage
 
 LAYOUT = 1
 """Of the records; a newer one than this is refused by name."""
-
-
-def sample_end(view: TrainingView, history: Sequence[Mapping[str, Any]], search: SearchSpec) -> SampleEnd | None:
-    """How a sample has ended, from its training in storage.
-
-    Args:
-        view: Of the training.
-        history: Of the training.
-        search: For its objectives.
-
-    Returns:
-        None where it has not ended.
-    """
-    metrics = [objective.metric for objective in search.objective]
-    curve = {
-        int(entry["epoch"]): float(entry["metrics"][metrics[0]])
-        for entry in history
-        if entry["epoch"] > 0 and metrics[0] in entry["metrics"]
-    }
-    status = view.status()
-    if status is TrainingStatus.FINISHED:
-        last = history[-1]["metrics"] if history and reaches(history, view.epoch) else {}
-        missing = [metric for metric in metrics if metric not in last]
-        if missing:
-            return SampleEnd("failed", epoch=view.epoch, reason=f"its history has no {missing[0]}")
-        return SampleEnd("complete", tuple(float(last[metric]) for metric in metrics), curve, view.epoch)
-    if status is TrainingStatus.FAILED:
-        return SampleEnd("failed", curve=curve, epoch=max(0, view.epoch), reason=view.reason or "")
-    if status is TrainingStatus.STOPPED:
-        return SampleEnd("stopped", curve=curve, epoch=view.stopped or 0)
-    return None
 
 
 class Search:

@@ -27,8 +27,7 @@ from ablate.report.from_tracking import (
     table_input,
     verdicts_of,
 )
-from ablate.report.search import search_of, shares_sentences
-from ablate.report.search_results import best_space, summary_lines
+from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import Table, build_table
 from ablate.spaces.loading import table_names
 from ablate.spaces.metrics import Network

@@ -11,8 +11,7 @@ from ablate.core.errors import SpecError
 from ablate.report.contents import draw_all, page_of
 from ablate.report.figures.pictures import Picture
 from ablate.report.page import render
-from ablate.report.search import search_of
-from ablate.report.search_results import best_space
+from ablate.report.search import best_space, search_of
 from ablate.spaces.metrics import Network
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from ablate.core.errors import UserError
-from ablate.planning.samplers import RandomSampler, SampleEnd, StudySampler
+from ablate.planning.samplers import RandomSampler, StudySampler
 from ablate.planning.search import Search
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.trials import Sample
+from ablate.storage.samples import SampleEnd
 from ablate.storage.storage import Storage
 from tests.support.search_helpers import SEARCH, search_of
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from ablate.planning.samplers import GridSampler, RandomSampler, SampleEnd, Sampler, StudySampler
+from ablate.planning.samplers import GridSampler, RandomSampler, Sampler, StudySampler
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.trials import Sample
+from ablate.storage.samples import SampleEnd
 from ablate.storage.storage import Storage
 from tests.support.search_helpers import search_of
 

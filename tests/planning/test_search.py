@@ -17,10 +17,11 @@ from ablate.execution import executors
 from ablate.launch import sources
 from ablate.launch.options import Options
 from ablate.launch.session import launch, plan_of
-from ablate.planning.samplers import SampleEnd
-from ablate.planning.search import Search, sample_end
-from ablate.report.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
+from ablate.planning.plan import plan_file_of
+from ablate.planning.search import Search
+from ablate.report.search import SampleResult, SearchResults, best_space, from_storage, pareto_front
 from ablate.spaces.loading import load_space
+from ablate.storage.samples import SampleEnd, sample_end
 from ablate.storage.storage import Storage, TrainingView
 from tests.support.helpers import launch_here, options_of
 from tests.support.search_helpers import search_of, trained_epochs, write_search
@@ -35,7 +36,7 @@ def run(folder: Path, **changes: Any) -> tuple[int, str]:
 
 
 def results(folder: Path, **changes: Any) -> SearchResults:
-    return from_storage(plan_of(options(folder, **changes)), Storage(str(folder / "storage")))
+    return from_storage(plan_file_of(plan_of(options(folder, **changes))), Storage(str(folder / "storage")))
 
 
 def test_records_are_plain_and_found_again(tmp_path: Path) -> None:

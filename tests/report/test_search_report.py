@@ -15,11 +15,20 @@ from rich.console import Console
 
 from ablate.launch.options import Options
 from ablate.launch.session import launch, plan_of
+from ablate.planning.plan import plan_file_of
 from ablate.report.__main__ import print_space
 from ablate.report.figures.search import pictures, rungs
 from ablate.report.publishing import page_files
-from ablate.report.search import coordinates, importances, search_of
-from ablate.report.search_results import SampleResult, SearchResults, best_space, from_storage, pareto_front
+from ablate.report.search import (
+    SampleResult,
+    SearchResults,
+    best_space,
+    coordinates,
+    from_storage,
+    importances,
+    pareto_front,
+    search_of,
+)
 from ablate.spaces.loading import load_space
 from ablate.spaces.search import SearchSpec
 from ablate.storage.storage import Storage
@@ -130,7 +139,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[
         cpus_per_trial=1,
     )
     assert launch(options, Console(file=io.StringIO(), width=120)) == 0
-    return folder, Tracker(uri), from_storage(plan_of(options), Storage(options.storage))
+    return folder, Tracker(uri), from_storage(plan_file_of(plan_of(options)), Storage(options.storage))
 
 
 def test_mlflow_holds_what_storage_holds(reported: tuple[Path, Tracker, SearchResults]) -> None:

@@ -9,8 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ablate.report.figures.pictures import Picture, picture
 from ablate.report.figures.style import COLOURS, SEQUENTIAL, STYLE, new_figure
-from ablate.report.search import coordinates, importances
-from ablate.report.search_results import SampleResult, SearchResults, pareto_front
+from ablate.report.search import SampleResult, SearchResults, coordinates, importances, pareto_front
 from ablate.spaces.figures import Drawing
 from ablate.spaces.search import Parameter
 from ablate.spaces.trials import format_value
