@@ -366,15 +366,17 @@ class LaunchPlan:
         """
         import pandas as pd
 
-        from ablate.planning.results import trial_results
+        from ablate.planning.plan import plan_file_of
+        from ablate.report.from_storage import all_results
         from ablate.storage.storage import Storage
 
         with _worded_for_python():
             plan = self._decided()
             lines = [
-                {"space": found["space"], "row": found["row"], "seed": found["seed"], "state": found["state"]}
-                | found["metrics"]
-                for found in trial_results(plan, Storage(self._options.storage))
+                {"space": trial.part.space, "row": trial.part.row, "seed": trial.part.seed, "state": trial.state}
+                | dict(trial.metrics)
+                for results in all_results(plan_file_of(plan, {}), Storage(self._options.storage))
+                for trial in results.trials.values()
             ]
         frame = pd.DataFrame(lines)
         if frame.empty:
@@ -396,7 +398,7 @@ class LaunchPlan:
         Raises:
             UserError: No such row or seed, not trained to its end, or its checkpoints were dropped.
         """
-        from ablate.planning.results import trained_network
+        from ablate.planning.trained import trained_network
         from ablate.storage.storage import Storage
 
         with _worded_for_python():

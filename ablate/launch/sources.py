@@ -18,7 +18,6 @@ from ablate.launch.progress import Progress
 from ablate.launch.queue import Source
 from ablate.planning.estimates import Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
-from ablate.planning.results import results_as_json
 from ablate.planning.search_plan import SearchPlan, foreseen, search_estimate
 from ablate.spaces.specs import DataSpec
 from ablate.spaces.trials import Sample
@@ -100,6 +99,14 @@ def _resources(options: Options, trainings: int) -> Resources:
     return Resources(
         trainings, options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent, options.max_failures
     )
+
+
+def _as_json(plan: Plan, session: Session) -> dict[str, Any]:
+    from ablate.report.from_storage import all_results
+    from ablate.report.results import results_as_json
+
+    results = all_results(plan_file_of(plan, session.provenance), session.storage)
+    return {**results_as_json(results), "left_out": session.left_out}
 
 
 class Rows:
@@ -192,7 +199,7 @@ class Rows:
 
     def as_json(self, session: Session) -> dict[str, Any]:
         """See `Subject`."""
-        return {**results_as_json(self.plan, session.storage), "left_out": session.left_out}
+        return _as_json(self.plan, session)
 
     def code(self) -> int:
         """See `Subject`."""
@@ -414,19 +421,21 @@ class Samples:
 
     def tell(self, session: Session) -> None:
         """See `Subject`."""
-        from ablate.report.search import from_storage, summary_lines
+        from ablate.report.from_storage import results_of
+        from ablate.report.search import search_of, summary_lines
 
         session.console.print()
-        for line in summary_lines(from_storage(plan_file_of(self.plan, session.provenance), session.storage)):
+        found = search_of(results_of(plan_file_of(self.plan, session.provenance), session.storage))
+        for line in summary_lines(found):
             session.console.print(Text(line, overflow="fold"))
 
     def as_json(self, session: Session) -> dict[str, Any]:
         """See `Subject`."""
-        from ablate.report.search import from_storage, summary_as_json
+        from ablate.report.from_storage import results_of
+        from ablate.report.search import search_of, summary_as_json
 
-        content = {**results_as_json(self.plan, session.storage), "left_out": session.left_out}
-        found = from_storage(plan_file_of(self.plan, session.provenance), session.storage)
-        return {**content, "search": summary_as_json(found)}
+        found = search_of(results_of(plan_file_of(self.plan, session.provenance), session.storage))
+        return {**_as_json(self.plan, session), "search": summary_as_json(found)}
 
     def code(self) -> int:
         """A failed sample is a result of a search; only where none is left to choose from has it failed."""

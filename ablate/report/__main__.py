@@ -19,16 +19,11 @@ from ablate.core.places import local_path
 from ablate.core.text import harmless, open_closed_streams, open_console, plural, printable
 from ablate.core.user_code import import_modules
 from ablate.report.formats import to_csv, to_latex, to_markdown, to_terminal
-from ablate.report.from_tracking import (
-    claims_of,
-    keep_storages_apart,
-    left_out,
-    results_of,
-    table_input,
-    verdicts_of,
-)
+from ablate.report.from_tracking import keep_storages_apart, left_out, results_of
+from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
-from ablate.report.tables import Table, build_table
+from ablate.report.tables import Table, build_table, table_input
+from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.loading import table_names
 from ablate.spaces.metrics import Network
 from ablate.spaces.presets import decides_claims
@@ -69,7 +64,7 @@ def table_of(plan: PlanResults, network: Network = "last") -> Table:
     Returns:
         The table, for any of the formats.
     """
-    return build_table(table_input(plan, results_of(plan, network), network))
+    return build_table(table_input(results_of(plan, network)))
 
 
 def print_space(
@@ -103,10 +98,11 @@ def print_space(
 
 def _print_plan(tracker: Tracker, plan: PlanResults, console: Console, network: Network) -> None:
     console.print()
-    console.print(to_terminal(table_of(plan, network), width=console.width))
-    _print_verdicts(plan, network, console)
+    results = results_of(plan, network)
+    console.print(to_terminal(build_table(table_input(results)), width=console.width))
+    _print_verdicts(results, console)
     if plan.space.search is not None:
-        _print_search(plan, console)
+        _print_search(results, console)
     space = plan.space.name
     _print_left_out(plan, console)
     _print_others([info for info in tracker.list_plans(space) if info.id != plan.info.id], space, console)
@@ -149,20 +145,19 @@ def write_space(plan: PlanResults, formats: Sequence[str], folder: Path, network
     return written
 
 
-def _print_verdicts(plan: PlanResults, network: Network, console: Console) -> None:
-    if not plan.space.claims:
+def _print_verdicts(results: Results, console: Console) -> None:
+    if not results.claims:
         return
     console.print()
-    if not decides_claims(plan.info.preset):
-        claims = len(claims_of(plan))
-        console.print(
-            f"No verdicts on {claims} claims: the {plan.info.preset} preset trains too briefly to decide any."
-        )
+    preset = results.planned.preset
+    if not decides_claims(preset):
+        claims = len(results.claims)
+        console.print(f"No verdicts on {claims} claims: the {preset} preset trains too briefly to decide any.")
         return
-    data = " and ".join(plan.data_labels)
-    paper = "the paper's data" if plan.is_paper_data else "not the paper's data"
+    data = " and ".join(results.data_labels)
+    paper = "the paper's data" if results.is_paper_data else "not the paper's data"
     console.print(Text(f"Verdicts on {printable(data)} ({paper})", style="bold"))
-    for ours, published in verdicts_of(plan, results_of(plan, network)):
+    for ours, published in verdicts_of(results):
         console.print(Text(f"“{printable(ours.claim.says)}”"))
         lines = [f"ours: {ours.sentence()}" if ours.verdict in ours.sentence() else f"ours: {ours.verdict}"]
         if ours.test and ours.test != "none":
@@ -176,7 +171,7 @@ def _print_verdicts(plan: PlanResults, network: Network, console: Console) -> No
             console.print(Text(f"  {line}") if console.soft_wrap else Padding(Text(line), (0, 0, 0, 2)))
 
 
-def _print_search(plan: PlanResults, console: Console) -> None:
+def _print_search(plan: Results, console: Console) -> None:
     """How a search went, what matters, and the best as a space file, whole lines that can be copied."""
     results = search_of(plan)
     console.print()

@@ -4,82 +4,60 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
-from ablate.report.from_tracking import claims_of, columns_of, left_out, results_of, table_input, verdicts_of
+from ablate.report.from_tracking import left_out, results_of
 from ablate.report.page import Link, Missing, PageData, SpacePage
+from ablate.report.results import Results
 from ablate.report.search import search_facts, search_of
-from ablate.report.tables import build_table
+from ablate.report.tables import build_table, table_input
+from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
 from ablate.spaces.metrics import Network, from_array
 from ablate.spaces.presets import decides_claims
-from ablate.tracking.reading import STOPPED, PlanResults
+from ablate.tracking.reading import PlanResults
 
 _HOUR_S = 3600.0
 _VERSIONS = ("ablate", "torch", "ray", "mlflow")
 
 
-class _Curves(Mapping[str, Mapping[int, float]]):
-    """A training's curves; each is fetched when it is asked for, and the names are not known beforehand."""
-
-    def __init__(self, fetch: Callable[[str], Iterable[tuple[int, float]]]) -> None:
-        self._fetch = fetch
-        self._known: dict[str, dict[int, float]] = {}
-
-    def __getitem__(self, metric: str) -> Mapping[int, float]:
-        if metric not in self._known:
-            self._known[metric] = dict(self._fetch(metric))
-        if not self._known[metric]:
-            raise KeyError(metric)
-        return self._known[metric]
-
-    def __iter__(self) -> Iterator[str]:
-        return (metric for metric, curve in self._known.items() if curve)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-def figure_data(plan: PlanResults, network: Network = "last") -> FigureData:
+def figure_data(results: Results) -> FigureData:
     """What a plan's figures are drawn from: rows and seeds that are finished.
 
     Args:
-        plan: From MLflow.
-        network: Whose arrays and numbers.
+        results: Of a plan.
 
     Returns:
         Arrays and scalars under the names without `_best`, whichever network they are of.
     """
     rows: dict[str, dict[int, RowData]] = {}
-    for (row, seed), trial in plan.trials.items():
-        if trial.problem is not None:
-            continue
-        scalars = {name: trial.metrics[metric] for name, metric in columns_of(trial.metrics, network).items()}
-        arrays = _of_network(plan.arrays(row, seed), network)
-        rows.setdefault(row, {})[seed] = RowData(arrays, scalars, _curves(plan, row, seed))
-    return FigureData(rows, ", ".join(plan.data_labels))
+    for (row, seed), trial in results.trials.items():
+        if trial.problem is None:
+            arrays = _of_network(trial.arrays(), results.network)
+            rows.setdefault(row, {})[seed] = RowData(arrays, trial.outcome(results.network).values, trial.curves)
+    return FigureData(rows, ", ".join(results.data_labels))
 
 
-def draw_all(plan: PlanResults, network: Network = "last") -> dict[str, Picture | Missing]:
+def draw_all(results: Results) -> dict[str, Picture | Missing]:
     """Every figure that a plan's space lists.
 
     Args:
-        plan: From MLflow.
-        network: Whose arrays and numbers.
+        results: Of a plan.
 
     Returns:
         Name -> the picture, or why there is none; a figure that cannot be drawn spoils no other.
     """
-    if plan.space.search is not None:
-        return dict(pictures(search_of(plan)))
-    if not plan.space.figures:
+    [space] = results.planned.spaces
+    if space.search is not None:
+        return dict(pictures(search_of(results)))
+    if not space.figures:
         return {}
-    data = figure_data(plan, network)
-    return {name: _drawn(name, data) for name in plan.space.figures}
+    data = figure_data(results)
+    return {name: _drawn(name, data) for name in space.figures}
 
 
 def _drawn(name: str, data: FigureData) -> Picture | Missing:
@@ -119,7 +97,7 @@ def _space(
     plan: PlanResults, figures: Mapping[str, Picture | Missing], network: Network, server: str | None
 ) -> SpacePage:
     results = results_of(plan, network)
-    table, verdicts = build_table(table_input(plan, results, network)), verdicts_of(plan, results)
+    table, verdicts = build_table(table_input(results)), verdicts_of(results)
     table_label = () if plan.space.table is None else (("Paper", f"Table {plan.space.table}"),)
     settings = (("Settings", plan.info.overrides),) if plan.info.overrides else ()
     return SpacePage(
@@ -134,30 +112,31 @@ def _space(
             ("Data", ", ".join(plan.data_labels)),
             ("Launched", _day(plan.info.launched_ms)),
             *settings,
-            *search_facts(plan),
+            *search_facts(results),
         ),
         runs=_runs(plan, server),
         verdicts=verdicts,
-        verdict_note=_verdict_note(plan),
+        verdict_note=_verdict_note(results),
         figures=list(figures.values()),
         problems=[
             f"{row}, seed {seed}: {reason}"
             for (row, seed), reason in sorted(results.problems.items())
-            if not reason.startswith(STOPPED)
+            if results.trials[row, seed].state != "stopped"
         ],
         left_out=left_out(plan),
         experiment=_experiment(plan, server),
     )
 
 
-def _verdict_note(plan: PlanResults) -> str:
-    claims = len(claims_of(plan))
+def _verdict_note(results: Results) -> str:
+    claims = len(results.claims)
     if not claims:
         return ""
-    if not decides_claims(plan.info.preset):
-        return f"None on {claims} claims: the {plan.info.preset} preset trains too briefly to decide any."
-    data = " and ".join(plan.data_labels)
-    whose = "the paper's data" if plan.is_paper_data else "not the paper's data"
+    preset = results.planned.preset
+    if not decides_claims(preset):
+        return f"None on {claims} claims: the {preset} preset trains too briefly to decide any."
+    data = " and ".join(results.data_labels)
+    whose = "the paper's data" if results.is_paper_data else "not the paper's data"
     return f"Ours are about {data} ({whose}); published ones about the paper's table, judged by the same rules."
 
 
@@ -252,10 +231,6 @@ def _hours(seconds: float) -> str:
 
 def _day(milliseconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(milliseconds / 1000))
-
-
-def _curves(plan: PlanResults, row: str, seed: int) -> _Curves:
-    return _Curves(lambda metric: plan.curve(row, seed, metric))
 
 
 def _of_network(arrays: Mapping[str, Any], network: Network) -> dict[str, Any]:

@@ -1,79 +1,16 @@
-"""What MLflow holds of a plan, in the form that tables and verdicts are made from."""
+"""What MLflow holds of a plan, in the form that tables, verdicts and JSON are made from."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from ablate.core.metric_names import OF_LAST_EPOCH
-from ablate.report.results import Outcome, Results, published_results
-from ablate.report.tables import TableInput
-from ablate.report.verdicts.verdicts import Verdict, judge_all
-from ablate.spaces.claims import Claim, Trend
-from ablate.spaces.metrics import Metric, Network, is_accuracy
-from ablate.spaces.presets import decides_claims
+from ablate.report.results import Curves, Results, State, Trial
+from ablate.spaces.metrics import Network
 from ablate.tracking.reading import STOPPED, PlanResults, TrialResult, storage_label
 
-
-class _Fetched(Mapping[str, NDArray[np.bool_]]):
-    """Per-image correctness by column; its file is fetched when the first one is asked for."""
-
-    def __init__(self, names: Mapping[str, str], fetch: Callable[[], Mapping[str, NDArray[np.bool_]]]) -> None:
-        self._names = names
-        self._fetch = fetch
-
-    def __getitem__(self, column: str) -> NDArray[np.bool_]:
-        return self._fetch()[self._names[column]]
-
-    def __iter__(self) -> Iterator[str]:
-        return (column for column, metric in self._names.items() if metric in self._fetch())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class _Curves(Mapping[str, Sequence[float]]):
-    """Curves by metric; each is fetched when it is asked for, so that the names are not known beforehand."""
-
-    def __init__(self, fetch: Callable[[str], Sequence[float]]) -> None:
-        self._fetch = fetch
-        self._known: dict[str, Sequence[float]] = {}
-
-    def __getitem__(self, metric: str) -> Sequence[float]:
-        if metric not in self._known:
-            self._known[metric] = self._fetch(metric)
-        if not self._known[metric]:
-            raise KeyError(metric)
-        return self._known[metric]
-
-    def __iter__(self) -> Iterator[str]:
-        return (metric for metric, curve in self._known.items() if curve)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-def columns_of(metrics: Iterable[str], network: Network = "last") -> dict[str, str]:
-    """How claims and tables call the metrics of a run.
-
-    Args:
-        metrics: As MLflow has them: `accuracy/pgd20`, `accuracy_adaptive_best/pgd20`, `energy/ratio` ...
-        network: Whose numbers.
-
-    Returns:
-        Name -> metric: `pgd20`, `adaptive/pgd20`, `energy/ratio`; the other network's are left out.
-    """
-    found: dict[str, str] = {}
-    for run_name in metrics:
-        metric = Metric.from_run(run_name)
-        if metric.network == network and (metric.accuracy or network == "best"):
-            found[metric.name] = run_name
-        elif metric.network == network or (not metric.accuracy and metric.name.startswith(OF_LAST_EPOCH)):
-            found.setdefault(metric.name, run_name)
-    return found
+_FAILED = "failed: "
 
 
 def results_of(plan: PlanResults, network: Network = "last") -> Results:
@@ -84,84 +21,41 @@ def results_of(plan: PlanResults, network: Network = "last") -> Results:
         network: Whose numbers.
 
     Returns:
-        Only rows and seeds that are finished have an outcome; of others a part could be taken for the whole.
+        Images, arrays and curves are fetched when they are asked for.
     """
-    outcomes, problems = {}, dict(plan.problems)
-    for (row, seed), trial in plan.trials.items():
-        if (row, seed) in problems:
-            continue
-        if network == "best" and not any(map(_is_of_best, trial.metrics)):
-            problems[row, seed] = "no best network, which needs data.validation above 0"
-            continue
-        outcomes[row, seed] = _outcome(plan, row, seed, trial, network)
-    return Results(outcomes, problems)
+    trials = {(row, seed): _trial(plan, row, seed, trial) for (row, seed), trial in plan.trials.items()}
+    place = f"storage {storage_label(plan.info.storage)}, not {_other_storages(plan)}" if plan.others else ""
+    return Results.of_plan(plan.plan, trials, network, place)
 
 
-def _is_of_best(run_name: str) -> bool:
-    metric = Metric.from_run(run_name)
-    return metric.accuracy and metric.network == "best"
-
-
-def _outcome(plan: PlanResults, row: str, seed: int, trial: TrialResult, network: Network) -> Outcome:
-    names = columns_of(trial.metrics, network)
-    return Outcome(
-        training_key=trial.part.training,
-        values={name: trial.metrics[metric] for name, metric in names.items()},
-        correct=_Fetched(
-            {name: metric for name, metric in names.items() if is_accuracy(name)}, lambda: plan.correct(row, seed)
-        ),
-        test_key=trial.part.data.test_digest,
-        images=trial.part.data.test_count,
-        curves=_Curves(lambda metric: [value for _, value in plan.curve(row, seed, metric)]),
+def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
+    problem = trial.problem
+    failed = problem is not None and problem.startswith(_FAILED)
+    at_end = {name: value for name, value in trial.metrics.items() if name.startswith(OF_LAST_EPOCH)}
+    return Trial(
+        trial.part,
+        _state(trial),
+        {name: value for name, value in trial.metrics.items() if name not in at_end},
+        at_end,
+        problem,
+        problem.removeprefix(_FAILED) if problem is not None and failed else None,
+        trial.tags.get("ablate.state") in ("finished", "measuring"),
+        None,
+        Curves(lambda metric: plan.curve(row, seed, metric)),
+        lambda: plan.correct(row, seed),
+        lambda: plan.arrays(row, seed),
     )
 
 
-def claims_of(plan: PlanResults) -> list[Claim]:
-    """The claims of the plan's space, as they were when it was launched."""
-    return [Claim.model_validate(claim) for claim in plan.space.claims]
-
-
-def table_input(plan: PlanResults, results: Results, network: Network = "last") -> TableInput:
-    """What the plan's table is made from.
-
-    Args:
-        plan: From MLflow.
-        results: From `results_of`.
-        network: Whose numbers these are, for the caption.
-
-    Returns:
-        With the scalars that claims are about as more columns.
-    """
-    scalars = [
-        metric
-        for claim in claims_of(plan)
-        if not isinstance(claim.statement, Trend)
-        for metric in claim.statement.metrics
-        if not is_accuracy(metric)
-    ]
-    data = ", ".join(plan.data_labels)
-    changed = [setting for setting in plan.plan.overrides if not setting.startswith(("data.root=", "data.label="))]
-    told = [data, f"preset {plan.info.preset}", *changed, f"plan {plan.info.id}"]
-    if plan.others:
-        told.append(f"storage {storage_label(plan.info.storage)}, not {_other_storages(plan)}")
-    if network == "best":
-        of_training = any(scalar.startswith(OF_LAST_EPOCH) for scalar in scalars)
-        after = ", but energies and masks after the last epoch" if of_training else ""
-        told.append(f"best networks by validation accuracy{after}")
-    stopped = {row for (row, _), reason in plan.problems.items() if reason.startswith(STOPPED)}
-    if plan.space.search is not None:
-        told.append(f"test images, by which nothing was chosen; {len(stopped)} samples stopped early are left out")
-    return TableInput(
-        title=plan.space.title,
-        labels=[row.label for row in plan.rows if row.label not in stopped],
-        results=results,
-        published=plan.published,
-        notes={row.label: row.note for row in plan.rows if row.note and row.label not in stopped},
-        seeds=plan.plan.seeds,
-        paper_data=plan.is_paper_data,
-        data=", ".join(told),
-        extra=list(dict.fromkeys(scalars)),
-    )
+def _state(trial: TrialResult) -> State:
+    if trial.problem is None:
+        return "finished"
+    if trial.problem.startswith(_FAILED):
+        return "failed"
+    if trial.problem.startswith(STOPPED):
+        return "stopped"
+    begun = trial.run is not None and trial.tags.get("ablate.state") in ("training", "measuring")
+    return "training" if begun else "missing"
 
 
 def _other_storages(plan: PlanResults) -> str:
@@ -204,24 +98,3 @@ def left_out(plan: PlanResults) -> list[str]:
         asked = f"--space {plan.space.name} --plan {other.id} --storage-id {label}"
         found.append(f"Plan {other.id} has other numbers in storage {label}, launched {when}: {asked}")
     return found
-
-
-def verdicts_of(plan: PlanResults, results: Results) -> list[tuple[Verdict, Verdict | None]]:
-    """Each claim's verdict on our table, and on the published one, where there is one.
-
-    Args:
-        plan: From MLflow.
-        results: From `results_of`.
-
-    Returns:
-        (ours, published) in the order of the claims; none for a preset whose trainings are too short to say
-        anything.
-    """
-    if not decides_claims(plan.info.preset):
-        return []
-    claims, rows = claims_of(plan), [row.label for row in plan.rows]
-    ours = judge_all(claims, results, rows=rows)
-    if not any(plan.published.values()):
-        return [(verdict, None) for verdict in ours]
-    published = judge_all(claims, published_results(plan.published), rows=rows)
-    return list(zip(ours, published, strict=True))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ablate.core.errors import SpecError
 from ablate.report.contents import draw_all, page_of
 from ablate.report.figures.pictures import Picture
+from ablate.report.from_tracking import results_of
 from ablate.report.page import render
 from ablate.report.search import best_space, search_of
 from ablate.spaces.metrics import Network
@@ -39,7 +40,7 @@ def page_files(
         Path -> content: `index.html`, `<space>/figure-<name>.png` and `.svg`, and of a search `<space>_best.yaml`; the
         page needs none of the others.
     """
-    figures = {plan.space.name: draw_all(plan, network) for plan in plans}
+    figures = {plan.space.name: draw_all(results_of(plan, network)) for plan in plans}
     files = {PAGE: render(page_of(plans, figures, network=network, server=server, left_aside=left_aside)).encode()}
     for space, drawn in figures.items():
         for name, picture in drawn.items():
@@ -47,7 +48,7 @@ def page_files(
                 stem = f"{space}/figure-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
                 files |= {f"{stem}.png": picture.png, f"{stem}.svg": picture.svg}
     for plan in plans:
-        best = best_space(search_of(plan)) if plan.space.search is not None else None
+        best = best_space(search_of(results_of(plan))) if plan.space.search is not None else None
         if best is not None:
             files[f"{plan.space.name}_best.yaml"] = best.encode()
     return files

@@ -1,17 +1,28 @@
-"""What reports are made from: for each row and seed the numbers, and which images were classified correctly."""
+"""What reports are made from: for each row and seed the numbers, and which images were classified correctly.
+
+Tables, verdicts, figures, searches, the page and JSON are all made from `Results`. Its readers are beside it: of MLflow
+(`from_tracking`) and of storage (`from_storage`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.spaces.claims import Claim
+from ablate.spaces.metrics import Metric, Network, is_accuracy
 from ablate.spaces.specs import COLUMNS
+from ablate.storage.plans import PlanFile, TrialPart
+
+State = Literal["finished", "training", "stopped", "failed", "missing"]
 
 TREND = "trend/"
 """What the name of a curve's rank correlation with the epoch begins with."""
@@ -26,6 +37,138 @@ _BASELINES = (
 )
 PAPER_BASELINES: tuple[Mapping[str, float], ...] = tuple(dict(zip(COLUMNS, row, strict=True)) for row in _BASELINES)
 """The one ResNet-20 that the paper trained three times: the only sight of its noise between trainings."""
+
+
+class Curves(Mapping[str, Mapping[int, float]]):
+    """A training's curves, epoch -> value; each is fetched when asked for, and the names are not known beforehand."""
+
+    def __init__(self, fetch: Callable[[str], Iterable[tuple[int, float]]]) -> None:
+        self._fetch = fetch
+        self._known: dict[str, dict[int, float]] = {}
+
+    def __getitem__(self, metric: str) -> Mapping[int, float]:
+        if metric not in self._known:
+            self._known[metric] = dict(self._fetch(metric))
+        if not self._known[metric]:
+            raise KeyError(metric)
+        return self._known[metric]
+
+    def __iter__(self) -> Iterator[str]:
+        return (metric for metric, curve in self._known.items() if curve)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _Values(Mapping[str, Sequence[float]]):
+    """Curves without their epochs."""
+
+    def __init__(self, curves: Mapping[str, Mapping[int, float]]) -> None:
+        self._curves = curves
+
+    def __getitem__(self, metric: str) -> Sequence[float]:
+        return list(self._curves[metric].values())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._curves)
+
+    def __len__(self) -> int:
+        return len(self._curves)
+
+
+class _Renamed(Mapping[str, NDArray[np.bool_]]):
+    """Per-image correctness by column; it is fetched when the first one is asked for."""
+
+    def __init__(self, names: Mapping[str, str], fetch: Callable[[], Mapping[str, NDArray[np.bool_]]]) -> None:
+        self._names = names
+        self._fetch = fetch
+
+    def __getitem__(self, column: str) -> NDArray[np.bool_]:
+        return self._fetch()[self._names[column]]
+
+    def __iter__(self) -> Iterator[str]:
+        return (column for column, name in self._names.items() if name in self._fetch())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _nothing() -> dict[str, NDArray[Any]]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What there is of one row with one seed, whatever has come of it.
+
+    Attributes:
+        part: What was planned.
+        state: How far it is.
+        metrics: What was measured, by the names that runs have (`accuracy_best/pgd20`); of both networks.
+        at_end: The training's own metrics after its last epoch that are numbers of the table too (`energy/ratio`).
+        problem: Why tables show nothing of it; None where they do.
+        reason: Why it failed.
+        trained: Whether its training reached its last epoch.
+        reached: The last epoch trained, -1 without any; None: the curves tell.
+        curves: Metric of the training -> epoch -> value.
+        correct: Gives run name -> [N] bool, which test images were classified correctly.
+        arrays: Gives `<analysis as plans have it>/<array>` -> array.
+    """
+
+    part: TrialPart
+    state: State
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    at_end: Mapping[str, float] = field(default_factory=dict)
+    problem: str | None = None
+    reason: str | None = None
+    trained: bool = False
+    reached: int | None = None
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    correct: Callable[[], Mapping[str, NDArray[np.bool_]]] = _nothing
+    arrays: Callable[[], Mapping[str, NDArray[Any]]] = _nothing
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch trained; -1 without any."""
+        return max(self.curves.get("learning_rate", {}), default=-1) if self.reached is None else self.reached
+
+    @property
+    def measured_best(self) -> bool:
+        """Whether there are accuracies of the best network."""
+        return any(metric.accuracy and metric.network == "best" for metric in map(Metric.from_run, self.metrics))
+
+    def outcome(self, network: Network) -> Outcome:
+        """Its numbers in the form that tables and verdicts are made from."""
+        numbers = {**self.at_end, **self.metrics}
+        names = columns_of(numbers, network)
+        return Outcome(
+            training_key=self.part.training,
+            values={name: numbers[metric] for name, metric in names.items()},
+            correct=_Renamed({name: metric for name, metric in names.items() if is_accuracy(name)}, self.correct),
+            test_key=self.part.data.test_digest,
+            images=self.part.data.test_count,
+            curves=_Values(self.curves),
+        )
+
+
+def columns_of(metrics: Iterable[str], network: Network = "last") -> dict[str, str]:
+    """How claims and tables call the metrics of a run.
+
+    Args:
+        metrics: As runs have them: `accuracy/pgd20`, `accuracy_adaptive_best/pgd20`, `energy/ratio` ...
+        network: Whose numbers.
+
+    Returns:
+        Name -> metric: `pgd20`, `adaptive/pgd20`, `energy/ratio`; the other network's are left out.
+    """
+    found: dict[str, str] = {}
+    for run_name in metrics:
+        metric = Metric.from_run(run_name)
+        if metric.network == network and (metric.accuracy or network == "best"):
+            found[metric.name] = run_name
+        elif metric.network == network or (not metric.accuracy and metric.name.startswith(OF_LAST_EPOCH)):
+            found.setdefault(metric.name, run_name)
+    return found
 
 
 @dataclass(frozen=True)
@@ -51,7 +194,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Results:
-    """The outcomes of one table.
+    """The outcomes of one table, and where there is a plan, everything that was asked for.
 
     Attributes:
         outcomes: (row label, seed) -> outcome.
@@ -59,11 +202,71 @@ class Results:
             "not measured").
         noise: Repetitions of one training from elsewhere, whose spread stands for the noise between trainings;
             empty: the noise is that of the outcomes themselves.
+        plan: The part of a plan that is about one space; None of numbers without one, as published ones are.
+        trials: (row label, seed) -> everything there is of it, in the plan's order.
+        network: Whose numbers the outcomes are.
+        place: Where the numbers lie, for the caption, where there are others elsewhere.
     """
 
     outcomes: Mapping[tuple[str, int], Outcome]
     problems: Mapping[tuple[str, int], str] = field(default_factory=dict)
     noise: tuple[Mapping[str, float], ...] = ()
+    plan: PlanFile | None = None
+    trials: Mapping[tuple[str, int], Trial] = field(default_factory=dict)
+    network: Network = "last"
+    place: str = ""
+
+    @classmethod
+    def of_plan(
+        cls, plan: PlanFile, trials: Mapping[tuple[str, int], Trial], network: Network = "last", place: str = ""
+    ) -> Results:
+        """The results of one space's plan.
+
+        Args:
+            plan: With this space alone.
+            trials: (row label, seed) -> what there is of it.
+            network: Whose numbers are wanted.
+            place: Where the numbers lie, for the caption.
+
+        Returns:
+            Only rows and seeds that are finished have an outcome; of others a part could be taken for the whole.
+        """
+        problems = {where: trial.problem for where, trial in trials.items() if trial.problem is not None}
+        outcomes = {}
+        for where, trial in trials.items():
+            if where in problems:
+                continue
+            if network == "best" and not trial.measured_best:
+                problems[where] = "no best network, which needs data.validation above 0"
+                continue
+            outcomes[where] = trial.outcome(network)
+        return cls(outcomes, problems, (), plan, trials, network, place)
+
+    @property
+    def planned(self) -> PlanFile:
+        """The plan, of results that have one."""
+        assert self.plan is not None
+        return self.plan
+
+    @property
+    def claims(self) -> list[Claim]:
+        """The claims of the plan's space, as they were when it was launched."""
+        return [Claim.model_validate(claim) for claim in self.planned.spaces[0].claims]
+
+    @property
+    def published(self) -> dict[str, dict[str, float]]:
+        """Row -> metric -> published value; rows without numbers are left out."""
+        return {row.label: dict(row.published) for row in self.planned.spaces[0].rows if row.published}
+
+    @property
+    def is_paper_data(self) -> bool:
+        """Whether every trial used the paper's data set, so that published numbers compare."""
+        return all(trial.part.data.paper for trial in self.trials.values())
+
+    @property
+    def data_labels(self) -> list[str]:
+        """How the data sets are called."""
+        return list(dict.fromkeys(trial.part.data.label for trial in self.trials.values()))
 
     def rows(self) -> list[str]:
         """The labels that have an outcome, in order of appearance."""
@@ -138,3 +341,37 @@ def published_results(
         },
         noise=tuple(noise),
     )
+
+
+def results_as_json(results: Sequence[Results]) -> dict[str, Any]:
+    """A plan's results as plain data, for scripts.
+
+    Args:
+        results: Of each of the plan's spaces.
+
+    Returns:
+        What `json.dumps` takes: the plan's id, and for each trial `space`, `row`, `seed`, `training`, `state`, `epoch`,
+        `reason` of a failure, and `metrics`: `accuracy/pgd20` and the like in percent, and what analyses found.
+    """
+    plan = results[0].planned
+    return {
+        "id": plan.id,
+        "preset": plan.preset,
+        "overrides": list(plan.overrides),
+        "seeds": list(plan.seeds),
+        "trials": [trial_as_json(trial) for each in results for trial in each.trials.values()],
+    }
+
+
+def trial_as_json(trial: Trial) -> dict[str, Any]:
+    """A trial as plain data, as of `results_as_json`."""
+    return {
+        "space": trial.part.space,
+        "row": trial.part.row,
+        "seed": trial.part.seed,
+        "training": trial.part.training,
+        "state": trial.state,
+        "epoch": trial.epoch,
+        "reason": trial.reason,
+        "metrics": dict(trial.metrics),
+    }

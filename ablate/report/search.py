@@ -12,13 +12,10 @@ import yaml
 from numpy.typing import NDArray
 
 from ablate.core.text import plural
+from ablate.report.results import Results, Trial
 from ablate.spaces.search import Parameter, SearchSpec
 from ablate.spaces.specs import Spec, TrialSpec
 from ablate.spaces.trials import format_value
-from ablate.storage.plans import PlanFile
-from ablate.storage.samples import sample_end
-from ablate.storage.storage import Storage
-from ablate.tracking.reading import PlanResults
 
 State = Literal["complete", "stopped", "failed", "open"]
 
@@ -27,7 +24,6 @@ LEAST_SAMPLES = 6
 
 _TREES = 100
 _REPEATS = 8
-_STATES: dict[str, State] = {"finished": "complete", "measuring": "complete", "stopped": "stopped", "failed": "failed"}
 
 
 @dataclass(frozen=True)
@@ -93,81 +89,43 @@ class SearchResults:
         return sum(sample.epoch for sample in self.samples)
 
 
-def from_storage(plan: PlanFile, storage: Storage) -> SearchResults:
-    """A search's results from storage.
+def search_of(results: Results) -> SearchResults:
+    """A search's samples, from its results wherever they were read.
 
     Args:
-        plan: Of a search.
-        storage: Where its trainings are.
+        results: Of a space with `search`, also of one that goes on.
 
     Returns:
-        The results so far.
+        The samples so far.
     """
+    plan = results.planned
     [space] = plan.spaces
     search = SearchSpec.model_validate(space.search)
+    values = {row.label: row.sample or {} for row in space.rows}
     samples = []
-    rows = {row.label: row for row in space.rows}
-    for trial in plan.trials:
-        history = storage.history(trial.training)
-        ended = sample_end(storage.view(trial.training), history, search)
-        curves: dict[str, dict[int, float]] = {
-            objective.metric: {
-                int(entry["epoch"]): float(entry["metrics"][objective.metric])
-                for entry in history
-                if entry["epoch"] > 0 and objective.metric in entry["metrics"]
-            }
+    for (row, _), trial in results.trials.items():
+        curves: dict[str, Mapping[int, float]] = {
+            objective.metric: {e: value for e, value in trial.curves.get(objective.metric, {}).items() if e > 0}
             for objective in search.objective
         }
-        samples.append(
-            SampleResult(
-                trial.row,
-                rows[trial.row].sample or {},
-                ended.state if ended else "open",
-                ended.values if ended else (),
-                curves,
-                trial.spec,
-                ended.reason if ended else "",
-            )
-        )
-    data = ", ".join(dict.fromkeys(trial.data.label for trial in plan.trials))
-    return SearchResults(space.name, space.title, plan.id, plan.preset, plan.seeds[0], data, search, samples)
-
-
-def search_of(plan: PlanResults) -> SearchResults:
-    """A search's results, from its runs alone.
-
-    Args:
-        plan: From MLflow; of a space with `search`.
-
-    Returns:
-        The results, also of a search that goes on.
-    """
-    search = SearchSpec.model_validate(plan.space.search)
-    values = {row.label: row.sample or {} for row in plan.rows}
-    samples = []
-    for (row, seed), trial in plan.trials.items():
-        curves: dict[str, dict[int, float]] = {}
-        for objective in search.objective:
-            points = plan.curve(row, seed, objective.metric)
-            curves[objective.metric] = {epoch: value for epoch, value in points if epoch > 0}
-        state = _STATES.get(trial.tags.get("ablate.state", ""), "open")
-        last = int(trial.part.spec["training"]["epochs"])
-        reached = all(last in curve for curve in curves.values())
-        state = "open" if state == "complete" and not reached else state
-        objectives = tuple(curve[last] for curve in curves.values()) if state == "complete" else ()
-        reason = trial.problem or "" if state == "failed" else ""
+        state, objectives, reason = _end(trial, curves)
         samples.append(SampleResult(row, values[row], state, objectives, curves, trial.part.spec, reason))
-    seeds = plan.plan.seeds
-    return SearchResults(
-        plan.space.name,
-        plan.space.title,
-        plan.info.id,
-        plan.info.preset,
-        seeds[0] if seeds else 0,
-        ", ".join(plan.data_labels),
-        search,
-        samples,
-    )
+    seed = plan.seeds[0] if plan.seeds else 0
+    data = ", ".join(results.data_labels)
+    return SearchResults(space.name, space.title, plan.id, plan.preset, seed, data, search, samples)
+
+
+def _end(trial: Trial, curves: Mapping[str, Mapping[int, float]]) -> tuple[State, tuple[float, ...], str]:
+    """How a sample ended, its objectives, and why it failed."""
+    last = int(trial.part.spec["training"]["epochs"])
+    if trial.trained:
+        missing = [metric for metric, curve in curves.items() if last not in curve]
+        if not missing:
+            return "complete", tuple(curve[last] for curve in curves.values()), ""
+        return "failed", (), f"its history has no {missing[0]}"
+    if trial.state == "failed":
+        return "failed", (), trial.reason or ""
+    return ("stopped" if trial.state == "stopped" else "open"), (), ""
 
 
 def pareto_front(results: SearchResults) -> list[SampleResult]:
@@ -408,15 +366,15 @@ def shares_sentences(results: SearchResults) -> list[str]:
     return lines
 
 
-def search_facts(plan: PlanResults) -> tuple[tuple[str, str], ...]:
+def search_facts(plan: Results) -> tuple[tuple[str, str], ...]:
     """Terms and descriptions for the report page; none of a space that is no search."""
-    if plan.space.search is None:
+    if plan.planned.spaces[0].search is None:
         return ()
     results = search_of(plan)
     search = results.search
     how = f"{search.searcher}, scheduler {search.scheduler.name}"
     head, *best = summary_lines(results)
-    name = f"{plan.space.name}_best.yaml"
+    name = f"{results.space}_best.yaml"
     facts = [("Search", how), ("Samples", head)]
     if len(best) > 1:
         facts.append((best[0].rstrip(":"), "; ".join(line.strip() for line in best[1:])))

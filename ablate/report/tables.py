@@ -9,8 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report.names import column_name
 from ablate.report.results import Results
+from ablate.spaces.claims import Trend
 from ablate.spaces.metrics import Metric, is_accuracy
 from ablate.spaces.specs import COLUMNS
 
@@ -110,6 +112,49 @@ class TableInput:
     paper_data: bool = False
     data: str = ""
     extra: Sequence[str] = ()
+
+
+def table_input(results: Results) -> TableInput:
+    """What the plan's table is made from.
+
+    Args:
+        results: Of a plan.
+
+    Returns:
+        With the scalars that claims are about as more columns.
+    """
+    plan, network = results.planned, results.network
+    [space] = plan.spaces
+    scalars = [
+        metric
+        for claim in results.claims
+        if not isinstance(claim.statement, Trend)
+        for metric in claim.statement.metrics
+        if not is_accuracy(metric)
+    ]
+    data = ", ".join(results.data_labels)
+    changed = [setting for setting in plan.overrides if not setting.startswith(("data.root=", "data.label="))]
+    told = [data, f"preset {plan.preset}", *changed, f"plan {plan.id}"]
+    if results.place:
+        told.append(results.place)
+    if network == "best":
+        of_training = any(scalar.startswith(OF_LAST_EPOCH) for scalar in scalars)
+        after = ", but energies and masks after the last epoch" if of_training else ""
+        told.append(f"best networks by validation accuracy{after}")
+    stopped = {row for (row, _), trial in results.trials.items() if trial.state == "stopped"}
+    if space.search is not None:
+        told.append(f"test images, by which nothing was chosen; {len(stopped)} samples stopped early are left out")
+    return TableInput(
+        title=space.title,
+        labels=[row.label for row in space.rows if row.label not in stopped],
+        results=results,
+        published=results.published,
+        notes={row.label: row.note for row in space.rows if row.note and row.label not in stopped},
+        seeds=plan.seeds,
+        paper_data=results.is_paper_data,
+        data=", ".join(told),
+        extra=list(dict.fromkeys(scalars)),
+    )
 
 
 def build_table(given: TableInput) -> Table:

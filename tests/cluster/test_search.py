@@ -8,7 +8,8 @@ from typing import Any
 from ablate.launch.options import Options
 from ablate.launch.session import plan_of
 from ablate.planning.plan import plan_file_of
-from ablate.report.search import SearchResults, from_storage
+from ablate.report.from_storage import results_of
+from ablate.report.search import SearchResults, search_of
 from ablate.storage.storage import Storage
 from tests.support.helpers import start_launch, until
 from tests.support.launches import Process
@@ -38,7 +39,7 @@ def finish(folder: Path, *more: str) -> str:
 
 def results(folder: Path) -> SearchResults:
     options = Options(space=[str(folder / "tiny_search.yaml")], storage=str(folder / "storage"))
-    return from_storage(plan_file_of(plan_of(options)), Storage(str(folder / "storage")))
+    return search_of(results_of(plan_file_of(plan_of(options)), Storage(str(folder / "storage"))))
 
 
 def test_asha_trains_fewer_epochs_also_when_killed_in_the_middle(tmp_path: Path, on_cluster: Any) -> None:

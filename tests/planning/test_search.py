@@ -19,7 +19,9 @@ from ablate.launch.options import Options
 from ablate.launch.session import launch, plan_of
 from ablate.planning.plan import plan_file_of
 from ablate.planning.search import Search
-from ablate.report.search import SampleResult, SearchResults, best_space, from_storage, pareto_front
+from ablate.report import search as report_search
+from ablate.report.from_storage import results_of
+from ablate.report.search import SampleResult, SearchResults, best_space, pareto_front
 from ablate.spaces.loading import load_space
 from ablate.storage.samples import SampleEnd, sample_end
 from ablate.storage.storage import Storage, TrainingView
@@ -36,7 +38,8 @@ def run(folder: Path, **changes: Any) -> tuple[int, str]:
 
 
 def results(folder: Path, **changes: Any) -> SearchResults:
-    return from_storage(plan_file_of(plan_of(options(folder, **changes))), Storage(str(folder / "storage")))
+    plan = plan_file_of(plan_of(options(folder, **changes)))
+    return report_search.search_of(results_of(plan, Storage(str(folder / "storage"))))
 
 
 def test_records_are_plain_and_found_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ablate.core.registry import temporary_registrations
 from ablate.report.contents import draw_all, figure_data, page_of
 from ablate.report.figures.pictures import Picture
+from ablate.report.from_tracking import results_of
 from ablate.report.page import Link, Missing, render
 from ablate.report.publishing import page_files, write_page
 from ablate.spaces.figures import Drawing, FigureData, register_figure
@@ -91,7 +92,7 @@ def test_failures_are_counted_and_named(tracker: Tracker) -> None:
 
 
 def test_a_figure_that_cannot_be_drawn_says_why_and_spoils_no_other(tracker: Tracker) -> None:
-    drawn = draw_all(tracker.read_plan("batch_size"))
+    drawn = draw_all(results_of(tracker.read_plan("batch_size")))
     assert isinstance(drawn["5"], Picture) and isinstance(drawn["6"], Picture)
     assert drawn["2"] == Missing(
         "Figure 2: Where the perturbation’s energy lies", "no row has been measured for it yet."
@@ -102,7 +103,7 @@ def test_a_figure_that_cannot_be_drawn_says_why_and_spoils_no_other(tracker: Tra
 
 
 def test_rows_that_did_not_finish_are_in_no_figure(tracker: Tracker) -> None:
-    data = figure_data(tracker.read_plan("batch_size"))
+    data = figure_data(results_of(tracker.read_plan("batch_size")))
     assert list(data.rows) == ["a"]
     assert data.rows["a"][0].curves["energy/ratio"].keys() == {0, 1, 2, 3}
     assert "nothing" not in data.rows["a"][0].curves
@@ -110,7 +111,7 @@ def test_rows_that_did_not_finish_are_in_no_figure(tracker: Tracker) -> None:
 
 def test_last_and_best_networks_have_their_own_arrays_and_numbers(tracker: Tracker) -> None:
     plan = tracker.read_plan("batch_size")
-    last, best = (figure_data(plan, network).rows["a"][0] for network in ("last", "best"))
+    last, best = (figure_data(results_of(plan, network)).rows["a"][0] for network in ("last", "best"))
     assert np.allclose(best.arrays["cka/matrix"], last.arrays["cka/matrix"] + 1)
     assert (last.scalars["cka/share"], best.scalars["cka/share"]) == (0.0, 1.0)
     assert not any("best" in name for name in (*last.arrays, *best.arrays))

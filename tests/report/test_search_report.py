@@ -16,15 +16,16 @@ from rich.console import Console
 from ablate.launch.options import Options
 from ablate.launch.session import launch, plan_of
 from ablate.planning.plan import plan_file_of
+from ablate.report import from_tracking
 from ablate.report.__main__ import print_space
 from ablate.report.figures.search import pictures, rungs
+from ablate.report.from_storage import results_of
 from ablate.report.publishing import page_files
 from ablate.report.search import (
     SampleResult,
     SearchResults,
     best_space,
     coordinates,
-    from_storage,
     importances,
     pareto_front,
     search_of,
@@ -139,13 +140,13 @@ def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[
         cpus_per_trial=1,
     )
     assert launch(options, Console(file=io.StringIO(), width=120)) == 0
-    return folder, Tracker(uri), from_storage(plan_file_of(plan_of(options)), Storage(options.storage))
+    return folder, Tracker(uri), search_of(results_of(plan_file_of(plan_of(options)), Storage(options.storage)))
 
 
 def test_mlflow_holds_what_storage_holds(reported: tuple[Path, Tracker, SearchResults]) -> None:
     _, tracker, stored = reported
     plan = tracker.read_plan("tiny_search")
-    found = search_of(plan)
+    found = search_of(from_tracking.results_of(plan))
     assert found.search == stored.search
     assert [vars(sample) | {"spec": None} for sample in found.samples] == [
         vars(sample) | {"spec": None} for sample in stored.samples

@@ -11,7 +11,8 @@ import pytest
 
 from ablate.core.errors import TrackingError
 from ablate.report import __main__ as report
-from ablate.report.from_tracking import results_of, verdicts_of
+from ablate.report.from_tracking import results_of
+from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 from tests.support.tracking_world import (
@@ -250,7 +251,7 @@ class TrackingContract:
             keys = [t.part.columns["accuracy/natural"] for (r, _), t in results.trials.items() if r == row.label]
             assert ours.cells["natural"].value == pytest.approx(np.mean([100 * correct_of(key).mean() for key in keys]))
             assert {line.source for line in row.lines} == {"published", "ours", "ours, adaptive"}
-        verdicts = verdicts_of(results, results_of(results))
+        verdicts = verdicts_of(results_of(results))
         assert len(verdicts) == 2
         assert "test images" in verdicts[0][0].test  # from per-image correctness
         assert verdicts[1][0].comparisons[0].effect == pytest.approx(1.0)  # from the curves

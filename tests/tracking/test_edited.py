@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from ablate.core.errors import UserError
 from ablate.launch.session import launch
 from ablate.report import __main__ as report
-from ablate.report.from_tracking import results_of, verdicts_of
+from ablate.report.from_tracking import results_of
+from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.storage.storage import Storage
 from ablate.tracking.reading import PlanResults
 from tests.support.helpers import options_of, write_space
@@ -202,7 +203,7 @@ def check(world: World, done: list[str], synced: bool) -> None:
             plan = world.tracker.read_plan(space)
             for what, numbers in world.told(plan).items():
                 assert numbers == world.truth[what], (done, what)
-            verdicts_of(plan, results_of(plan))
+            verdicts_of(results_of(plan))
             report.write_space(plan, ["csv", "markdown"], world.folder / "out" / plan.space.name)
     if synced:
         fresh = world.sync()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ablate.report.results import Results
+from ablate.report.results import Results, published_results
 from ablate.report.verdicts.contrasts import Contrast, contrasts
 from ablate.report.verdicts.decisions import (
     MOST_TRAININGS,
@@ -26,6 +26,7 @@ from ablate.report.verdicts.decisions import (
 )
 from ablate.report.verdicts.evidence import Estimate, estimate
 from ablate.spaces.claims import Claim, Trend
+from ablate.spaces.presets import decides_claims
 
 Decision = Literal["holds", "fails", "not enough evidence"]
 HOLDS: Decision = "holds"
@@ -124,6 +125,26 @@ def judge_all(
 ) -> list[Verdict]:
     """The verdict on each claim; arguments as of `judge`."""
     return [judge(claim, results, rows=rows, alpha=alpha) for claim in claims]
+
+
+def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
+    """Each claim's verdict on our table, and on the published one, where there is one.
+
+    Args:
+        results: Of a plan.
+
+    Returns:
+        (ours, published) in the order of the claims; none for a preset whose trainings are too short to say
+        anything.
+    """
+    if not decides_claims(results.planned.preset):
+        return []
+    claims, rows = results.claims, [row.label for row in results.planned.spaces[0].rows]
+    ours = judge_all(claims, results, rows=rows)
+    if not any(results.published.values()):
+        return [(verdict, None) for verdict in ours]
+    published = judge_all(claims, published_results(results.published), rows=rows)
+    return list(zip(ours, published, strict=True))
 
 
 def judge(claim: Claim, results: Results, rows: Sequence[str] | None = None, alpha: float = ALPHA) -> Verdict:

@@ -1,0 +1,118 @@
+"""What storage holds of a plan, in the form that tables, verdicts and JSON are made from; MLflow is not asked."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.report.results import Curves, Results, State, Trial
+from ablate.spaces.metrics import Network, scalar_of
+from ablate.storage.plans import PlanFile, TrialPart
+from ablate.storage.storage import Storage, TrainingStatus, TrainingView, reaches
+from ablate.tracking.reading import STOPPED
+
+_STATES: dict[TrainingStatus, State] = {
+    TrainingStatus.MISSING: "missing",
+    TrainingStatus.TRAINING: "training",
+    TrainingStatus.TRAINED: "training",  # results have no word of their own for what lacks measurements alone
+    TrainingStatus.FINISHED: "finished",
+    TrainingStatus.FAILED: "failed",
+    TrainingStatus.STOPPED: "stopped",
+}
+
+
+def all_results(plan: PlanFile, storage: Storage, network: Network = "last") -> list[Results]:
+    """The results of each space of a plan, in its order; as of `results_of`."""
+    views = {key: storage.view(key) for key in plan.trainings()}
+    return [_results(plan.of_space(space.name), storage, views, network) for space in plan.spaces]
+
+
+def results_of(plan: PlanFile, storage: Storage, network: Network = "last") -> Results:
+    """A plan's outcomes so far, and why others are missing.
+
+    Args:
+        plan: Of one space.
+        storage: Where its trainings are.
+        network: Whose numbers.
+
+    Returns:
+        Also of a plan that is being launched, here or elsewhere.
+    """
+    [results] = all_results(plan, storage, network)
+    return results
+
+
+def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], network: Network) -> Results:
+    @functools.cache
+    def history(key: str) -> list[dict[str, Any]]:
+        return storage.history(key)
+
+    trials = {}
+    for part in plan.trials:
+        view = views[part.training]
+        metrics, whole = _metrics(storage, view, part)
+        state = _STATES[view.status(part.measurements)]
+        last = history(part.training)[-1]["metrics"] if view.finished and history(part.training) else {}
+        trials[part.row, part.seed] = Trial(
+            part,
+            state,
+            metrics,
+            {name: value for name, value in last.items() if name.startswith(OF_LAST_EPOCH) and math.isfinite(value)},
+            _problem(state, view, whole and (state != "finished" or reaches(history(part.training), view.epoch))),
+            view.reason if state == "failed" else None,
+            view.finished,
+            view.epoch,
+            Curves(
+                lambda metric, key=part.training: [  # type: ignore[misc]
+                    (int(entry["epoch"]), float(entry["metrics"][metric]))
+                    for entry in history(key)
+                    if metric in entry["metrics"]
+                ]
+            ),
+            functools.partial(_correct, storage, view, part),
+            functools.partial(_arrays, storage, view, part),
+        )
+    return Results.of_plan(plan, trials, network)
+
+
+def _metrics(storage: Storage, view: TrainingView, part: TrialPart) -> tuple[dict[str, float], bool]:
+    """What was measured, and whether every record that is there can be read."""
+    metrics, whole = {}, True
+    for name, key in part.columns.items():
+        record = storage.record(view, key)
+        whole = whole and (record is not None or key not in view.records)
+        if record is not None:
+            metrics[name] = record.scalars["accuracy"]
+    for label, key in part.analyses.items():
+        record = storage.record(view, key)
+        whole = whole and (record is not None or key not in view.records)
+        for scalar, value in (record.scalars if record is not None else {}).items():
+            metrics[scalar_of(label, scalar).run_name] = value
+    return metrics, whole
+
+
+def _problem(state: State, view: TrainingView, whole: bool) -> str | None:
+    if state == "finished":
+        return None if whole else "left out: a file of it in storage is damaged"
+    if state == "failed":
+        return f"failed: {view.reason}"
+    if state == "stopped":
+        return f"{STOPPED} after epoch {view.stopped}"
+    if state == "missing":
+        return "not trained"
+    return "not finished, measuring" if view.finished else "not finished, training"
+
+
+def _correct(storage: Storage, view: TrainingView, part: TrialPart) -> dict[str, NDArray[np.bool_]]:
+    found = {name: storage.record(view, key) for name, key in part.columns.items()}
+    return {name: record.arrays["correct"] for name, record in found.items() if record and "correct" in record.arrays}
+
+
+def _arrays(storage: Storage, view: TrainingView, part: TrialPart) -> dict[str, NDArray[Any]]:
+    found = {label: storage.record(view, key) for label, key in part.analyses.items()}
+    return {f"{label}/{name}": a for label, record in found.items() if record for name, a in record.arrays.items()}
