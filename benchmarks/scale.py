@@ -48,7 +48,7 @@ def train(spec, dataset, *, device, state=None, on_epoch=lambda state: None):
     history = []
     for epoch in range(spec.training.epochs + 1):
         metrics = {name: 1.0 / (1 + epoch) for name in METRICS}
-        history = [*history, {"epoch": epoch, "timestamp_ms": worker._now_ms(), "metrics": metrics}]
+        history = [*history, {"epoch": epoch, "timestamp_ms": worker.now_ms(), "metrics": metrics}]
         state = TrainingState(epoch, {"weight": torch.zeros(1)}, {}, history, None)
         on_epoch(state)
     return state

@@ -5,7 +5,7 @@ experiment <space>        a run per plan (tag ablate.kind=plan, artifact plan.js
                           (`512 · seed 0`) and per published row (`512 · published`)
 
 All of them are of one storage (tag ablate.storage): the same plan in another storage has other runs, which are left
-alone. Runs of versions before, which name none, are adopted where they agree with storage (`tracking_sending`).
+alone. Runs of versions before, which name none, are adopted where they agree with storage (`ablate.tracking.sending`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What has arrived is marked on the runs themselves (`ablate.synced_epoch`, `ablate.synced`), after the fact: whoever goes
 on after a crash sends the rest, and the exact repeats in between are dropped by the store. Before anything is added to
-a run it is compared with storage; one that differs is replaced by a new one (see `tracking_agreement`).
+a run it is compared with storage; one that differs is replaced by a new one (see `ablate.tracking.agreement`).
 """
 
 from __future__ import annotations

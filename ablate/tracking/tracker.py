@@ -166,7 +166,7 @@ class Tracker:
                 self._store.set_status(run, "KILLED", now)
 
     def list_plans(self, space: str) -> list[reading.PlanInfo]:
-        """Plans of a space, the one launched last first; see `tracked.list_plans`."""
+        """Plans of a space, the one launched last first; see `reading.list_plans`."""
         return reading.list_plans(self._store, space)
 
     def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> reading.PlanResults:
