@@ -52,8 +52,17 @@ def open_executor(
         The executor.
     """
     if local:
+        import torch
+
         with terminate_in_order():
-            yield LocalExecutor(resources, datasets, note)
+            devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+            packed = resources.gpus == "auto" or 0 < (resources.gpus or 1) < 1
+            if devices and resources.gpus != 0 and (len(devices) > 1 or packed):
+                from ablate.execution.processes import ProcessExecutor
+
+                yield ProcessExecutor(devices, resources, datasets, files, imports, note)
+            else:
+                yield LocalExecutor(resources, datasets, note)
         return
     from ablate.execution import cluster, tune
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from ablate.execution.base import Event, Executor, Job, Lease, Outcome, Resources, Task
 from ablate.execution.executors import open_executor
+from ablate.execution.processes import ProcessExecutor
 from ablate.learning import data
 from ablate.planning.plan import Plan
 from ablate.spaces.search import SearchSpec
@@ -39,7 +41,7 @@ class Jobs:
         self.outcomes.append(outcome)
 
 
-@pytest.fixture(params=["local", "tune"])
+@pytest.fixture(params=["local", "processes", "tune"])
 def opened(request: pytest.FixtureRequest) -> Opened:
     if request.param == "tune":
         request.getfixturevalue("on_cluster")
@@ -49,6 +51,9 @@ def opened(request: pytest.FixtureRequest) -> Opened:
         specs = [training.spec.data for training in plan.trainings.values()]
         loaded = {data.dataset_name(spec): data.load(spec, folder) for spec in specs}
         files = Storage(str(folder / "storage")).files
+        if request.param == "processes":
+            yield ProcessExecutor(["cpu", "cpu"], Resources(2, cpus=1), loaded, files, [], print)
+            return
         with open_executor(request.param == "local", Resources(2, cpus=1), loaded, files, [], print) as executor:
             yield executor
 
@@ -123,3 +128,28 @@ def test_a_failure_is_an_outcome(opened: Opened, tmp_path: Path) -> None:
     assert outcome.state == "failed" and outcome.reason
     failure = Storage(task.storage).view(task.key).failure
     assert failure is not None and failure["reason"] == outcome.reason
+
+
+def test_processes_share_devices_and_a_lost_one_is_begun_again(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "training.epochs=3")
+    loaded = {
+        data.dataset_name(training.spec.data): data.load(training.spec.data, tmp_path)
+        for training in plan.trainings.values()
+    }
+    files = Storage(str(tmp_path / "storage")).files
+    executor = ProcessExecutor(["cpu"], Resources(2, cpus=1, gpus=0.5), loaded, files, [], print)
+    tasks = tasks_of(plan, tmp_path)
+    queue, started, killed = Jobs(*(Job((task,)) for task in tasks)), list[str](), list[int]()
+
+    def listen(event: Event) -> None:
+        if event.kind == "started" and not event.text:
+            started.append(event.key)
+        if event.kind == "epoch" and event.done == 1 and not killed:
+            process = next(each for each in multiprocessing.active_children() if each.pid is not None)
+            killed.append(process.pid or 0)
+            process.kill()
+
+    executor.run(queue, listen)
+    assert {outcome.key: outcome.state for outcome in queue.outcomes} == {task.key: "finished" for task in tasks}
+    assert len(started) == 3 and set(started) == {task.key for task in tasks}
+    assert not multiprocessing.active_children()

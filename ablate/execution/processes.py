@@ -1,0 +1,262 @@
+"""Trainings in processes of their own on this machine's devices, without Ray: as many at once as the devices hold."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ablate.core.text import now_ms
+from ablate.core.user_code import import_modules
+from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task
+from ablate.execution.crashes import how_lost
+from ablate.execution.hanging import Watch
+from ablate.execution.packing import gpu_share
+from ablate.execution.worker import run
+from ablate.learning.data import Dataset, dataset_name
+from ablate.storage.files import Files
+from ablate.storage.speeds import known_packing
+from ablate.storage.storage import Storage
+
+WAIT_S = 1.0
+"""How often a queue that waits is asked again, and trainings that hang are looked for."""
+
+
+@dataclass
+class _Process:
+    """A process that runs one job after another on one device."""
+
+    device: str
+    process: Any
+    pipe: Connection
+    job: Job | None = None
+    share: float = 0.0
+    lost: int = 0
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    epoch: int = 0
+
+
+class ProcessExecutor:
+    """Runs jobs in processes, each on one device, next to each other where a device holds several.
+
+    Args:
+        devices: `cuda:0`, `cuda:1`, ...; a device named twice is two.
+        resources: What the launch asks for; more than one GPU a training is one.
+        datasets: By name.
+        files: Of the storage, where measured packing is kept.
+        imports: The user's own modules, imported by every process.
+        note: Told what a user should know.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        resources: Resources,
+        datasets: Mapping[str, Dataset],
+        files: Files,
+        imports: Sequence[str],
+        note: Callable[[str], None],
+    ) -> None:
+        self._devices = list(devices)
+        self._resources = resources
+        self._datasets = dict(datasets)
+        self._imports = list(imports)
+        self._note = note
+        self._packing = known_packing(files) if resources.gpus == "auto" else None
+        self._threads = resources.cpus or max(1, (os.cpu_count() or 1) // len(devices))
+        self._used = [0.0] * len(devices)
+        self._processes: list[_Process] = []
+        self._watch = Watch()
+
+    def _share(self, job: Job) -> float:
+        if job.whole_gpu:
+            return 1.0
+        if self._packing is not None:
+            return max(gpu_share(task.spec, self._packing) for task in job.tasks)
+        return min(1.0, float(self._resources.gpus or 1.0))
+
+    def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
+        """See `Executor`."""
+        held: Job | None = None
+        with self._ended():
+            while True:
+                job: Any = held or queue.next()
+                held = None
+                if isinstance(job, Job):
+                    if self._start(job, stopping):
+                        continue
+                    held = job
+                busy = [each for each in self._processes if each.job is not None]
+                if not busy and job is None:
+                    return
+                if not busy:
+                    time.sleep(WAIT_S)
+                ready = wait([each.pipe for each in busy], WAIT_S) if busy else []
+                for each in busy:
+                    if each.pipe in ready:
+                        self._hear(each, queue, listen, stopping)
+                self._look(listen)
+
+    @contextlib.contextmanager
+    def _ended(self) -> Iterator[None]:
+        """No process outlives the launch."""
+        try:
+            yield
+        finally:
+            for each in self._processes:
+                each.process.kill()
+            for each in self._processes:
+                each.process.join()
+                each.pipe.close()
+            self._processes.clear()
+            self._used = [0.0] * len(self._devices)
+
+    def _start(self, job: Job, stopping: EarlyStopping | None) -> bool:
+        """Give a job to a device that holds it; False where none does now."""
+        running = sum(each.job is not None for each in self._processes)
+        if self._resources.max_concurrent and running >= self._resources.max_concurrent:
+            return False
+        share = self._share(job)
+        number = min(range(len(self._devices)), key=self._used.__getitem__)
+        if self._used[number] + share > 1.0 + 1e-9:
+            return False
+        device = self._devices[number]
+        given = {"threads": self._threads, "device": device, "gpu_share": share}
+        job = replace(job, tasks=tuple(replace(task, **given) for task in job.tasks))  # type: ignore[arg-type]
+        idle = [each for each in self._processes if each.job is None and each.device == f"{number}"]
+        process = idle[0] if idle else self._open(f"{number}")
+        process.job, process.share, process.lost, process.epoch = job, share, 0, 0
+        self._used[number] += share
+        self._send(process, stopping)
+        return True
+
+    def _open(self, device: str) -> _Process:
+        ours, theirs = multiprocessing.Pipe()
+        # A fork would share what torch and CUDA have already started here.
+        process = multiprocessing.get_context("spawn").Process(
+            target=_work, args=(theirs, self._datasets, self._imports), daemon=True
+        )
+        process.start()
+        theirs.close()
+        opened = _Process(device, process, ours)
+        self._processes.append(opened)
+        return opened
+
+    def _send(self, process: _Process, stopping: EarlyStopping | None) -> None:
+        assert process.job is not None
+        process.outcomes.clear()
+        for task in process.job.tasks:
+            self._watch.expect(task, self._datasets[dataset_name(task.spec.data)])
+            self._watch.begin(task.key)
+        judged = stopping.metric if stopping is not None and process.job.judged else None
+        with contextlib.suppress(OSError):  # it is dead, which its pipe will tell
+            process.pipe.send((process.job.tasks, judged))
+
+    def _hear(self, process: _Process, queue: Queue, listen: Listener, stopping: EarlyStopping | None) -> None:
+        job = process.job
+        assert job is not None
+        try:
+            kind, content = process.pipe.recv()
+        except (EOFError, OSError):
+            self._lost(process, queue, listen, stopping)
+            return
+        if kind == "event":
+            self._watch.handle(content)
+            listen(content)
+        elif kind == "epoch":
+            key, epoch, value = content
+            process.epoch = epoch
+            assert stopping is not None
+            on = stopping.should_continue(key, epoch, value) or epoch >= job.tasks[0].spec.training.epochs
+            with contextlib.suppress(OSError):
+                process.pipe.send(on)
+        else:
+            self._watch.forget(content.key)
+            process.outcomes[content.key] = content
+            if len(process.outcomes) == len(job.tasks):
+                self._free(process, queue, process.outcomes)
+
+    def _lost(self, process: _Process, queue: Queue, listen: Listener, stopping: EarlyStopping | None) -> None:
+        """A process died: its job is begun again in another one, as often as is asked for."""
+        job, lost = process.job, process.lost + 1
+        assert job is not None
+        process.process.join()
+        self._processes.remove(process)
+        hung = {key: outcome for key, outcome in process.outcomes.items() if outcome.reason.startswith("it hangs")}
+        if lost <= self._resources.max_failures and not hung:
+            again = self._open(process.device)
+            again.job, again.share, again.lost = job, process.share, lost
+            self._send(again, stopping)
+            return
+        outcomes = dict(process.outcomes)
+        for task in job.tasks:
+            self._watch.forget(task.key)
+            if task.key not in outcomes or task.key in hung:
+                reason = hung[task.key].reason if task.key in hung else how_lost(Storage(task.storage), task.key)
+                outcomes[task.key] = Outcome(task.key, "interrupted", reason)
+                listen(Event(task.key, "interrupted", text=reason, timestamp_ms=now_ms()))
+        self._free(process, queue, outcomes)
+
+    def _free(self, process: _Process, queue: Queue, outcomes: Mapping[str, Outcome]) -> None:
+        job = process.job
+        assert job is not None
+        process.job = None
+        self._used[int(process.device)] = max(0.0, self._used[int(process.device)] - process.share)
+        for task in job.tasks:
+            queue.ended(task.key, outcomes[task.key])
+
+    def _look(self, listen: Listener) -> None:
+        """Kill the processes of trainings that hang; they are not begun again in this launch."""
+        for key, reason in self._watch.hung().items():
+            for each in self._processes:
+                if each.job is not None and any(task.key == key for task in each.job.tasks):
+                    self._watch.forget(key)
+                    each.outcomes[key] = Outcome(key, "interrupted", reason)
+                    each.process.kill()
+
+
+class _Stop(BaseException):
+    """Early stopping has ended the training; no error, and nothing that a worker may catch."""
+
+
+def _work(pipe: Connection, datasets: Mapping[str, Dataset], imports: list[str]) -> None:
+    """What a process does: jobs, one after the other, until its launch is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its launch ends it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import_modules(imports)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            tasks, metric = pipe.recv()
+            for task in tasks:
+                pipe.send(("outcome", _run(pipe, task, datasets[dataset_name(task.spec.data)], metric)))
+
+
+def _run(pipe: Connection, task: Task, dataset: Dataset, metric: str | None) -> Outcome:
+    last = 0
+
+    def judge(epoch: int, metrics: Mapping[str, float]) -> None:
+        nonlocal last
+        if metric is None or epoch < 1 or metric not in metrics:
+            return
+        last = epoch
+        pipe.send(("epoch", (task.key, epoch, metrics[metric])))
+        if not pipe.recv():
+            raise _Stop
+
+    def listen(event: Event) -> None:
+        pipe.send(("event", event))
+        if event.kind == "epoch":
+            judge(event.done, event.metrics)
+
+    try:
+        for entry in Storage(task.storage).history(task.key) if metric is not None else ():
+            judge(int(entry["epoch"]), entry["metrics"])
+        return run(task, dataset, listen)
+    except _Stop:
+        return Outcome(task.key, "stopped", epoch=last)
