@@ -94,7 +94,8 @@ class TrainingQueue:
             job = self._job(training)
             if job is not None:
                 return job
-        return "wait" if self._elsewhere else None
+        # What runs may come back: another launch holds it, or it needs a whole GPU.
+        return "wait" if self._elsewhere or self._running else None
 
     def _candidates(self) -> Iterator[PlannedTraining]:
         if self._clock() - self._looked >= WAIT_S:
@@ -144,7 +145,7 @@ class TrainingQueue:
     def ended(self, key: str, outcome: Outcome) -> None:
         """See `Queue`."""
         training = self._running.pop(key)
-        if outcome.state == "not_mine" or (outcome.state == "stopped" and not self._stop(key, outcome.epoch)):
+        if outcome.state == "not_mine" or (outcome.state == "stopped" and not self._stop(training, outcome.epoch)):
             self._wait_for(training)
             return
         if outcome.needs_more_memory and key not in self._whole:
@@ -157,14 +158,15 @@ class TrainingQueue:
         self._source.ended(training, before=False)
         self._notify(key)
 
-    def _stop(self, key: str, epoch: int) -> bool:
+    def _stop(self, training: PlannedTraining, epoch: int) -> bool:
         """Record that a training was stopped early; False where another launch has taken it over."""
+        key, epochs = training.key, training.spec.training.epochs
         if not self._leases.taken(key) or not self._leases.acquire(key):
             return False
         # Its worker may not have been told yet; its attempt is not the latest any more.
         self._storage.attempt(key).save_stopped(epoch)
         self._leases.release(key)
-        self._listen(Event(key, "stopped", epoch, timestamp_ms=time.time_ns() // 1_000_000))
+        self._listen(Event(key, "stopped", epoch, epochs, timestamp_ms=time.time_ns() // 1_000_000))
         return True
 
     def _settle(self, outcome: Outcome) -> None:
