@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablate.core.errors import TrackingError
+from ablate.planning.plan import plan_file_of
 from ablate.storage.plans import redact
 from ablate.storage.storage import Storage
 from ablate.tracking import address as address_module
@@ -23,6 +24,7 @@ from ablate.tracking import runs, sending
 from ablate.tracking import store as store_module
 from ablate.tracking.address import resolve
 from ablate.tracking.store import Point, ServerAway
+from tests.support.tasks import planned
 from tests.support.tracking_contract import Make, TrackingContract
 from tests.support.tracking_world import Tracker, finish, plan_of, tracker_at
 
@@ -275,9 +277,12 @@ def test_no_password_is_ever_shown(secret: str, scheme: str) -> None:
 
 def test_no_password_reaches_a_run(at: Callable[[Path], Tracker], tmp_path: Path) -> None:
     tracker = at(tmp_path)
-    tracker.open_plan(plan_of(), {"command": "launch --tracking-uri http://me:hunter2@server"})
+    plan = planned(tmp_path)
+    file = plan_file_of(plan, {"command": "launch --tracking-uri http://me:hunter2@server"})
+    assert "hunter2" not in str(file)
+    tracker.open_plan(file)
     store = tracker._store
-    (run,) = store.runs(store.experiment("batch_size") or "")
+    (run,) = store.runs(store.experiment(plan.spaces[0].name) or "")
     assert "hunter2" not in str(run.tags)
     assert "http://***@server" in run.tags["ablate.launch.command"]
     assert b"hunter2" not in (store.download(run.id, "plan.json") or b"")
