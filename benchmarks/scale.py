@@ -44,7 +44,7 @@ from ablate.storage.storage import Record
 
 METRICS = ("train/loss", "train/accuracy_attack", "energy/lfi_hfi_ratio", "learning_rate", "images_per_second")
 
-def train(spec, dataset, *, device, state=None, on_epoch=lambda state: None):
+def train(spec, dataset, *, device, state=None, on_epoch=lambda state: None, warn=None):
     history = []
     for epoch in range(spec.training.epochs + 1):
         metrics = {name: 1.0 / (1 + epoch) for name in METRICS}
