@@ -139,17 +139,24 @@ def test_processes_share_devices_and_a_lost_one_is_begun_again(tmp_path: Path) -
     files = Storage(str(tmp_path / "storage")).files
     executor = ProcessExecutor(["cpu"], Resources(2, cpus=1, gpus=0.5), loaded, files, [], print)
     tasks = tasks_of(plan, tmp_path)
-    queue, started, killed = Jobs(*(Job((task,)) for task in tasks)), list[str](), list[int]()
+    queue = Jobs(*(Job((task,), judged=True) for task in tasks))
+    started, killed = list[str](), list[str]()
+
+    class Kills:
+        metric = "train/loss"
+
+        def should_continue(self, key: str, epoch: int, value: float) -> bool:
+            if not killed:  # its process waits for the answer
+                killed.append(key)
+                for process in multiprocessing.active_children():
+                    process.kill()
+            return True
 
     def listen(event: Event) -> None:
         if event.kind == "started" and not event.text:
             started.append(event.key)
-        if event.kind == "epoch" and event.done == 1 and not killed:
-            process = next(each for each in multiprocessing.active_children() if each.pid is not None)
-            killed.append(process.pid or 0)
-            process.kill()
 
-    executor.run(queue, listen)
+    executor.run(queue, listen, Kills())
     assert {outcome.key: outcome.state for outcome in queue.outcomes} == {task.key: "finished" for task in tasks}
-    assert len(started) == 3 and set(started) == {task.key for task in tasks}
+    assert started.count(killed[0]) == 2 and set(started) == {task.key for task in tasks}
     assert not multiprocessing.active_children()
