@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeVar
 
+from ablate.learning.data import dataset_name
 from ablate.spaces.specs import PlannedMeasurement, TrialSpec
 
 Kind = Literal["started", "epoch", "measuring", "measured", "finished", "failed", "interrupted", "stopped"]
@@ -112,6 +113,19 @@ class Job:
     tasks: tuple[Task, ...]
     judged: bool = False
     whole_gpu: bool = False
+
+    def placed(self, threads: int, device: str, gpu_share: float = 1.0) -> Job:
+        """This job with what each of its tasks gets."""
+        given = [replace(task, threads=threads, device=device, gpu_share=gpu_share) for task in self.tasks]
+        return replace(self, tasks=tuple(given))
+
+
+_Data = TypeVar("_Data")
+
+
+def dataset_of(task: Task, datasets: Mapping[str, _Data]) -> _Data:
+    """What a task is trained on, of what there is by name."""
+    return datasets[dataset_name(task.spec.data)]
 
 
 class Queue(Protocol):

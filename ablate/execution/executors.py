@@ -7,15 +7,26 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import FrameType
 
+from ablate.core.text import now_ms
 from ablate.execution import hanging
-from ablate.execution.base import EarlyStopping, Event, Executor, Job, Listener, Outcome, Queue, Resources, Task
+from ablate.execution.base import (
+    EarlyStopping,
+    Event,
+    Executor,
+    Job,
+    Listener,
+    Outcome,
+    Queue,
+    Resources,
+    Task,
+    dataset_of,
+)
+from ablate.execution.judging import run_judged
 from ablate.execution.worker import run
-from ablate.learning.data import Dataset, dataset_name
+from ablate.learning.data import Dataset
 from ablate.storage.files import Files
-from ablate.storage.storage import Storage
 
 WAIT_S = 1.0
 """How often a queue that waits is asked again."""
@@ -23,10 +34,6 @@ WAIT_S = 1.0
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: end in order, keep everything."""
-
-
-class StoppedEarly(BaseException):
-    """A training of this process that early stopping has ended; no error, and nothing that a worker may catch."""
 
 
 @contextlib.contextmanager
@@ -84,10 +91,8 @@ class LocalExecutor:
     def __init__(self, resources: Resources, datasets: Mapping[str, Dataset], note: Callable[[str], None]) -> None:
         import torch
 
-        self._given = {
-            "threads": resources.cpus or os.cpu_count() or 1,
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
-        }
+        self._threads = resources.cpus or os.cpu_count() or 1
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._datasets = datasets
         self._note = note
 
@@ -98,33 +103,20 @@ class LocalExecutor:
                 time.sleep(WAIT_S)
                 continue
             assert isinstance(job, Job)
-            for task in job.tasks:
-                given = replace(task, **self._given)  # type: ignore[arg-type]
-                queue.ended(task.key, self._run(given, listen, stopping if job.judged else None))
+            for task in job.placed(self._threads, self._device).tasks:
+                queue.ended(task.key, self._run(task, listen, stopping if job.judged else None))
 
     def _run(self, task: Task, listen: Listener, stopping: EarlyStopping | None) -> Outcome:
-        last = 0
+        def should_continue(epoch: int, value: float) -> bool:
+            return stopping is None or stopping.should_continue(task.key, epoch, value)
 
-        def judge(epoch: int, metrics: Mapping[str, float]) -> None:
-            nonlocal last
-            if stopping is None or epoch < 1 or stopping.metric not in metrics:
-                return
-            last = epoch
-            on = stopping.should_continue(task.key, epoch, metrics[stopping.metric])
-            if not on and epoch < task.spec.training.epochs:
-                raise StoppedEarly
-
-        def heard(event: Event) -> None:
-            listen(event)
-            if event.kind == "epoch":
-                judge(event.done, event.metrics)
-
-        try:
-            for entry in Storage(task.storage).history(task.key) if stopping is not None else ():
-                judge(int(entry["epoch"]), entry["metrics"])
-            return run_watched(task, self._datasets[dataset_name(task.spec.data)], heard, self._note)
-        except StoppedEarly:
-            return Outcome(task.key, "stopped", epoch=last)
+        return run_judged(
+            task,
+            lambda heard: run_watched(task, dataset_of(task, self._datasets), heard, self._note),
+            listen,
+            None if stopping is None else stopping.metric,
+            should_continue,
+        )
 
 
 def run_watched(
@@ -157,7 +149,7 @@ def run_watched(
         with hanging.breaking_off(watch, task.key, note):
             return run(task, dataset, heard)
     except hanging.Hung as error:
-        listen(Event(task.key, "interrupted", text=str(error), timestamp_ms=time.time_ns() // 1_000_000))
+        listen(Event(task.key, "interrupted", text=str(error), timestamp_ms=now_ms()))
         return Outcome(task.key, "interrupted", str(error))
 
 

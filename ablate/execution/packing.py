@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ablate.execution.base import Job
 from ablate.spaces.specs import TrialSpec
 from ablate.storage.speeds import Kind, kind_of
 
@@ -13,6 +14,19 @@ WORTH = 1.1
 # Where `ablate.bench --what packing` was not run with this storage. Small networks at CIFAR's size leave a GPU idle;
 # WRN-34-10, and whatever a user brings, gets a whole one.
 _UNMEASURED = {"resnet20": 0.25, "mobilenet_v2": 0.5, "efficientnet_b0": 0.5}
+
+
+def gpus_of(job: Job, packing: Mapping[Kind, Mapping[int, float]] | None, otherwise: float) -> float:
+    """The GPUs that a job gets.
+
+    Args:
+        job: What ran out of memory in its part of one gets a whole one.
+        packing: With `--gpus-per-trial auto` what was measured, as of `gpu_share`; None: as asked for.
+        otherwise: GPUs as asked for; 0 without any.
+    """
+    if otherwise and job.whole_gpu:
+        return max(1.0, otherwise)
+    return otherwise if packing is None else max(gpu_share(task.spec, packing) for task in job.tasks)
 
 
 def gpu_share(spec: TrialSpec, packing: Mapping[Kind, Mapping[int, float]]) -> float:

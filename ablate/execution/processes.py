@@ -8,18 +8,19 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ablate.core.text import now_ms
 from ablate.core.user_code import import_modules
-from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task
+from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task, dataset_of
 from ablate.execution.crashes import how_lost
 from ablate.execution.hanging import Watch
-from ablate.execution.packing import gpu_share
+from ablate.execution.judging import run_judged
+from ablate.execution.packing import gpus_of
 from ablate.execution.worker import run
-from ablate.learning.data import Dataset, dataset_name
+from ablate.learning.data import Dataset
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
 from ablate.storage.storage import Storage
@@ -39,7 +40,7 @@ class _Process:
     share: float = 0.0
     lost: int = 0
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    epoch: int = 0
+    hung: dict[str, str] = field(default_factory=dict)
 
 
 class ProcessExecutor:
@@ -69,17 +70,11 @@ class ProcessExecutor:
         self._imports = list(imports)
         self._note = note
         self._packing = known_packing(files) if resources.gpus == "auto" else None
+        self._gpus = min(1.0, 1.0 if resources.gpus in (None, "auto") else float(resources.gpus or 1.0))
         self._threads = resources.cpus or max(1, (os.cpu_count() or 1) // len(devices))
         self._used = [0.0] * len(devices)
         self._processes: list[_Process] = []
         self._watch = Watch()
-
-    def _share(self, job: Job) -> float:
-        if job.whole_gpu:
-            return 1.0
-        if self._packing is not None:
-            return max(gpu_share(task.spec, self._packing) for task in job.tasks)
-        return min(1.0, float(self._resources.gpus or 1.0))
 
     def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
         """See `Executor`."""
@@ -101,7 +96,7 @@ class ProcessExecutor:
                 for each in busy:
                     if each.pipe in ready:
                         self._hear(each, queue, listen, stopping)
-                self._look(listen)
+                self._look()
 
     @contextlib.contextmanager
     def _ended(self) -> Iterator[None]:
@@ -122,16 +117,14 @@ class ProcessExecutor:
         running = sum(each.job is not None for each in self._processes)
         if self._resources.max_concurrent and running >= self._resources.max_concurrent:
             return False
-        share = self._share(job)
+        share = gpus_of(job, self._packing, self._gpus)
         number = min(range(len(self._devices)), key=self._used.__getitem__)
         if self._used[number] + share > 1.0 + 1e-9:
             return False
-        device = self._devices[number]
-        given = {"threads": self._threads, "device": device, "gpu_share": share}
-        job = replace(job, tasks=tuple(replace(task, **given) for task in job.tasks))  # type: ignore[arg-type]
+        job = job.placed(self._threads, self._devices[number], share)
         idle = [each for each in self._processes if each.job is None and each.device == f"{number}"]
         process = idle[0] if idle else self._open(f"{number}")
-        process.job, process.share, process.lost, process.epoch = job, share, 0, 0
+        process.job, process.share, process.lost = job, share, 0
         self._used[number] += share
         self._send(process, stopping)
         return True
@@ -152,7 +145,7 @@ class ProcessExecutor:
         assert process.job is not None
         process.outcomes.clear()
         for task in process.job.tasks:
-            self._watch.expect(task, self._datasets[dataset_name(task.spec.data)])
+            self._watch.expect(task, dataset_of(task, self._datasets))
             self._watch.begin(task.key)
         judged = stopping.metric if stopping is not None and process.job.judged else None
         with contextlib.suppress(OSError):  # it is dead, which its pipe will tell
@@ -171,11 +164,9 @@ class ProcessExecutor:
             listen(content)
         elif kind == "epoch":
             key, epoch, value = content
-            process.epoch = epoch
             assert stopping is not None
-            on = stopping.should_continue(key, epoch, value) or epoch >= job.tasks[0].spec.training.epochs
             with contextlib.suppress(OSError):
-                process.pipe.send(on)
+                process.pipe.send(stopping.should_continue(key, epoch, value))
         else:
             self._watch.forget(content.key)
             process.outcomes[content.key] = content
@@ -188,8 +179,7 @@ class ProcessExecutor:
         assert job is not None
         process.process.join()
         self._processes.remove(process)
-        hung = {key: outcome for key, outcome in process.outcomes.items() if outcome.reason.startswith("it hangs")}
-        if lost <= self._resources.max_failures and not hung:
+        if lost <= self._resources.max_failures and not process.hung:
             again = self._open(process.device)
             again.job, again.share, again.lost = job, process.share, lost
             self._send(again, stopping)
@@ -197,8 +187,8 @@ class ProcessExecutor:
         outcomes = dict(process.outcomes)
         for task in job.tasks:
             self._watch.forget(task.key)
-            if task.key not in outcomes or task.key in hung:
-                reason = hung[task.key].reason if task.key in hung else how_lost(Storage(task.storage), task.key)
+            if task.key not in outcomes:
+                reason = process.hung.get(task.key) or how_lost(Storage(task.storage), task.key)
                 outcomes[task.key] = Outcome(task.key, "interrupted", reason)
                 listen(Event(task.key, "interrupted", text=reason, timestamp_ms=now_ms()))
         self._free(process, queue, outcomes)
@@ -211,18 +201,14 @@ class ProcessExecutor:
         for task in job.tasks:
             queue.ended(task.key, outcomes[task.key])
 
-    def _look(self, listen: Listener) -> None:
+    def _look(self) -> None:
         """Kill the processes of trainings that hang; they are not begun again in this launch."""
         for key, reason in self._watch.hung().items():
             for each in self._processes:
                 if each.job is not None and any(task.key == key for task in each.job.tasks):
                     self._watch.forget(key)
-                    each.outcomes[key] = Outcome(key, "interrupted", reason)
+                    each.hung[key] = reason
                     each.process.kill()
-
-
-class _Stop(BaseException):
-    """Early stopping has ended the training; no error, and nothing that a worker may catch."""
 
 
 def _work(pipe: Connection, datasets: Mapping[str, Dataset], imports: list[str]) -> None:
@@ -234,29 +220,18 @@ def _work(pipe: Connection, datasets: Mapping[str, Dataset], imports: list[str])
         while True:
             tasks, metric = pipe.recv()
             for task in tasks:
-                pipe.send(("outcome", _run(pipe, task, datasets[dataset_name(task.spec.data)], metric)))
+                pipe.send(("outcome", _run(pipe, task, dataset_of(task, datasets), metric)))
 
 
 def _run(pipe: Connection, task: Task, dataset: Dataset, metric: str | None) -> Outcome:
-    last = 0
+    def should_continue(epoch: int, value: float) -> bool:
+        pipe.send(("epoch", (task.key, epoch, value)))
+        return bool(pipe.recv())
 
-    def judge(epoch: int, metrics: Mapping[str, float]) -> None:
-        nonlocal last
-        if metric is None or epoch < 1 or metric not in metrics:
-            return
-        last = epoch
-        pipe.send(("epoch", (task.key, epoch, metrics[metric])))
-        if not pipe.recv():
-            raise _Stop
-
-    def listen(event: Event) -> None:
-        pipe.send(("event", event))
-        if event.kind == "epoch":
-            judge(event.done, event.metrics)
-
-    try:
-        for entry in Storage(task.storage).history(task.key) if metric is not None else ():
-            judge(int(entry["epoch"]), entry["metrics"])
-        return run(task, dataset, listen)
-    except _Stop:
-        return Outcome(task.key, "stopped", epoch=last)
+    return run_judged(
+        task,
+        lambda heard: run(task, dataset, heard),
+        lambda event: pipe.send(("event", event)),
+        metric,
+        should_continue,
+    )

@@ -19,19 +19,30 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from ablate.execution import cluster
-from ablate.execution.base import EarlyStopping, Event, Job, Lease, Listener, Outcome, Queue, Resources, Task
+from ablate.execution.base import (
+    EarlyStopping,
+    Event,
+    Job,
+    Lease,
+    Listener,
+    Outcome,
+    Queue,
+    Resources,
+    Task,
+    dataset_of,
+)
 from ablate.execution.crashes import how_lost
 from ablate.execution.faults import fault_of
 from ablate.execution.hanging import LOOK_S, Watch
-from ablate.execution.packing import gpu_share
+from ablate.execution.packing import gpus_of
 from ablate.execution.schedulers import EPOCH
 from ablate.execution.worker import run
-from ablate.learning.data import Dataset, dataset_name
+from ablate.learning.data import Dataset
 from ablate.spaces.specs import MeasurementSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
@@ -90,13 +101,8 @@ class TuneExecutor:
 
     def placed(self, job: Job) -> tuple[Job, float]:
         """A job with what its tasks get, and the GPUs that it takes."""
-        gpus = self._gpus
-        if gpus and job.whole_gpu:
-            gpus = max(1.0, gpus)
-        elif self._packing is not None:
-            gpus = max(gpu_share(task.spec, self._packing) for task in job.tasks)
-        given: dict[str, Any] = {"threads": self._cpus, "device": "cuda" if gpus else "cpu", "gpu_share": gpus or 1.0}
-        return replace(job, tasks=tuple(replace(task, **given) for task in job.tasks)), gpus
+        gpus = gpus_of(job, self._packing, self._gpus)
+        return job.placed(self._cpus, "cuda" if gpus else "cpu", gpus or 1.0), gpus
 
     def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
         """See `Executor`; epochs are judged by the Tune scheduler of `stopping`."""
@@ -287,11 +293,6 @@ class TrialRelay(tune.Callback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-def dataset_of(task: Task, datasets: Mapping[str, Any]) -> Any:
-    """What a task is trained on, of what there is by name."""
-    return datasets[dataset_name(task.spec.data)]
 
 
 def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:

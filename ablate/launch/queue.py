@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 from ablate.core.errors import StorageError
+from ablate.core.text import now_ms
 from ablate.execution.base import Event, Job, Lease, Listener, Outcome, Task
 from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.storage.leases import Leases
@@ -166,7 +167,7 @@ class TrainingQueue:
         # Its worker may not have been told yet; its attempt is not the latest any more.
         self._storage.attempt(key).save_stopped(epoch)
         self._leases.release(key)
-        self._listen(Event(key, "stopped", epoch, epochs, timestamp_ms=time.time_ns() // 1_000_000))
+        self._listen(Event(key, "stopped", epoch, epochs, timestamp_ms=now_ms()))
         return True
 
     def _settle(self, outcome: Outcome) -> None:
@@ -182,5 +183,5 @@ class TrainingQueue:
             ):
                 # Its process could not store why.
                 attempt = self._storage.attempt(key)
-                attempt.save_failure(outcome.reason, "", time.time_ns() // 1_000_000)
+                attempt.save_failure(outcome.reason, "", now_ms())
                 self._leases.release(key)

@@ -89,7 +89,8 @@ def _launch_here(options: Options, console: Console, out: TextIO, *, elsewhere: 
 def _dry_run(options: Options, subject: Subject, storage: Storage, console: Console, out: TextIO) -> int:
     """Show a plan, and record nothing."""
     unknown, who = subject.foreseen()
-    subject.decide(storage, options)
+    if who:  # what is foreseen has come into the plan
+        subject.decide(storage, options)
     expected = subject.expected(storage)
     if options.as_json:
         content = {**plan_as_json(subject.plan), "estimate": expected.as_json()}

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ablate.core.text import plural
+from ablate.core.text import now_ms, plural
 from ablate.execution.base import Event
 from ablate.launch.options import Options
 from ablate.launch.progress import COUNTED, TrainingsProgress, label_of
@@ -157,7 +157,7 @@ def _events(storage: Storage, key: str, training: _Watched, now: TrainingView) -
     """What a launch would have been told between two looks."""
     before = training.view
     events: list[Event] = []
-    stamp = time.time_ns() // 1_000_000
+    stamp = now_ms()
     total = len(training.measurements)
     done = len(training.measurements & now.records.keys())
     if now.attempts and not training.told:

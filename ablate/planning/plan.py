@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from ablate.core import digest
 from ablate.core import provenance as origins
 from ablate.core.errors import SpecError
 from ablate.core.redaction import redact
+from ablate.core.text import now_ms
 from ablate.learning import data
 from ablate.learning.augmentation import augmentation_source, get_augmentation
 from ablate.learning.models import check_model, source_digest
@@ -226,7 +226,7 @@ def plan_file_of(plan: Plan, provenance: Mapping[str, str] | None = None) -> Pla
         plan: What was decided.
         provenance: Commit, versions, command; none: found out here. Secrets in it are left out.
     """
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     notes = {(planned.trial.space, planned.trial.label): planned.trial.note for planned in plan.trials}
     spaces = [
         SpacePart(

@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import re
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from ablate.core.errors import StorageError
+from ablate.core.text import now_ms
 from ablate.storage.checkpoints import load_state
 from ablate.storage.checksums import read_json
 from ablate.storage.files import Files, LocalFiles, open_files
@@ -195,7 +195,7 @@ class Storage:
             The oldest one where it has several; one by its location where it has none and cannot be written.
         """
         if not self.identities():
-            made = f"{time.time_ns() // 1_000_000:013d}-{uuid.uuid4().hex[:12]}"
+            made = f"{now_ms():013d}-{uuid.uuid4().hex[:12]}"
             try:
                 self.files.write(f"identity/{made}", b"ablate")
             except StorageError:

@@ -154,11 +154,6 @@ class PlanResults:
         return {row.label: dict(row.published) for row in self.rows if row.published}
 
     @property
-    def is_paper_data(self) -> bool:
-        """Whether every trial used the paper's data set, so that published numbers compare."""
-        return all(trial.part.data.paper for trial in self.trials.values())
-
-    @property
     def data_labels(self) -> list[str]:
         """How the data sets are called."""
         return list(dict.fromkeys(trial.part.data.label for trial in self.trials.values()))

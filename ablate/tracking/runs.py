@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ablate.core.errors import TrackingError
+from ablate.core.text import now_ms
 from ablate.spaces.metrics import Metric
 from ablate.storage.plans import PlanFile, RowPart, SpacePart, TrialPart
 from ablate.tracking import reading
@@ -357,8 +357,3 @@ def provenance_tags(found: Mapping[str, str]) -> dict[str, str]:
         tags["mlflow.source.git.commit"] = found["git_commit"]
         tags["ablate.git_commit"] = found["git_commit"]
     return tags
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.core.text import now_ms
 from ablate.spaces.metrics import scalar_of
 from ablate.storage.checkpoints import load_state, save_network
 from ablate.storage.plans import TrialPart
@@ -46,7 +47,6 @@ from ablate.tracking.runs import (
     Adopts,
     PlanRuns,
     data_tags,
-    now_ms,
     place,
     provenance_tags,
     synced,

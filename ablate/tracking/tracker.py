@@ -15,11 +15,12 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from ablate.core.errors import TrackingError, UserError
+from ablate.core.text import now_ms
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 from ablate.tracking import reading, runs, sending
 from ablate.tracking.reading import REPORT, TRAINING
-from ablate.tracking.runs import PlanRuns, now_ms
+from ablate.tracking.runs import PlanRuns
 from ablate.tracking.store import ServerAway, Store
 from ablate.tracking.sync import BackgroundSync as BackgroundSync
 
