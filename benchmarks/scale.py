@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from ablate.execution import worker
 from ablate.learning.training import TrainingState
-from ablate.storage.storage import Record
+from ablate.storage.records import Record
 
 METRICS = ("train/loss", "train/accuracy_attack", "energy/lfi_hfi_ratio", "learning_rate", "images_per_second")
 

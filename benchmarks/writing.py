@@ -19,7 +19,8 @@ from ablate.bench.cases import random_dataset
 from ablate.learning.training import TrainingRun
 from ablate.spaces.specs import TrialSpec
 from ablate.storage.checkpoints import save_state
-from ablate.storage.storage import Record, Storage
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
 
 EPOCHS = 120
 ROUNDS = 12

@@ -32,7 +32,9 @@ from ablate.learning.training import TrainingError, TrainingState, memory_format
 from ablate.spaces.metrics import refused_scalar
 from ablate.spaces.specs import PlannedMeasurement
 from ablate.storage import checkpoints, leases
-from ablate.storage.storage import Attempt, Record, Storage
+from ablate.storage.attempts import Attempt
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
 
 _WITHIN_SHARE = 0.95
 """Of its share a training may fill: CUDA's own context and handles come on top."""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ablate.core.text import duration, fit, printable, row_name
 from ablate.execution.base import Event
-from ablate.storage.storage import TrainingStatus
+from ablate.storage.status import TrainingStatus
 
 if TYPE_CHECKING:
     from ablate.planning.plan import Plan

@@ -17,7 +17,8 @@ from ablate.launch.progress import COUNTED, TrainingsProgress, label_of
 from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.plans import TrialPart
-from ablate.storage.storage import Storage, TrainingStatus, TrainingView
+from ablate.storage.status import TrainingStatus, TrainingView
+from ablate.storage.storage import Storage
 
 POLL_S = 1.0
 """Between two looks at storage."""

@@ -24,7 +24,8 @@ from ablate.spaces.space import SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
 from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart
-from ablate.storage.storage import Storage, TrainingStatus, TrainingView
+from ablate.storage.status import TrainingStatus, TrainingView
+from ablate.storage.storage import Storage
 
 Action = Literal["reuse", "continue", "train", "wait", "failed", "stopped"]
 

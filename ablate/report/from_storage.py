@@ -13,7 +13,8 @@ from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report.results import Curves, Results, State, Trial
 from ablate.spaces.metrics import Network, scalar_of
 from ablate.storage.plans import PlanFile, TrialPart
-from ablate.storage.storage import Storage, TrainingStatus, TrainingView, reaches
+from ablate.storage.status import TrainingStatus, TrainingView, reaches
+from ablate.storage.storage import Storage
 from ablate.tracking.reading import STOPPED
 
 _STATES: dict[TrainingStatus, State] = {

@@ -6,18 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ablate.storage.storage import Attempt as Attempt
-    from ablate.storage.storage import Record as Record
+    from ablate.storage.attempts import Attempt as Attempt
+    from ablate.storage.records import Record as Record
+    from ablate.storage.status import TrainingStatus as TrainingStatus
+    from ablate.storage.status import TrainingView as TrainingView
     from ablate.storage.storage import Storage as Storage
-    from ablate.storage.storage import TrainingStatus as TrainingStatus
-    from ablate.storage.storage import TrainingView as TrainingView
 
 _PLACES = {
-    "Attempt": "ablate.storage.storage",
-    "Record": "ablate.storage.storage",
+    "Attempt": "ablate.storage.attempts",
+    "Record": "ablate.storage.records",
     "Storage": "ablate.storage.storage",
-    "TrainingStatus": "ablate.storage.storage",
-    "TrainingView": "ablate.storage.storage",
+    "TrainingStatus": "ablate.storage.status",
+    "TrainingView": "ablate.storage.status",
 }
 
 __all__ = ["Attempt", "Record", "Storage", "TrainingStatus", "TrainingView"]

@@ -11,6 +11,11 @@ SEAL = "sha256"
 """The field with the checksum of all others; files of versions before 0.2 have none, and are read as they are."""
 
 
+def sha256(content: bytes) -> str:
+    """The SHA-256 of a file's content, as manifests name it."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def read_json(content: bytes | str | None) -> Any:
     """JSON, of whatever origin.
 
@@ -68,4 +73,4 @@ def _sum(content: Mapping[str, Any]) -> str:
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(text.encode())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablate.spaces.search import SearchSpec
-from ablate.storage.storage import TrainingStatus, TrainingView, reaches
+from ablate.storage.status import TrainingStatus, TrainingView, reaches
 
 
 @dataclass(frozen=True)

@@ -15,146 +15,24 @@ So nothing half written is ever read, and a worker that outlived its node writes
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Annotated, Any
-
-import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ablate.core.errors import StorageError
 from ablate.core.text import now_ms
+from ablate.storage.attempts import Attempt, attempts_of, parse_manifest, read_manifest
 from ablate.storage.checkpoints import load_state
-from ablate.storage.checksums import read_json
+from ablate.storage.checksums import read_json, sha256
 from ablate.storage.files import Files, LocalFiles, open_files
+from ablate.storage.records import Record
+from ablate.storage.status import TrainingView, reaches
 
-LAYOUT = 1
-"""Of manifests, checkpoints and records; a newer one than this is refused by name."""
-
-KEPT_CHECKPOINTS = 2
-_READ_TRIES = 3
 _KEY = re.compile(r"[0-9a-f]{20}")
 IDENTITY = re.compile(r"\d{13}-[0-9a-f]{12}", re.ASCII)
 """Of a storage's id."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One measurement: its numbers, per-image correctness and arrays.
-
-    Args:
-        key: The measurement's key.
-        scalars: Metric -> value.
-        arrays: Name -> array; per-image correctness is the boolean array `correct`.
-        meta: What was measured, how, where, and how long it took.
-    """
-
-    key: str
-    scalars: dict[str, float]
-    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def correct(self) -> np.ndarray[Any, Any] | None:
-        """[N] bool, which test images were classified correctly."""
-        return self.arrays.get("correct")
-
-    def to_bytes(self) -> bytes:
-        """The record as one `.npz` file."""
-        for name, value in self.arrays.items():
-            if value.dtype.hasobject:  # NumPy would pickle it, and nobody could read it
-                raise TypeError(f"expected arrays of numbers or text, got {name!r} of {value.dtype}")
-        head = json.dumps({"layout": LAYOUT, "key": self.key, "scalars": self.scalars, "meta": self.meta})
-        stream = io.BytesIO()
-        packed = {f"array/{name}": value for name, value in self.arrays.items()}
-        np.savez_compressed(stream, head=np.frombuffer(head.encode(), np.uint8), **packed)  # type: ignore[arg-type]
-        return stream.getvalue()
-
-    @staticmethod
-    def from_bytes(content: bytes) -> Record:
-        """The record in an `.npz` file; nothing in it is unpickled."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            head = json.loads(file["head"].tobytes())
-            if head["layout"] != LAYOUT:
-                raise StorageError(
-                    f"record {head.get('key')}: expected storage layout {LAYOUT}, got {head['layout']}; "
-                    "use the version that wrote it"
-                )
-            arrays = {name.removeprefix("array/"): file[name] for name in file.files if name != "head"}
-        return Record(head["key"], head["scalars"], arrays, head["meta"])
-
-
-class TrainingStatus(StrEnum):
-    """How far a training has got, with all that is to be measured on it."""
-
-    MISSING = "missing"
-    """No epoch of it is stored."""
-    TRAINING = "training"
-    """Under way, or interrupted: it goes on from its last checkpoint."""
-    TRAINED = "trained"
-    """To its last epoch; measurements lack."""
-    FINISHED = "finished"
-    """Trained and measured."""
-    FAILED = "failed"
-    STOPPED = "stopped"
-    """By a search, early."""
-
-
-@dataclass(frozen=True)
-class TrainingView:
-    """What storage holds of one training.
-
-    Args:
-        key: The training's key.
-        epoch: Of the furthest checkpoint; -1 without one.
-        finished: Whether the training itself is done (measurements may lack).
-        records: Measurement key -> (path, checksum) of its record.
-        failure: Reason of the latest attempt's failure, or None.
-        attempts: How many there have been.
-        stopped: The epoch after which a search stopped it early; None where none did, or where it was taken up since.
-        histories: Checksum of the latest history of each attempt: the curves are others only where these are.
-    """
-
-    key: str
-    epoch: int = -1
-    finished: bool = False
-    has_checkpoint: bool = False
-    records: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    failure: dict[str, Any] | None = None
-    attempts: int = 0
-    stopped: int | None = None
-    histories: tuple[str, ...] = ()
-
-    @property
-    def reason(self) -> str | None:
-        """Why the latest attempt failed, in one line; None where it did not."""
-        return None if self.failure is None else str(self.failure.get("reason", "unknown"))
-
-    def status(self, measurements: Iterable[str] = ()) -> TrainingStatus:
-        """How far it has got.
-
-        Args:
-            measurements: Keys of what is to be measured on it; none: the training alone is asked about.
-        """
-        if self.finished and self.records.keys() >= set(measurements):
-            return TrainingStatus.FINISHED
-        if self.failure is not None:
-            return TrainingStatus.FAILED
-        if self.stopped is not None:
-            return TrainingStatus.STOPPED
-        if self.finished:
-            return TrainingStatus.TRAINED
-        return TrainingStatus.TRAINING if self.epoch >= 0 else TrainingStatus.MISSING
-
-
-def _sum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 class Storage:
@@ -199,7 +77,7 @@ class Storage:
             try:
                 self.files.write(f"identity/{made}", b"ablate")
             except StorageError:
-                return f"{0:013d}-{_sum(self.location.encode())[:12]}"
+                return f"{0:013d}-{sha256(self.location.encode())[:12]}"
         return self.identities()[0]
 
     def keys(self) -> list[str]:
@@ -235,9 +113,9 @@ class Storage:
         failure = None
         stopped = None
         histories: list[str] = []
-        attempts = self._attempts(key)
+        attempts = attempts_of(self.files, key)
         for attempt in attempts:
-            manifest = self._manifest(key, attempt)
+            manifest = read_manifest(self.files, key, attempt)
             if manifest is None:
                 continue
             base = f"{key}/attempts/{attempt}"
@@ -266,8 +144,8 @@ class Storage:
         best: list[dict[str, Any]] = []
         lost: list[tuple[str, str]] = []
         reached = -1
-        for attempt in self._attempts(key):
-            manifest = self._manifest(key, attempt, present=False)
+        for attempt in attempts_of(self.files, key):
+            manifest = read_manifest(self.files, key, attempt, present=False)
             if manifest is None:
                 continue
             reached = max(reached, int(manifest["epoch"]))
@@ -287,7 +165,7 @@ class Storage:
             best = carried
             content = json.dumps(best).encode()
             for path, checksum in lost:
-                if _sum(content) == checksum:
+                if sha256(content) == checksum:
                     with contextlib.suppress(StorageError):  # where nothing may be written, it is read so each time
                         self.files.write(path, content)
         return best
@@ -317,13 +195,13 @@ class Storage:
         """
         messages = []
         reached = -1
-        for attempt in self._attempts(key):
+        for attempt in attempts_of(self.files, key):
             base = f"{key}/attempts/{attempt}"
             names = self.files.list(base)
             found = sorted((name for name in names if name.startswith("manifest-")), reverse=True)
             whole = None
             for name in found:
-                whole = _parse_manifest(self.files.read(f"{base}/{name}"), f"{self.location}/{base}/{name}")
+                whole = parse_manifest(self.files.read(f"{base}/{name}"), f"{self.location}/{base}/{name}")
                 if whole is not None:
                     break
                 messages.append(
@@ -341,7 +219,7 @@ class Storage:
             log = whole.get("log")
             if log is not None and isinstance(self.files, LocalFiles):
                 text = self.files.read(f"{base}/log.txt")
-                if text is None or _sum(text[: log[0]]) != log[1]:
+                if text is None or sha256(text[: log[0]]) != log[1]:
                     messages.append(
                         f"expected the whole log, got {'none' if text is None else 'a damaged one'} at "
                         f"{base}/log.txt; no number depends on it"
@@ -383,8 +261,8 @@ class Storage:
             StorageError: It was written by a newer version.
         """
         candidates: list[tuple[int, str, str]] = []
-        for attempt in self._attempts(key):
-            manifest = self._manifest(key, attempt)
+        for attempt in attempts_of(self.files, key):
+            manifest = read_manifest(self.files, key, attempt)
             if manifest:
                 base = f"{key}/attempts/{attempt}"
                 candidates += [(epoch, f"{base}/{name}", total) for epoch, name, total in manifest["checkpoints"]]
@@ -443,7 +321,7 @@ class Storage:
         Returns:
             Where it is, and its text; two empty ones before the first attempt.
         """
-        attempts = self._attempts(key)
+        attempts = attempts_of(self.files, key)
         if not attempts:
             return "", ""
         path = f"{key}/attempts/{attempts[-1]}/log.txt"
@@ -458,7 +336,7 @@ class Storage:
         Returns:
             Its writer.
         """
-        earlier = self._attempts(key)
+        earlier = attempts_of(self.files, key)
         number = 1 + max((int(name.split("-")[0]) for name in earlier), default=0)
         return Attempt(self.files, key, f"{number:04d}-{uuid.uuid4().hex[:8]}")
 
@@ -472,8 +350,8 @@ class Storage:
             Bytes freed.
         """
         freed = 0
-        for attempt in self._attempts(key):
-            manifest = self._manifest(key, attempt)
+        for attempt in attempts_of(self.files, key):
+            manifest = read_manifest(self.files, key, attempt)
             if manifest is None or not manifest["checkpoints"]:
                 continue
             base = f"{key}/attempts/{attempt}"
@@ -485,220 +363,6 @@ class Storage:
                 self.files.delete(path)
         return freed
 
-    def _attempts(self, key: str) -> list[str]:
-        names = [name for name in self.files.list(f"{key}/attempts") if re.fullmatch(r"\d{4,}-[0-9a-f]{8}", name)]
-        return sorted(names, key=lambda name: int(name.split("-")[0]))
-
-    def _manifest(self, key: str, attempt: str, *, present: bool = True) -> dict[str, Any] | None:
-        """The newest valid manifest; with `present`, less what it names that is gone."""
-        base = f"{key}/attempts/{attempt}"
-        for _ in range(_READ_TRIES):  # a live writer drops old manifests, between our listing and our reading too
-            names = self.files.list(base)
-            manifests = sorted((name for name in names if name.startswith("manifest-")), reverse=True)
-            for name in manifests:
-                content = self.files.read(f"{base}/{name}")
-                manifest = _parse_manifest(content, f"{self.location}/{base}/{name}")
-                if manifest is not None:
-                    return _present(manifest, set(names)) if present else manifest
-            if not manifests:
-                break
-        return None
-
     def _verified(self, path: str, checksum: str) -> bytes | None:
         content = self.files.read(path)
-        return content if content is not None and _sum(content) == checksum else None
-
-
-def _present(manifest: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    return {
-        **manifest,
-        "checkpoints": [entry for entry in manifest["checkpoints"] if entry[1] in names],
-        "histories": [entry for entry in manifest["histories"] if entry[0] in names],
-        "records": {key: entry for key, entry in manifest["records"].items() if entry[0] in names},
-    }
-
-
-def _shaped(manifest: Mapping[str, Any]) -> bool:
-    """Whether a manifest has all that readers look at, and names files of its own folder alone."""
-    try:
-        _Shape.model_validate(manifest)
-    except ValidationError:
-        return False
-    return True
-
-
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
-
-
-class _Shape(BaseModel):
-    sequence: int
-    epoch: int
-    finished: bool
-    checkpoints: list[tuple[int, _Name, str]]
-    histories: list[tuple[_Name, str]]
-    records: dict[str, tuple[_Name, str]]
-    failure: dict[str, Any] | None
-    stopped: int | None = None
-    log: tuple[int, str] | None = None
-    """Bytes of the log when the manifest was written, and their checksum: later lines only follow them."""
-
-
-def reaches(history: Sequence[Mapping[str, Any]], epoch: int) -> bool:
-    """Whether a history has every epoch up to one.
-
-    Args:
-        history: As of `Storage.history`.
-        epoch: How far the training has got; -1 where nothing was stored yet.
-
-    Returns:
-        False for one cut short.
-    """
-    return epoch < 0 or (bool(history) and int(history[-1]["epoch"]) >= epoch)
-
-
-def _parse_manifest(content: bytes | None, path: str) -> dict[str, Any] | None:
-    try:
-        outer = read_json(content)
-        body = outer["body"]
-        if _sum(body.encode()) != outer["sha256"]:
-            return None
-        manifest: dict[str, Any] = read_json(body)
-        layout = manifest["layout"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    if layout == LAYOUT and not _shaped(manifest):
-        return None
-    if layout != LAYOUT:
-        raise StorageError(f"{path}: expected storage layout {LAYOUT}, got {layout}; use the version that wrote it")
-    return manifest
-
-
-class Attempt:
-    """The writer of one attempt: files first, the manifest that names them last.
-
-    Args:
-        files: Where.
-        key: The training's key.
-        name: The attempt's own folder.
-        manifest: What an existing attempt already holds.
-    """
-
-    def __init__(self, files: Files, key: str, name: str, manifest: dict[str, Any] | None = None) -> None:
-        self._files = files
-        self._base = f"{key}/attempts/{name}"
-        self.name = name
-        self._log: tuple[int, str] | None = None  # as it was written last
-        self._manifest: dict[str, Any] = manifest or {
-            "layout": LAYOUT,
-            "sequence": 0,
-            "epoch": -1,
-            "finished": False,
-            "checkpoints": [],
-            "histories": [],
-            "records": {},
-            "failure": None,
-        }
-
-    def save_checkpoint(
-        self, epoch: int, content: bytes, history: list[dict[str, Any]], *, finished: bool = False
-    ) -> None:
-        """Store a checkpoint with the history up to it; older ones than the last two go.
-
-        Args:
-            epoch: How many epochs it has trained.
-            content: The checkpoint.
-            history: Entries of every epoch so far.
-            finished: Whether it is the last one.
-
-        Raises:
-            StorageError: No room, or no right to write; what was there before stays valid.
-        """
-        name = self._put(f"checkpoint-{epoch:06d}", "pt", content)
-        lines = json.dumps(history).encode()
-        story = self._put(f"history-{epoch:06d}", "json", lines)
-        # The same epoch again takes the place of the first: two entries of one file would outlive it.
-        checkpoints = [entry for entry in self._manifest["checkpoints"] if entry[1] != name]
-        histories = [entry for entry in self._manifest["histories"] if entry[0] != story]
-        kept = KEPT_CHECKPOINTS - 1
-        gone = [entry[1] for entry in checkpoints[:-kept]] + [entry[0] for entry in histories[:-kept]]
-        self._commit(
-            epoch=epoch,
-            finished=finished,
-            checkpoints=[*checkpoints[-kept:], (epoch, name, _sum(content))],
-            histories=[*histories[-kept:], (story, _sum(lines))],
-        )
-        for old in gone:
-            self._files.delete(f"{self._base}/{old}")
-
-    def save_record(self, record: Record) -> None:
-        """Store a measurement.
-
-        Args:
-            record: The measurement.
-
-        Raises:
-            StorageError: No room, or no right to write.
-        """
-        content = record.to_bytes()
-        name = self._put(f"record-{record.key}", "npz", content)
-        self._commit(records={**self._manifest["records"], record.key: (name, _sum(content))})
-
-    def save_failure(self, reason: str, details: str, timestamp_ms: int) -> None:
-        """Store why the attempt failed.
-
-        Args:
-            reason: One line for tables and MLflow.
-            details: The traceback.
-            timestamp_ms: When, milliseconds since 1970.
-        """
-        self._commit(failure={"reason": reason, "details": details, "timestamp_ms": timestamp_ms})
-
-    def save_stopped(self, epoch: int) -> None:
-        """Store that a search stopped the training early; a later attempt takes it up from its checkpoint.
-
-        Args:
-            epoch: After which it was stopped.
-        """
-        self._commit(stopped=epoch)
-
-    def save_log(self, text: str, *, last: bool = False) -> None:
-        """Replace the attempt's log file by one that has grown.
-
-        The next manifest holds its length and checksum: whatever was there then is checked, and a line written between
-        two manifests costs none of its own.
-
-        Args:
-            text: All lines so far.
-            last: Nothing follows: a manifest is written for it.
-        """
-        content = text.encode(errors="backslashreplace")
-        self._files.write(self.log, content)
-        self._log = (len(content), _sum(content))
-        if last:
-            self._commit()
-
-    @property
-    def log(self) -> str:
-        """The path of the attempt's log file."""
-        return f"{self._base}/log.txt"
-
-    def forget_checkpoints(self) -> None:
-        """Name no checkpoint any more, before they are deleted."""
-        self._commit(checkpoints=[])
-
-    def _put(self, stem: str, suffix: str, content: bytes) -> str:
-        name = f"{stem}-{_sum(content)[:12]}.{suffix}"
-        self._files.write(f"{self._base}/{name}", content)
-        return name
-
-    def _commit(self, **changes: Any) -> None:
-        sequence = self._manifest["sequence"] + 1
-        manifest = {**self._manifest, **changes, "sequence": sequence}
-        if self._log is not None:
-            manifest["log"] = self._log
-        body = json.dumps(manifest)
-        content = json.dumps({"sha256": _sum(body.encode()), "body": body}).encode()
-        self._files.write(f"{self._base}/manifest-{sequence:06d}.json", content)
-        self._manifest = json.loads(body)
-        if sequence > 2:  # the one before stays, in case this one is damaged later
-            self._files.delete(f"{self._base}/manifest-{sequence - 2:06d}.json")
+        return content if content is not None and sha256(content) == checksum else None

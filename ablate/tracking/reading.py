@@ -20,7 +20,7 @@ from ablate.spaces.claims import Claim
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.space import NAME
 from ablate.storage.plans import PlanFile, RowPart, SpacePart, TrialPart, parse
-from ablate.storage.storage import Record
+from ablate.storage.records import Record
 from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole
 from ablate.tracking.agreement import problem as problem_of
 from ablate.tracking.identity import contradiction, misfit, nobodys, stray

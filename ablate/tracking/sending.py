@@ -19,7 +19,9 @@ from ablate.core.text import now_ms
 from ablate.spaces.metrics import scalar_of
 from ablate.storage.checkpoints import load_state, save_network
 from ablate.storage.plans import TrialPart
-from ablate.storage.storage import Record, Storage, TrainingStatus, TrainingView, reaches
+from ablate.storage.records import Record
+from ablate.storage.status import TrainingStatus, TrainingView, reaches
+from ablate.storage.storage import Storage
 from ablate.tracking import reading
 from ablate.tracking.agreement import (
     CURVES,

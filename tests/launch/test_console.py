@@ -15,7 +15,7 @@ from rich.text import Text
 from ablate import spaces
 from ablate.launch.console import failures, open_console, plan_as_json, show_next_steps, show_plan, summary
 from ablate.planning.plan import Plan, make_plan
-from ablate.storage.storage import TrainingView
+from ablate.storage.status import TrainingView
 
 DIGITS = ["data.name=digits", "data.image_size=8", "training.batch_size=32", "training.epochs=12"]
 ODD = "[bold]QM-32[/bold] [link=x]"

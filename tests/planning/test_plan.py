@@ -9,7 +9,8 @@ import pytest
 from ablate import spaces
 from ablate.core.errors import SpecError
 from ablate.planning.plan import Plan, decide, make_plan
-from ablate.storage.storage import Record, Storage
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
 from tests.support.helpers import write_space
 
 TABLES = ("lowpass", "batch_size", "augmentation", "architecture", "bit_width")

@@ -24,7 +24,8 @@ from ablate.report.from_storage import results_of
 from ablate.report.search import SampleResult, SearchResults, best_space, pareto_front
 from ablate.spaces.loading import load_space
 from ablate.storage.samples import SampleEnd, sample_end
-from ablate.storage.storage import Storage, TrainingView
+from ablate.storage.status import TrainingView
+from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of
 from tests.support.search_helpers import search_of, trained_epochs, write_search
 

@@ -16,7 +16,8 @@ from ablate.report.page import Link, Missing, render
 from ablate.report.publishing import page_files, write_page
 from ablate.spaces.figures import Drawing, FigureData, register_figure
 from ablate.storage.plans import PlanFile
-from ablate.storage.storage import Record, Storage
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
 from tests.support.figure_data import seen
 from tests.support.tracking_world import T0, Tracker, measure, plan_of, tracker_at, train
 

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from ablate.report.__main__ import app
 from ablate.storage.plans import PlanFile
-from ablate.storage.storage import Record, Storage
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
 from tests.support.browser import Browser, browse, executable
 from tests.support.figure_data import seen
 from tests.support.mlflow_server import Server

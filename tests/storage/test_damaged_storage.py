@@ -21,7 +21,8 @@ from ablate.storage import plans
 from ablate.storage.checkpoints import load_state
 from ablate.storage.leases import Leases
 from ablate.storage.plans import PlanFile
-from ablate.storage.storage import Storage, reaches
+from ablate.storage.status import reaches
+from ablate.storage.storage import Storage
 from ablate.tracking.runs import PlanRuns
 from ablate.tracking.sending import send
 from ablate.tracking.store import Point, Run

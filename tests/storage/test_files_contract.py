@@ -10,7 +10,8 @@ import pytest
 from ablate.core.errors import StorageError
 from ablate.storage.files import BucketFiles, Files, LocalFiles, open_files
 from ablate.storage.leases import Leases
-from ablate.storage.storage import Record, Storage
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
 
 KEY = "ab" * 10
 KINDS = {"folder": LocalFiles, "bucket": BucketFiles}

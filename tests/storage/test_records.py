@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from ablate.storage.storage import Record
+from ablate.storage.records import Record
 
 MEASUREMENT = "cd" * 10
 

@@ -17,9 +17,11 @@ from mlflow.tracking import MlflowClient
 from ablate.core.digest import digest
 from ablate.learning.training import TrainingState
 from ablate.spaces.specs import TrialSpec
+from ablate.storage.attempts import Attempt
 from ablate.storage.checkpoints import save_state
 from ablate.storage.plans import LAYOUT, DataPart, PlanFile, RowPart, SpacePart, TrialPart
-from ablate.storage.storage import Attempt, Record, Storage
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
 from ablate.tracking.tracker import Tracker
 
 IMAGES = 20

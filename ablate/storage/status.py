@@ -1,0 +1,84 @@
+"""How far a training has got, by what storage holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class TrainingStatus(StrEnum):
+    """How far a training has got, with all that is to be measured on it."""
+
+    MISSING = "missing"
+    """No epoch of it is stored."""
+    TRAINING = "training"
+    """Under way, or interrupted: it goes on from its last checkpoint."""
+    TRAINED = "trained"
+    """To its last epoch; measurements lack."""
+    FINISHED = "finished"
+    """Trained and measured."""
+    FAILED = "failed"
+    STOPPED = "stopped"
+    """By a search, early."""
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """What storage holds of one training.
+
+    Args:
+        key: The training's key.
+        epoch: Of the furthest checkpoint; -1 without one.
+        finished: Whether the training itself is done (measurements may lack).
+        records: Measurement key -> (path, checksum) of its record.
+        failure: Reason of the latest attempt's failure, or None.
+        attempts: How many there have been.
+        stopped: The epoch after which a search stopped it early; None where none did, or where it was taken up since.
+        histories: Checksum of the latest history of each attempt: the curves are others only where these are.
+    """
+
+    key: str
+    epoch: int = -1
+    finished: bool = False
+    has_checkpoint: bool = False
+    records: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    failure: dict[str, Any] | None = None
+    attempts: int = 0
+    stopped: int | None = None
+    histories: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str | None:
+        """Why the latest attempt failed, in one line; None where it did not."""
+        return None if self.failure is None else str(self.failure.get("reason", "unknown"))
+
+    def status(self, measurements: Iterable[str] = ()) -> TrainingStatus:
+        """How far it has got.
+
+        Args:
+            measurements: Keys of what is to be measured on it; none: the training alone is asked about.
+        """
+        if self.finished and self.records.keys() >= set(measurements):
+            return TrainingStatus.FINISHED
+        if self.failure is not None:
+            return TrainingStatus.FAILED
+        if self.stopped is not None:
+            return TrainingStatus.STOPPED
+        if self.finished:
+            return TrainingStatus.TRAINED
+        return TrainingStatus.TRAINING if self.epoch >= 0 else TrainingStatus.MISSING
+
+
+def reaches(history: Sequence[Mapping[str, Any]], epoch: int) -> bool:
+    """Whether a history has every epoch up to one.
+
+    Args:
+        history: As of `Storage.history`.
+        epoch: How far the training has got; -1 where nothing was stored yet.
+
+    Returns:
+        False for one cut short.
+    """
+    return epoch < 0 or (bool(history) and int(history[-1]["epoch"]) >= epoch)
