@@ -29,7 +29,7 @@ from ablate.spaces.metrics import Network
 from ablate.spaces.presets import decides_claims
 
 if TYPE_CHECKING:
-    from ablate.tracking.reading import PlanInfo, PlanResults
+    from ablate.tracking.results import PlanInfo, PlanResults
     from ablate.tracking.tracker import Tracker
 
 OTHER_PLANS = 5

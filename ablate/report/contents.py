@@ -19,7 +19,7 @@ from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
 from ablate.spaces.metrics import Network, from_array
 from ablate.spaces.presets import decides_claims
-from ablate.tracking.reading import PlanResults
+from ablate.tracking.results import PlanResults
 
 _HOUR_S = 3600.0
 _VERSIONS = ("ablate", "torch", "ray", "mlflow")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report.results import Curves, Results, State, Trial
 from ablate.spaces.metrics import Network
-from ablate.tracking.reading import STOPPED, PlanResults, TrialResult, storage_label
+from ablate.tracking.reading import STOPPED, storage_label
+from ablate.tracking.results import PlanResults, TrialResult
 
 _FAILED = "failed: "
 

@@ -16,7 +16,7 @@ from ablate.report.search import best_space, search_of
 from ablate.spaces.metrics import Network
 
 if TYPE_CHECKING:
-    from ablate.tracking.reading import PlanResults
+    from ablate.tracking.results import PlanResults
     from ablate.tracking.tracker import Tracker
 
 PAGE = "index.html"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +19,8 @@ from ablate.spaces.metrics import scalar_of
 from ablate.storage.checkpoints import load_state, save_network
 from ablate.storage.plans import TrialPart
 from ablate.storage.records import Record
-from ablate.storage.status import TrainingStatus, TrainingView, reaches
+from ablate.storage.status import TrainingStatus
 from ablate.storage.storage import Storage
-from ablate.tracking import reading
 from ablate.tracking.agreement import (
     CURVES,
     DIGEST,
@@ -34,7 +32,6 @@ from ablate.tracking.agreement import (
     artifact_is_whole,
     curves_digest,
     digest_after,
-    files_digest,
     intact,
     replacement,
     same,
@@ -42,7 +39,9 @@ from ablate.tracking.agreement import (
     upload,
     value_text,
 )
+from ablate.tracking.contents import TrainingContents
 from ablate.tracking.identity import flat
+from ablate.tracking.measurements import MEASUREMENTS, pack
 from ablate.tracking.reading import TRAINING
 from ablate.tracking.runs import (
     SYNCED_LAYOUT,
@@ -336,7 +335,7 @@ def _trial_agrees(
             if any(point.step != known[name].step or not same(point.value, known[name].value) for point in values):
                 return False
         opened.compared.add(run.id)
-    kept = [reading.MEASUREMENTS, SPEC] if synced(run) else []
+    kept = [MEASUREMENTS, SPEC] if synced(run) else []
     trusted = opened.owns(run) and intact(run) and (not compare or _artifacts_whole(store, run, kept))
     if not trusted or run.tags.get(SENT_FROM) != held.trial_from(trial):
         run.tags.pop(SYNCED, None)  # here alone, so that it is sent once more
@@ -387,7 +386,7 @@ def _send_trial(
     if complete and not synced(run):
         present = held.records(trial)
         upload(store, run, SPEC, json.dumps(trial.spec, indent=1).encode())
-        upload(store, run, reading.MEASUREMENTS, reading.pack(present))
+        upload(store, run, MEASUREMENTS, pack(present))
         tags |= {**_made(next(iter(present.values()))), SYNCED: SYNCED_LAYOUT}
         # Ended before it is marked as having everything: a crash in between leaves something to send again.
         store.untag(run, "ablate.failure")
@@ -434,93 +433,6 @@ def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) 
         **provenance_tags(plan.provenance),
     }
     return store.create(parent.experiment, f"{trial.row} · seed {trial.seed}", tags, training.start_ms)
-
-
-class TrainingContents:
-    """One training's content in storage, each part read once, when it is wanted."""
-
-    def __init__(self, storage: Storage, view: TrainingView) -> None:
-        self.storage = storage
-        self.view = view
-        self._history: list[dict[str, Any]] | None = None
-        self._records: dict[str, Record | None] = {}
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """Of its epochs, read once."""
-        if self._history is None:
-            self._history = self.storage.history(self.view.key)
-        return self._history
-
-    def record(self, key: str) -> Record | None:
-        """A record of it, read once."""
-        if key not in self._records:
-            self._records[key] = self.storage.record(self.view, key)
-        return self._records[key]
-
-    @property
-    def has_every_epoch(self) -> bool:
-        """Whether its curves are whole; those of damaged storage may end early."""
-        return reaches(self.history, self.view.epoch)
-
-    def unreadable(self, trial: TrialPart) -> bool:
-        """Whether a record of a trial is there, and damaged."""
-        return any(self.record(key) is None for key in trial.measurements & self.view.records.keys())
-
-    def complete(self, trial: TrialPart) -> bool:
-        """Whether all of a trial is there and can be read."""
-        there = self.view.finished and self.has_every_epoch and trial.measurements <= self.view.records.keys()
-        return there and all(self.record(key) is not None for key in trial.measurements)
-
-    def status(self, trial: TrialPart) -> TrainingStatus:
-        """How far a trial has got, by what can be read."""
-        found = self.view.status(trial.measurements)
-        if found is not TrainingStatus.FINISHED or self.complete(trial):
-            return found
-        return TrainingStatus.TRAINED if self.view.failure is None else TrainingStatus.FAILED
-
-    def records(self, trial: TrialPart) -> dict[str, Record]:
-        """A trial's records by metric or analysis, as far as they are there."""
-        found = {name: self.record(key) for name, key in {**trial.columns, **trial.analyses}.items()}
-        return {name: record for name, record in found.items() if record is not None}
-
-    def points(self, up_to: int | None = None) -> list[Point]:
-        """The curves, epoch by epoch."""
-        return [
-            Point(name, float(value), entry["timestamp_ms"], entry["epoch"])
-            for entry in self.history
-            if up_to is None or entry["epoch"] <= up_to
-            for name, value in entry["metrics"].items()
-        ]
-
-    @property
-    def curves_from(self) -> str:
-        """Which files the curves are from, without reading them."""
-        return files_digest(self.view.histories)
-
-    def trial_from(self, trial: TrialPart) -> str:
-        """Which files a trial's numbers are from, without reading them."""
-        sums = sorted((key, self.view.records[key][1]) for key in trial.measurements & self.view.records.keys())
-        return files_digest([*sums, *self.view.histories])
-
-    @property
-    def ended_ms(self) -> int:
-        """When the last epoch ended: the same on every sync, unlike now."""
-        return int(self.history[-1]["timestamp_ms"]) if self.history else 0
-
-    @property
-    def failed_ms(self) -> int:
-        """When it failed, milliseconds since 1970."""
-        return int((self.view.failure or {}).get("timestamp_ms", self.ended_ms))
-
-    @property
-    def reason(self) -> str:
-        """Why it failed."""
-        return self.view.reason or "unknown"
-
-    def made_ms(self, record: Record) -> int:
-        """When a record was made, milliseconds since 1970."""
-        return int(record.meta.get("timestamp_ms", self.ended_ms))
 
 
 def _scalars(whole: TrainingContents, trial: TrialPart) -> list[Point]:

@@ -4,7 +4,7 @@ Storage is the truth and MLflow its view: `sync` sends what MLflow lacks, and se
 driver is the only writer. What has arrived is marked on the runs themselves (`ablate.synced`), so that a relaunch of a
 thousand finished trainings reads none of them again, and so that any machine can go on where another one stopped.
 The runs are laid out in `ablate.tracking.runs`, filled in `ablate.tracking.sending` and read back in
-`ablate.tracking.reading`.
+`ablate.tracking.reading`, as `ablate.tracking.results`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 from ablate.tracking import reading, runs, sending
 from ablate.tracking.reading import REPORT, TRAINING
+from ablate.tracking.results import PlanInfo, PlanResults
 from ablate.tracking.runs import PlanRuns
 from ablate.tracking.store import ServerAway, Store
 from ablate.tracking.sync import BackgroundSync as BackgroundSync
@@ -166,11 +167,11 @@ class Tracker:
             if run.status == "RUNNING":
                 self._store.set_status(run, "KILLED", now)
 
-    def list_plans(self, space: str) -> list[reading.PlanInfo]:
+    def list_plans(self, space: str) -> list[PlanInfo]:
         """Plans of a space, the one launched last first; see `reading.list_plans`."""
         return reading.list_plans(self._store, space)
 
-    def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> reading.PlanResults:
+    def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> PlanResults:
         """Results of one plan of a space from one storage; see `tracked.read_plan`."""
         return reading.read_plan(self._store, space, plan_id, storage)
 

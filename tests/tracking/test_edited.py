@@ -24,7 +24,7 @@ from ablate.report import __main__ as report
 from ablate.report.from_tracking import results_of
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.storage.storage import Storage
-from ablate.tracking.reading import PlanResults
+from ablate.tracking.results import PlanResults
 from tests.support.helpers import options_of, write_space
 from tests.support.tracking_world import Tracker, finish, plan_of, tracker_at
 
