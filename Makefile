@@ -48,10 +48,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 	$(RUN) -m pip install --disable-pip-version-check -e .
 	@touch $@
 
-# torchattacks, which the attacks are compared with, pins an old requests that it never imports: no dependencies.
+# torchattacks and pyautoattack, which the attacks are compared with, want what they do not import: no dependencies.
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/pip
 	$(RUN) -m pip install --disable-pip-version-check -e '.[test]'
-	$(RUN) -m pip install --disable-pip-version-check --no-deps torchattacks==3.5.1
+	$(RUN) -m pip install --disable-pip-version-check --no-deps torchattacks==3.5.1 pyautoattack==0.2.0
 	@touch $@ $(VENV)/.installed
 
 clean:

@@ -1,12 +1,18 @@
 """Attacks, and accuracy under them."""
 
+from ablate.attacks.apgd import APGD, TargetedAPGD
 from ablate.attacks.base import Attack, Network, attack_names, attack_source, build_attack, register_attack
 from ablate.attacks.carlini_wagner import CarliniWagner, ExactCarliniWagner
 from ablate.attacks.evaluation import Checks, CleanLogits, adversarial_examples, evaluate
+from ablate.attacks.fab import TargetedFAB
 from ablate.attacks.linf import BIM, FGSM, PGD, TPGD, ascend
 from ablate.attacks.noise import GaussianNoise, Natural
+from ablate.attacks.square import Square
+from ablate.attacks.threats import Threat
+from ablate.attacks.together import Together, Withstood, evaluate_together
 
 __all__ = [
+    "APGD",
     "BIM",
     "FGSM",
     "PGD",
@@ -19,11 +25,18 @@ __all__ = [
     "GaussianNoise",
     "Natural",
     "Network",
+    "Square",
+    "TargetedAPGD",
+    "TargetedFAB",
+    "Threat",
+    "Together",
+    "Withstood",
     "adversarial_examples",
     "ascend",
     "attack_names",
     "attack_source",
     "build_attack",
     "evaluate",
+    "evaluate_together",
     "register_attack",
 ]

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ablate.attacks.threats import Threat
 from ablate.core.errors import SpecError
 from ablate.core.registry import Registry
 from ablate.spaces.specs import MeasurementSpec
 
 Network = Callable[[Tensor], Tensor]
 """Images [N, C, H, W] in [0, 1] to logits [N, classes]; differentiable, in evaluation mode."""
+
+
+LATER = "left out of repr at"
+"""Key of a field's metadata: the value at which `repr` is silent about it, for fields added after version 0.1."""
+
+
+def later(value: Any) -> Any:
+    """A dataclass field that was added when keys were stored already: its default keeps the `repr` of before."""
+    return dataclasses.field(default=value, metadata={LATER: value})
 
 
 class Attack(ABC):
@@ -35,6 +46,17 @@ class Attack(ABC):
 
     uses_clean_logits: ClassVar[bool] = False
     """Whether `perturb` looks at `clean_logits`; where it does, evaluation hands over the ones it already has."""
+
+    least_classes: ClassVar[int] = 2
+    """Of a data set that it can attack."""
+
+    reducible: ClassVar[bool] = False
+    """Whether it is measured on `measurement.images` test images, where those are not all."""
+
+    @property
+    def threat(self) -> Threat | None:
+        """The ball it stays in; None where it does not say, and nothing can be made of it together with others."""
+        return None
 
     @abstractmethod
     def perturb(
@@ -62,8 +84,15 @@ class Attack(ABC):
         """
 
     def __repr__(self) -> str:
-        # For attacks that are no dataclasses: object's own repr is an address, which would make a new key each run.
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in sorted(vars(self).items()))})"
+        # Of dataclasses made with repr=False, and of attacks that are none: object's own repr is an address, which
+        # would make a new key each run.
+        told: Mapping[str, Any] = dict(sorted(vars(self).items()))
+        if dataclasses.is_dataclass(self):
+            fields = dataclasses.fields(self)
+            known = {field.name: getattr(self, field.name) for field in fields}
+            silent = {f.name for f in fields if LATER in f.metadata and known[f.name] == f.metadata[LATER]}
+            told = {name: value for name, value in known.items() if name not in silent}
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in told.items())})"
 
 
 Factory = Callable[[MeasurementSpec], Attack]

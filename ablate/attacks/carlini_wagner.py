@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ablate.attacks.base import Attack, Network, full_precision, refuse_negative, register_attack
+from ablate.attacks.threats import UNBOUNDED, Threat
 from ablate.spaces.specs import MeasurementSpec
 
 _BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8
@@ -127,6 +128,11 @@ class CarliniWagner(Attack):
     def __post_init__(self) -> None:
         refuse_negative(self, "c", "kappa", "steps", "learning_rate")
 
+    @property
+    def threat(self) -> Threat:
+        """A short change, of any length."""
+        return Threat("l2", UNBOUNDED)
+
     def perturb(
         self,
         network: Network,
@@ -184,6 +190,11 @@ class ExactCarliniWagner(Attack):
 
     def __post_init__(self) -> None:
         refuse_negative(self, "c", "kappa", "steps", "learning_rate", "edge_255")
+
+    @property
+    def threat(self) -> Threat:
+        """A short change, of any length."""
+        return Threat("l2", UNBOUNDED)
 
     def perturb(
         self,

@@ -145,6 +145,16 @@ class CleanLogits:
             self._logits[degree] = torch.cat(parts)
         return self._logits[degree]
 
+    def of(self, places: Tensor) -> CleanLogits:
+        """The same of some of the images: what is known of all is known of them.
+
+        Args:
+            places: [n] int64, which.
+        """
+        some = CleanLogits(self.network, self.images[places.to(self.images.device)], self.batch_size)
+        some._logits = {degree: logits[places.to(logits.device)] for degree, logits in self._logits.items()}
+        return some
+
 
 def evaluate(
     network: nn.Module,

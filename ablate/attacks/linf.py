@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ablate.attacks.base import Attack, Network, full_precision, refuse_negative, register_attack
+from ablate.attacks.base import Attack, Network, full_precision, later, refuse_negative, register_attack
+from ablate.attacks.threats import Threat
 from ablate.core.randomness import normal, stream, uniform
 from ablate.spaces.specs import MeasurementSpec
 
@@ -108,6 +109,42 @@ def uniform_start(images: Tensor, eps: float, key: int | Tensor, index: Tensor) 
     return (images + eps * (2.0 * noise - 1.0)).clamp_(0.0, 1.0)
 
 
+def restarted(
+    network: Network, labels: Tensor, restarts: int, attempt: Callable[[int, Tensor | None], Tensor]
+) -> Tensor:
+    """The first of several random starts that breaks an image.
+
+    Args:
+        network: Images to logits.
+        labels: [N] int64.
+        restarts: How many starts; the network is asked which images are left only where there are several.
+        attempt: Which start, and [n] int64 which images (None: all), to what is made of them.
+
+    Returns:
+        [N, C, H, W]; of an image that no start breaks, what the first one made.
+    """
+    made = attempt(0, None)
+    for restart in range(1, restarts):
+        with torch.no_grad():
+            left = (full_precision(network(made)).argmax(1) == labels).nonzero().squeeze(1)
+        if not len(left):
+            break
+        again = attempt(restart, left)
+        with torch.no_grad():
+            broken = full_precision(network(again)).argmax(1) != labels[left]
+        made[left[broken]] = again[broken]
+    return made
+
+
+def _start(seed: int, name: str, restart: int) -> int:
+    """The stream of a start: the first one's is what it was when there was no other."""
+    return stream(seed, f"attack:{name}", *([restart] if restart else []))
+
+
+def _some(values: Tensor, which: Tensor | None) -> Tensor:
+    return values if which is None else values[which]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FGSM(Attack):
     """Fast gradient sign method: one step of eps (arXiv 1412.6572).
@@ -121,6 +158,11 @@ class FGSM(Attack):
 
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255")
+
+    @property
+    def threat(self) -> Threat:
+        """The l-infinity ball."""
+        return Threat("linf", self.eps_255)
 
     def perturb(
         self,
@@ -137,7 +179,7 @@ class FGSM(Attack):
         return ascend(network, images, cross_entropy_of(labels), start=images, eps=eps, step=eps, steps=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PGD(Attack):
     """Projected gradient descent from a random point of the ball (arXiv 1706.06083).
 
@@ -146,6 +188,7 @@ class PGD(Attack):
         step_255: Step size alpha, in 1/255.
         steps: Iterations.
         random_start: Start from a uniform point of the ball, clamped to [0, 1]; else from the image.
+        restarts: Random starts; later ones are for the images that are still right.
     """
 
     name: str = "pgd20"
@@ -153,9 +196,15 @@ class PGD(Attack):
     step_255: float = 2.0
     steps: int = 20
     random_start: bool = True
+    restarts: int = later(1)
 
     def __post_init__(self) -> None:
-        refuse_negative(self, "eps_255", "step_255", "steps")
+        refuse_negative(self, "eps_255", "step_255", "steps", "restarts")
+
+    @property
+    def threat(self) -> Threat:
+        """The l-infinity ball."""
+        return Threat("linf", self.eps_255)
 
     def perturb(
         self,
@@ -168,12 +217,16 @@ class PGD(Attack):
         clean_logits: Tensor | None = None,
     ) -> Tensor:
         """As in `Attack.perturb`."""
-        eps = self.eps_255 / 255
-        start = images
-        if self.random_start:
-            start = uniform_start(images, eps, stream(seed, f"attack:{self.name}"), index)
-        loss = cross_entropy_of(labels)
-        return ascend(network, images, loss, start=start, eps=eps, step=self.step_255 / 255, steps=self.steps)
+        eps, step = self.eps_255 / 255, self.step_255 / 255
+
+        def attempt(restart: int, which: Tensor | None) -> Tensor:
+            chosen = start = _some(images, which)
+            if self.random_start:
+                start = uniform_start(chosen, eps, _start(seed, self.name, restart), _some(index, which))
+            loss = cross_entropy_of(_some(labels, which))
+            return ascend(network, chosen, loss, start=start, eps=eps, step=step, steps=self.steps)
+
+        return restarted(network, labels, self.restarts if self.random_start else 1, attempt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +247,11 @@ class BIM(Attack):
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255", "step_255", "steps")
 
+    @property
+    def threat(self) -> Threat:
+        """The l-infinity ball."""
+        return Threat("linf", self.eps_255)
+
     def perturb(
         self,
         network: Network,
@@ -209,7 +267,7 @@ class BIM(Attack):
         return ascend(network, images, loss, start=images, eps=eps, step=step, steps=self.steps)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TPGD(Attack):
     """TRADES' attack: away from what the network says of the clean image, labels unseen (arXiv 1901.08573).
 
@@ -220,6 +278,7 @@ class TPGD(Attack):
         step_255: Step size alpha, in 1/255.
         steps: Iterations.
         start_std: Standard deviation of the start's noise, pixels in [0, 1].
+        restarts: Random starts; later ones are for the images that are still right.
     """
 
     uses_clean_logits: ClassVar[bool] = True
@@ -229,9 +288,15 @@ class TPGD(Attack):
     step_255: float = 2.0
     steps: int = 20
     start_std: float = 0.001
+    restarts: int = later(1)
 
     def __post_init__(self) -> None:
-        refuse_negative(self, "eps_255", "step_255", "steps", "start_std")
+        refuse_negative(self, "eps_255", "step_255", "steps", "start_std", "restarts")
+
+    @property
+    def threat(self) -> Threat:
+        """The l-infinity ball."""
+        return Threat("linf", self.eps_255)
 
     def perturb(
         self,
@@ -247,10 +312,17 @@ class TPGD(Attack):
         if clean_logits is None:
             with torch.no_grad():
                 clean_logits = network(images)
-        noise = normal(stream(seed, f"attack:{self.name}"), index, tuple(images.shape[1:])).to(images.dtype)
-        start = (images + self.start_std * noise).clamp_(0.0, 1.0)
-        loss, eps, step = divergence_from(clean_logits), self.eps_255 / 255, self.step_255 / 255
-        return ascend(network, images, loss, start=start, eps=eps, step=step, steps=self.steps)
+        clean = clean_logits
+        eps, step = self.eps_255 / 255, self.step_255 / 255
+
+        def attempt(restart: int, which: Tensor | None) -> Tensor:
+            chosen = _some(images, which)
+            noise = normal(_start(seed, self.name, restart), _some(index, which), tuple(images.shape[1:]))
+            start = (chosen + self.start_std * noise.to(images.dtype)).clamp_(0.0, 1.0)
+            loss = divergence_from(_some(clean, which))
+            return ascend(network, chosen, loss, start=start, eps=eps, step=step, steps=self.steps)
+
+        return restarted(network, labels, self.restarts, attempt)
 
 
 @register_attack("fgsm")

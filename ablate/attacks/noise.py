@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ablate.attacks.base import Attack, Network, refuse_negative, register_attack
+from ablate.attacks.threats import UNBOUNDED, Threat
 from ablate.core.randomness import normal, stream
 from ablate.spaces.specs import MeasurementSpec
 
@@ -19,6 +20,11 @@ class Natural(Attack):
     uses_network: ClassVar[bool] = False
 
     name: str = "natural"
+
+    @property
+    def threat(self) -> Threat:
+        """The image alone, a point of every ball."""
+        return Threat("linf", 0.0)
 
     def perturb(
         self,
@@ -49,6 +55,11 @@ class GaussianNoise(Attack):
 
     def __post_init__(self) -> None:
         refuse_negative(self, "std")
+
+    @property
+    def threat(self) -> Threat:
+        """Noise has no bound."""
+        return Threat("l2", UNBOUNDED)
 
     def perturb(
         self,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.analysis.registry import AnalysisContext, get_analysis
-from ablate.attacks import Checks, CleanLogits, build_attack, evaluate
+from ablate.attacks import Attack, Checks, CleanLogits, Together, build_attack, evaluate, evaluate_together
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, first_line, place_of
 from ablate.core.metric_names import refused
 from ablate.core.text import now_ms
@@ -83,6 +83,7 @@ class _Run:
         self.lease: int | None = None
         self.asked: nn.Module = nn.Identity()  # what attacks of the network being measured ask
         self._examples: dict[tuple[str, int], Tensor] = {}  # of the network being measured
+        self._correct: dict[str, Tensor] = {}  # measurement key -> [n] bool, of what was measured here
 
     def run(self) -> Outcome:
         try:
@@ -303,20 +304,35 @@ class _Run:
     ) -> list[Record]:
         first = same[0]
         attack = build_attack(first.name, first.settings)
-        correct = evaluate(
-            self.asked,
-            attack,
-            images,
-            labels,
-            seed=self.task.spec.seed,
-            batch_size=first.settings.batch_size,
-            degrees=[m.degree for m in same],
-            adaptive=first.adaptive,
-            clean=clean,
-        )
+        if attack.reducible and first.settings.images is not None and first.settings.images < len(images):
+            count = first.settings.images  # the order of test images mixes the classes
+            clean = clean.of(torch.arange(count))
+            images, labels = clean.images, labels[:count]
+        asked: dict[str, Any] = {
+            "seed": self.task.spec.seed,
+            "batch_size": first.settings.batch_size,
+            "degrees": [m.degree for m in same],
+            "adaptive": first.adaptive,
+            "clean": clean,
+        }
+        arrays: dict[int | None, dict[str, Any]]
+        more: dict[int | None, dict[str, Any]] = {}
+        if isinstance(attack, Together):
+            known = self._known(same, len(images))
+            withstood = evaluate_together(self.asked, attack, images, labels, known=known, **asked)
+            arrays = {d: {"correct": each.correct, "broken_by": each.broken_by} for d, each in withstood.items()}
+            names = [part.name for part in attack.parts]
+            for measurement in same:
+                attacked = dict(zip(names, withstood[measurement.degree].attacked, strict=True))
+                more[measurement.degree] = {"made_of": dict(measurement.parts), "attacked": attacked}
+        else:
+            correct = evaluate(self.asked, attack, images, labels, **asked)
+            arrays = {degree: {"correct": right} for degree, right in correct.items()}
         records = []
         for measurement in same:
-            right = correct[measurement.degree].cpu().numpy().astype(np.bool_)
+            found = {name: values.cpu().numpy() for name, values in arrays[measurement.degree].items()}
+            right = found["correct"] = found["correct"].astype(np.bool_)
+            self._correct[measurement.key] = torch.from_numpy(right)
             accuracy = 100.0 * float(right.mean())
             meta: dict[str, Any] = {
                 "what": measurement.name,
@@ -324,9 +340,27 @@ class _Run:
                 "degree": measurement.degree,
                 "adaptive": measurement.adaptive,
                 "images": len(right),
+                **more.get(measurement.degree, {}),
             }
-            records.append(Record(measurement.key, {"accuracy": accuracy}, {"correct": right}, meta))
+            if attack.threat is not None:
+                meta["threat"] = attack.threat.words()
+            records.append(Record(measurement.key, {"accuracy": accuracy}, found, meta))
         return records
+
+    def _known(self, same: Iterable[PlannedMeasurement], count: int) -> dict[tuple[str, int | None], Tensor]:
+        """What was found of a column's parts already, on the first images: part and degree -> [n] bool."""
+        known = {}
+        view = self.storage.view(self.task.key)
+        for measurement in same:
+            for name, key in measurement.parts:
+                right = self._correct.get(key)
+                if right is None:
+                    record = self.storage.record(view, key)
+                    stored = None if record is None else record.correct
+                    right = None if stored is None else torch.from_numpy(stored)
+                if right is not None:
+                    known[name, measurement.degree] = right[:count]
+        return known
 
     def _analyse(self, network: nn.Module, measurement: PlannedMeasurement, images: Tensor, labels: Tensor) -> Record:
         attack = build_attack("pgd20", measurement.settings)
@@ -377,9 +411,21 @@ def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurem
         what: tuple[object, ...] = (measurement.key,)
         if measurement.kind == "attack" and not measurement.adaptive:
             attack = build_attack(measurement.name, measurement.settings)
-            what = (measurement.name, repr(attack), measurement.settings.batch_size)
+            images = measurement.settings.images if attack.reducible else None
+            what = (measurement.name, repr(attack), measurement.settings.batch_size, images)
         together.setdefault(what, []).append(measurement)
-    return list(together.values())
+    return sorted(together.values(), key=lambda same: _depth(same[0]))
+
+
+def _depth(measurement: PlannedMeasurement) -> int:
+    """What is made of others comes after them."""
+    if measurement.kind != "attack":
+        return 0
+    return _depth_of(build_attack(measurement.name, measurement.settings))
+
+
+def _depth_of(attack: Attack) -> int:
+    return 1 + max(map(_depth_of, attack.parts), default=0) if isinstance(attack, Together) else 0
 
 
 class _Log:

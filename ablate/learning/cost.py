@@ -11,7 +11,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from ablate.attacks import build_attack
+from ablate.attacks import Attack, Square, Together, build_attack
 from ablate.learning.models import build_network
 from ablate.spaces.specs import ModelSpec, PlannedMeasurement, TrainingAttackSpec, TrialSpec
 
@@ -29,12 +29,24 @@ def measurement_cost(measurement: PlannedMeasurement, test_count: int) -> float:
         measurement: Which.
         test_count: Test images.
     """
-    steps = _ASSUMED_STEPS
-    if measurement.kind == "attack":
-        made = build_attack(measurement.name, measurement.settings)
-        assumed = _STEPS.get(measurement.name, _ASSUMED_STEPS if made.uses_network else 0)
-        steps = int(getattr(made, "steps", assumed))
-    return test_count * (1 + STEP_COST * steps)
+    if measurement.kind != "attack":
+        return test_count * (1 + STEP_COST * _ASSUMED_STEPS)
+    made = build_attack(measurement.name, measurement.settings)
+    count = min(test_count, measurement.settings.images or test_count) if made.reducible else test_count
+    if isinstance(made, Together):  # what is a column by itself is not attacked once more
+        return count * (1 + sum(_passes(part) for part in made.parts if part.name not in measurement.settings.attacks))
+    return count * _passes(made)
+
+
+def _passes(attack: Attack) -> float:
+    """Forward passes that an attack on one image amounts to, at most, with its judging."""
+    if isinstance(attack, Together):
+        return sum(map(_passes, attack.parts))
+    again = getattr(attack, "targets", 1) * getattr(attack, "restarts", 1)
+    if isinstance(attack, Square):
+        return 1.0 + again * attack.queries
+    assumed = _STEPS.get(attack.name, _ASSUMED_STEPS if attack.uses_network else 0)
+    return 1.0 + STEP_COST * again * int(getattr(attack, "steps", assumed))
 
 
 def training_cost(spec: TrialSpec, train_count: int) -> float:

@@ -7,7 +7,7 @@ beside others are left out (natural training has no attack steps), and a mended 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.core.digest import digest
@@ -114,6 +114,8 @@ def measurement_key(
     adaptive: bool = False,
     batch_size: int | None = None,
     source: str | None = None,
+    images: int | None = None,
+    parts: Sequence[str] = (),
 ) -> str:
     """The name of one attack, or one analysis, on one network of a training.
 
@@ -127,6 +129,8 @@ def measurement_key(
         adaptive: Whether the attack sees the filter.
         batch_size: Only for what depends on the evaluation batch.
         source: Digest of the user's module that registered it.
+        images: How many test images, where those are not all.
+        parts: Of a column made of others, the keys of these, in their order.
 
     Returns:
         20 hexadecimal digits.
@@ -139,7 +143,14 @@ def measurement_key(
         "test": test_digest,
         "recipe": MEASUREMENT_RECIPES.get(what, 1),
     }
-    optional = {"degree": degree, "adaptive": adaptive or None, "batch_size": batch_size, "source": source}
+    optional: dict[str, Any] = {
+        "degree": degree,
+        "adaptive": adaptive or None,
+        "batch_size": batch_size,
+        "source": source,
+        "images": images,
+        "parts": list(parts) or None,
+    }
     identity |= {name: value for name, value in optional.items() if value is not None}
     if degree is not None:
         identity["filter_recipe"] = MEASUREMENT_RECIPES.get("lowpass", 1)

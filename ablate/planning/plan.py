@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ablate.analysis.registry import analysis_source, declared_scalars, get_analysis
-from ablate.attacks import attack_source, build_attack
+from ablate.attacks import Attack, Together, attack_source, build_attack
 from ablate.core import digest
 from ablate.core import provenance as origins
 from ablate.core.errors import SpecError
@@ -26,6 +26,9 @@ from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
 from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart
 from ablate.storage.status import TrainingStatus, TrainingView
 from ablate.storage.storage import Storage
+
+Parts = tuple[tuple[str, str], ...]
+"""Names and measurement keys of what a column is made of."""
 
 Action = Literal["reuse", "continue", "train", "wait", "failed", "stopped"]
 
@@ -331,25 +334,40 @@ def _measurements(
     settings = spec.measurement
     asked = settings.lowpass_degree
     degree = None if asked == spec.data.image_size else asked  # keeping everything is no filter
+    images = settings.images or summary.test_count
     networks: tuple[Network, ...] = ("last", "best") if spec.data.validation > 0 else ("last",)
     for network in networks:
         for name in settings.attacks:
             attack = build_attack(name, settings)
 
-            def planned(adaptive: bool, name: str = name, network: Network = network) -> PlannedMeasurement:
-                attack = build_attack(name, settings)
+            if summary.classes < attack.least_classes:
+                raise SpecError(
+                    f"measurement.attacks: {name}: expected data of at least {attack.least_classes} classes, "
+                    f"got {summary.classes} of {summary.label}"
+                )
+
+            def key_of(attack: Attack, adaptive: bool, network: Network = network) -> tuple[str, Parts]:
+                parts: Parts = ()
+                if isinstance(attack, Together):
+                    parts = tuple((p.name, key_of(p, adaptive and p.uses_network)[0]) for p in attack.parts)
                 key = keys.measurement_key(
                     training,
-                    what=name,
+                    what=attack.name,
                     settings=repr(attack),
                     network=network,
                     test_digest=summary.test_digest,
                     degree=degree,
                     adaptive=adaptive,
                     batch_size=settings.batch_size if attack.batch_dependent else None,
-                    source=attack_source(name),
+                    source=attack_source(attack.name),
+                    images=settings.images if attack.reducible and images < summary.test_count else None,
+                    parts=[key for _, key in parts],
                 )
-                return PlannedMeasurement(key, "attack", name, network, degree, adaptive, settings)
+                return key, parts
+
+            def planned(adaptive: bool, attack: Attack = attack, network: Network = network) -> PlannedMeasurement:
+                key, parts = key_of(attack, adaptive, network)
+                return PlannedMeasurement(key, "attack", attack.name, network, degree, adaptive, settings, parts)
 
             yield Metric(name, network).run_name, planned(False)
             if asked is not None and settings.lowpass_adaptive and attack.uses_network:

@@ -171,6 +171,12 @@ class MeasurementSpec(Spec):
     cw_c: float = Field(1.0, ge=0, description="CW: weight of the margin.")
     cw_kappa: float = Field(0.0, ge=0, description="CW: confidence.")
     cw_learning_rate: float = Field(0.01, gt=0, description="CW: Adam's learning rate.")
+    square_queries: int = Field(5000, ge=1, description="square and aa: queries of an image.")
+    images: int | None = Field(
+        None,
+        ge=1,
+        description="apgd_ce, apgd_t, fab_t, square, aa, worst: on the first so many test images; none: all.",
+    )
     batch_size: int = Field(500, ge=1, description="Images attacked at once; only cw20's early stop depends on it.")
     lowpass_degree: int | None = Field(None, ge=2, description="Keep the central d x d of the spectrum; none: all.")
     lowpass_adaptive: bool = Field(True, description="With a degree: also attack through the filter.")
@@ -216,6 +222,7 @@ class PlannedMeasurement:
         degree: Of the low-pass filter; None without one.
         adaptive: Whether the attack sees the filter.
         settings: Where the attack's hyperparameters come from.
+        parts: Of a column made of others, their names and measurement keys.
     """
 
     key: str
@@ -225,3 +232,4 @@ class PlannedMeasurement:
     degree: int | None
     adaptive: bool
     settings: MeasurementSpec
+    parts: tuple[tuple[str, str], ...] = ()

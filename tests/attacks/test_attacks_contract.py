@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate.attacks import Attack, attack_names, build_attack
+from ablate.attacks import Attack, Together, attack_names, build_attack
+from ablate.attacks.base import LATER
 from ablate.spaces.specs import MeasurementSpec
+
+
+def brief(attack: Attack) -> Attack:
+    """The same attack with steps for seconds."""
+    if isinstance(attack, Together):
+        return dataclasses.replace(attack, parts=tuple(map(brief, attack.parts)))
+    less = {"steps": 6, "queries": 12, "targets": 2}
+    return dataclasses.replace(
+        attack, **{name: most for name, most in less.items() if getattr(attack, name, 0) > 3 * most}
+    )
 
 
 @pytest.fixture(params=attack_names())
 def attack(request: pytest.FixtureRequest) -> Attack:
-    return build_attack(request.param, MeasurementSpec())
+    return brief(build_attack(request.param, MeasurementSpec()))
 
 
 def apply(attack: Attack, network: nn.Module, batch: Any, seed: int = 1, **more: Any) -> Tensor:
@@ -23,10 +35,14 @@ def apply(attack: Attack, network: nn.Module, batch: Any, seed: int = 1, **more:
 
 
 def test_it_bears_its_name_is_frozen_and_its_repr_tells_every_field(attack: Attack) -> None:
-    assert build_attack(attack.name, MeasurementSpec()) == attack
+    first, again = (build_attack(attack.name, MeasurementSpec()) for _ in range(2))
+    assert first == again and repr(first) == repr(again)
     assert dataclasses.is_dataclass(attack)
     for field in dataclasses.fields(attack):
-        assert f"{field.name}={getattr(attack, field.name)!r}" in repr(attack)
+        told = f"{field.name}={getattr(attack, field.name)!r}" in repr(attack)
+        assert told == (field.metadata.get(LATER) != getattr(attack, field.name))
+        if LATER in field.metadata:
+            assert f"{field.name}=7" in repr(dataclasses.replace(attack, **{field.name: 7}))
     with pytest.raises(dataclasses.FrozenInstanceError):
         attack.name = "another"
 
@@ -43,6 +59,15 @@ def test_images_stay_images_and_within_the_radius_where_there_is_one(attack: Att
     radius = getattr(attack, "eps_255", None)
     if radius is not None:
         assert (perturbed - batch.images).abs().max() <= radius / 255 + 1e-12
+
+
+def test_it_declares_its_threat_and_stays_in_that_ball(attack: Attack, network, batch) -> None:
+    assert attack.threat is not None
+    change = (apply(attack, network, batch) - batch.images).abs()
+    if attack.threat.norm == "linf":
+        assert change.max() <= attack.threat.radius_255 / 255 + 1e-12
+    else:
+        assert math.isinf(attack.threat.radius_255)
 
 
 def test_network_images_and_grad_mode_are_left_as_they_were(attack: Attack, network, batch) -> None:

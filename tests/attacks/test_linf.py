@@ -90,7 +90,7 @@ def test_seed_and_index_decide_everything_random(attack, network, batch) -> None
     ids=repr,
 )
 def test_every_option_changes_the_result_and_the_repr(attack, changes, network, batch) -> None:
-    assert set(changes) | {"name"} == {field.name for field in dataclasses.fields(attack)}
+    assert set(changes) | {"name"} == {field.name for field in dataclasses.fields(attack)} - {"restarts"}
     before = apply(attack, network, batch)
     for name, value in changes.items():
         changed = dataclasses.replace(attack, **{name: value})
@@ -111,6 +111,16 @@ def test_the_measurement_sets_the_columns_options(name, changes) -> None:
     for field, value in changes.items():
         assert getattr(build_attack(name, MeasurementSpec(**{field: value})), field) == value
     assert getattr(build_attack(name, MeasurementSpec()), "steps", 20) == 20
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=0, eps_255=24.0), TPGD(steps=0, start_std=0.1)], ids=repr)
+def test_restarts_break_more_and_leave_the_first_start_as_it_was(attack, network, batch) -> None:
+    once, often = (apply(dataclasses.replace(attack, restarts=count), network, batch) for count in (1, 9))
+    with torch.no_grad():
+        right = [network(made).argmax(1) == batch.labels for made in (once, often)]
+    assert right[1].sum() < right[0].sum() and not (right[1] & ~right[0]).any()
+    same = ~right[0] | right[1]
+    assert torch.equal(once[same], often[same])
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)

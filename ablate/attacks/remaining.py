@@ -1,0 +1,116 @@
+"""The images that an attack still works on: one that it broke is done with, and costs nothing any more.
+
+Every image has its own state and its own random numbers, so leaving some out changes nothing for the others.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ablate.attacks.base import Network, full_precision
+
+WHOLE_BATCHES = 16
+"""On a CPU the network is asked about a multiple of so many images: kernels for fewer round otherwise, and what is said
+of an image would hang on how many others are left."""
+
+_DROP_FROM = 16
+"""On a CPU broken images are dropped once they are one in so many: copying the state costs, too."""
+
+_DROP_EVERY = 10
+"""Of so many steps one looks on a GPU whether images can be dropped: each time, the host waits for the device."""
+
+
+def in_whole_batches(network: Network) -> Network:
+    """A network that is asked about a multiple of `WHOLE_BATCHES` images, on a CPU.
+
+    Args:
+        network: Images to logits, each image by itself.
+
+    Returns:
+        The same function; what it says of an image does not hang on how many others there are.
+    """
+
+    def ask(images: Tensor) -> Tensor:
+        lacking = -len(images) % WHOLE_BATCHES
+        if images.device.type != "cpu" or not lacking:
+            return full_precision(network(images))
+        filled = torch.cat([images, images[:1].detach().expand(lacking, *images.shape[1:])])
+        filled = filled.contiguous(memory_format=_format(images))
+        return full_precision(network(filled))[: len(images)]
+
+    return ask
+
+
+def _format(images: Tensor) -> torch.memory_format:
+    # Indexing and joining come out in the default format, in which a GPU's convolutions are slower.
+    last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+class Remaining:
+    """State of an attack, image by image, of those that are not broken yet.
+
+    Args:
+        images: [N, C, H, W], what comes back for images that stay right.
+        done: [N] bool, images that are not attacked at all.
+        **state: [N, ...] each, what the attack remembers of an image; read and written as items.
+    """
+
+    def __init__(self, images: Tensor, done: Tensor, **state: Tensor) -> None:
+        self.made = images.clone()
+        self.broken = torch.zeros_like(done)
+        self._place = torch.arange(len(images), device=images.device)
+        self._state = state
+        self._gone = done.clone()
+        self._found = self.made.clone()
+        self._calls = 0
+        self._drop()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._state[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self._state[name] = value
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def note(self, wrong: Tensor, candidates: Tensor) -> None:
+        """Note which of the remaining images are broken now, and leave them out as soon as that pays.
+
+        Args:
+            wrong: [n] bool.
+            candidates: [n, C, H, W], what breaks them.
+        """
+        new = wrong & ~self._gone
+        self._found = torch.where(new[:, None, None, None], candidates.detach(), self._found)
+        self.broken[self._place] = self.broken[self._place] | new
+        self._gone = self._gone | new
+        self._calls += 1
+        if self._gone.device.type == "cpu":
+            if int(self._gone.sum()) * _DROP_FROM >= len(self):
+                self._drop()
+        elif self._calls % _DROP_EVERY == 0:
+            self._drop()
+
+    def keep(self, candidates: Tensor) -> None:
+        """What comes back for the images that remain."""
+        self._found = torch.where(self._gone[:, None, None, None], self._found, candidates.detach())
+
+    def settle(self) -> Tensor:
+        """What the attack made of all images, [N, C, H, W]."""
+        self.made[self._place] = self._found
+        return self.made
+
+    def _drop(self) -> None:
+        stay = ~self._gone
+        if bool(stay.all()):
+            return
+        self.made[self._place] = self._found
+        self._place, self._found, self._gone = self._place[stay], _some(self._found, stay), self._gone[stay]
+        self._state = {name: _some(value, stay) for name, value in self._state.items()}
+
+
+def _some(values: Tensor, which: Tensor) -> Tensor:
+    return values[which].contiguous(memory_format=_format(values)) if values.dim() == 4 else values[which]
