@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from ablate.attacks import FGSM, evaluation
+from ablate.attacks import FGSM, PGD, Natural, Together, evaluation, register_attack
 from ablate.core.errors import DeviceError
+from ablate.core.registry import temporary_registrations
 from ablate.execution import worker
 from ablate.learning import data
 from ablate.planning.plan import decide
@@ -225,3 +227,52 @@ def test_logits_that_break_behind_one_filter_fail_there_alone(
     assert "natural: expected finite logits" in outcome.reason and "fgsm: expected finite logits" in outcome.reason
     there = storage.view(doing.key).records
     assert {(m.name, m.degree) for m in doing.measurements if m.key in there} == {("natural", None), ("fgsm", None)}
+
+
+CHEAP = ("measurement.eps_255=40", "measurement.square_queries=3", "measurement.images=12")
+
+
+def records_of(storage: Storage, plan: Any) -> dict[str, Any]:
+    trial = next(trial for trial in plan.trials if trial.training == list(plan.trainings)[-1])
+    view = storage.view(trial.training)
+    return {metric: storage.record(view, key) for metric, key in trial.columns.items()}
+
+
+def test_a_column_made_of_others_is_the_same_whatever_lay_in_storage(tmp_path: Path, digits: data.Dataset) -> None:
+    few = [replace(PGD(), name=name, eps_255=40.0, steps=steps) for name, steps in (("first", 1), ("second", 3))]
+    with temporary_registrations():
+        register_attack("both")(lambda spec: Together(name="both", eps_255=40.0, parts=(Natural(), *few)))
+        register_attack("first")(lambda spec: few[0])
+        register_attack("second")(lambda spec: few[1])
+        found = {}
+        for columns in ("[both]", "[second, natural, both]"):
+            folder = tmp_path / columns
+            folder.mkdir()
+            storage, plan = Storage(str(folder / "storage")), planned(folder, f"measurement.attacks={columns}", *CHEAP)
+            outcome = worker.run(task(plan, storage), digits, lambda event: None)
+            assert outcome.state == "finished", outcome.reason
+            found[columns] = records_of(storage, plan)
+        alone, beside = (each["accuracy/both"] for each in found.values())
+    assert alone.key == beside.key and alone.scalars == beside.scalars
+    for name in ("correct", "broken_by"):
+        assert np.array_equal(alone.arrays[name], beside.arrays[name])
+    assert len(alone.correct) == alone.meta["images"] == 12 < len(digits.test_labels)
+    assert alone.meta["attacked"]["second"] == int((~np.isin(alone.arrays["broken_by"], (0, 1))).sum())
+    assert beside.meta["attacked"]["second"] is None
+    assert set(alone.meta["made_of"]) == {"natural", "first", "second"}
+    assert beside.meta["made_of"] == alone.meta["made_of"]
+    assert alone.meta["made_of"]["natural"] == found["[second, natural, both]"]["accuracy/natural"].key
+    whole = found["[second, natural, both]"]["accuracy/natural"].correct
+    assert len(whole) == len(digits.test_labels) and not (alone.correct & ~whole[:12]).any()
+
+
+def test_worst_comes_after_the_columns_it_is_made_of(tmp_path: Path, digits: data.Dataset) -> None:
+    storage = Storage(str(tmp_path / "storage"))
+    plan = planned(tmp_path, "measurement.attacks=[worst, square, fgsm, gn]", *CHEAP)
+    events: list[Any] = []
+    assert worker.run(task(plan, storage), digits, events.append).state == "finished"
+    assert [event.text for event in events if event.kind == "measured"][-1] == "worst"
+    records = records_of(storage, plan)
+    assert records["accuracy/worst"].meta["attacked"] == {"square": None, "fgsm": None}
+    parts = records["accuracy/square"].correct & records["accuracy/fgsm"].correct[:12]
+    assert np.array_equal(records["accuracy/worst"].correct, parts)

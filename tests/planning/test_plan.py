@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from ablate import spaces
+from ablate.attacks import Natural, register_attack
 from ablate.core.errors import SpecError
+from ablate.core.registry import temporary_registrations
+from ablate.planning import keys
 from ablate.planning.plan import Plan, decide, make_plan
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
@@ -105,3 +108,45 @@ def test_a_batch_larger_than_the_data_names_the_line_that_set_it(tmp_path: Path)
         plan_of([str(space)], tmp_path)
     with pytest.raises(SpecError, match=r"--set training.batch_size=2000"):
         plan_of([str(write_space(tmp_path))], tmp_path, "training.batch_size=2000")
+
+
+YARDSTICK = "measurement.attacks=[natural, pgd20, apgd_ce, square, aa, worst]"
+
+
+def columns_of(folder: Path, *sets: str) -> dict[str, str]:
+    return dict(plan_of(["batch_size"], folder, *sets).trials[0].columns)
+
+
+def test_queries_and_images_enter_the_keys_of_what_they_change_and_away_from_their_defaults(tmp_path: Path) -> None:
+    plain = columns_of(tmp_path, YARDSTICK)
+    queries = columns_of(tmp_path, YARDSTICK, "measurement.square_queries=100")
+    images = columns_of(tmp_path, YARDSTICK, "measurement.images=1000")
+
+    def changed(other: dict[str, str]) -> set[str]:
+        return {name.removeprefix("accuracy/") for name, key in other.items() if key != plain[name]}
+
+    assert changed(queries) == {"square", "aa", "worst"}
+    assert changed(images) == {"apgd_ce", "square", "aa", "worst"}
+    assert changed(columns_of(tmp_path, YARDSTICK, "measurement.images=10000")) == set()  # that is all of them
+
+
+def test_a_column_made_of_others_hangs_on_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = columns_of(tmp_path, YARDSTICK)
+    monkeypatch.setitem(keys.MEASUREMENT_RECIPES, "fab_t", 2)
+    mended = columns_of(tmp_path, YARDSTICK)
+    assert {name for name in plain if plain[name] != mended[name]} == {"accuracy/aa", "accuracy/worst"}
+    fewer = columns_of(tmp_path, "measurement.attacks=[natural, pgd20, aa, worst]")
+    assert fewer["accuracy/aa"] == mended["accuracy/aa"] and fewer["accuracy/worst"] != mended["accuracy/worst"]
+
+
+def test_what_aa_and_worst_cannot_be_made_of_is_refused_with_its_line(tmp_path: Path) -> None:
+    with temporary_registrations():
+        register_attack("silent")(lambda spec: Silent(name="silent"))
+        with pytest.raises(SpecError, match=r"measurement.attacks: worst: expected .* declare its threat .* 'silent'"):
+            plan_of(["batch_size"], tmp_path, "measurement.attacks=[pgd20, silent, worst]")
+
+
+class Silent(Natural):
+    """Says nothing of its ball."""
+
+    threat = None
