@@ -14,8 +14,8 @@ from rich.text import Text
 from ablate import spaces
 from ablate.core.errors import SpecError, UserError
 from ablate.core.text import open_closed_streams, open_console, plural, printable
-from ablate.core.user_code import import_modules
 from ablate.launch.options import OPTIONS, Option, Options
+from ablate.launch.request import Request
 
 WIDTH = 100
 """Columns of the help text."""
@@ -67,29 +67,19 @@ app.command(epilog=EPILOG, context_settings={"max_content_width": WIDTH, "help_o
 def _launch(options: Options) -> int:
     if not options.space:
         raise SpecError("--space: expected a space's name or the path of its file, got none; --list shows the names")
-    import_modules(options.imports)
-    _check_names(options)
+    request = Request.read(options)
     # Mistakes are told by now, before seconds of imports.
     from ablate.launch import session
 
     # With --json standard output is for the script alone.
-    return session.launch(options, open_console(sys.stderr if options.as_json else None), sys.stdout)
+    return session.launch(request, open_console(sys.stderr if options.as_json else None), sys.stdout)
 
 
 def _watch(options: Options) -> int:
+    request = Request.read(options)
     from ablate.launch import watch as watch_module
 
-    import_modules(options.imports)
-    _check_names(options)
-    return watch_module.watch_options(options, open_console())
-
-
-def _check_names(options: Options) -> None:
-    for name in options.space:
-        if name != "all":
-            spaces.load_space(name)
-    spaces.load_preset(options.preset)
-    spaces.parse_overrides(options.sets)
+    return watch_module.watch_request(request, open_console())
 
 
 def _list(options: Options) -> int:

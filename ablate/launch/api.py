@@ -28,7 +28,9 @@ from ablate import spaces
 from ablate.core.errors import SpecError, UserError, nearest
 from ablate.core.places import local_path
 from ablate.core.text import open_console
+from ablate.core.user_code import import_modules
 from ablate.launch.options import OPTIONS, Option, Options, parse_gpus
+from ablate.launch.request import Request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -271,7 +273,8 @@ class Ablation:
             UserError: A setting, preset or data set that cannot be used.
         """
         with _worded_for_python():
-            return LaunchPlan(Options(space=[self._given], **_values("plan", options)))
+            asked = Options(space=[self._given], **_values("plan", options))
+            return LaunchPlan(Request.read(asked, [self.file]))
 
     def __repr__(self) -> str:
         return f"<Ablation {self.name}: {self.title}>"
@@ -281,11 +284,12 @@ class LaunchPlan:
     """One plan of a space: what is trained, shared and reused, and its results.
 
     Args:
-        options: As of the command line.
+        request: As of the command line.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._options = request.options
         self._plan: Plan | None = None
         self._decided()
 
@@ -351,10 +355,11 @@ class LaunchPlan:
         with _worded_for_python():
             # Whoever calls this has asked for it; `estimate` tells how long.
             asked = replace(self._options, **_values("run", options), yes=True)
+            import_modules(asked.imports)
         console = open_console()
         console.quiet = quiet
         with _worded_for_python():
-            return launch(asked, console)
+            return launch(replace(self._request, options=asked), console)
 
     def results(self) -> pd.DataFrame:
         """What there is, from storage: also while a launch runs, here or elsewhere.
@@ -408,13 +413,12 @@ class LaunchPlan:
             )
 
     def _decided(self) -> Plan:
-        from ablate.launch.request import plan_of
         from ablate.planning.plan import decide
         from ablate.storage.storage import Storage
 
         with _worded_for_python():
             if self._plan is None or self._plan.search:  # a search finds more samples while it runs
-                self._plan = plan_of(self._options)
+                self._plan = self._request.plan()
             decide(self._plan, Storage(self._options.storage))
             return self._plan
 
@@ -422,10 +426,10 @@ class LaunchPlan:
         from ablate.launch.console import summary
 
         plan = self._decided()
-        return f"<plan {plan.id}, preset {plan.preset}: {summary(plan)}>"
+        return f"<plan {plan.id}, preset {plan.preset.name}: {summary(plan)}>"
 
     def _repr_html_(self) -> str:
         from ablate.launch.console import summary
 
         plan = self._decided()
-        return f"<p>plan {plan.id}, preset {plan.preset}: {summary(plan)}</p>{self.trials().to_html(index=False)}"
+        return f"<p>plan {plan.id}, preset {plan.preset.name}: {summary(plan)}</p>{self.trials().to_html(index=False)}"

@@ -6,7 +6,6 @@ from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from ablate.core.text import plural, printable
-from ablate.spaces.presets import section_of
 from ablate.spaces.yamlfile import flatten
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def cautions(plan: Plan) -> list[str]:
         of_space = [planned for planned in plan.trials if planned.trial.space == loaded.name]
         trials = [planned.trial for planned in of_space]
         if not plan.search:
-            found += _overridden(loaded, trials, plan.preset)
+            found += _overridden(loaded, trials, plan.preset.preset.section)
             found += _same(trials)
             found += _not_measured(loaded, of_space)
         found += _small_ranges(loaded)
@@ -43,9 +42,9 @@ def cautions(plan: Plan) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _overridden(loaded: SpaceFile, trials: list[Trial], preset: str) -> Iterator[str]:
+def _overridden(loaded: SpaceFile, trials: list[Trial], section: str | None) -> Iterator[str]:
     varied = {path for row in loaded.space.rows for path, _ in flatten(row.set)}
-    changes = loaded.part(section_of(preset)).rows
+    changes = loaded.part(section).rows
     varied |= {path for change in changes.values() for path, _ in flatten(change.set)}
     given = {setting.path: setting for trial in trials for setting in trial.settings if setting.origin[:6] == "--set "}
     for path, setting in given.items():

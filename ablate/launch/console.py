@@ -70,7 +70,7 @@ def show_plan(plan: Plan, out: Console) -> None:
     for sentence in told:
         out.print(Text(f"Caution: {sentence}.".replace("?.", "?"), style="bold yellow", overflow="fold"))
     out.print()
-    out.print(Text(f"plan {plan.id}, preset {plan.preset}: {summary(plan)}", overflow="fold"))
+    out.print(Text(f"plan {plan.id}, preset {plan.preset.name}: {summary(plan)}", overflow="fold"))
 
 
 def show_estimate(expected: Estimate, out: Console) -> None:
@@ -173,7 +173,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
     """
     return {
         "id": plan.id,
-        "preset": plan.preset,
+        "preset": plan.preset.name,
         "overrides": list(plan.overrides),
         "seeds": list(plan.seeds),
         "spaces": [

@@ -15,17 +15,18 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from ablate import spaces
 from ablate.core.errors import DataError, StorageError, UserError
 from ablate.core.provenance import provenance
 from ablate.core.redaction import redact
-from ablate.core.text import plural, printable
+from ablate.core.text import duration, plural, printable
 from ablate.execution.addresses import ray_address
 from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
 from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_plan, show_remarks
 from ablate.launch.options import Options
 from ablate.launch.queue import TrainingQueue
-from ablate.launch.request import fitting_preset, plan_of, runs_here, subject_of, submission_of
+from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject
 from ablate.learning import data
 from ablate.planning.estimates import DAY_S, Estimate
@@ -42,11 +43,11 @@ TRACKED_EVENTS = ("started", "epoch", "measured", "finished", "failed", "interru
 """Events after which MLflow is told."""
 
 
-def launch(options: Options, console: Console, out: TextIO | None = None) -> int:
+def launch(request: Request, console: Console, out: TextIO | None = None) -> int:
     """Plan, train, measure, track, and print the table.
 
     Args:
-        options: The command line.
+        request: What is asked for.
         console: Where to print.
         out: Where JSON goes; none: standard output.
 
@@ -57,41 +58,45 @@ def launch(options: Options, console: Console, out: TextIO | None = None) -> int
         UserError: Something the user gave cannot be used; nothing was lost.
     """
     out = out or sys.stdout
-    if options.cluster is not None:
-        return _show_submission(options, console, out) if options.dry_run else _submit(options, console)
-    return _launch_here(options, console, out)
+    if request.options.cluster is not None:
+        return _show_submission(request, console, out) if request.options.dry_run else _submit(request, console)
+    return _launch_here(request, console, out)
 
 
-def _launch_here(options: Options, console: Console, out: TextIO, *, elsewhere: bool = False) -> int:
+def _launch_here(request: Request, console: Console, out: TextIO, *, elsewhere: bool = False) -> int:
     """As of `launch`, without a job server.
 
     Args:
-        options: The command line.
+        request: What is asked for.
         console: Where to print.
         out: Where JSON goes.
         elsewhere: A dry run of what will run on other machines: this one need not have what it asks for.
     """
-    storage = Storage(options.storage)
-    subject = subject_of(options, storage)
+    options, storage = request.options, Storage(request.options.storage)
+    subject = request.subject(storage)
+    if options.dry_run:
+        subject.foresee()
     subject.decide(storage, options)
     if not elsewhere:
         check_reach(options, subject.always_trains or bool(subject.plan.left()))
         if options.dry_run:
             storage.files.probe()
     if options.dry_run:
-        return _dry_run(options, subject, storage, console, out)
+        return _dry_run(options, subject, subject.expected(storage), console, out)
     storage.check()
-    if not options.yes and runs_here(options) and not _agreed(options, subject.expected(storage), storage, console):
+    if not options.yes and runs_here(options) and not _agreed(request, subject.expected(storage), storage, console):
         return 2
     return Session(options, subject, storage, console, out).run()
 
 
-def _dry_run(options: Options, subject: Subject, storage: Storage, console: Console, out: TextIO) -> int:
+def runs_here(options: Options) -> bool:
+    """Whether a launch would run on this machine, and not on a cluster."""
+    return options.cluster is None and (options.local or ray_address() is None)
+
+
+def _dry_run(options: Options, subject: Subject, expected: Estimate, console: Console, out: TextIO) -> int:
     """Show a plan, and record nothing."""
-    unknown, who = subject.foreseen()
-    if who:  # what is foreseen has come into the plan
-        subject.decide(storage, options)
-    expected = subject.expected(storage)
+    unknown, who = subject.foresee()
     if options.as_json:
         content = {**plan_as_json(subject.plan), "estimate": expected.as_json()}
         if who:
@@ -105,12 +110,12 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
     return 0
 
 
-def _agreed(options: Options, expected: Estimate, storage: Storage, console: Console) -> bool:
+def _agreed(request: Request, expected: Estimate, storage: Storage, console: Console) -> bool:
     """Ask about a launch of more than a day; where nobody can answer, refuse it, but never by a guess."""
     show_remarks(expected, console)
     if expected.wall_s <= DAY_S:
         return True
-    said = f"{expected.sentence()} {fitting_preset(options, storage)}"
+    said = f"{expected.sentence()} {_fitting_preset(request, storage)}"
     asked = sys.stdin.isatty() and sys.stdout.isatty()
     if not asked and expected.guessed:
         console.print(Text(f"{said} That is a guess, so it starts.", overflow="fold"))
@@ -121,6 +126,21 @@ def _agreed(options: Options, expected: Estimate, storage: Storage, console: Con
     import typer
 
     return typer.confirm("Go on?", default=False)
+
+
+def _fitting_preset(request: Request, storage: Storage) -> str:
+    """Which preset of the same spaces takes less than a day here, in a sentence."""
+    for preset in spaces.preset_names():
+        if preset == request.preset.name:
+            continue
+        with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
+            other = request.under(preset)
+            subject = other.subject(storage)
+            subject.decide(storage, other.options)
+            expected = subject.expected(storage)
+            if expected.wall_s <= DAY_S:
+                return f"--preset {preset} takes about {duration(expected.wall_s)} here."
+    return "No preset of these spaces takes less than a day here; --cluster submits to a Ray cluster."
 
 
 def check_reach(options: Options, to_train: bool) -> None:
@@ -146,23 +166,23 @@ def check_reach(options: Options, to_train: bool) -> None:
         cluster.check_folder()
 
 
-def _submit(options: Options, console: Console) -> int:
+def _submit(request: Request, console: Console) -> int:
     from ablate.execution import jobs
 
     try:
-        plan_id = plan_of(options).id
+        plan_id = request.plan().id
     except (DataError, StorageError):
         plan_id = None  # the data, or a search's storage, may lie on the cluster alone
-    return jobs.submit(submission_of(options, plan_id), console)
+    return jobs.submit(submission_of(request, plan_id), console)
 
 
-def _show_submission(options: Options, console: Console, out: TextIO) -> int:
+def _show_submission(request: Request, console: Console, out: TextIO) -> int:
     """`--dry-run --cluster`: the plan, as far as it can be seen from here, and what would travel."""
     from ablate.execution import jobs
 
-    submission = submission_of(options, None)
+    options, submission = request.options, submission_of(request, None)
     parcel = jobs.checked(submission)
-    here, plan = replace(options, cluster=None), io.StringIO()
+    here, plan = replace(request, options=replace(options, cluster=None)), io.StringIO()
     try:
         _launch_here(here, console, plan, elsewhere=True)
     except (DataError, StorageError) as error:  # as of `_submit`

@@ -18,7 +18,7 @@ from ablate.launch.progress import Progress
 from ablate.launch.queue import Source
 from ablate.planning.estimates import Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
-from ablate.planning.search_plan import SearchPlan, foreseen, search_estimate
+from ablate.planning.search_plan import SearchPlan, search_estimate
 from ablate.spaces.specs import DataSpec
 from ablate.spaces.trials import Sample
 from ablate.storage import plans
@@ -61,8 +61,12 @@ class Subject(Source, Protocol):
     def expected(self, storage: Storage) -> Estimate:
         """How long it would take at most."""
 
-    def foreseen(self) -> tuple[int, str]:
-        """How many more samples there will be that nobody can tell yet, and who will suggest them."""
+    def foresee(self) -> tuple[int, str]:
+        """Take into the plan what comes for sure, before a dry run decides about it.
+
+        Returns:
+            How many more samples there will be that nobody can tell yet, and who will suggest them.
+        """
 
     def reach(self, leases: Leases, console: Console) -> None:
         """Refuse what another launch has begun and only one may do; nothing is written."""
@@ -134,7 +138,7 @@ class Rows:
         """See `Subject`."""
         return estimate(self.plan, storage)
 
-    def foreseen(self) -> tuple[int, str]:
+    def foresee(self) -> tuple[int, str]:
         """See `Subject`."""
         return 0, ""
 
@@ -242,12 +246,12 @@ class Samples:
         decide(self.plan, storage, retry_failed=options.retry_failed)
 
     def expected(self, storage: Storage) -> Estimate:
-        """See `Subject`; of a plan of its own, which samples that can be foreseen grow."""
-        return search_estimate(self._make(True), storage)
+        """See `Subject`; what can be foreseen is taken into the plan, which a launch makes anew when it begins."""
+        return search_estimate(self.found, storage)
 
-    def foreseen(self) -> tuple[int, str]:
-        """See `Subject`; what can be foreseen is taken into the plan."""
-        return foreseen(self.found), self.spec.searcher
+    def foresee(self) -> tuple[int, str]:
+        """See `Subject`."""
+        return self.found.foresee(), self.spec.searcher
 
     def reach(self, leases: Leases, console: Console) -> None:
         """See `Subject`."""

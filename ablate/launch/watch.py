@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ablate.core.text import now_ms, plural
 from ablate.execution.base import Event
-from ablate.launch.options import Options
 from ablate.launch.progress import COUNTED, TrainingsProgress, label_of
+from ablate.launch.request import Request
 from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.plans import TrialPart
@@ -49,11 +49,11 @@ class _Watched:
         return self.status not in (TrainingStatus.FINISHED, TrainingStatus.FAILED, TrainingStatus.STOPPED)
 
 
-def watch_options(options: Options, console: Console) -> int:
+def watch_request(request: Request, console: Console) -> int:
     """Follow the launch that a command line means: of its spaces, or the one launched last.
 
     Args:
-        options: The command line; without a space: whatever was launched last into the storage.
+        request: Without a space: whatever was launched last into the storage.
         console: Where to print.
 
     Returns:
@@ -62,13 +62,8 @@ def watch_options(options: Options, console: Console) -> int:
     Raises:
         UserError: There is no such launch.
     """
-    storage = Storage(options.storage)
-    plan_id = None
-    if options.space:
-        from ablate.launch.request import plan_of
-
-        plan_id = plan_of(options).id
-    return watch(storage, console, plan_id=plan_id)
+    plan_id = request.plan().id if request.spaces else None
+    return watch(Storage(request.options.storage), console, plan_id=plan_id)
 
 
 def watch(

@@ -20,7 +20,7 @@ from ablate.learning.models import check_model, source_digest
 from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
 from ablate.spaces.metrics import Metric, Network, analysis_label, refused_scalar
-from ablate.spaces.space import SpaceFile, Trial
+from ablate.spaces.space import PresetFile, SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
 from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart
@@ -87,7 +87,7 @@ class Plan:
     Args:
         id: The same for the same trials, whoever launches them and wherever.
         spaces: The spaces asked for.
-        preset: Name of the preset.
+        preset: Under which they stand.
         overrides: `--set` arguments as given.
         seeds: In their order.
         trials: In their order.
@@ -97,7 +97,7 @@ class Plan:
 
     id: str
     spaces: list[SpaceFile]
-    preset: str
+    preset: PresetFile
     overrides: list[str]
     seeds: list[int]
     trials: list[PlannedTrial]
@@ -120,7 +120,7 @@ def make_plan(
     spaces: Sequence[SpaceFile],
     trials: Sequence[Trial],
     *,
-    preset: str,
+    preset: PresetFile,
     overrides: Sequence[str],
     seeds: Sequence[int],
     data_root: Path,
@@ -130,7 +130,7 @@ def make_plan(
     Args:
         spaces: Where the trials came from.
         trials: In the order of their tables.
-        preset: Name of the preset.
+        preset: Under which they stand.
         overrides: `--set` arguments as given.
         seeds: In their order.
         data_root: Where data sets are kept.
@@ -180,7 +180,7 @@ def make_plan(
     listing = [
         [t.trial.space, t.trial.label, t.trial.seed, t.training, dict(t.columns), dict(t.analyses)] for t in planned
     ]
-    plan_id = digest.digest({"preset": preset, "trials": listing})[:10]
+    plan_id = digest.digest({"preset": preset.name, "trials": listing})[:10]
     return Plan(plan_id, list(spaces), preset, list(overrides), list(seeds), planned, trainings)
 
 
@@ -256,7 +256,7 @@ def plan_file_of(plan: Plan, provenance: Mapping[str, str] | None = None) -> Pla
     return PlanFile(
         layout=PLAN_LAYOUT,
         id=plan.id,
-        preset=plan.preset,
+        preset=plan.preset.name,
         overrides=[redact(text) for text in plan.overrides],
         seeds=list(plan.seeds),
         spaces=spaces,

@@ -29,6 +29,7 @@ class SearchPlan:
         make: The plan of trials, under the settings of the launch.
         unfit: Number of a sample -> why its settings do not go together (a batch larger than the data): it counts as
             failed, and the search goes on.
+        unknown: How many samples nobody can tell yet, once that was looked for.
     """
 
     asked: ConfiguredSearch
@@ -37,6 +38,29 @@ class SearchPlan:
     base: Plan
     make: MakePlan
     unfit: dict[int, str] = field(default_factory=dict)
+    unknown: int | None = None
+
+    def foresee(self) -> int:
+        """Take in the samples that can be told beforehand: of a random search or a grid, all. Nothing is recorded.
+
+        Returns:
+            How many more there will be that nobody can tell yet.
+        """
+        if self.unknown is None:
+            self.unknown = self._foresee()
+        return self.unknown
+
+    def _foresee(self) -> int:
+        number, limit, is_grid = len(self.search.samples), self.search.limit, self.asked.search.searcher == "grid"
+        while limit is None or number < limit:
+            if limit is None and not is_grid:
+                return 0
+            sample = self.search.foreseen(number)
+            if sample is None:
+                break
+            self.grow_if_fit(sample)
+            number += 1
+        return 0 if is_grid else (limit or number) - number
 
     def grow_if_fit(self, sample: Sample) -> PlannedTraining | None:
         """Take a sample into the plan, or note in `unfit` why it cannot be trained.
@@ -108,7 +132,7 @@ def search_plan(asked: ConfiguredSearch, make: MakePlan, storage: Storage, *, re
     [training] = base.trainings.values()
     what = asked.search.model_dump(mode="json", exclude={"samples", "time_budget_minutes"})
     base_keys = sorted([training.key, *training.measurements])
-    plan_id = digest.digest({"preset": base.preset, "search": what, "base": base_keys})[:10]
+    plan_id = digest.digest({"preset": base.preset.name, "search": what, "base": base_keys})[:10]
     # What a preset left of the search is what the plan, and so the report, tells.
     settled = replace(loaded, space=loaded.space.model_copy(update={"search": asked.search}))
     plan = replace(base, id=plan_id, spaces=[settled], trials=[], trainings={}, search=True)
@@ -118,41 +142,19 @@ def search_plan(asked: ConfiguredSearch, make: MakePlan, storage: Storage, *, re
     return found
 
 
-def foreseen(found: SearchPlan) -> int:
-    """Take into a plan the samples that can be told beforehand: of a random search or a grid, all.
-
-    Args:
-        found: Read only; nothing is recorded.
-
-    Returns:
-        How many more there will be that nobody can tell yet.
-    """
-    number = len(found.search.samples)
-    while found.search.limit is None or number < found.search.limit:
-        if found.search.limit is None and found.asked.search.searcher != "grid":
-            return 0
-        sample = found.search.foreseen(number)
-        if sample is None:
-            break
-        found.grow_if_fit(sample)
-        number += 1
-    if found.asked.search.searcher == "grid":
-        return 0
-    return (found.search.limit or number) - number
-
-
 def search_estimate(found: SearchPlan, storage: Storage) -> Estimate:
     """How long a search would take at most.
 
     Args:
-        found: Decided.
+        found: Decided; what can be foreseen is taken in, and decided too.
         storage: As of `estimate`.
 
     Returns:
         As if nothing were stopped early; samples nobody can tell yet take as long as the space's own settings.
     """
-    unknown = foreseen(found)
-    decide(found.plan, storage)
+    decided = set(found.plan.trainings)
+    unknown = found.foresee()
+    decide(found.plan, storage, only=found.plan.trainings.keys() - decided)
     known = estimate(found.plan, storage)
     seconds = known.work_s
     if unknown:

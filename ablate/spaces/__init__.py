@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ablate.spaces.settings import parse_overrides as parse_overrides
     from ablate.spaces.settings import setting_paths as setting_paths
     from ablate.spaces.space import Preset as Preset
+    from ablate.spaces.space import PresetFile as PresetFile
     from ablate.spaces.space import Row as Row
     from ablate.spaces.space import Space as Space
     from ablate.spaces.space import SpaceFile as SpaceFile
@@ -35,6 +36,7 @@ _PLACES = {
     "parse_overrides": "ablate.spaces.settings",
     "setting_paths": "ablate.spaces.settings",
     "Preset": "ablate.spaces.space",
+    "PresetFile": "ablate.spaces.space",
     "Row": "ablate.spaces.space",
     "Space": "ablate.spaces.space",
     "SpaceFile": "ablate.spaces.space",
@@ -44,6 +46,7 @@ _PLACES = {
 
 __all__ = [
     "Preset",
+    "PresetFile",
     "Row",
     "Setting",
     "Space",

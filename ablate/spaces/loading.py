@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ablate.core.errors import SpecError, nearest
@@ -10,23 +11,28 @@ from ablate.core.metric_names import refused
 from ablate.core.places import local_path
 from ablate.spaces import presets
 from ablate.spaces.settings import build_spec
-from ablate.spaces.space import NAME, Space, SpaceFile
+from ablate.spaces.space import NAME, PresetFile, Space, SpaceFile
 from ablate.spaces.trials import settings_of
 from ablate.spaces.yamlfile import YamlFile
 
 
+def tables(loaded: Iterable[SpaceFile]) -> list[SpaceFile]:
+    """Those spaces that have rows, by table; of the shipped ones, what `all` means. A search is launched on its own."""
+    with_rows = [each for each in loaded if each.space.search is None]
+    return sorted(with_rows, key=lambda each: (each.space.table or math.inf, each.name))
+
+
 def table_names() -> list[str]:
-    """Names of the shipped spaces that have rows, by table: what `all` means; a search is launched on its own."""
-    loaded = {name: load_space(name).space for name in presets.space_names()}
-    tables = [name for name, space in loaded.items() if space.search is None]
-    return sorted(tables, key=lambda name: (loaded[name].table or math.inf, name))
+    """Names of the shipped spaces that have rows, by table."""
+    return [each.name for each in tables(map(load_space, presets.space_names()))]
 
 
-def load_space(name_or_path: str) -> SpaceFile:
+def load_space(name_or_path: str, load_preset: Callable[[str], PresetFile] = presets.load_preset) -> SpaceFile:
     """A space by its name or by its file's path.
 
     Args:
         name_or_path: `batch_size`, or the path of a `.yaml` file of the user's own.
+        load_preset: What loads the presets that a search is checked under; a launch has loaded its own already.
 
     Returns:
         The validated space.
@@ -54,7 +60,7 @@ def load_space(name_or_path: str) -> SpaceFile:
     if loaded.space.search is not None:
         from ablate.spaces import trials as trials_module  # which stands on this module
 
-        trials_module.check(loaded)
+        trials_module.check(loaded, load_preset)
     for number, row in enumerate(loaded.space.rows):  # a mistake shows now, not when its row is launched
         build_spec(settings_of(loaded, row, None), 0, f"{file.where(('rows', number))}: row {row.label!r}")
     return loaded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ablate.core.errors import SpecError, nearest
-from ablate.spaces.space import SECTIONS, Preset
+from ablate.spaces.space import SECTIONS, Preset, PresetFile
 from ablate.spaces.yamlfile import YamlFile
 
 
@@ -28,14 +28,14 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (folder() / "presets").glob("*.yaml"))
 
 
-def load_preset(name: str) -> tuple[Preset, YamlFile]:
+def load_preset(name: str) -> PresetFile:
     """A preset by its name.
 
     Args:
         name: `paper` or `smoke`.
 
     Returns:
-        The preset and its file.
+        The validated preset.
 
     Raises:
         SpecError: No such preset, or a file that is refused.
@@ -47,18 +47,9 @@ def load_preset(name: str) -> tuple[Preset, YamlFile]:
     preset = file.validate(Preset)
     if "section" not in preset.model_fields_set and name in SECTIONS:  # one that is called like a section reads it
         preset = Preset.model_validate({**preset.model_dump(), "section": name})
-    return preset, file
-
-
-def section_of(name: str | None) -> str | None:
-    """Which section of a space a preset reads.
-
-    Raises:
-        SpecError: As of `load_preset`.
-    """
-    return None if name is None else load_preset(name)[0].section
+    return PresetFile(name, preset, file)
 
 
 def decides_claims(name: str) -> bool:
     """Whether claims are judged by trainings under a preset; of one that is not there any more, they are."""
-    return name not in preset_names() or load_preset(name)[0].decides_claims
+    return name not in preset_names() or load_preset(name).preset.decides_claims

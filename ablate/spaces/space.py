@@ -105,6 +105,15 @@ SECTIONS = tuple(name for name, field in Space.model_fields.items() if field.ann
 
 
 @dataclass(frozen=True)
+class PresetFile:
+    """A loaded preset with the file it came from."""
+
+    name: str
+    preset: Preset
+    file: YamlFile
+
+
+@dataclass(frozen=True)
 class SpaceFile:
     """A loaded space with the file it came from."""
 

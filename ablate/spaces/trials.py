@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from ablate.core.errors import SpecError
 from ablate.spaces.figures import analyses_for
-from ablate.spaces.presets import load_preset, preset_names, section_of
+from ablate.spaces.presets import preset_names
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.settings import Setting, build_spec
-from ablate.spaces.space import Row, RowChange, SpaceFile, Trial
+from ablate.spaces.space import PresetFile, Row, RowChange, SpaceFile, Trial
 from ablate.spaces.specs import TrialSpec
 from ablate.spaces.yamlfile import YamlFile, explain, flatten
 
@@ -107,7 +107,7 @@ class ConfiguredSearch:
 
 
 def configured_search(
-    loaded: SpaceFile, preset: str | None, overrides: Sequence[Setting], seed: int
+    loaded: SpaceFile, preset: PresetFile | None, overrides: Sequence[Setting], seed: int
 ) -> ConfiguredSearch:
     """A search under a preset and the settings of the command line.
 
@@ -116,7 +116,7 @@ def configured_search(
 
     Args:
         loaded: A space with `search`.
-        preset: Name of the preset; None for the file alone.
+        preset: None for the file alone.
         overrides: From `parse_overrides`.
         seed: Of every training.
 
@@ -133,10 +133,9 @@ def configured_search(
     changes: Mapping[str, Any] = {}
     origin = file.where(("search",))
     if preset is not None:
-        content, preset_file = load_preset(preset)
-        of_preset = settings_from_file(content.set, preset_file, ("set",))
-        if content.section is not None:
-            section, part = content.section, loaded.part(content.section)
+        of_preset = settings_from_file(preset.preset.set, preset.file, ("set",))
+        if preset.preset.section is not None:
+            section, part = preset.preset.section, loaded.part(preset.preset.section)
             of_preset += settings_from_file(part.set, file, (section, "set"))
             changes, origin = part.search, file.where((section, "search"))
         after = [*of_preset, *after]
@@ -149,16 +148,18 @@ def configured_search(
     return ConfiguredSearch(loaded, search, tuple(settings_from_file(space.base, file, ("base",))), tuple(after), seed)
 
 
-def check(loaded: SpaceFile) -> None:
+def check(loaded: SpaceFile, load_preset: Callable[[str], PresetFile]) -> None:
     """Refuse a search whose extremes are no valid settings, when it is loaded and not when it has run for a night.
 
     Args:
         loaded: A space with `search`.
+        load_preset: A preset by its name.
 
     Raises:
         SpecError: With the line of the parameter.
     """
-    for preset in (None, *(name for name in preset_names() if section_of(name) is not None)):
+    presets = [load_preset(name) for name in preset_names()]
+    for preset in (None, *(each for each in presets if each.preset.section is not None)):
         asked = configured_search(loaded, preset, [], 0)
         for path in asked.search.order():
             needed = _needed(asked.search, path)
@@ -214,41 +215,38 @@ def settings_from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple
     return found
 
 
-def settings_of(loaded: SpaceFile, row: Row, preset: str | None) -> list[Setting]:
+def settings_of(loaded: SpaceFile, row: Row, preset: PresetFile | None) -> list[Setting]:
     """What makes a row, without the command line: of the space, the row, and the preset, the later wins.
 
     Args:
         loaded: The space.
         row: One of its rows.
-        preset: Name of the preset; None for the file alone.
+        preset: None for the file alone.
 
     Returns:
         Each setting with the place that it was written in.
-
-    Raises:
-        SpecError: As of `load_preset`.
     """
     space, file = loaded.space, loaded.file
     number = space.rows.index(row)
     settings = settings_from_file(space.base, file, ("base",))
     settings += settings_from_file(row.set, file, ("rows", number, "set"))
     if preset is not None:
-        content, preset_file = load_preset(preset)
-        settings += settings_from_file(content.set, preset_file, ("set",))
-        if content.section is not None:
-            part = loaded.part(content.section)
-            settings += settings_from_file(part.set, file, (content.section, "set"))
+        settings += settings_from_file(preset.preset.set, preset.file, ("set",))
+        section = preset.preset.section
+        if section is not None:
+            part = loaded.part(section)
+            settings += settings_from_file(part.set, file, (section, "set"))
             change = part.rows.get(row.label, RowChange())
-            settings += settings_from_file(change.set, file, (content.section, "rows", row.label, "set"))
+            settings += settings_from_file(change.set, file, (section, "rows", row.label, "set"))
     return settings
 
 
-def expand(loaded: SpaceFile, preset: str, overrides: Sequence[Setting], seeds: Sequence[int]) -> list[Trial]:
+def expand(loaded: SpaceFile, preset: PresetFile, overrides: Sequence[Setting], seeds: Sequence[int]) -> list[Trial]:
     """All trials of a space: every row with every seed.
 
     Args:
         loaded: The space.
-        preset: Name of the preset.
+        preset: Loaded too.
         overrides: From `parse_overrides`.
         seeds: Distinct whole numbers.
 
@@ -259,7 +257,7 @@ def expand(loaded: SpaceFile, preset: str, overrides: Sequence[Setting], seeds: 
         SpecError: With the origin and dotted path of what is wrong.
     """
     trials = []
-    part = loaded.part(section_of(preset))
+    part = loaded.part(preset.preset.section)
     for number, row in enumerate(loaded.space.rows):
         settings = [*settings_of(loaded, row, preset), *overrides]
         change = part.rows.get(row.label, RowChange())

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ablate.launch.options import Options
-from ablate.launch.session import plan_of
 from ablate.planning.plan import plan_file_of
 from ablate.report.from_storage import results_of
 from ablate.report.search import SearchResults, search_of
 from ablate.storage.storage import Storage
-from tests.support.helpers import start_launch, until
+from tests.support.helpers import plan_of, start_launch, until
 from tests.support.launches import Process
 from tests.support.search_helpers import trained_epochs, write_search
 

@@ -19,6 +19,7 @@ from ablate import spaces
 from ablate.core.errors import UserError
 from ablate.core.user_code import import_modules
 from ablate.execution import package
+from ablate.launch.request import Request
 from ablate.launch.session import launch
 from ablate.spaces import presets
 from tests.support.helpers import launch_here, options_of, write_space
@@ -164,7 +165,7 @@ def test_a_dry_run_lists_what_would_travel(mine: Path) -> None:
     assert "weights.json" not in text
     assert "does not travel: own_code/outer.py: a link out of its folder" in text
     out = io.StringIO()
-    assert launch(replace(given, as_json=True), Console(file=io.StringIO()), out) == 0
+    assert launch(Request.read(replace(given, as_json=True)), Console(file=io.StringIO()), out) == 0
     told = json.loads(out.getvalue())
     assert [name for name in told["travels"] if f"  {name}" not in lines] == []
     assert len(told["trials"]) == 3

@@ -15,6 +15,7 @@ from ablate import spaces
 from ablate.core.errors import SpecError
 from ablate.spaces import presets
 from ablate.spaces.loading import load_space
+from ablate.spaces.presets import load_preset
 from ablate.spaces.settings import parse_overrides, setting_paths
 from ablate.spaces.trials import expand
 
@@ -150,7 +151,7 @@ def _shipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_space_file_works_or_is_refused_by_name(place: Path, text: str, preset: str) -> None:
     path = place / "space.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
-    check(lambda: expand(load_space(str(path)), preset, [], [0]), str(path))
+    check(lambda: expand(load_space(str(path)), load_preset(preset), [], [0]), str(path))
 
 
 @settings(max_examples=300, **FEW)
@@ -158,7 +159,7 @@ def test_any_space_file_works_or_is_refused_by_name(place: Path, text: str, pres
 def test_any_preset_works_or_is_refused_by_name(place: Path, text: str) -> None:
     path = place / "presets" / "own.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
-    check(lambda: expand(load_space("good"), "own", [], [0]), str(path), str(place / "good.yaml"))
+    check(lambda: expand(load_space("good"), load_preset("own"), [], [0]), str(path), str(place / "good.yaml"))
 
 
 @settings(max_examples=300, **FEW)
@@ -177,7 +178,7 @@ def test_any_bytes_are_refused_by_name(place: Path, content: bytes) -> None:
 def test_any_set_works_or_is_refused_by_name(place: Path, path: str, value: str) -> None:
     loaded = load_good(place)
     text = f"{path}={value}"
-    check(lambda: expand(loaded, "paper", parse_overrides([text]), [0]), f"--set {text}", "lowpass_degree")
+    check(lambda: expand(loaded, load_preset("paper"), parse_overrides([text]), [0]), f"--set {text}", "lowpass_degree")
 
 
 @settings(max_examples=200, **FEW)
@@ -196,4 +197,4 @@ def load_good(place: Path) -> spaces.SpaceFile:
 
 
 def test_the_unedited_files_work(place: Path) -> None:
-    assert len(expand(load_good(place), "smoke", [], [0])) == 2
+    assert len(expand(load_good(place), load_preset("smoke"), [], [0])) == 2

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from ablate.launch.cautions import cautions
-from ablate.launch.request import plan_of
-from tests.support.helpers import options_of, write_space
+from tests.support.helpers import options_of, plan_of, write_space
 
 
 @pytest.mark.parametrize(

@@ -20,16 +20,17 @@ from rich.console import Console
 
 from ablate import spaces
 from ablate.core.errors import UserError
-from ablate.launch import completion, request, watch
+from ablate.launch import completion, session, watch
 from ablate.launch.__main__ import arguments as start
-from ablate.launch.session import launch, plan_of
+from ablate.launch.request import Request
+from ablate.launch.session import launch
 from ablate.planning import estimates
 from ablate.planning.plan import decide, plan_file_of
 from ablate.spaces.specs import ModelSpec
 from ablate.storage.leases import Leases
 from ablate.storage.speeds import keep
 from ablate.storage.storage import Storage
-from tests.support.helpers import environment, launch_here, options_of, run_launch, write_space
+from tests.support.helpers import environment, launch_here, options_of, plan_of, run_launch, write_space
 
 HEAVY = ("torch", "ray", "mlflow", "sklearn", "scipy", "torchvision", "pandas", "matplotlib", "pyarrow", "optuna")
 
@@ -142,7 +143,7 @@ def test_more_work_is_estimated_to_take_longer_and_what_is_there_takes_nothing(t
     assert seconds("measurement.attacks=[natural]") < plain
     assert seconds("training.attack.name=none") < plain
     assert seconds("data.validation=0.5") < seconds("data.validation=0.5", "training.attack.steps=9")
-    assert launch(options_of(tmp_path), Console(file=io.StringIO())) == 0
+    assert launch(Request.read(options_of(tmp_path)), Console(file=io.StringIO())) == 0
     assert seconds() == 0
     longer = plan_of(options_of(tmp_path, sets=["training.epochs=3"]))
     decide(longer, storage)
@@ -174,14 +175,14 @@ def test_a_launch_of_more_than_a_day_is_refused_where_nobody_can_be_asked(tmp_pa
     make_slow(tmp_path)
     there = sorted((tmp_path / "storage").rglob("*"))
     with pytest.raises(UserError, match=r"less than a day on this machine, or --yes; .* by ablate.bench.* No preset"):
-        launch(options_of(tmp_path), Console(file=io.StringIO()))
+        launch(Request.read(options_of(tmp_path)), Console(file=io.StringIO()))
     assert sorted((tmp_path / "storage").rglob("*")) == there
-    assert launch(options_of(tmp_path, yes=True), Console(file=io.StringIO())) == 0
-    assert request.runs_here(options_of(tmp_path))
+    assert launch(Request.read(options_of(tmp_path, yes=True)), Console(file=io.StringIO())) == 0
+    assert session.runs_here(options_of(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
-    assert not request.runs_here(options_of(tmp_path, local=False))
+    assert not session.runs_here(options_of(tmp_path, local=False))
     monkeypatch.setenv("RAY_ADDRESS", "")
-    assert request.runs_here(options_of(tmp_path, local=False))
+    assert session.runs_here(options_of(tmp_path, local=False))
 
 
 def test_no_launch_is_refused_by_a_guess(tmp_path: Path, monkeypatch: Any) -> None:
@@ -293,7 +294,7 @@ def test_what_a_launch_refuses_a_dry_run_refuses_and_nothing_is_left_behind(
     before = sorted(tmp_path.rglob("*"))
     asked = options_of(tmp_path, local=False, dry_run=dry_run, yes=True, **changes)
     with pytest.raises(UserError, match=says):
-        launch(asked, Console(file=io.StringIO()))
+        launch(Request.read(asked), Console(file=io.StringIO()))
     assert [path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != "storage"] == []
 
 
@@ -336,7 +337,7 @@ def test_watching_shows_a_launch_to_its_end_and_writes_nothing(tmp_path: Path) -
     write_space(tmp_path, epochs=3)
     done: list[int] = []
     thread = threading.Thread(
-        target=lambda: done.append(launch(options_of(tmp_path), Console(file=io.StringIO()))), daemon=True
+        target=lambda: done.append(launch(Request.read(options_of(tmp_path)), Console(file=io.StringIO()))), daemon=True
     )
     thread.start()
     storage = Storage(str(tmp_path / "storage"))
@@ -352,7 +353,7 @@ def test_watching_shows_a_launch_to_its_end_and_writes_nothing(tmp_path: Path) -
     assert "small: starts at epoch" in text and "finished" in text and "2 done" in text
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "storage").rglob("*")}
     again = Console(file=io.StringIO(), width=120)
-    assert watch.watch_options(options_of(tmp_path), again) == 0
+    assert watch.watch_request(Request.read(options_of(tmp_path)), again) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "storage").rglob("*")} == before
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from ablate import spaces
 from ablate.launch.console import failures, open_console, plan_as_json, show_next_steps, show_plan, summary
 from ablate.planning.plan import Plan, make_plan
+from ablate.spaces.presets import load_preset
 from ablate.storage.status import TrainingView
 
 DIGITS = ["data.name=digits", "data.image_size=8", "training.batch_size=32", "training.epochs=12"]
@@ -37,7 +38,7 @@ def plan_of(loaded: list[spaces.SpaceFile], tmp_path: Path, seeds: list[int] | N
             for seed in seeds:
                 spec = spaces.build_spec(settings, seed, "test")
                 trials.append(spaces.Trial(space.name, row.label, spec, row.published, row.note, (), "test"))
-    return make_plan(loaded, trials, preset="paper", overrides=DIGITS, seeds=seeds, data_root=tmp_path)
+    return make_plan(loaded, trials, preset=load_preset("paper"), overrides=DIGITS, seeds=seeds, data_root=tmp_path)
 
 
 @pytest.fixture

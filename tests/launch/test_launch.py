@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ablate.execution.base import Outcome, Task
 from ablate.launch.__main__ import app
+from ablate.launch.request import Request
 from tests.support.helpers import command, environment, numbers, run_launch, start_launch, until, write_space
 
 LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
@@ -135,12 +136,12 @@ def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
     original = executors.run
     monkeypatch.setattr(executors, "run", run)
     out = Console(record=True, width=120)
-    assert module.launch(options, out) == 1
+    assert module.launch(Request.read(options), out) == 1
     assert len(ran) == 2  # the other training finished all the same
     assert "nan in epoch 1" in out.export_text()
-    assert module.launch(options, Console(record=True, width=120)) == 1
+    assert module.launch(Request.read(options), Console(record=True, width=120)) == 1
     assert len(ran) == 2
     fail = False
     options.retry_failed = True
-    assert module.launch(options, Console(record=True, width=120)) == 0
+    assert module.launch(Request.read(options), Console(record=True, width=120)) == 0
     assert len(ran) == 3

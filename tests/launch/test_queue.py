@@ -11,6 +11,7 @@ import pytest
 from ablate.execution.base import Job, Outcome
 from ablate.execution.executors import LocalExecutor
 from ablate.launch.queue import WAIT_S, TrainingQueue
+from ablate.launch.request import Request
 from ablate.launch.sources import Rows, Samples
 from ablate.storage import leases
 from ablate.storage.leases import Leases
@@ -23,15 +24,13 @@ class World:
     """A launch's queue without anything that runs it."""
 
     def __init__(self, folder: Path, search: bool = False, **changes: Any) -> None:
-        from ablate.launch.request import subject_of
-
         self.options = options_of(folder, **changes)
         if search:
             self.options.space = [str(write_search(folder, samples=2, scheduler="fifo"))]
         else:
             write_space(folder, epochs=1)
         self.storage = Storage(self.options.storage)
-        self.subject: Any = subject_of(self.options, self.storage)
+        self.subject: Any = Request.read(self.options).subject(self.storage)
         self.leases = Leases(self.storage.files)
         self.leases.beat()
         self.notes: list[str] = []

@@ -16,12 +16,12 @@ from ablate.execution import executors
 from ablate.execution.base import Outcome
 from ablate.launch import session, watch
 from ablate.launch.options import Options, parse_seeds
-from ablate.launch.session import plan_of
+from ablate.launch.request import Request
 from ablate.planning.plan import plan_file_of
 from ablate.report import __main__ as report
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
-from tests.support.helpers import launch_here, options_of, write_space
+from tests.support.helpers import launch_here, options_of, plan_of, write_space
 
 QUICK = ["measurement.attacks=[natural]"]
 
@@ -88,7 +88,7 @@ def test_a_table_that_cannot_be_shown_is_no_failure(tmp_path: Path, monkeypatch:
     asked = options(tmp_path)
     out = Console(file=io.StringIO(), width=150)
     storage = Storage(asked.storage)
-    doing = session.Session(asked, session.subject_of(asked, storage), storage, out, io.StringIO())
+    doing = session.Session(asked, Request.read(asked).subject(storage), storage, out, io.StringIO())
     doing.tracker = Tracker()
     assert doing.run() == 0
     assert "expected MLflow at http://server" in out.file.getvalue()  # type: ignore[attr-defined]

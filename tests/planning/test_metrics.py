@@ -16,10 +16,9 @@ from ablate.core.errors import SpecError
 from ablate.core.metric_names import CURVES, LONGEST_NAME, refused
 from ablate.core.registry import temporary_registrations
 from ablate.launch.cautions import cautions
-from ablate.launch.request import plan_of
 from ablate.spaces.specs import MeasurementSpec
 from ablate.storage.storage import Storage
-from tests.support.helpers import launch_here, options_of, write_space
+from tests.support.helpers import launch_here, options_of, plan_of, write_space
 
 CLAIM = "claims:\n  - says: small is better\n    {statement}\n"
 

@@ -22,8 +22,10 @@ TABLES = ("lowpass", "batch_size", "augmentation", "architecture", "bit_width")
 def plan_of(names: list[str], folder: Path, *sets: str, seeds: tuple[int, ...] = (0,), preset: str = "paper") -> Plan:
     loaded = [spaces.load_space(name) for name in names]
     overrides = spaces.parse_overrides(sets)
-    trials = [trial for space in loaded for trial in spaces.expand(space, preset, overrides, seeds)]
-    return make_plan(loaded, trials, preset=preset, overrides=list(sets), seeds=list(seeds), data_root=folder)
+    trials = [trial for space in loaded for trial in spaces.expand(space, spaces.load_preset(preset), overrides, seeds)]
+    return make_plan(
+        loaded, trials, preset=spaces.load_preset(preset), overrides=list(sets), seeds=list(seeds), data_root=folder
+    )
 
 
 def test_the_paper_needs_no_data_to_be_planned_and_shares_its_baseline(tmp_path: Path) -> None:

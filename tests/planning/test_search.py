@@ -16,7 +16,8 @@ from ablate.core.errors import SpecError, StorageError, UserError
 from ablate.execution import executors
 from ablate.launch import sources
 from ablate.launch.options import Options
-from ablate.launch.session import launch, plan_of
+from ablate.launch.request import Request
+from ablate.launch.session import launch
 from ablate.planning.plan import plan_file_of
 from ablate.planning.search import Search
 from ablate.report import search as report_search
@@ -26,7 +27,7 @@ from ablate.spaces.loading import load_space
 from ablate.storage.samples import SampleEnd, sample_end
 from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
-from tests.support.helpers import launch_here, options_of
+from tests.support.helpers import launch_here, options_of, plan_of
 from tests.support.search_helpers import search_of, trained_epochs, write_search
 
 
@@ -112,7 +113,7 @@ def test_the_same_command_again_trains_nothing(searched: Path) -> None:
     code, text = run(searched, dry_run=True)
     assert code == 0 and "estimated time: none" in text
     out = io.StringIO()
-    assert launch(options(searched, as_json=True), Console(file=io.StringIO()), out) == 0
+    assert launch(Request.read(options(searched, as_json=True)), Console(file=io.StringIO()), out) == 0
     content = json.loads(out.getvalue())
     assert content["search"]["best"][0]["row"] == pareto_front(results(searched))[0].label
     assert {trial["state"] for trial in content["trials"]} == {"finished", "stopped"}

@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from ablate.launch.options import Options
-from ablate.launch.session import launch, plan_of
+from ablate.launch.request import Request
+from ablate.launch.session import launch
 from ablate.planning.plan import plan_file_of
 from ablate.report import from_tracking
 from ablate.report.__main__ import print_space
@@ -34,6 +35,7 @@ from ablate.spaces.loading import load_space
 from ablate.spaces.search import SearchSpec
 from ablate.storage.storage import Storage
 from ablate.tracking.tracker import Tracker
+from tests.support.helpers import plan_of
 from tests.support.search_helpers import SEARCH, write_search
 
 PARAMETERS = {
@@ -139,7 +141,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[
         local=True,
         cpus_per_trial=1,
     )
-    assert launch(options, Console(file=io.StringIO(), width=120)) == 0
+    assert launch(Request.read(options), Console(file=io.StringIO(), width=120)) == 0
     return folder, Tracker(uri), search_of(results_of(plan_file_of(plan_of(options)), Storage(options.storage)))
 
 

@@ -18,7 +18,7 @@ SPACE = "title: t\nfigures: {figures}\nbase: {{measurement.analyses: {analyses}}
 def analyses_of(folder: Path, figures: str, analyses: str = "[]") -> list[tuple[str, ...]]:
     path = folder / "own.yaml"
     path.write_text(SPACE.format(figures=figures, analyses=analyses))
-    trials = spaces.expand(spaces.load_space(str(path)), "smoke", [], [0, 1])
+    trials = spaces.expand(spaces.load_space(str(path)), spaces.load_preset("smoke"), [], [0, 1])
     return [trial.spec.measurement.analyses for trial in trials]
 
 

@@ -14,7 +14,6 @@ import ablate
 from ablate.analysis import registry as analyses
 from ablate.analysis.registry import AnalysisContext, AnalysisResult, register_analysis
 from ablate.core.errors import SpecError
-from ablate.launch.request import plan_of
 from ablate.spaces.metrics import (
     Metric,
     Network,
@@ -26,7 +25,7 @@ from ablate.spaces.metrics import (
     refused_scalar,
     scalar_of,
 )
-from tests.support.helpers import launch_here, options_of, write_space
+from tests.support.helpers import launch_here, options_of, plan_of, write_space
 
 networks = st.sampled_from(["last", "best"])
 words = st.text(alphabet="abest_0:. -", min_size=1, max_size=12) | st.sampled_from(["best", "adaptive", "accuracy"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ablate.spaces.loading import load_space
-from ablate.spaces.presets import folder
+from ablate.spaces.presets import folder, load_preset
 from ablate.spaces.trials import configured_search
 from tests.support.helpers import run_launch, run_module
 
@@ -48,7 +48,7 @@ def test_the_first_file_is_a_space(user: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["paper", "smoke"])
 def test_the_search_is_one(user: Path, preset: str) -> None:
-    asked = configured_search(load_space(str(user / "my_search.yaml")), preset, [], 0).search
+    asked = configured_search(load_space(str(user / "my_search.yaml")), load_preset(preset), [], 0).search
     assert len(asked.parameters) == 4 and asked.searcher == "optuna"
     assert asked.samples == (30 if preset == "paper" else 6)
 

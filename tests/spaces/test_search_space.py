@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ablate.core.errors import SpecError
 from ablate.planning.samplers import GridSampler
 from ablate.spaces.loading import load_space, table_names
+from ablate.spaces.presets import load_preset
 from ablate.spaces.search import Parameter, SearchSpec
 from ablate.spaces.settings import parse_overrides
 from ablate.spaces.trials import Sample, configured_search
@@ -266,7 +267,7 @@ def test_what_is_set_is_no_longer_searched(tmp_path: Path) -> None:
     loaded = load_space(str(write_search(tmp_path, parameters=CONDITIONAL)))
 
     def left(*sets: str) -> dict[str, Parameter]:
-        return configured_search(loaded, "paper", parse_overrides(sets), 0).search.parameters
+        return configured_search(loaded, load_preset("paper"), parse_overrides(sets), 0).search.parameters
 
     assert left().keys() == CONDITIONAL.keys()
     assert left("model.quantization.fat=false").keys() == {"model.quantization.bits"}
@@ -281,7 +282,7 @@ def test_the_command_line_changes_the_search_itself(tmp_path: Path) -> None:
     loaded = load_space(str(write_search(tmp_path)))
 
     def asked(*sets: str) -> SearchSpec:
-        return configured_search(loaded, "paper", parse_overrides(sets), 0).search
+        return configured_search(loaded, load_preset("paper"), parse_overrides(sets), 0).search
 
     assert asked("search.samples=3").samples == 3
     assert asked("search.scheduler.name=fifo").scheduler.name == "fifo"
@@ -293,7 +294,7 @@ def test_the_command_line_changes_the_search_itself(tmp_path: Path) -> None:
 
 def test_values_make_the_trial_and_later_settings_win(tmp_path: Path) -> None:
     loaded = load_space(str(write_search(tmp_path)))
-    asked = configured_search(loaded, "paper", parse_overrides(["training.epochs=7"]), 5)
+    asked = configured_search(loaded, load_preset("paper"), parse_overrides(["training.epochs=7"]), 5)
     values = {"training.learning_rate": 0.25, "model.activation": "hardtanh"}
     trial = asked.trial(Sample(3, values))
     assert trial.spec.training.learning_rate == 0.25
@@ -306,7 +307,7 @@ def test_values_make_the_trial_and_later_settings_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["robust_recipe", "fat_quantizer"])
 @pytest.mark.parametrize("preset", ["paper", "smoke"])
 def test_shipped_searches_load_under_both_presets(name: str, preset: str) -> None:
-    asked = configured_search(load_space(name), preset, [], 0)
+    asked = configured_search(load_space(name), load_preset(preset), [], 0)
     spec = asked.spec({})
     assert spec.data.validation > 0
     assert (spec.data.name, spec.training.epochs) == (("digits", 12) if preset == "smoke" else ("cifar10", 120))

@@ -60,7 +60,7 @@ PUBLISHED = {
 
 @functools.cache
 def trials(space: str, preset: str) -> dict[str, Trial]:
-    return {trial.label: trial for trial in expand(load_space(space), preset, [], [0])}
+    return {trial.label: trial for trial in expand(load_space(space), load_preset(preset), [], [0])}
 
 
 def training_of(spec: TrialSpec) -> str:
@@ -119,7 +119,7 @@ def test_a_preset_says_itself_what_it_reads_and_whether_it_decides(
     assert [presets.decides_claims(name) for name in ("night", "smoke", "paper", "gone")] == [False, False, True, True]
     own.write_text("set: {training.epochs: 40}\n")
     assert trials("lowpass", "night").keys() == trials("lowpass", "paper").keys()
-    assert presets.section_of("night") is None and presets.decides_claims("night")
+    assert presets.load_preset("night").preset.section is None and presets.decides_claims("night")
     own.write_text("section: smoek\n")
     with pytest.raises(SpecError, match=r"night.yaml:1: section: expected"):
         presets.load_preset("night")
@@ -183,4 +183,4 @@ def test_shipped_files_are_plain_yaml_with_one_line_descriptions() -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert "\n" not in content["description"].strip()
     assert {"paper", "smoke"} <= set(preset_names())
-    assert load_preset("paper")[0].set == {}
+    assert load_preset("paper").preset.set == {}

@@ -11,6 +11,7 @@ import pytest
 from ablate.core.errors import SpecError
 from ablate.spaces import presets as presets_module
 from ablate.spaces.loading import load_space, table_names
+from ablate.spaces.presets import load_preset
 from ablate.spaces.settings import Setting, build_spec, parse_overrides, setting_paths
 from ablate.spaces.specs import TrialSpec
 from ablate.spaces.trials import expand
@@ -52,7 +53,7 @@ ROWS = "title: Mine\nrows:\n"
 @pytest.mark.parametrize("preset", presets_module.preset_names())
 def test_every_shipped_space_expands_under_every_preset(name: str, preset: str) -> None:
     loaded = load_space(name)
-    trials = expand(loaded, preset, [], [0, 1])
+    trials = expand(loaded, load_preset(preset), [], [0, 1])
     assert [(trial.label, trial.seed) for trial in trials] == [
         (row.label, seed) for row in loaded.space.rows for seed in (0, 1)
     ]
@@ -62,7 +63,7 @@ def test_every_shipped_space_expands_under_every_preset(name: str, preset: str) 
 def test_a_users_own_file_is_a_space_of_its_own(write: Write) -> None:
     loaded = load_space(str(write(ROWS + "  - {label: a}\n", "my_ablation.yaml")))
     assert loaded.name == "my_ablation"
-    assert [trial.space for trial in expand(loaded, "paper", [], [0])] == ["my_ablation"]
+    assert [trial.space for trial in expand(loaded, load_preset("paper"), [], [0])] == ["my_ablation"]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_a_mistake_in_a_preset_names_its_file_and_line(write: Write, presets: Pa
     bad.write_text("description: fast\nset:\n  training.epoch: 3\n")
     loaded = load_space(str(write(ROWS + "  - {label: a}\n")))
     with pytest.raises(SpecError, match=r"presets/fast.yaml:3: training.epoch: expected a known setting"):
-        expand(loaded, "fast", [], [0])
+        expand(loaded, load_preset("fast"), [], [0])
 
 
 def test_the_later_of_base_row_preset_smoke_smoke_row_and_command_line_wins(write: Write, presets: Path) -> None:
@@ -188,7 +189,7 @@ def test_the_later_of_base_row_preset_smoke_smoke_row_and_command_line_wins(writ
         "  set: {training.batch_size: 14, training.epochs: 14, training.crop_padding: 4}\n"
         "  rows: {a: {set: {training.epochs: 15, training.crop_padding: 5}, note: shortened}}\n"
     )
-    a, b = expand(load_space(str(path)), "smoke", parse_overrides(["training.crop_padding=6"]), [0])
+    a, b = expand(load_space(str(path)), load_preset("smoke"), parse_overrides(["training.crop_padding=6"]), [0])
 
     def values(spec: TrialSpec) -> list[float]:
         t = spec.training
@@ -197,7 +198,7 @@ def test_the_later_of_base_row_preset_smoke_smoke_row_and_command_line_wins(writ
     assert values(a.spec) == [0.01, 0.02, 0.03, 14, 15, 6]
     assert values(b.spec) == [0.01, 0.01, 0.03, 14, 14, 6]
     assert (a.note, b.note) == ("shortened", None)
-    paper = expand(load_space(str(path)), "paper", [], [0])[0]
+    paper = expand(load_space(str(path)), load_preset("paper"), [], [0])[0]
     assert values(paper.spec) == [0.01, 0.02, 0.02, 12, 12, 2]
     assert a.where("training.epochs") == f"{path}:8"
     assert a.where("training.momentum") == f"{path}:2"
@@ -211,7 +212,7 @@ def test_dotted_and_nested_settings_are_the_same(write: Write) -> None:
         "  - {label: b, set: {training: {attack: {steps: 3, eps_255: 4}}}}\n"
         "  - {label: c, set: {training.attack: {steps: 3}, training: {attack.eps_255: 4}}}\n"
     )
-    a, b, c = expand(load_space(str(write(text))), "paper", [], [0])
+    a, b, c = expand(load_space(str(write(text))), load_preset("paper"), [], [0])
     assert a.spec == b.spec == c.spec
 
 
@@ -275,7 +276,7 @@ def test_a_set_that_cannot_be_read(text: str, said: str) -> None:
 def test_a_set_that_is_refused_names_itself(write: Write, text: str, said: str) -> None:
     loaded = load_space(str(write(ROWS + "  - {label: a}\n")))
     with pytest.raises(SpecError) as caught:
-        expand(loaded, "paper", parse_overrides([text]), [0])
+        expand(loaded, load_preset("paper"), parse_overrides([text]), [0])
     assert str(caught.value).startswith(f"--set {text}: ")
     assert said in str(caught.value)
 

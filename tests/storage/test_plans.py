@@ -17,6 +17,7 @@ from ablate.spaces import loading
 from ablate.spaces import space as space_module
 from ablate.spaces import trials as trials_module
 from ablate.spaces.claims import Claim
+from ablate.spaces.presets import load_preset
 from ablate.spaces.specs import DataSpec, TrialSpec
 from ablate.storage import plans
 from ablate.storage.checksums import seal
@@ -54,7 +55,7 @@ class Plan:
 
     id: str
     spaces: list[space_module.SpaceFile]
-    preset: str
+    preset: space_module.PresetFile
     overrides: list[str]
     seeds: list[int]
     trials: list[Planned]
@@ -73,9 +74,9 @@ def plan(tmp_path: Path) -> Plan:
     summary = data.describe(DataSpec(), tmp_path)
     trials = [
         Planned(trial, f"{number:020x}", {"accuracy/natural": "a" * 20}, {"spectrum": "b" * 20}, summary)
-        for number, trial in enumerate(trials_module.expand(loaded, "smoke", [], [0, 1]))
+        for number, trial in enumerate(trials_module.expand(loaded, load_preset("smoke"), [], [0, 1]))
     ]
-    return Plan("abcdef0123", [loaded], "smoke", ["data.image_size=32"], [0, 1], trials)
+    return Plan("abcdef0123", [loaded], load_preset("smoke"), ["data.image_size=32"], [0, 1], trials)
 
 
 def test_a_plan_keeps_what_reports_need(plan: Any) -> None:

@@ -12,6 +12,7 @@ from ablate.execution.packing import gpu_share
 from ablate.planning import estimates
 from ablate.planning.plan import decide, make_plan
 from ablate.spaces.loading import load_space
+from ablate.spaces.presets import load_preset
 from ablate.spaces.settings import parse_overrides
 from ablate.spaces.specs import ModelSpec, TrainingSpec, TrialSpec
 from ablate.spaces.trials import expand
@@ -90,8 +91,8 @@ def test_estimates_go_by_what_was_measured(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1e9)
     storage = Storage(str(tmp_path / "storage"))
     space = load_space(str(write_space(tmp_path)))
-    trials = expand(space, "paper", parse_overrides([]), [0])
-    plan = make_plan([space], trials, preset="paper", overrides=[], seeds=[0], data_root=tmp_path)
+    trials = expand(space, load_preset("paper"), parse_overrides([]), [0])
+    plan = make_plan([space], trials, preset=load_preset("paper"), overrides=[], seeds=[0], data_root=tmp_path)
     decide(plan, storage)
     slow = estimates.estimate(plan, storage)
     assert "calibration" in slow.basis

@@ -15,7 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from ablate.launch.options import Options
+from ablate.launch.request import Request
 from ablate.launch.session import launch
+from ablate.planning.plan import Plan
 from tests.support.launches import Process
 
 SPACE = """\
@@ -49,8 +51,13 @@ def options_of(folder: Path, name: str = "tiny", **changes: Any) -> Options:
 def launch_here(asked: Options) -> tuple[int, str]:
     """Launch in this process; its exit code, and everything it printed."""
     out = Console(file=io.StringIO(), width=150)
-    code = launch(asked, out)
+    code = launch(Request.read(asked), out)
     return code, out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def plan_of(asked: Options) -> Plan:
+    """The plan of a launch, before storage is asked about trainings."""
+    return Request.read(asked).plan()
 
 
 def command(*arguments: str) -> list[str]:

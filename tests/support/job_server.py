@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ablate.execution import jobs
 from ablate.launch.options import Options
+from ablate.launch.request import Request
 from ablate.launch.request import submission_of as submission
 
 BUCKET = "s3://bucket/ablate"
@@ -20,7 +21,7 @@ SERVER = "http://mlflow.lab.internal:5000"
 
 def submission_of(*, plan_id: str | None = "0123456789", **changes: Any) -> jobs.Submission:
     settings = {"space": ["batch_size"], "preset": "smoke", "storage": BUCKET, "tracking_uri": SERVER, **changes}
-    return submission(Options(cluster="http://head:8265", **settings), plan_id)
+    return submission(Request.read(Options(cluster="http://head:8265", **settings)), plan_id)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ablate.core.errors import UserError
+from ablate.launch.request import Request
 from ablate.launch.session import launch
 from ablate.report import __main__ as report
 from ablate.report.from_tracking import results_of
@@ -273,7 +274,7 @@ class Launched:
         asked = options_of(
             self.folder, sets=["measurement.attacks=[natural]"], tracking=True, tracking_uri=self.uri, as_json=True
         )
-        code = launch(asked, printed, told)
+        code = launch(Request.read(asked), printed, told)
         return code, printed.file.getvalue(), json.loads(told.getvalue())  # type: ignore[attr-defined]
 
     def report(self, *arguments: str) -> Result:
