@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ablate.core.errors import first_line
+from ablate.core.text import named_line
 from ablate.learning.memory import ran_out_of_memory
 from ablate.spaces.specs import ModelSpec
 
@@ -129,7 +129,7 @@ def _train(results: Any, *settings: Any) -> None:
     try:
         result: tuple[float, float] | str = _trained(*settings)
     except Exception as error:
-        line = f"{type(error).__name__}: {first_line(error)}"
+        line = named_line(error)
         result = "out of memory" if ran_out_of_memory(error) else line
     results.put(result)
 

@@ -44,11 +44,6 @@ class MeasurementError(UserError):
     """A measurement whose attack or network handed over what cannot be counted."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, short enough for a terminal."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def place_of(error: BaseException) -> str:
     """Where in the user's own code an error came from.
 

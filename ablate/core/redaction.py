@@ -24,3 +24,8 @@ def redact(text: str) -> str:
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
+
+
+def without_login(uri: str) -> str:
+    """An address that a link may lead to: where the login stood stands nothing."""
+    return redact(uri).replace("://***@", "://")

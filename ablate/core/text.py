@@ -119,6 +119,29 @@ def hours(seconds: float) -> str:
     return "under 0.01" if 0 < value < 0.01 else f"{value:,.0f}" if value >= 10 else f"{value:g}"
 
 
+def first_line(text: object, otherwise: str = "") -> str:
+    """The first line of a message, short enough for a terminal.
+
+    Args:
+        text: An error, or anybody's words.
+        otherwise: Where it says nothing; none: of an error, its type.
+    """
+    if isinstance(text, BaseException):
+        otherwise = otherwise or type(text).__name__
+    return (str(text).strip().splitlines() or [otherwise])[0][:300]
+
+
+def named_line(error: BaseException) -> str:
+    """An error in a line, as Python ends a traceback: its type and what it says."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed: of the system's errors what went wrong, without number and file; else the first line."""
+    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else first_line(error)
+
+
 def now_ms() -> int:
     """The time in milliseconds, as records, events and MLflow carry it."""
     return time.time_ns() // 1_000_000

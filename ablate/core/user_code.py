@@ -8,7 +8,8 @@ import sys
 import traceback
 from collections.abc import Iterable
 
-from ablate.core.errors import SpecError, UserError, first_line, place_of
+from ablate.core.errors import SpecError, UserError, place_of
+from ablate.core.text import named_line
 
 
 def import_modules(modules: Iterable[str]) -> None:
@@ -35,5 +36,5 @@ def import_modules(modules: Iterable[str]) -> None:
             where = f" ({file}:{line})"
             if isinstance(error, UserError):  # a name that is refused
                 raise SpecError(f"--import {module}: {error}{place_of(error) or where}") from error
-            what = f"{type(error).__name__}: {first_line(error)}"
+            what = named_line(error)
             raise SpecError(f"--import {module}: expected a module that can be imported, got {what}{where}") from error

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from ablate.core.errors import UserError
 from ablate.core.places import refuse_half_written
+from ablate.core.redaction import redact
 
 
 def check_cluster(address: str) -> None:
@@ -28,7 +28,7 @@ def check_cluster(address: str) -> None:
         raise UserError(f"--cluster: expected the address of a job server like http://head:8265, got {address!r}")
     if parts.username or parts.password:
         raise UserError(
-            f"--cluster {without_password(address)}: expected an address without a login, got one with; "
+            f"--cluster {redact(address)}: expected an address without a login, got one with; "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
         )
 
@@ -44,7 +44,7 @@ def check_storage(storage: str, is_shared: bool) -> None:
         UserError: A folder of this machine, or a bucket with keys in its address.
     """
     refuse_half_written(storage, "--storage", "a folder or an address like s3://bucket/prefix")
-    what = f"--storage {without_password(storage)}"
+    what = f"--storage {redact(storage)}"
     if "://" in storage and not storage.startswith("file://"):
         parts = _split(storage, what)
         if parts.username or parts.password:
@@ -80,7 +80,7 @@ def check_tracking(uri: str | None) -> None:
     wanted = "the URL of an MLflow server that the head reaches, or --no-tracking, with --cluster"
     if uri is None:
         raise UserError(f"--tracking-uri: expected {wanted}, got none (mlflow.db is a file of this machine)")
-    shown = without_password(uri)
+    shown = redact(uri)
     parts = _split(uri, f"--tracking-uri {shown}")
     if parts.password:
         raise UserError(
@@ -91,11 +91,6 @@ def check_tracking(uri: str | None) -> None:
         raise UserError(f"--tracking-uri {shown}: expected {wanted}, got a file of this machine")
     if parts.scheme in ("http", "https") and _is_loopback(parts.hostname):
         raise UserError(f"--tracking-uri {shown}: expected {wanted}, got this machine's own address")
-
-
-def without_password(uri: str) -> str:
-    """The URI as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
 def _split(uri: str, what: str) -> SplitResult:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
-from ablate.core.errors import UserError, first_line
+from ablate.core.errors import UserError
+from ablate.core.text import reason_of
 from ablate.execution import head, local_ray
 from ablate.execution.addresses import ray_address
 
@@ -106,7 +107,7 @@ def check_folder() -> None:
 
 
 def _unanswered(address: str, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or first_line(error)
+    why = reason_of(error)
     return UserError(f"RAY_ADDRESS: expected a Ray cluster at {address}, got no answer: {why}")
 
 

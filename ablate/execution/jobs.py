@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.core import digest
-from ablate.core.errors import UserError, first_line
+from ablate.core.errors import UserError
 from ablate.core.provenance import commit
-from ablate.core.text import harmless, plural, printable
+from ablate.core.text import first_line, harmless, plural, printable
 from ablate.execution import addresses, package
 from ablate.execution.head import HeadLost
 from ablate.spaces.space import SpaceFile, Trial
@@ -340,7 +340,7 @@ def _exit_code(details: Any, console: Console) -> int:
     code = details.driver_exit_code
     if code in _OURS:
         return int(code)
-    reason = (str(details.message or "").strip().splitlines() or ["no reason given"])[0]
+    reason = first_line(details.message or "", "no reason given")
     console.print(
         f"{details.submission_id} was lost ({reason}). What it finished is in storage; the same command continues it.",
         markup=False,

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ablate.core.errors import UserError, first_line
+from ablate.core.errors import UserError
+from ablate.core.text import reason_of
 
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """At 0 Ray's processes listen on loopback only, on every system; its name tells what Ray needs it for itself."""
@@ -124,6 +125,6 @@ def session_folder() -> dict[str, str]:
 
 def why_not_started(error: Exception) -> str:
     """Why Ray did not start, in a line."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+    reason = reason_of(error)
     name = getattr(error, "filename", None)
     return f"{name}: {reason}" if name else reason

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import Attack, Checks, CleanLogits, Together, build_attack, evaluate, evaluate_together
-from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, first_line, place_of
+from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.metric_names import refused
-from ablate.core.text import now_ms
+from ablate.core.text import first_line, named_line, now_ms
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
@@ -130,7 +130,7 @@ class _Run:
                 leases.give_back(self.storage.files, self.task.key, self.lease)
 
     def _ended_by(self, error: Exception) -> Outcome:
-        line = (str(error).splitlines() or [""])[0]
+        line = first_line(error)
         fault = fault_of(error)
         if fault.spoils_process:
             # Nothing can be computed in this process any more, and workers are used again: it must not live on to
@@ -140,7 +140,7 @@ class _Run:
         if isinstance(error, LeaseError):  # its new owner writes now, and tells
             return Outcome(self.task.key, "not_mine", line)
         if fault.ending == "interrupted":
-            reason = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+            reason = first_line(error) if isinstance(error, UserError) else named_line(error)
             self._interrupted(f"{reason}\n{traceback.format_exc()}")
             self._tell("interrupted", text=reason)
             return Outcome(self.task.key, "interrupted", reason)
@@ -153,7 +153,7 @@ class _Run:
                 return Outcome(self.task.key, "failed", reason, needs_more_memory=True)
         else:
             where = "" if isinstance(error, UserError) else place_of(error)
-            reason, details = f"{type(error).__name__}: {line}{where}", traceback.format_exc()
+            reason, details = f"{named_line(error)}{where}", traceback.format_exc()
         reason = self._failed(reason, details)
         self._tell("failed", text=reason)
         return Outcome(self.task.key, "failed", reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -275,7 +274,7 @@ def show_next_steps(
         _step(out, "Nothing was sent to MLflow. To send it:", sync)
         return
     _step(out, "To see every number:", _see(tracking_uri, folder, python))
-    where = "" if _needs_no_uri(tracking_uri, folder) else f" --tracking-uri {shlex.quote(_hidden(tracking_uri))}"
+    where = "" if _needs_no_uri(tracking_uri, folder) else f" --tracking-uri {shlex.quote(redact(tracking_uri))}"
     reports = [f"{python} -m ablate.report --space {space.name}{where}" for space in plan.spaces]
     _step(out, f"To make the {'table' if len(reports) == 1 else 'tables'} again:", *reports)
 
@@ -299,12 +298,12 @@ def _step(out: Console, words: str, *commands: str | None) -> None:
 def _see(uri: str, folder: Path, python: str) -> str:
     """What opens the MLflow UI: its address where a server runs, else the command that starts one."""
     if uri.startswith(("http://", "https://")):
-        return _hidden(uri)
+        return redact(uri)
     beside = shutil.which("mlflow")
     mlflow = "mlflow" if beside and Path(beside).parent == Path(sys.executable).parent else f"{python} -m mlflow"
     if _is_default(uri, folder):
         return f"{mlflow} ui"
-    return f"{mlflow} ui --backend-store-uri {shlex.quote(_hidden(uri))}"
+    return f"{mlflow} ui --backend-store-uri {shlex.quote(redact(uri))}"
 
 
 def _is_default(uri: str, folder: Path) -> bool:
@@ -325,11 +324,6 @@ def _needs_no_uri(uri: str, folder: Path) -> bool:
     """Whether the report finds the store by itself."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     return uri == given if given else _is_default_store(uri, folder)
-
-
-def _hidden(uri: str) -> str:
-    """The URI without its password, which does not belong into logs."""
-    return re.sub(r"(?<=://)([^/@:\s]*):[^\s]*@", r"\1:***@", uri)
 
 
 def _python(folder: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ablate.core.errors import first_line
+from ablate.core.text import named_line
 from ablate.learning.augmentation import Draws
 from ablate.learning.memory import ran_out_of_memory
 
@@ -193,7 +193,7 @@ class StepGraphs:
         except Exception as error:
             if ran_out_of_memory(error):
                 raise
-            replay, reason = None, f"{type(error).__name__}: {first_line(error)}"
+            replay, reason = None, named_line(error)
         run.optimizer.zero_grad(set_to_none=True)
         before.restore()
         result = self._as_it_is(slot, batch, now)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ablate.core.errors import first_line, place_of
-from ablate.core.text import duration, hours, plural, row_name
+from ablate.core.errors import place_of
+from ablate.core.text import duration, hours, named_line, plural, row_name
 from ablate.learning.cost import STEP_COST, UPDATE_COST, attack_steps, forward_flops, image_cost, measurement_cost
 from ablate.learning.models import build_network
 from ablate.learning.monitoring import PROBE_IMAGES
@@ -122,7 +122,7 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
                 flops = work_flops(training, counts[key].train_count, counts[key].test_count, counts[key].classes)
             except Exception as error:  # the user's own code, which may yet do where it is trained
                 rows = ", ".join(row_name(row, spaces) for row in dict.fromkeys(training.rows))
-                what = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+                what = f"{named_line(error)}{place_of(error)}"
                 remarks.append(f"{rows}: cannot be estimated, its network fails on an empty image: {what}")
                 continue
             if flops > 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate.core.errors import SpecError
+from ablate.core.redaction import without_login
 from ablate.report.contents import draw_all, page_of
 from ablate.report.figures.pictures import Picture
 from ablate.report.from_tracking import results_of
@@ -77,7 +78,7 @@ def write_page(
         SpecError: The folder cannot be written.
         TrackingError: The store does not take the report; the files are written all the same.
     """
-    server = re.sub(r"//[^/]*@", "//", tracker.uri) if tracker.remote else None
+    server = without_login(tracker.uri) if tracker.remote else None
     files = page_files(plans, network, server, left_aside)
     try:
         for name, content in files.items():

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ablate.core.errors import SpecError, nearest
+from ablate.core.text import reason_of
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -143,7 +144,7 @@ def _comment(text: str) -> str:
 
 
 def _no_value(text: str, error: BaseException) -> SpecError:
-    problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else _reason(error)
+    problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else reason_of(error)
     return SpecError(f"expected a value in YAML, got {describe(text)} ({problem})")
 
 
@@ -162,7 +163,7 @@ class YamlFile:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path}: expected a readable UTF-8 file, got {_reason(error)}") from error
+            raise SpecError(f"{path}: expected a readable UTF-8 file, got {reason_of(error)}") from error
         try:
             node = yaml.compose(text, Loader=_Loader)
             data = yaml.load(text, Loader=_Loader)
@@ -171,7 +172,7 @@ class YamlFile:
             line = f":{mark.line + 1}" if mark else ""
             raise SpecError(f"{path}{line}: {_problem(error)}") from error
         except _UNFIT as error:
-            raise SpecError(f"{path}: expected YAML, got a value that does not fit: {_reason(error)}") from error
+            raise SpecError(f"{path}: expected YAML, got a value that does not fit: {reason_of(error)}") from error
         if not isinstance(data, dict):
             raise SpecError(f"{path}:1: expected a mapping of keys to values, got {describe(data)}")
         self.data: dict[str, Any] = data
@@ -232,12 +233,6 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
     if text.startswith("but found") and error.context:
         text = f"{error.context}, {text}"
     return text if text.startswith("expected") else f"expected YAML, got a problem: {text}"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def describe(value: object) -> str:

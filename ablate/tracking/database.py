@@ -9,7 +9,8 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from ablate.core.errors import TrackingError, first_line
+from ablate.core.errors import TrackingError
+from ablate.core.text import first_line, named_line
 from ablate.tracking.address import artifact_address, artifact_folder, sqlite_uri
 
 BUSY_S = 20.0
@@ -55,9 +56,7 @@ def create(path: Path, artifacts: str) -> None:
             except OSError:  # a file system without hard links
                 shutil.copyfile(beside, path)
     except Exception as error:
-        raise TrackingError(
-            f"--tracking-uri: expected to create {path}, got {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise TrackingError(f"--tracking-uri: expected to create {path}, got {named_line(error)}") from error
     finally:
         for leftover in path.parent.glob(f"{beside.name}*") if path.parent.is_dir() else []:
             leftover.unlink(missing_ok=True)

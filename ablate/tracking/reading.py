@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from ablate.core.errors import StorageError, TrackingError, first_line, nearest
+from ablate.core.errors import StorageError, TrackingError, nearest
+from ablate.core.text import first_line
 from ablate.spaces.claims import Claim
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.space import NAME

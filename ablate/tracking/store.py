@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablate.core.errors import TrackingError, first_line
+from ablate.core.errors import TrackingError
 from ablate.core.redaction import redact
+from ablate.core.text import named_line
 from ablate.tracking import database
 from ablate.tracking.address import artifact_address, artifact_folder, file_of, patience, quieten, resolve
 
@@ -384,7 +385,7 @@ class Store:
             expected = f"expected MLflow at {self.shown} to take the call"
             if "UNAUTHENTICATED" in str(error) or "401" in str(error)[:200]:
                 expected = f"expected {self.shown} to accept MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            raise kind(f"{expected}, got {type(error).__name__}: {redact(first_line(error))}") from error
+            raise kind(f"{expected}, got {redact(named_line(error))}") from error
 
 
 @contextlib.contextmanager

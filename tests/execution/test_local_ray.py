@@ -138,7 +138,7 @@ def test_sockets_lie_in_tmp_where_the_temporary_folder_is_too_long(
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (PermissionError(13, "Permission denied", "/x"), "/x: Permission denied"),
+        (PermissionError(13, "Permission denied", "/x"), "/x: permission denied"),
         (RuntimeError("first\nsecond"), "first"),
         (SystemError(), "SystemError"),
     ],
