@@ -11,8 +11,9 @@ Importing this package loads neither torch, Ray nor MLflow; the first plan loads
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ablate.core.lazy import lazy_exports
 
 __version__ = "0.1.0"
 
@@ -29,30 +30,6 @@ if TYPE_CHECKING:
     from ablate.learning.models import register_network as register_network
     from ablate.spaces.figures import Drawing as Drawing
     from ablate.spaces.figures import register_figure as register_figure
-
-_PLACES = {
-    "AnalysisResult": "ablate.analysis.registry",
-    "Drawing": "ablate.spaces.figures",
-    "Ablation": "ablate.launch.api",
-    "LaunchPlan": "ablate.launch.api",
-    "load_space": "ablate.launch.api",
-    "space_names": "ablate.launch.api",
-    "UserError": "ablate.core.errors",
-    "register_analysis": "ablate.analysis.registry",
-    "register_attack": "ablate.attacks",
-    "register_augmentation": "ablate.learning.augmentation",
-    "register_figure": "ablate.spaces.figures",
-    "register_network": "ablate.learning.models",
-}
-
-__all__ = sorted([*_PLACES, "__version__"])
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)
+    __all__ += ["__version__"]

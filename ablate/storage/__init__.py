@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ablate.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from ablate.storage.attempts import Attempt as Attempt
@@ -11,19 +12,5 @@ if TYPE_CHECKING:
     from ablate.storage.status import TrainingStatus as TrainingStatus
     from ablate.storage.status import TrainingView as TrainingView
     from ablate.storage.storage import Storage as Storage
-
-_PLACES = {
-    "Attempt": "ablate.storage.attempts",
-    "Record": "ablate.storage.records",
-    "Storage": "ablate.storage.storage",
-    "TrainingStatus": "ablate.storage.status",
-    "TrainingView": "ablate.storage.status",
-}
-
-__all__ = ["Attempt", "Record", "Storage", "TrainingStatus", "TrainingView"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)
