@@ -248,6 +248,7 @@ def plan_file_of(plan: Plan, provenance: Mapping[str, str] | None = None) -> Pla
                 for row in loaded.space.rows
             ],
             claims=[claim.model_dump(mode="json", exclude_none=True) for claim in loaded.space.claims],
+            design=loaded.space.design,
             figures=list(loaded.space.figures),
             search=loaded.space.search.model_dump(mode="json", exclude_unset=True) if loaded.space.search else None,
         )

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ablate.core.errors import SpecError, nearest
 from ablate.spaces.claims import Claim, Use
 from ablate.spaces.figures import figure_kind
+from ablate.spaces.looks import DEFAULT_LOOKS, Design, Failures, Looks, Seeds
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.settings import Setting
 from ablate.spaces.specs import Spec, TrialSpec
@@ -65,6 +66,13 @@ class Space(Spec):
     rows: list[Row] = []
     search: SearchSpec | None = None
     claims: list[Claim] = []
+    looks: Looks = Field(
+        DEFAULT_LOOKS, description="Seeds a row at which claims are decided; one number: a fixed design."
+    )
+    seeds: Seeds = Field(None, description="The order in which looks count seeds; none: 0, 1, 2 and so on.")
+    failures: Failures | None = Field(
+        None, description="What a failed training counts in verdicts: accuracy 0 (worst), or its seed is left out."
+    )
     figures: list[FigureName] = []
     smoke: PresetPart = PresetPart()
 
@@ -73,11 +81,25 @@ class Space(Spec):
         if bool(self.rows) == (self.search is not None):
             raise ValueError(f"expected either rows or search, got {'both' if self.rows else 'neither'}")
         about_rows = [name for name in ("claims", "figures", "table") if self.search and getattr(self, name)]
+        about_rows += [name for name in Design.model_fields if self.search and name in self.model_fields_set]
         if about_rows:
             raise ValueError(f"expected no {about_rows[0]} beside search, which has no rows that they could be about")
         if self.smoke.search and self.search is None:
             raise ValueError("expected no smoke.search without search")
         return self
+
+    @model_validator(mode="after")
+    def _seeds_for_all_looks(self) -> Self:
+        if self.seeds is not None and len(self.seeds) < self.looks[-1]:
+            raise ValueError(
+                f"expected seeds for every look, {self.looks[-1]} of them for the last one, got {len(self.seeds)}"
+            )
+        return self
+
+    @property
+    def design(self) -> Design:
+        """When its claims are decided."""
+        return Design(looks=self.looks, seeds=self.seeds, failures=self.failures)
 
     @model_validator(mode="after")
     def _labels_once(self) -> Self:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from ablate.core.errors import StorageError, nearest
 from ablate.core.redaction import redact
+from ablate.spaces.looks import Design
 from ablate.spaces.space import NAME
 from ablate.spaces.specs import Spec
 from ablate.storage.checksums import seal, unseal
@@ -59,6 +60,8 @@ class SpacePart(Spec):
     table: int | None = None
     rows: list[RowPart]
     claims: list[dict[str, Any]] = []
+    design: Design = Design()
+    """When its claims are decided; plans of earlier versions say nothing of it, and have the usual looks."""
     figures: list[str] = []
     search: dict[str, Any] | None = None
     """What was searched, as of `ablate.spaces.search.SearchSpec`; its samples are the rows."""

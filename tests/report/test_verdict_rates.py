@@ -8,17 +8,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ablate.report.verdicts.decisions import levels
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, judge
+from ablate.spaces.looks import Design
 from tests.support.verdict_tables import (
     ABOVE,
     ALPHA,
     claim,
+    fixed,
     rates,
     scalars,
     scalars_as_accuracy,
     simulated,
     slack,
 )
+
+MANY = Design(looks=tuple(sorted({round(4 * 1.12**k) for k in range(50)})))
 
 # The stated error rate
 
@@ -94,19 +99,19 @@ def test_equal_rows_are_equivalent_only_with_evidence_for_it() -> None:
 
 
 def test_the_n_that_is_asked_for_mostly_decides() -> None:
-    levels = {"a": 0.3, "b": 0.0}
+    effects = {"a": 0.3, "b": 0.0}
     rng = np.random.default_rng(7)
-    asked = [judge(ABOVE, simulated(rng, levels, noise=0.15, images=2000)).n_to_decide for _ in range(40)]
+    asked = [judge(ABOVE, simulated(rng, effects, noise=0.15, images=2000), design=MANY).n_to_decide for _ in range(40)]
     usual = int(np.median([n for n in asked if n is not None]))
     assert usual > 3
-    found = rates(ABOVE, levels, times=40, noise=0.15, images=2000, seeds=usual)
+    found = rates(ABOVE, effects, times=40, noise=0.15, images=2000, seeds=usual)
     assert found[HOLDS] >= 0.5
 
 
 def test_a_smaller_effect_or_more_noise_asks_for_more() -> None:
     def needed(gap: float, spread: float) -> int:
         rows = {"a": [50 + gap + s * spread for s in (-1, 0, 1)], "b": [50 + s * spread for s in (-1, 0, 1)]}
-        found = judge(ABOVE, scalars_as_accuracy(rows)).n_to_decide
+        found = judge(ABOVE, scalars_as_accuracy(rows), design=MANY).n_to_decide
         assert found is not None
         return found
 
@@ -136,11 +141,15 @@ def test_equivalence_asks_for_as_many_trainings_as_both_of_its_tests_need() -> N
     made = claim(difference={"row": "a", "minus": "b", "within": 1.0, "metrics": ["energy/ratio"]})
     spread = 1.0
     rows = {"a": [spread, -spread, 0.0], "b": [spread, -spread, 0.0]}
-    n = judge(made, scalars(rows)).n_to_decide
+    n = judge(made, scalars(rows), design=MANY).n_to_decide
     assert n is not None
     rng = np.random.default_rng(9)
+    level = levels(MANY.looks)[MANY.looks.index(n)]
     held = sum(
-        judge(made, scalars({row: list(rng.normal(0.0, spread, n)) for row in "ab"})).verdict == HOLDS
+        judge(
+            made, scalars({row: list(rng.normal(0.0, spread, n)) for row in "ab"}), alpha=level, design=fixed(n)
+        ).verdict
+        == HOLDS
         for _ in range(300)
     )
     assert abs(held / 300 - 0.8) < 0.12
@@ -149,7 +158,8 @@ def test_equivalence_asks_for_as_many_trainings_as_both_of_its_tests_need() -> N
 def test_what_would_decide_counts_every_comparison_from_the_first_seed_on() -> None:
     made = claim(above={"row": "a", "rows": ["b", "c", "d"], "metrics": ["energy/ratio"]})
     few = {row: [level, level + 1.0] for row, level in zip("bcd", (0.0, 0.1, 0.2), strict=True)}
-    without = judge(made, scalars({"a": [1.0], **few}))
-    alone = judge(claim(above={"row": "a", "rows": ["b"], "metrics": ["energy/ratio"]}), scalars({"a": [1.0], **few}))
+    without = judge(made, scalars({"a": [1.0], **few}), design=MANY)
+    single = claim(above={"row": "a", "rows": ["b"], "metrics": ["energy/ratio"]})
+    alone = judge(single, scalars({"a": [1.0], **few}), design=MANY)
     assert without.comparisons[0].n_to_decide is not None and alone.comparisons[0].n_to_decide is not None
     assert without.comparisons[0].n_to_decide > alone.comparisons[0].n_to_decide

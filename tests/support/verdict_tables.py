@@ -10,6 +10,7 @@ import numpy as np
 from ablate.report.results import Outcome, Results
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, judge
 from ablate.spaces.claims import Claim
+from ablate.spaces.looks import Design
 
 IMAGES = 400
 ALPHA = 0.05
@@ -51,9 +52,18 @@ def simulated(
     return Results(outcomes)
 
 
+def fixed(seeds: int) -> Design:
+    """One look."""
+    return Design(looks=(seeds,))
+
+
 def rates(made: Claim, levels: Mapping[str, float], times: int = 250, seed: int = 0, **how: object) -> dict[str, float]:
     rng = np.random.default_rng(seed)
-    verdicts = [judge(made, simulated(rng, levels, **how)).verdict for _ in range(times)]  # type: ignore[arg-type]
+    design = fixed(int(how.get("seeds", 3)))  # type: ignore[call-overload]
+    verdicts = [
+        judge(made, simulated(rng, levels, **how), design=design).verdict  # type: ignore[arg-type]
+        for _ in range(times)
+    ]
     return {verdict: verdicts.count(verdict) / times for verdict in (HOLDS, FAILS, UNDECIDED)}
 
 

@@ -1,119 +1,299 @@
-"""How a comparison is decided: its p-value, Holm's correction, and how many trainings would decide it."""
+"""How comparisons are decided: intervals, their levels at each look, Holm's procedure, and what more seeds would do.
+
+`docs/verdicts.md` is the page about it, with the error rates that `benchmarks/verdicts.py` measures.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from scipy import stats
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
 
 from ablate.report.verdicts.contrasts import Contrast
-from ablate.report.verdicts.evidence import Estimate
+from ablate.report.verdicts.evidence import Array, Estimate, Table, estimate
+
+ALPHA = 0.05
+"""How often a claim may be decided wrongly, at any look, in either direction together."""
 
 POWER = 0.8
 """With how much probability the trainings asked for would decide, were effect and noise what they seem."""
 
-MOST_TRAININGS = 1000
-"""More trainings a row than this are not asked for."""
+MOST_SEEDS = 1000
+"""More seeds a row than this are not thought of."""
+
+_QUADRATURE, _LEVELS = 20, 48
+_PIECES = ((0.0, 1e-4), (1e-4, 1e-2), (1e-2, 1.0))
+_SMALLEST_LEVEL = 1e-9
+_RATIOS = np.concatenate([np.linspace(0.5, 0.95, 10), [0.97, 0.985, 0.993, 0.997, 0.999]])
+"""The larger row's share in the variance of a difference."""
+
+_EACH_DF = 30
+_EXACT_DF = 200
+"""From so many degrees of freedom on Welch's test keeps its level to the third digit."""
 
 
-def holm(p_values: Mapping[int, float], alpha: float) -> tuple[dict[int, float], dict[int, float]]:
-    """Holm's step-down procedure: (the level each comparison is tested at, its adjusted p-value).
+def levels(looks: Sequence[int], alpha: float = ALPHA) -> list[float]:
+    """The level of each look; their sum is alpha, so a claim is decided wrongly at any of them that often at most.
 
-    The k-th smallest of m is tested at alpha/(m - k + 1) until one is not rejected; the rest share that one's level, so
-    that an interval at a comparison's own level decides just as the procedure does.
+    The k-th look has a share proportional to 1/(k(k + 1)): of five looks 0.03, 0.01, 0.005, 0.003 and 0.002. Most goes
+    to the first, where Student's t is so wide that each bit of level is worth most seeds.
+
+    Args:
+        looks: Numbers of seeds.
+        alpha: To be spent.
     """
-    levels: dict[int, float] = {}
-    adjusted: dict[int, float] = {}
-    left, level, stopped, largest = len(p_values), alpha, False, 0.0
-    for index in sorted(p_values, key=lambda i: p_values[i]):
-        largest = max(largest, min(1.0, left * p_values[index]))
-        adjusted[index] = largest
-        level = level if stopped else alpha / left
-        levels[index] = level
-        stopped = stopped or p_values[index] > level
-        left -= 1
-    return levels, adjusted
+    count = len(looks)
+    return [alpha * (count + 1) / count / (k * (k + 1)) for k in range(1, count + 1)]
 
 
-def p_value(contrast: Contrast, found: Estimate) -> float:
-    """Two-sided p-value of deciding where the effect lies: inside the region or outside, whichever is nearer.
+@functools.lru_cache(maxsize=256)
+def _welch_sizes(df: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nominal levels of Welch's test for two rows of equal df, and how often it errs at the worst ratio of noises.
 
-    The larger one of pooled noise and the rows' own. Without any spread nothing is known of it, and nothing is decided,
-    but for rows of the same trainings, which are then the same.
+    For sample variances S1, S2 with B = S1/(S1 + S2) of a beta distribution (of the standardized ones) the total is
+    independent of B, so that the rate given B is a tail of Student's t with 2 df: one integral is left, over B.
     """
-    return max(_p_value(contrast, found, error, df) for error, df in found.errors())
+    # By quantiles of B, close together where the noisier row happens to look quiet.
+    points, weights = special.roots_legendre(_QUADRATURE)
+    pieces = [(low + (high - low) * (points + 1) / 2, (high - low) * weights / 2) for low, high in _PIECES]
+    beta = special.betaincinv(df / 2, df / 2, np.concatenate([quantile for quantile, _ in pieces]))
+    weights = np.concatenate([weight for _, weight in pieces])
+    ratio = _RATIOS[:, None]
+    scale = ratio * beta + (1 - ratio) * (1 - beta)
+    share = ratio * beta / scale
+    welch = 1.0 / ((share**2 + (1 - share) ** 2) / df)
+    nominal = np.exp(np.linspace(math.log(_SMALLEST_LEVEL), 0.0, _LEVELS))
+    needed = -special.stdtrit(welch, nominal[:, None, None] / 2)
+    rates = 2 * special.stdtr(2 * df, -needed * np.sqrt(2 * scale))
+    return nominal, np.maximum.accumulate(np.maximum(nominal, (rates * weights).sum(-1).max(-1)))
 
 
-def _p_value(contrast: Contrast, found: Estimate, error: float, df: float) -> float:
-    if error == 0.0 and not found.paired_rows:
+def welch_level(level: float, df: float) -> float:
+    """The nominal level at which Welch's test of two rows errs at most at a level, whatever their noises.
+
+    With few seeds it errs more often than it says, where one row is noisier: at 3 seeds 0.058 for 0.05, and twice its
+    level at 0.005.
+
+    Args:
+        level: To be kept.
+        df: Of each row.
+    """
+    if df >= _EXACT_DF:
+        return level
+    nominal, sizes = _welch_sizes(df if df <= _EACH_DF else 20.0 * (df // 20))  # fewer err more often: never too little
+    return float(np.exp(np.interp(math.log(level), np.log(sizes), np.log(nominal))))
+
+
+def half_width(found: Estimate, level: float) -> Array:
+    """Half of the interval of an effect at a level; infinite where the noise is not known.
+
+    Seed noise and test-set error have an interval each, and the whole one is the root of their squares' sum. That keeps
+    the level: the rate is 2 Phi(-sqrt(x)) of x = (bound / standard error)^2, which is convex, and the x of the whole is
+    the mean of the parts' weighted by their variances, so the rate is at most the weighted mean of theirs.
+    """
+    squared = _t(level, _image_df(found)) ** 2 * found.image_variance
+    if len(found.noise) == 1:
+        squared = squared + _t(level, found.noise[0].df) ** 2 * found.noise[0].share()
+    elif found.noise:
+        one, other = (part.share() for part in found.noise)
+        free = min(part.df for part in found.noise)
+        below = sum(part.share() ** 2 / part.df for part in found.noise)
+        welch = np.divide((one + other) ** 2, below, out=np.full_like(below, free), where=below > 0)
+        squared = squared + _t(welch_level(level, free), welch) ** 2 * (one + other)
+    return np.where(found.same, 0.0, np.where(found.mute, np.inf, np.sqrt(squared)))
+
+
+def _image_df(found: Estimate) -> float:
+    return max((found.images or 2) - 1.0, 1.0)
+
+
+def _t(level: float, df: float | Array) -> Array:
+    return np.asarray(-special.stdtrit(df, level / 2))
+
+
+def sides(contrast: Contrast, found: Estimate, level: float) -> NDArray[np.int8]:
+    """Where the interval of a contrast lies at a level: 1 inside its region, -1 outside, 0 on both sides of a bound."""
+    half = half_width(found, level)
+    low, high = found.effect - half, found.effect + half
+    inside = (low > contrast.low) & (high < contrast.high)
+    outside = (high < contrast.low) | (low > contrast.high)
+    return inside.astype(np.int8) - outside.astype(np.int8)
+
+
+@dataclass
+class Standing:
+    """What has come of the comparisons of a claim so far; arrays of [comparisons, ...tables].
+
+    Attributes:
+        sides: 1 holds, -1 fails, 0 is open.
+        look: At which look it was decided, from 0 on; -1 is open.
+        levels: The level each was tested at last.
+    """
+
+    sides: NDArray[np.int8]
+    look: NDArray[np.int64]
+    levels: NDArray[np.float64]
+
+    @classmethod
+    def new(cls, comparisons: int, shape: tuple[int, ...] = ()) -> Standing:
+        """Nothing is decided."""
+        whole = (comparisons, *shape)
+        return cls(np.zeros(whole, np.int8), np.full(whole, -1), np.full(whole, math.nan))
+
+    @property
+    def claim(self) -> NDArray[np.int8]:
+        """The claim: 1 where all comparisons hold, -1 where one fails, else 0."""
+        return np.where((self.sides < 0).any(0), -1, (self.sides > 0).all(0)).astype(np.int8)
+
+    def take(self, look: int, asked: Sequence[Contrast], found: Sequence[Estimate], level: float) -> None:
+        """Take a look: Holm's procedure over the comparisons that no earlier look has decided.
+
+        The comparisons left share the level; each decision leaves more for the others. What is decided stays so: the
+        first wrong decision, at whichever look, is then made at no more than level/m of m comparisons that can be
+        wrong, so that all looks together err as often as their levels' sum at most.
+
+        Args:
+            look: Its number, from 0 on.
+            asked: The comparisons.
+            found: What is known of each at this look.
+            level: Of this look.
+        """
+        over = self.claim != 0  # a claim that is decided is not looked at again
+        for left in range(len(asked), 0, -1):
+            now = ((self.sides == 0).sum(0) == left) & ~over
+            if not now.any():
+                continue
+            share = level / left
+            for index, (contrast, known) in enumerate(zip(asked, found, strict=True)):
+                untold = now & (self.sides[index] == 0)
+                if not untold.any():
+                    continue
+                self.levels[index] = np.where(untold, share, self.levels[index])
+                if known.problem is None:
+                    new = np.where(untold, sides(contrast, known, share), 0).astype(np.int8)
+                    self.look[index] = np.where(new != 0, look, self.look[index])
+                    self.sides[index] += new
+
+
+def follow(
+    asked: Sequence[Contrast], tables: Sequence[Table], level: Sequence[float]
+) -> tuple[Standing, list[list[Estimate]]]:
+    """A claim from look to look, until it is decided.
+
+    Args:
+        asked: Its comparisons.
+        tables: The outcomes of each look that can be taken, in their order.
+        level: Of each look.
+
+    Returns:
+        What has come of it, and what was known of each comparison at each look taken.
+    """
+    standing: Standing | None = None
+    seen = []
+    for look, (table, each) in enumerate(zip(tables, level, strict=False)):
+        if standing is not None and (standing.claim != 0).all():
+            break
+        found = [estimate(contrast.weights, table) for contrast in asked]
+        standing = standing or Standing.new(len(asked), np.broadcast_shapes(*(f.effect.shape for f in found)))
+        standing.take(look, asked, found, each)
+        seen.append(found)
+    return standing or Standing.new(len(asked)), seen
+
+
+def smallest_level(contrast: Contrast, found: Estimate) -> float:
+    """The smallest level at which one table's comparison would be decided: its p-value; 1 where none would do."""
+
+    def decided(level: float) -> bool:
+        return bool(sides(contrast, found, level) != 0)
+
+    if not decided(1.0 - 1e-9):
         return 1.0
-    above_low = _upper_tail(found.effect - contrast.low, error, df)
-    below_high = _upper_tail(contrast.high - found.effect, error, df)
-    outside = min(
-        _upper_tail(contrast.low - found.effect, error, df), _upper_tail(found.effect - contrast.high, error, df)
-    )
-    return min(1.0, 2.0 * min(max(above_low, below_high), outside))
-
-
-def half_width(found: Estimate, level: float) -> tuple[float, float]:
-    """Half of the interval at a level, the wider one of pooled noise and the rows' own, and its degrees of freedom."""
-    return max((float(stats.t.isf(level / 2, df)) * error if error else 0.0, df) for error, df in found.errors())
-
-
-def _upper_tail(distance: float, error: float, df: float) -> float:
-    """P(T >= distance / error); without any error the distance's sign decides, and 0 decides nothing."""
-    if math.isinf(distance):
-        return 0.0 if distance > 0 else 1.0
-    if error == 0.0:
-        return 0.0 if distance > 0 else 1.0 if distance < 0 else 0.5
-    return float(stats.t.sf(distance / error, df))
-
-
-def _power(contrast: Contrast, found: Estimate, error: float, df: float, level: float) -> float:
-    """With how much probability an effect as it seems is decided; inside of two bounds, both have to be kept."""
-    if error == 0.0:
-        return 1.0
-    needed = float(stats.t.isf(level / 2, df))
-    if contrast.low < found.effect < contrast.high:
-        ends = (found.effect - contrast.low, contrast.high - found.effect)
-        missed = sum(float(stats.t.sf(end / error - needed, df)) for end in ends if math.isfinite(end))
-        return 1.0 - missed
-    return float(stats.t.cdf(gap(contrast, found) / error - needed, df))
+    low, high = math.log(_SMALLEST_LEVEL), 0.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if decided(math.exp(middle)) else (middle, high)
+    return math.exp(high)
 
 
 def gap(contrast: Contrast, found: Estimate) -> float:
     """How far the effect is from the nearest bound of the region."""
-    return min(abs(found.effect - bound) for bound in (contrast.low, contrast.high) if math.isfinite(bound))
+    return min(abs(float(found.effect) - bound) for bound in (contrast.low, contrast.high) if math.isfinite(bound))
 
 
-def trainings_to_decide(contrast: Contrast, found: Estimate, level: float) -> int | None:
-    """The fewest trainings a row that decide with probability 0.8, were effect and noise what they seem.
+def power(contrast: Contrast, found: Estimate, level: float, trainings: int) -> float:
+    """With how much probability so many trainings a row decide a comparison, were effect and noise what they seem.
 
     Args:
         contrast: With its region.
         found: What is known of it.
-        level: The level it is tested at.
+        level: It is tested at.
+        trainings: A row.
+    """
+    if bool(found.mute):
+        return 0.0
+    if bool(found.same):
+        return float(contrast.low < found.effect < contrast.high)
+    variance = float(found.variance(trainings))
+    parts = [(float(part.share(trainings)), part.free(trainings, fixed=found.borrowed)) for part in found.noise]
+    parts.append((float(found.image_variance), _image_df(found)))
+    half = float(half_width(_with(found, trainings), level))
+    if variance <= 0.0:
+        return 1.0
+    df = variance**2 / sum(share**2 / free for share, free in parts)
+    error = math.sqrt(variance)
+    if contrast.low < float(found.effect) < contrast.high:
+        ends = (float(found.effect) - contrast.low, contrast.high - float(found.effect))
+        # Inside of two bounds, both have to be kept.
+        return max(0.0, 1.0 - sum(float(special.stdtr(df, (half - end) / error)) for end in ends if math.isfinite(end)))
+    return float(special.stdtr(df, (gap(contrast, found) - half) / error))
+
+
+def _with(found: Estimate, trainings: int) -> Estimate:
+    """The same effect and noise, known from so many trainings a row."""
+    noise = tuple(
+        dataclasses.replace(part, trainings=trainings, df=part.free(trainings, fixed=found.borrowed))
+        for part in found.noise
+    )
+    return dataclasses.replace(found, noise=noise)
+
+
+def look_to_decide(
+    contrast: Contrast, found: Estimate, looks: Sequence[int], share: Callable[[int], float]
+) -> int | None:
+    """The first of some looks that decides with probability 0.8, were effect and noise what they seem.
+
+    Args:
+        contrast: With its region.
+        found: What is known of it.
+        looks: Numbers of seeds.
+        share: Look -> the level at which it would be tested there.
 
     Returns:
-        More than the row with the fewest has; None where no number up to `MOST_TRAININGS` would.
+        Seeds a row; None where no look would.
     """
-    distance = gap(contrast, found)
-
-    def enough(trainings: int) -> bool:
-        return all(_power(contrast, found, error, df, level) > POWER for error, df in found.errors(trainings))
-
-    least = max(2, min(found.counts.values()) + 1)
-    if distance == 0.0 or not enough(MOST_TRAININGS):
+    if gap(contrast, found) == 0.0:
         return None
-    low, high = least - 1, MOST_TRAININGS  # enough(high); the answer lies in (low, high]
+    return next((n for n in looks if power(contrast, found, share(n), n) > POWER), None)
+
+
+def seeds_beyond(contrast: Contrast, found: Estimate, level: float, looks: Sequence[int]) -> int | None:
+    """About how many seeds a row would decide it where no look does; None where 1000 would not."""
+    if gap(contrast, found) == 0.0 or power(contrast, found, level, MOST_SEEDS) <= POWER:
+        return None
+    low, high = max(looks, default=1), MOST_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if power(contrast, found, level, middle) > POWER else (middle, high)
     return high
 
 
 def images_forbid(contrast: Contrast, found: Estimate, level: float) -> bool:
-    """Whether the test-set error alone keeps any number of trainings from deciding; arguments as above."""
-    needed = float(stats.norm.isf(level / 2) + stats.norm.isf(1 - POWER))
-    return gap(contrast, found) <= needed * math.sqrt(found.image_variance)
+    """Whether the test-set error alone keeps any number of trainings from deciding; arguments as of `power`."""
+    needed = float(-special.ndtri(level / 2) - special.ndtri(1 - POWER))
+    return gap(contrast, found) <= needed * math.sqrt(float(found.image_variance))

@@ -1,18 +1,19 @@
-"""How far a table's numbers can be trusted: the effect of a contrast of rows, and its error.
+"""How far a comparison's numbers can be trusted: its effect, and what its error is made of.
 
-A contrast is a weighted sum of (row, metric) means, e.g. row A minus row B. Its variance has two sources:
+A contrast is a weighted sum of (row, metric) means, e.g. row A minus row B. It is judged by its own rows and nothing
+else. Its error has two sources:
 
-- *Seed noise.* Rows of different trainings: the variance within rows, pooled over the table's rows, df = sum(n_r - 1),
-  where rows that share their trainings count once; equal seeds of different trainings pair nothing. Rows that share
-  their trainings: the variance of the contrast itself over the shared trainings, df = n - 1.
-  A pooled variance is the rows' own only where they are equally noisy. So each contrast is judged a second time by its
-  own rows' variances alone (Welch), and decided only where both decide: quiet rows lend a noisy one no certainty.
+- *Seed noise.* The variance between trainings, of each row by itself; rows that share their trainings are one group,
+  whose contrast is taken training by training. Equal seeds of different trainings pair nothing.
 - *Test-set error.* The variance over the test images of the contrast of per-image correctness, averaged over seeds;
   rows on the same test set are paired image by image, so what is hard for both cancels (as in McNemar's test). What the
   seeds disagree on image by image is in the seed noise already and is taken out (two-way random effects: Var = s_t^2/n
   + s_i^2/N + s_ti^2/(nN)).
 
-The degrees of freedom of the sum are Satterthwaite's.
+A variance is never taken for less than the metric can resolve: one test image, or one discordant pair of epochs.
+
+Every number here may be an array over many tables at once: axes before those of trainings and images are such. A
+report has none; `benchmarks/verdicts.py` judges thousands of simulated tables by this very code.
 """
 
 from __future__ import annotations
@@ -25,28 +26,39 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.report.results import Outcome, Results
+from ablate.report.results import TREND, Outcome
 from ablate.spaces.metrics import is_accuracy
 
 Weights = Mapping[str, Mapping[str, float]]
 """Row -> metric -> its weight in a contrast."""
 
+Table = Mapping[str, Sequence[Outcome]]
+"""Row -> its outcomes in the order of the seeds."""
+
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Noise:
-    """One estimate of a variance between trainings.
+    """The noise between the trainings of one group of a contrast.
 
     Attributes:
-        variance: Its share in the variance of the contrast, with the trainings there are.
-        per_training: The same for one training a row: divided by n it is the share with n trainings.
+        variance: Between two trainings of the group; divided by their number it is the share in the effect's variance.
+        trainings: How many the group has.
         df: Degrees of freedom of the estimate.
-        estimates: How many groups of trainings it is pooled over: with n trainings each, df = estimates * (n - 1).
     """
 
-    variance: float
-    per_training: float
+    variance: Array
+    trainings: int
     df: float
-    estimates: int
+
+    def share(self, trainings: int | None = None) -> Array:
+        """Its part of the effect's variance, with so many trainings; none: with those there are."""
+        return np.asarray(self.variance / (trainings or self.trainings))
+
+    def free(self, trainings: int | None = None, *, fixed: bool = False) -> float:
+        """Degrees of freedom with so many trainings; none, or where they come from elsewhere: as they are."""
+        return self.df if trainings is None or fixed else trainings - 1.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,12 @@ class Estimate:
 
     Attributes:
         effect: The contrast of the rows' means; nan where there are none.
-        noise: The seed noise, by estimate, pooled over the table's rows.
-        own: The same from the contrast's own rows alone; empty where that is all there is, or where they have too few.
+        noise: The seed noise, group by group.
         image_variance: The test-set error's variance, which more seeds do not lower.
         images: How many test images; None where no accuracy is involved or their number is not known.
+        same: Where the rows are the same measurements of the same trainings: there is no error.
+        mute: Where a row is identical in every training and its metric has no resolution: its noise is not known.
+        mute_row: Which row that is; None where none is.
         counts: Row -> number of trainings used.
         paired_rows: Whether rows shared trainings and were paired.
         paired_images: Whether rows were paired image by image.
@@ -66,46 +80,22 @@ class Estimate:
         problem: Why the contrast can decide nothing; None where it can.
     """
 
-    effect: float
+    effect: Array
     noise: tuple[Noise, ...] = ()
-    own: tuple[Noise, ...] = ()
-    image_variance: float = 0.0
+    image_variance: Array = field(default_factory=lambda: np.zeros(()))
     images: int | None = None
+    same: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
+    mute: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
+    mute_row: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     paired_rows: bool = False
     paired_images: bool = False
     borrowed: bool = False
     problem: str | None = None
 
-    def errors(self, trainings: int | None = None) -> list[tuple[float, float]]:
-        """The standard error of the effect and its degrees of freedom, by each way to know the seed noise.
-
-        Args:
-            trainings: As it would be with so many trainings a row; None: as it is.
-
-        Returns:
-            (standard error, Satterthwaite's degrees of freedom; inf where nothing is estimated), pooled and, where
-            there is one, by the rows' own noise.
-        """
-        return [self._error(noise, trainings) for noise in ((self.noise, self.own) if self.own else (self.noise,))]
-
-    @property
-    def exact(self) -> bool:
-        """Whether nothing spreads at all, neither trainings nor images."""
-        return all(error == 0.0 for error, _ in self.errors())
-
-    def _error(self, noise: Sequence[Noise], trainings: int | None) -> tuple[float, float]:
-        shares = [
-            (part.variance, part.df)
-            if trainings is None
-            else (part.per_training / trainings, part.estimates * (trainings - 1.0))
-            for part in noise
-        ]
-        if self.images is not None:
-            shares.append((self.image_variance, max(self.images - 1.0, 1.0)))
-        total = sum(variance for variance, _ in shares)
-        below = sum(variance**2 / df for variance, df in shares)
-        return math.sqrt(total), (total**2 / below if below > 0 else math.inf)
+    def variance(self, trainings: int | None = None) -> Array:
+        """Of the effect; as it would be with so many trainings a row, or as it is."""
+        return np.asarray(sum((part.share(trainings) for part in self.noise), self.image_variance))
 
 
 @dataclass(frozen=True)
@@ -119,58 +109,85 @@ class _Group:
     def count(self) -> int:
         return len(self.outcomes[self.rows[0]])
 
-    def contrast(self, weights: Weights) -> NDArray[np.float64]:
-        """[n] the contrast's part of this group on each of its trainings."""
+    def contrast(self, weights: Weights) -> Array:
+        """[..., n] the contrast's part of this group on each of its trainings."""
         parts = np.stack([_weighted(self.outcomes[row], weights[row]) for row in self.rows])
         return np.asarray(parts.sum(axis=0), dtype=np.float64)
 
 
-def estimate(weights: Weights, results: Results) -> Estimate:
+def estimate(weights: Weights, table: Table, borrowed: Sequence[Mapping[str, float]] = ()) -> Estimate:
     """The effect of a contrast and what is known of its error.
 
     Args:
         weights: Row -> metric -> weight.
-        results: The table; its other rows lend their seed noise.
+        table: The contrast's rows with the outcomes that count, each with every metric.
+        borrowed: Repetitions of one training from elsewhere, whose spread stands for the seed noise; none: the
+            outcomes' own.
 
     Returns:
         The estimate; its `problem` says why where it can decide nothing.
     """
     for row, metrics in weights.items():
-        if not results.of(row, tuple(metrics)):
-            why = f" ({'; '.join(results.reasons(row))})" if results.reasons(row) else ""
-            return Estimate(math.nan, problem=f"no {' and '.join(metrics)} for {row!r}{why}")
-    groups = _groups(weights, results)
+        if not table.get(row):
+            return Estimate(np.asarray(math.nan), problem=f"no {' and '.join(metrics)} for {row!r}")
+    groups = _groups(weights, table)
     if groups is None:
-        return Estimate(math.nan, problem="the rows share trainings only in part, and none is shared by all of them")
+        problem = "the rows share trainings only in part, and none is shared by all of them"
+        return Estimate(np.asarray(math.nan), problem=problem)
     counts = {row: group.count for group in groups for row in group.rows}
     layouts = [_layouts(group, weights) for group in groups]
-    # By chance a few seeds agree closer than the images they disagree on allow; that much noise there is at least.
-    least = [sum(_disagreement(z) / z.shape[1] for z in layout.values()) for layout in layouts]
-    noise = _seed_noise(groups, least, weights, results)
-    own = _own_noise(groups, least, weights) if noise is not None and not results.noise else ()
+    parts = [group.contrast(weights) for group in groups]
+    effect = np.asarray(np.sum([part.mean(axis=-1) for part in parts], axis=0))
     variance, images, paired = _image_variance(groups, layouts, weights)
     alone = [row for row, count in counts.items() if count < 2]
-    problem = None
-    if alone and not results.noise:
-        problem = f"one seed never decides by itself, and {alone[0]!r} has one"
-    elif noise is None:
-        problem = "no row has two seeds, so the noise between trainings is not known"
+    noise: tuple[Noise, ...] = ()
+    same = mute = np.zeros(effect.shape, np.bool_)
+    mute_row: str | None = None
+    trouble: str | None = None
+    if borrowed:
+        found = _borrowed(groups, weights, borrowed)
+        noise = (found,) if found is not None else ()
+        trouble = None if noise else "the noise between trainings is not known"
+    else:
+        if alone:
+            trouble = f"one seed never decides by itself, and {alone[0]!r} has one"
+        noise = _own_noise(groups, parts, weights, layouts)
+        for group, each in zip(groups, noise, strict=False):
+            silent = np.asarray(each.variance <= 0.0)
+            mute = mute | silent
+            if silent.any() and mute_row is None:
+                mute_row = group.rows[0]
+        if len(groups) == 1 and len(groups[0].rows) > 1:
+            # The very same numbers of the very same networks: no luck is left that could make them differ.
+            same = np.all(parts[0] == 0.0, axis=-1) & _same_images(layouts[0], weights, effect)
+            mute = mute & ~same
     return Estimate(
-        effect=float(sum(group.contrast(weights).mean() for group in groups)),
-        noise=noise or (),
-        own=own,
+        effect=effect,
+        noise=noise,
         image_variance=variance,
         images=images,
+        same=np.broadcast_to(same, effect.shape),
+        mute=np.broadcast_to(mute, effect.shape),
+        mute_row=mute_row,
         counts=counts,
         paired_rows=any(len(group.rows) > 1 for group in groups),
         paired_images=paired,
-        borrowed=bool(results.noise),
-        problem=problem,
+        borrowed=bool(borrowed),
+        problem=trouble,
     )
 
 
-def _groups(weights: Weights, results: Results) -> list[_Group] | None:
-    outcomes = {row: {o.training_key: o for o in results.of(row, tuple(metrics))} for row, metrics in weights.items()}
+def _same_images(layouts: Mapping[str, Array], weights: Weights, effect: Array) -> NDArray[np.bool_]:
+    """Where paired rows are right on the same images; equal counts of images that nobody kept are not that."""
+    if not any(is_accuracy(metric) for metrics in weights.values() for metric in metrics):
+        return np.ones(effect.shape, np.bool_)
+    if not layouts:
+        return np.zeros(effect.shape, np.bool_)
+    return np.asarray(np.all([np.all(z == 0.0, axis=(-2, -1)) for z in layouts.values()], axis=0))
+
+
+def _groups(weights: Weights, table: Table) -> list[_Group] | None:
+    outcomes = {row: {o.training_key: o for o in table[row]} for row in weights}
     groups: list[_Group] = []
     for rows in _sharing(outcomes):
         shared = [key for key in outcomes[rows[0]] if all(key in outcomes[row] for row in rows)]
@@ -191,84 +208,83 @@ def _sharing(trainings: Mapping[str, Mapping[str, Outcome]]) -> list[list[str]]:
     return [rows for rows, _ in groups]
 
 
-def _weighted(outcomes: Sequence[Outcome], weights: Mapping[str, float]) -> NDArray[np.float64]:
-    return np.array([sum(weight * o.values[metric] for metric, weight in weights.items()) for o in outcomes])
+def _weighted(outcomes: Sequence[Outcome], weights: Mapping[str, float]) -> Array:
+    """[..., n] the weighted sum of metrics of each outcome."""
+    sums = [np.asarray(sum(weight * o.values[metric] for metric, weight in weights.items())) for o in outcomes]
+    return np.stack(sums, axis=-1)
 
 
-def _pooled(weights: Mapping[str, float], results: Results) -> tuple[float, float, int] | None:
-    """The variance of a weighted sum of metrics between trainings: (variance, df, groups it is pooled over)."""
-    metrics = tuple(weights)
-    if results.noise:
-        repeats = [row for row in results.noise if all(metric in row for metric in metrics)]
-        if len(repeats) < 2:
-            return None
-        sums = [sum(weight * row[metric] for metric, weight in weights.items()) for row in repeats]
-        return float(np.var(sums, ddof=1)), len(sums) - 1.0, len(results.rows())
-    rows = {row: {o.training_key: o for o in results.of(row, metrics)} for row in results.rows()}
-    squares, df, estimates = 0.0, 0.0, 0
-    for sharing in _sharing({row: found for row, found in rows.items() if len(found) >= 2}):
-        # Rows that share their trainings see the same noise: it counts once, as their mean.
-        spread = [np.var(_weighted(list(rows[row].values()), weights), ddof=1) for row in sharing]
-        free = max(len(rows[row]) for row in sharing) - 1.0
-        squares, df, estimates = squares + free * float(np.mean(spread)), df + free, estimates + 1
-    return (squares / df, df, estimates) if df else None
+def _borrowed(groups: Sequence[_Group], weights: Weights, repeats: Sequence[Mapping[str, float]]) -> Noise | None:
+    """Noise from elsewhere: one estimate serves all groups, so its degrees of freedom do not add up."""
+    total, df = 0.0, math.inf
+    for group in groups:
+        for row in group.rows:
+            whole = [each for each in repeats if all(metric in each for metric in weights[row])]
+            if len(whole) < 2:
+                return None
+            sums = [sum(weight * each[metric] for metric, weight in weights[row].items()) for each in whole]
+            total += float(np.var(sums, ddof=1)) / group.count
+            df = min(df, len(sums) - 1.0)
+    return Noise(np.asarray(total), 1, df)
 
 
-def _own(group: _Group, least: float, weights: Weights) -> Noise:
-    """The noise that a group's own trainings show."""
-    variance = max(float(np.var(group.contrast(weights), ddof=1)), least)
-    return Noise(variance / group.count, variance, group.count - 1.0, 1)
-
-
-def _own_noise(groups: Sequence[_Group], least: Sequence[float], weights: Weights) -> tuple[Noise, ...]:
-    """Each group's own noise; none where all are paired, which is their own already, or where one has one training."""
-    if all(len(group.rows) > 1 for group in groups) or any(group.count < 2 for group in groups):
+def _own_noise(
+    groups: Sequence[_Group], parts: Sequence[Array], weights: Weights, layouts: Sequence[Mapping[str, Array]]
+) -> tuple[Noise, ...]:
+    """Each group's own noise; where one has a single training, which decides nothing, it is taken for the other's."""
+    seen: list[Array | None] = [None] * len(groups)
+    for index, (group, part, layout) in enumerate(zip(groups, parts, layouts, strict=True)):
+        if group.count > 1:
+            seen[index] = np.maximum(np.var(part, axis=-1, ddof=1), _floor(group, weights, layout))
+    known = [variance for variance in seen if variance is not None]
+    if not known:
         return ()
-    return tuple(_own(group, floor, weights) for group, floor in zip(groups, least, strict=True))
+    return tuple(
+        Noise(variance if variance is not None else known[0], group.count, max(group.count - 1.0, 1.0))
+        for group, variance in zip(groups, seen, strict=True)
+    )
 
 
-def _seed_noise(
-    groups: Sequence[_Group], least: Sequence[float], weights: Weights, results: Results
-) -> tuple[Noise, ...] | None:
-    parts: list[Noise] = []
-    pooled: list[tuple[float, float, float, int]] = []
-    for group, floor in zip(groups, least, strict=True):
-        if len(group.rows) > 1:
-            if group.count < 2:
-                return None
-            parts.append(_own(group, floor, weights))
-        else:
-            found = _pooled(weights[group.rows[0]], results)
-            if found is None:
-                return None
-            variance = max(found[0], floor)
-            pooled.append((variance / group.count, variance, found[1], found[2]))
-    if pooled:
-        # One estimate serves them all: its degrees of freedom do not add up.
-        parts.append(
-            Noise(
-                sum(share for share, *_ in pooled),
-                sum(one for _, one, *_ in pooled),
-                min(df for _, _, df, _ in pooled),
-                min(estimates for *_, estimates in pooled),
-            )
-        )
-    return tuple(parts)
+def _floor(group: _Group, weights: Weights, layouts: Mapping[str, Array]) -> Array:
+    """The least variance between trainings that a group's numbers can show, 0 where a metric has no resolution.
+
+    One step of each metric; and by chance a few seeds agree closer than the images they disagree on allow, so that
+    much noise there is at least.
+    """
+    steps = 0.0
+    for row in group.rows:
+        for metric, weight in weights[row].items():
+            resolution = _resolution(metric, group.outcomes[row])
+            if resolution is None:
+                return np.zeros(())
+            steps += (weight * resolution) ** 2
+    disagreement = [_disagreement(z) / z.shape[-1] for z in layouts.values()]
+    return np.asarray(np.maximum(steps, np.sum(disagreement, axis=0)))
 
 
-def _layouts(group: _Group, weights: Weights) -> dict[str, NDArray[np.float64]]:
-    """Test set -> [n, N] the contrast's part of this group on each training and image, in points."""
-    layouts: dict[str, NDArray[np.float64]] = {}
+def _resolution(metric: str, outcomes: Sequence[Outcome]) -> float | None:
+    """The smallest step of a metric: one image of an accuracy, one discordant pair of a trend; None without any."""
+    if is_accuracy(metric):
+        sizes = [o.correct[metric].shape[-1] if metric in o.correct else o.images or 0 for o in outcomes]
+        return 100.0 / min(sizes) if all(sizes) else None
+    if metric.startswith(TREND):
+        epochs = [len(o.curves[curve]) for o in outcomes for curve in [metric.removeprefix(TREND)] if curve in o.curves]
+        return 4.0 / (min(epochs) * (min(epochs) - 1)) if epochs else None  # tau falls by 2 of E(E - 1)/2 pairs
+    return None
+
+
+def _layouts(group: _Group, weights: Weights) -> dict[str, Array]:
+    """Test set -> [..., n, N] the contrast's part of this group on each training and image, in points."""
+    layouts: dict[str, Array] = {}
     for row in group.rows:
         accuracies = {metric: weight for metric, weight in weights[row].items() if is_accuracy(metric)}
         outcomes = group.outcomes[row]
         key = _test_set(outcomes, accuracies)
         if key is None:
             continue
-        part = np.sum(
-            [100.0 * weight * np.stack([o.correct[metric] for o in outcomes]) for metric, weight in accuracies.items()],
-            axis=0,
-        )
+        stacked = {metric: np.stack([o.correct[metric] for o in outcomes], axis=-2) for metric in accuracies}
+        parts = [100.0 * weight * stacked[metric] for metric, weight in accuracies.items()]
+        part = np.asarray(np.sum(parts, axis=0), dtype=np.float64)
         layouts[key] = layouts[key] + part if key in layouts else part
     return layouts
 
@@ -276,7 +292,7 @@ def _layouts(group: _Group, weights: Weights) -> dict[str, NDArray[np.float64]]:
 def _test_set(outcomes: Sequence[Outcome], metrics: Mapping[str, float]) -> str | None:
     """Which test set all of the arrays are on; None where there are none, some are missing or they are on several."""
     sets = {
-        (outcome.test_key, outcome.correct[metric].shape[0]) if metric in outcome.correct else None
+        (outcome.test_key, outcome.correct[metric].shape[-1]) if metric in outcome.correct else None
         for outcome in outcomes
         for metric in metrics
     }
@@ -284,29 +300,38 @@ def _test_set(outcomes: Sequence[Outcome], metrics: Mapping[str, float]) -> str 
     return None if only is None else f"{only[0]} {only[1]}"
 
 
-def _disagreement(layout: NDArray[np.float64]) -> float:
-    """The variance of training x image: what is left of [n, N] after its row and column means; 0 for one training."""
-    trainings, images = layout.shape
+def _disagreement(layout: Array) -> Array:
+    """The variance of training x image: what is left of [..., n, N] after its row and column means."""
+    trainings, images = layout.shape[-2:]
     if trainings < 2 or images < 2:
-        return 0.0
-    rest = layout - layout.mean(axis=0) - layout.mean(axis=1, keepdims=True) + layout.mean()
-    return float(np.sum(rest**2) / ((trainings - 1) * (images - 1)))
+        return np.zeros(layout.shape[:-2])
+    # Sums of squares, rather than the residuals themselves: arrays of many tables are large.
+    squares = np.einsum("...ij,...ij->...", layout, layout)
+    rows, columns = layout.mean(axis=-1), layout.mean(axis=-2)
+    grand = rows.mean(axis=-1)
+    rest = (
+        squares - images * np.sum(rows**2, axis=-1) - trainings * np.sum(columns**2, axis=-1)
+        + trainings * images * grand**2
+    )  # fmt: skip
+    return np.asarray(np.maximum(rest, 0.0) / ((trainings - 1) * (images - 1)))
 
 
 def _image_variance(
-    groups: Sequence[_Group], layouts: Sequence[Mapping[str, NDArray[np.float64]]], weights: Weights
-) -> tuple[float, int | None, bool]:
+    groups: Sequence[_Group], layouts: Sequence[Mapping[str, Array]], weights: Weights
+) -> tuple[Array, int | None, bool]:
     """(variance of the test-set error, fewest images behind it, whether rows were paired by image)."""
-    together: defaultdict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    together: defaultdict[str, list[Array]] = defaultdict(list)
     for layout in layouts:
         for test_set, values in layout.items():
             together[test_set].append(values)
-    variance, sizes = 0.0, []
+    variance: Array = np.zeros(())
+    sizes = []
     for parts in together.values():
-        count = parts[0].shape[1]
-        spread = float(np.var(np.sum([part.mean(axis=0) for part in parts], axis=0), ddof=1)) if count > 1 else 0.0
-        known = sum(_disagreement(part) / part.shape[0] for part in parts)
-        variance += max(0.0, spread - known) / count
+        count = parts[0].shape[-1]
+        means = np.sum([part.mean(axis=-2) for part in parts], axis=0)
+        spread = np.var(means, axis=-1, ddof=1) if count > 1 else np.zeros(means.shape[:-1])
+        known = np.sum([_disagreement(part) / part.shape[-2] for part in parts], axis=0)
+        variance = variance + np.maximum(0.0, spread - known) / count
         sizes.append(count)
     bare = 0
     for group in groups:
@@ -319,9 +344,11 @@ def _image_variance(
             bare += 1
             if images:
                 # Without the images nothing cancels, and seeds do not average it away: the binomial error is its bound.
-                means = {metric: float(np.mean([o.values[metric] for o in outcomes])) for metric in accuracies}
-                error = sum(abs(w) * math.sqrt(max(0.0, means[m] * (100.0 - means[m]))) for m, w in accuracies.items())
-                variance += error**2 / images
+                error: Array = np.zeros(())
+                for metric, weight in accuracies.items():
+                    mean = np.mean([o.values[metric] for o in outcomes], axis=0)
+                    error = error + abs(weight) * np.sqrt(np.maximum(0.0, mean * (100.0 - mean)))
+                variance = variance + error**2 / images
                 sizes.append(images)
     rows = sum(1 for group in groups for row in group.rows if any(is_accuracy(m) for m in weights[row]))
-    return variance, min(sizes, default=None), bool(rows > 1 and not bare and len(together) == 1)
+    return np.asarray(variance), min(sizes, default=None), bool(rows > 1 and not bare and len(together) == 1)

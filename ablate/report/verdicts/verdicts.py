@@ -3,12 +3,15 @@
 A claim is one or more comparisons. Each has an effect with an interval from Student's t, and a region where the claim
 says it lies: it *holds* where the whole interval lies inside, *fails* where the whole interval lies outside, else there
 is not enough evidence. `within` is thus two one-sided tests (TOST): equivalence, not mere non-significance.
-Several comparisons are corrected by Holm's procedure, and each interval has the confidence that its step asks for. A
-claim holds where every comparison does and fails where any does.
+A claim is decided at *looks*, numbers of seeds that its space names beforehand: a look uses the first so many seeds of
+the claim's own rows and nothing else, and what one has decided stands. The error is spent over the looks, and at each
+shared by Holm's procedure among all comparisons that are open. A claim holds where every comparison does and fails
+where any does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,24 +20,28 @@ from typing import Literal
 from ablate.report.results import Results, published_results
 from ablate.report.verdicts.contrasts import Contrast, contrasts
 from ablate.report.verdicts.decisions import (
-    MOST_TRAININGS,
+    ALPHA,
+    MOST_SEEDS,
+    Standing,
+    follow,
     half_width,
-    holm,
     images_forbid,
-    p_value,
-    trainings_to_decide,
+    levels,
+    look_to_decide,
+    seeds_beyond,
+    smallest_level,
 )
 from ablate.report.verdicts.evidence import Estimate, estimate
+from ablate.report.verdicts.looks import Look, looks_of
 from ablate.spaces.claims import Claim, Trend
+from ablate.spaces.looks import Design
 from ablate.spaces.presets import decides_claims
 
 Decision = Literal["holds", "fails", "not enough evidence"]
 HOLDS: Decision = "holds"
 FAILS: Decision = "fails"
 UNDECIDED: Decision = "not enough evidence"
-
-ALPHA = 0.05
-"""How often a claim may be decided wrongly, in either direction together."""
+_DECISIONS: dict[int, Decision] = {1: HOLDS, -1: FAILS, 0: UNDECIDED}
 
 MOST_REASONS = 3
 """A verdict names no more reasons than this; each comparison has its own."""
@@ -50,15 +57,17 @@ class Comparison:
         effect: In the metric's unit (points for accuracies); nan where there are no numbers.
         low: Lower end of the interval; nan where there is none.
         high: Upper end.
-        confidence: Of the interval, e.g. 0.95; higher where Holm's procedure asks for more.
-        p: Holm-adjusted p-value of the decision; nan where there is none.
+        confidence: Of the interval, e.g. 0.97: what its look and Holm's procedure leave it.
+        p: p-value of the decision, adjusted for looks and comparisons: decided where it is at most 0.05; nan where
+            there is none.
         n: Row -> number of trainings used.
-        df: Degrees of freedom.
         test: The test, in words.
         reason: What keeps it from deciding; None where it decided.
-        n_to_decide: Trainings a row that would decide it with probability 0.8; None where decided, not known, or none
-            would.
+        n_to_decide: The first look left that would decide it with probability 0.8, in seeds a row; None where decided,
+            not known, or none would.
         signed: Whether the effect is a difference, shown with its sign.
+        look: At how many seeds it was decided; None where it is open.
+        later: (seeds, effect) of all seeds there are, where they are more than its look has: an estimate.
     """
 
     words: str
@@ -69,11 +78,12 @@ class Comparison:
     confidence: float
     p: float
     n: Mapping[str, int]
-    df: float
     test: str
     reason: str | None = None
     n_to_decide: int | None = None
     signed: bool = True
+    look: int | None = None
+    later: tuple[int, float] | None = None
 
     def sentence(self) -> str:
         """The comparison in one line: effect, interval, n, and what is missing."""
@@ -87,6 +97,8 @@ class Comparison:
             parts.append(f"({_percent(self.confidence)} interval {self.low:{form}} to {self.high:{form}}{n})")
         elif n:
             parts.append(f"({n[2:]})")
+        if self.later is not None:
+            parts.append(f"[{self.later[1]:{form}} with {self.later[0]} seeds]")
         return " ".join([*parts, self.verdict if self.reason is None else f"{self.verdict}: {self.reason}"])
 
 
@@ -100,7 +112,11 @@ class Verdict:
         comparisons: What it rests on.
         test: The tests behind it, in words.
         reason: Why there is not enough evidence; None where it is decided.
-        n_to_decide: Trainings a row that would decide it; None where decided, not known, or none would.
+        n_to_decide: The first look left that would decide it, in seeds a row; None where decided, not known, or none
+            would.
+        look: Seeds a row of the look that decided it, or of the last one taken; None before the first one.
+        next_look: Seeds a row of the next look; None where it is decided or no look is left.
+        looks: The same in words; empty where there are no looks, as in a published table.
     """
 
     claim: Claim
@@ -109,22 +125,30 @@ class Verdict:
     test: str
     reason: str | None = None
     n_to_decide: int | None = None
+    look: int | None = None
+    next_look: int | None = None
+    looks: str = ""
 
     def sentence(self) -> str:
         """The verdict in one line, with the counts of what held and failed where there are several."""
+        ending = f"; {self.looks}" if self.looks else ""
         if len(self.comparisons) == 1:
-            return self.comparisons[0].sentence()
+            return self.comparisons[0].sentence() + ending
         counts = {kind: sum(c.verdict == kind for c in self.comparisons) for kind in (HOLDS, FAILS, UNDECIDED)}
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
         why = f"; {self.reason}" if self.reason else ""
-        return f"{self.verdict} ({len(self.comparisons)} comparisons: {told}){why}"
+        return f"{self.verdict} ({len(self.comparisons)} comparisons: {told}){why}{ending}"
 
 
 def judge_all(
-    claims: Iterable[Claim], results: Results, rows: Sequence[str] | None = None, alpha: float = ALPHA
+    claims: Iterable[Claim],
+    results: Results,
+    rows: Sequence[str] | None = None,
+    alpha: float = ALPHA,
+    design: Design | None = None,
 ) -> list[Verdict]:
     """The verdict on each claim; arguments as of `judge`."""
-    return [judge(claim, results, rows=rows, alpha=alpha) for claim in claims]
+    return [judge(claim, results, rows=rows, alpha=alpha, design=design) for claim in claims]
 
 
 def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
@@ -139,22 +163,30 @@ def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
     """
     if not decides_claims(results.planned.preset):
         return []
-    claims, rows = results.claims, [row.label for row in results.planned.spaces[0].rows]
-    ours = judge_all(claims, results, rows=rows)
+    [space] = results.planned.spaces
+    claims, rows = results.claims, [row.label for row in space.rows]
+    ours = judge_all(claims, results, rows=rows, design=space.design)
     if not any(results.published.values()):
         return [(verdict, None) for verdict in ours]
     published = judge_all(claims, published_results(results.published), rows=rows)
     return list(zip(ours, published, strict=True))
 
 
-def judge(claim: Claim, results: Results, rows: Sequence[str] | None = None, alpha: float = ALPHA) -> Verdict:
+def judge(
+    claim: Claim,
+    results: Results,
+    rows: Sequence[str] | None = None,
+    alpha: float = ALPHA,
+    design: Design | None = None,
+) -> Verdict:
     """The verdict of a table on a claim.
 
     Args:
         claim: The claim.
         results: The table: ours, or `published_results(...)`.
         rows: All row labels of the space, for `best` without `among`; none: the rows that have results.
-        alpha: How often the claim may be decided wrongly.
+        alpha: How often the claim may be decided wrongly, at any look.
+        design: At which seeds it is decided; none: the usual looks.
 
     Returns:
         The verdict with its comparisons.
@@ -164,14 +196,19 @@ def judge(claim: Claim, results: Results, rows: Sequence[str] | None = None, alp
     asked = contrasts(claim, rows if rows is not None else results.rows())
     if not asked:
         return Verdict(claim, UNDECIDED, (), "none", reason="there is no other row to compare with")
-    comparisons = tuple(_compare(asked, [estimate(c.weights, results) for c in asked], alpha))
-    verdicts = {comparison.verdict for comparison in comparisons}
-    verdict = FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS
+    course = _course(asked, results, alpha, design or Design())
+    comparisons = tuple(course.comparison(index) for index in range(len(asked)))
+    verdict = _DECISIONS[int(course.standing.claim)]
     tests = "; ".join(dict.fromkeys(comparison.test for comparison in comparisons if comparison.test))
+    tests = "; ".join([tests or "none", *course.notes]) if course.notes else tests or "none"
+    look, next_look = course.last, course.next_look
     if verdict != UNDECIDED:
-        return Verdict(claim, verdict, comparisons, tests)
-    n_to_decide = _claims_n(asked, comparisons)
-    if len(comparisons) > 1 and n_to_decide is not None:
+        told = f"decided at {look} seeds" if look is not None else ""
+        return Verdict(claim, verdict, comparisons, tests, look=look, looks=told)
+    n_to_decide = None if course.failed else _claims_n(asked, comparisons)
+    if course.failed:
+        reason = course.failed
+    elif len(comparisons) > 1 and n_to_decide is not None:
         reason = f"about {n_to_decide} seeds a row would decide it"
     else:
         # Where some comparisons can be decided by more seeds and others cannot, it is these that leave the claim open.
@@ -179,66 +216,195 @@ def judge(claim: Claim, results: Results, rows: Sequence[str] | None = None, alp
         reasons = reasons or [c.reason for c in comparisons if c.reason is not None]
         reason = "; ".join(reasons[:MOST_REASONS])
         reason += f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
-    return Verdict(claim, verdict, comparisons, tests or "none", reason=reason, n_to_decide=n_to_decide)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _compare(asked: Sequence[Contrast], estimates: Sequence[Estimate], alpha: float) -> list[Comparison]:
-    """Every comparison with its verdict, corrected by Holm's procedure over those that can be tested."""
-    raw = {i: p_value(c, e) for i, (c, e) in enumerate(zip(asked, estimates, strict=True)) if e.problem is None}
-    levels, adjusted = holm(raw, alpha)
-    return [
-        _comparison(contrast, found, (len(raw), len(asked)), alpha, levels.get(index), adjusted.get(index))
-        for index, (contrast, found) in enumerate(zip(asked, estimates, strict=True))
-    ]
-
-
-def _comparison(
-    contrast: Contrast, found: Estimate, counts: tuple[int, int], alpha: float, level: float | None, p: float | None
-) -> Comparison:
-    tested, asked = counts
-    test = _test_words(contrast, found, tested)
-    if level is None or p is None:
-        n = trainings_to_decide(contrast, found, alpha / asked) if found.noise else None
-        advice = "; at least 2 seeds a row are needed" if found.counts and not n else ""
-        reason = f"{found.problem}{advice}" + (f"; about {n} seeds a row would decide it" if n else "")
-        none = math.nan
-        return Comparison(
-            contrast.words, UNDECIDED, found.effect, none, none, 1 - alpha, none, found.counts, none, "", reason, n,
-            contrast.signed,
-        )  # fmt: skip
-    half, df = half_width(found, level)
-    low, high = found.effect - half, found.effect + half
-    # On the region's very edge nothing is decided, as the p-value has it; decided by the p-value, then, not the ends.
-    decided = p <= alpha
-    inside = contrast.low < found.effect < contrast.high
-    verdict = UNDECIDED if not decided else HOLDS if inside else FAILS
-    n = None if decided or found.exact else trainings_to_decide(contrast, found, alpha / asked)
-    why = None if decided else _why(contrast, found, n, alpha / asked)
-    return Comparison(
-        contrast.words, verdict, found.effect, low, high, 1 - level, p, found.counts, df, test, why, n,
-        contrast.signed,
+    return Verdict(
+        claim, UNDECIDED, comparisons, tests, reason, n_to_decide, look, next_look, course.told_next()
     )  # fmt: skip
 
 
-def _why(contrast: Contrast, found: Estimate, n: int | None, level: float) -> str:
-    few = "two seeds seldom decide; " if min(found.counts.values()) == 2 and not found.borrowed else ""
-    if found.exact:
-        on_edge = "the effect is exactly on the edge of the claim, without any spread"
-        return on_edge if found.paired_rows else f"{few}without any spread between trainings its noise is not known"
-    if n is not None:
-        return f"{few}about {n} seeds a row would decide it"
-    if found.images is not None and images_forbid(contrast, found, level):
-        unpaired = "" if found.paired_images else " where images cannot be paired"
-        return f"{few}more seeds would not decide it, {found.images} test images are too few{unpaired}"
-    return f"{few}an effect so near the edge of the claim would take more than {MOST_TRAININGS} seeds a row"
+@dataclass(frozen=True)
+class _Course:
+    """A claim through the looks taken so far.
+
+    Attributes:
+        asked: Its comparisons.
+        results: The table.
+        alpha: Spent over all looks.
+        design: Of the looks; None where there are none, as in a published table.
+        taken: The looks that were taken.
+        waiting: The next one; None where none is left.
+        standing: What they came to.
+        found: At each look taken, what is known of each comparison.
+    """
+
+    asked: Sequence[Contrast]
+    results: Results
+    alpha: float
+    design: Design | None
+    taken: Sequence[Look]
+    waiting: Look | None
+    standing: Standing
+    found: Sequence[Sequence[Estimate]]
+
+    @property
+    def failed(self) -> str | None:
+        """What no more seeds answer; None where nothing is."""
+        if self.waiting is None or self.waiting.failed is None or self.standing.claim != 0:
+            return None
+        rule = self.design.failures if self.design is not None else None
+        advice = "; a space that says failures: worst, or exclude, beforehand has an answer to it"
+        return self.waiting.failed + ("" if rule is not None else advice)
+
+    @property
+    def last(self) -> int | None:
+        return self.taken[len(self.found) - 1].seeds if self.taken and self.found else None
+
+    @property
+    def next_look(self) -> int | None:
+        return self.waiting.seeds if self.waiting is not None and self.standing.claim == 0 else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.taken[len(self.found) - 1].notes if self.taken and self.found else ()
+
+    def told_next(self) -> str:
+        """The looks in words, of a claim that is open."""
+        if self.design is None:
+            return ""
+        if self.waiting is None:
+            return f"that was the last look, at {self.last} seeds"
+        which = "first" if self.last is None else "next"
+        told = f"the {which} look is at {self.waiting.seeds} seeds"
+        if not self.waiting.waits_for:
+            return told
+        others = len(self.waiting.waits_for) - 1
+        return f"{told} and waits for {self.waiting.waits_for[0]}" + (f" and {others} more" if others else "")
+
+    def comparison(self, index: int) -> Comparison:
+        contrast, at = self.asked[index], int(self.standing.look[index])
+        everything = self._of_all_seeds(contrast)
+        if not self.found:
+            return self._unlooked(contrast, everything)
+        found = self.found[at][index]
+        level = float(self.standing.levels[index])
+        verdict = _DECISIONS[int(self.standing.sides[index])]
+        if found.problem is not None:
+            n = None
+            why: str | None = found.problem
+            low = high = p = math.nan
+        else:
+            half = float(half_width(found, level))
+            known = math.isfinite(half)
+            low, high = (float(found.effect) - half, float(found.effect) + half) if known else (math.nan, math.nan)
+            p = min(1.0, smallest_level(contrast, found) * self.alpha / level)
+            n = None if verdict != UNDECIDED else self._n_to_decide(contrast, found)
+            why = None if verdict != UNDECIDED else self._why(contrast, found, n)
+        more = min(everything.counts.values(), default=0)
+        used = min(found.counts.values(), default=0)
+        later = (more, float(everything.effect)) if self.design is not None and more > used else None
+        return Comparison(
+            contrast.words, verdict, float(found.effect), low, high, 1 - level, p, found.counts,
+            "" if found.problem is not None else self._test_words(contrast, found, at), why, n, contrast.signed,
+            self.taken[at].seeds if verdict != UNDECIDED and self.taken else None, later,
+        )  # fmt: skip
+
+    def _of_all_seeds(self, contrast: Contrast) -> Estimate:
+        return _estimate(contrast, self.results)
+
+    def _unlooked(self, contrast: Contrast, found: Estimate) -> Comparison:
+        """Before the first look: what there is, is an estimate."""
+        n = self._n_to_decide(contrast, found) if found.noise else None
+        told = [found.problem] if found.problem is not None else []
+        told += [self._why(contrast, found, n)] if found.noise else []
+        nan = math.nan
+        level = levels(self.design.looks, self.alpha)[0] if self.design is not None else self.alpha
+        reason = "; ".join(told) or "no look has been taken yet"
+        return Comparison(
+            contrast.words, UNDECIDED, float(found.effect), nan, nan, 1 - level, nan, found.counts, "", reason, n,
+            contrast.signed,
+        )  # fmt: skip
+
+    def _shares(self) -> dict[int, float]:
+        """The looks left, each with the level that a comparison has there for certain."""
+        if self.design is None:
+            return {}
+        each = zip(self.design.looks, levels(self.design.looks, self.alpha), strict=True)
+        return {seeds: level / len(self.asked) for seeds, level in each if seeds > (self.last or 0)}
+
+    def _n_to_decide(self, contrast: Contrast, found: Estimate) -> int | None:
+        shares = self._shares()
+        return look_to_decide(contrast, found, list(shares), shares.__getitem__)
+
+    def _why(self, contrast: Contrast, found: Estimate, n: int | None) -> str:
+        if bool(found.mute):
+            metric = next(iter(contrast.weights[found.mute_row or next(iter(contrast.weights))]))
+            return (
+                f"{metric} of {found.mute_row} is the same in every seed, so its noise is not known; does the seed act?"
+            )
+        if bool(found.same):
+            return "the rows are the very same, exactly on the edge of the claim"
+        if n is not None:
+            return f"about {n} seeds a row would decide it"
+        shares = self._shares()
+        level = list(shares.values())[-1] if shares else self.alpha / len(self.asked)
+        if found.images is not None and images_forbid(contrast, found, level):
+            unpaired = "" if found.paired_images else " where images cannot be paired"
+            return f"more seeds would not decide it, {found.images} test images are too few{unpaired}"
+        beyond = seeds_beyond(contrast, found, level, self.design.looks) if self.design is not None else None
+        if beyond is not None and self.design is not None:
+            return f"about {beyond} seeds a row would decide it, beyond the last look at {self.design.looks[-1]}"
+        return f"an effect so near the edge of the claim would take more than {MOST_SEEDS} seeds a row"
+
+    def _test_words(self, contrast: Contrast, found: Estimate, at: int) -> str:
+        both = math.isfinite(contrast.low) and math.isfinite(contrast.high)
+        if found.borrowed:
+            kind, noise = "t test", "seed noise of the published baselines"
+        elif found.paired_rows and len(found.noise) == 1:
+            kind, noise = "t test", "paired by shared training"
+        elif len(found.noise) == 1:
+            kind, noise = "t test", "seed noise of the row"
+        else:
+            kind, noise = "Welch's t test", "seed noise of its own rows"
+        words = f"{f'two one-sided {kind}s (TOST)' if both else kind}, {noise}"
+        if found.images is not None:
+            images = f"{found.images} test images" + (", paired by image" if found.paired_images else ", binomial")
+            words += f", test-set error of {images}"
+        count = len(self.asked)
+        words += f", Holm over {count} comparisons" if count > 1 else ""
+        if self.design is None:
+            return words
+        looks = [str(seeds) for seeds in self.design.looks]
+        level = levels(self.design.looks, self.alpha)[at]
+        if len(looks) == 1:
+            return f"{words}, a fixed design of {looks[0]} seeds"
+        return f"{words}, at level {level:.3g} of looks at {', '.join(looks[:-1])} and {looks[-1]} seeds"
+
+
+def _course(asked: Sequence[Contrast], results: Results, alpha: float, design: Design) -> _Course:
+    if results.noise:  # a table of single numbers: it is looked at once
+        found = [_estimate(contrast, results) for contrast in asked]
+        standing = Standing.new(len(asked))
+        standing.take(0, asked, found, alpha)
+        return _Course(asked, results, alpha, None, (), None, standing, [found])
+    looks = looks_of(asked, results, design)
+    taken = [look for look in looks if look.table is not None]
+    tables = [look.table for look in taken if look.table is not None]
+    standing, founds = follow(asked, tables, levels(design.looks, alpha))
+    waiting = looks[-1] if looks[-1].table is None else None
+    return _Course(asked, results, alpha, design, taken, waiting, standing, founds)
+
+
+def _estimate(contrast: Contrast, results: Results) -> Estimate:
+    """What all seeds there are say of a comparison."""
+    table = {row: results.of(row, tuple(metrics)) for row, metrics in contrast.weights.items()}
+    found = estimate(contrast.weights, table, results.noise)
+    lacking = next((row for row in table if not table[row]), None)
+    if lacking is None or not results.reasons(lacking):
+        return found
+    return dataclasses.replace(found, problem=f"{found.problem} ({'; '.join(results.reasons(lacking))})")
 
 
 def _claims_n(asked: Sequence[Contrast], comparisons: Sequence[Comparison]) -> int | None:
-    """Trainings that would decide the claim: one comparison that seems to fail suffices, else all are needed."""
+    """The look that would decide the claim: one comparison that seems to fail suffices, else all are needed."""
     open_ones = [(c, r) for c, r in zip(asked, comparisons, strict=True) if r.verdict == UNDECIDED]
     failing = [r.n_to_decide for c, r in open_ones if r.n_to_decide and not c.low < r.effect < c.high]
     if failing:
@@ -247,18 +413,5 @@ def _claims_n(asked: Sequence[Contrast], comparisons: Sequence[Comparison]) -> i
     return None if any(n is None for n in counts) else max(n for n in counts if n is not None)
 
 
-def _test_words(contrast: Contrast, found: Estimate, tested: int) -> str:
-    both = math.isfinite(contrast.low) and math.isfinite(contrast.high)
-    kind = "two one-sided t tests (TOST)" if both else "t test"
-    if found.borrowed:
-        noise = "seed noise of the published baselines"
-    elif found.paired_rows and len(found.noise) == 1:
-        noise = "paired by shared training"
-    else:
-        noise = "seed noise pooled over the table's rows" + (" and by its own rows alone" if found.own else "")
-        noise += ", paired where a training is shared" if found.paired_rows else ""
-    words = f"{kind}, {noise}"
-    if found.images is not None:
-        images = f"{found.images} test images" + (", paired by image" if found.paired_images else ", binomial")
-        words += f", test-set error of {images}"
-    return words + (f", Holm over {tested} comparisons" if tested > 1 else "")
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

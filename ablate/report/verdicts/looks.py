@@ -1,0 +1,125 @@
+"""Which numbers a look is taken on: the first seeds of a claim's own rows, all of them there, or not yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablate.report.names import column_name
+from ablate.report.results import Outcome, Results
+from ablate.report.verdicts.contrasts import Contrast
+from ablate.report.verdicts.evidence import Table
+from ablate.spaces.looks import Design
+from ablate.spaces.metrics import is_accuracy
+
+_FAILED = "failed: "
+_DIVERGED = ("nan", "infinite")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a claim.
+
+    Attributes:
+        seeds: How many a row it is at.
+        table: The outcomes that it is taken on; None where it cannot be taken.
+        failed: Why it can never be taken without a rule for failures; None where there is no such reason.
+        waits_for: What it waits for, in words; empty where it is taken, or where more seeds are wanted than were asked
+            for.
+        notes: What the space's rule for failures did.
+    """
+
+    seeds: int
+    table: Table | None
+    failed: str | None = None
+    waits_for: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def needs(asked: Sequence[Contrast]) -> dict[str, tuple[str, ...]]:
+    """What a claim's comparisons need: row -> metrics."""
+    found: dict[str, dict[str, None]] = {}
+    for contrast in asked:
+        for row, metrics in contrast.weights.items():
+            found.setdefault(row, {}).update(dict.fromkeys(metrics))
+    return {row: tuple(metrics) for row, metrics in found.items()}
+
+
+def looks_of(asked: Sequence[Contrast], results: Results, design: Design) -> list[Look]:
+    """The looks of a claim, up to the first that cannot be taken.
+
+    Args:
+        asked: Its comparisons.
+        results: Of all rows; those of others are not looked at.
+        design: Of the space.
+
+    Returns:
+        Those taken, and the next one, where there is one.
+    """
+    rows = needs(asked)
+    looks = []
+    for count in design.looks:
+        look = _look(count, rows, results, design)
+        looks.append(look)
+        if look.table is None:
+            break
+    return looks
+
+
+def _look(count: int, rows: Mapping[str, tuple[str, ...]], results: Results, design: Design) -> Look:
+    seeds = design.first(count)
+    failed, waits, notes, left_out = [], [], [], set()
+    table: dict[str, dict[int, Outcome]] = {row: {} for row in rows}
+    whole = True
+    for row, metrics in rows.items():
+        for seed in seeds:
+            outcome, problem = results.outcomes.get((row, seed)), results.problems.get((row, seed))
+            if outcome is not None and has(outcome, metrics):
+                table[row][seed] = outcome
+            elif problem is not None and problem.startswith(_FAILED):
+                reason = problem.removeprefix(_FAILED)
+                what = "diverged" if any(word in reason for word in _DIVERGED) else "failed"
+                named = f"seed {seed} of {row} {what}"
+                if design.failures == "exclude":
+                    left_out.add(seed)
+                    notes.append(f"{named} and is left out of all rows")
+                elif design.failures == "worst" and all(map(is_accuracy, metrics)):
+                    table[row][seed] = _worst(results, row, seed, metrics)
+                    notes.append(f"{named} and counts as accuracy 0")
+                else:
+                    failed.append(f"{named} ({reason})")
+                    if design.failures == "worst":
+                        odd = next(metric for metric in metrics if not is_accuracy(metric))
+                        failed[-1] += f", and {column_name(odd)} has no worst value"
+            elif outcome is not None:
+                lacking = next(metric for metric in metrics if not has(outcome, (metric,)))
+                waits.append(f"{column_name(lacking)} of {row}, seed {seed}")
+            elif problem is not None:
+                waits.append(f"seed {seed} of {row} ({problem})")
+            else:
+                whole = False
+    if failed:
+        more = f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+        return Look(count, None, ", ".join(failed[:_SHOWN]) + more)
+    if waits or not whole:
+        return Look(count, None, waits_for=tuple(waits))
+    kept = {row: [found[seed] for seed in seeds if seed not in left_out] for row, found in table.items()}
+    return Look(count, kept, notes=tuple(dict.fromkeys(notes)))
+
+
+def has(outcome: Outcome, metrics: Sequence[str]) -> bool:
+    """Whether an outcome has all of some metrics, as finite numbers."""
+    return all(metric in outcome.values and bool(np.isfinite(outcome.values[metric]).all()) for metric in metrics)
+
+
+def _worst(results: Results, row: str, seed: int, metrics: Sequence[str]) -> Outcome:
+    """A training that failed, as one that gets every image wrong."""
+    like = next((o for (_, _), o in sorted(results.outcomes.items()) if has(o, metrics)), None)
+    correct = {m: np.zeros_like(like.correct[m]) for m in metrics if m in like.correct} if like is not None else {}
+    trial = results.trials.get((row, seed))
+    key = trial.part.training if trial is not None else f"failed {row} {seed}"
+    images = like.images if like is not None else None
+    return Outcome(key, dict.fromkeys(metrics, 0.0), correct, like.test_key if like is not None else "", images)
