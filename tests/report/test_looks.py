@@ -15,7 +15,7 @@ from ablate.report.verdicts.decisions import ALPHA, levels
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, judge
 from ablate.spaces.loading import load_space
 from ablate.spaces.looks import Design
-from benchmarks.verdicts import Kind, kinds, measure, outcomes
+from benchmarks.verdicts import Kind, decided, kinds, measure, outcomes
 from tests.support.verdict_tables import ABOVE, claim, fixed, scalars, simulated
 
 SCALAR = claim(above={"row": "a", "rows": ["b"], "metrics": ["energy/ratio"]})

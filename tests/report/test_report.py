@@ -37,7 +37,7 @@ def world(at: Callable[[Path], Tracker], tmp_path_factory: pytest.TempPathFactor
     """A folder whose mlflow.db holds three plans of two spaces; the storage they came from is gone."""
     folder = tmp_path_factory.mktemp("world")
     storage, tracker = Storage(str(folder / "storage")), at(folder)
-    paper = plan_of(plan_id="1111111111", seeds=(0, 1), salt="1", paper=True, claims=[CLAIM], launched_ms=T0)
+    paper = plan_of(plan_id="1111111111", seeds=(0, 1, 2), salt="1", paper=True, claims=[CLAIM], launched_ms=T0)
     smoke = plan_of(plan_id="2222222222", salt="2", preset="smoke", claims=[CLAIM], launched_ms=T0 + 1)
     for plan in (paper, smoke):
         finish(storage, plan)

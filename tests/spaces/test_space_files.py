@@ -12,7 +12,7 @@ import yaml
 from ablate.core.errors import SpecError
 from ablate.planning.metrics import refuse_unknown
 from ablate.report.results import PAPER_BASELINES, published_results
-from ablate.report.verdicts.verdicts import FAILS, HOLDS, judge
+from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, judge
 from ablate.spaces import presets
 from ablate.spaces.loading import load_space
 from ablate.spaces.presets import folder, load_preset, preset_names
@@ -159,9 +159,10 @@ def test_every_claim_names_rows_and_columns_that_exist(space: str) -> None:
         ("augmentation", "on clean data is more robust", "tpgd20", FAILS),
         ("augmentation", "cannot improve the robustness", "cw20", FAILS),
         ("architecture", "all show better robustness", "cw20", FAILS),
-        ("architecture", "by the same margin", "pgd20", FAILS),
+        # Their noise is known from three trainings alone, which is too coarse for these.
+        ("architecture", "by the same margin", "pgd20", UNDECIDED),
         ("bit_width", "improves by 3.72% and 7.77%", "pgd20", HOLDS),
-        ("bit_width", "There is a big gap", "pgd20", HOLDS),
+        ("bit_width", "There is a big gap", "pgd20", UNDECIDED),
     ],
 )
 def test_the_published_tables_decide_what_is_beyond_their_noise(
