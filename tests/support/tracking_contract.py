@@ -239,7 +239,8 @@ class TrackingContract:
     def test_the_report_needs_mlflow_alone(self, make: Make, storage: Storage) -> None:
         claim = {"says": "larger is better", "above": {"row": "512", "rows": ["256"], "metrics": ["natural"]}}
         trend = {"says": "R grows", "trend": {"row": "512", "metrics": ["energy/ratio"]}}
-        plan = plan_of(seeds=(0, 1, 2), claims=[claim, trend], metrics=["accuracy/natural", "accuracy_adaptive/natural"])
+        metrics = ["accuracy/natural", "accuracy_adaptive/natural"]
+        plan = plan_of(seeds=(0, 1, 2), claims=[claim, trend], metrics=metrics)
         finish(storage, plan)
         make().sync(plan, storage)
         shutil.rmtree(storage.location)
