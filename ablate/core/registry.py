@@ -42,11 +42,13 @@ class Registry(Generic[T]):
     Args:
         field: The setting that holds such a name, for messages, e.g. `model.arch`.
         metrics: Whether names become those of metrics, so that MLflow must take them.
+        in_keys: Whether keys tell one version of a user's code from another.
     """
 
-    def __init__(self, field: str, *, metrics: bool = False) -> None:
+    def __init__(self, field: str, *, metrics: bool = False, in_keys: bool = True) -> None:
         self.field = field
         self._metrics = metrics
+        self._in_keys = in_keys
         self._entries: dict[str, T] = table({})
         self._digests: dict[str, str | None] = table({})
 
@@ -70,7 +72,7 @@ class Registry(Generic[T]):
             known = self._entries.get(name)
             if known is not None and _origin(known) != _origin(entry):
                 raise SpecError(f"expected a new name for {self.field}, got {name!r}, registered by {_origin(known)}")
-            self._digests[name] = _source_digest(self.field, name, entry)
+            self._digests[name] = _source_digest(self.field, name, entry) if self._in_keys else None
             self._entries[name] = entry
             return entry
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ablate.core.errors import SpecError, nearest
-from ablate.core.registry import table
+from ablate.core.registry import Registry, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,13 +90,11 @@ class FigureKind:
         name: What a space's `figures` calls it.
         title: Above it.
         analyses: What must be measured for it; it may need none, and live on the training's history.
-        draw: What draws it; None for the shipped ones, which `ablate.report.figures.pictures` draws.
     """
 
     name: str
     title: str
     analyses: tuple[str, ...]
-    draw: Draw | None = None
 
 
 _SHIPPED = (
@@ -109,6 +107,25 @@ _SHIPPED = (
     FigureKind("8", "Kernels of the first quantized layer", ("quantized_kernels",)),
 )
 _kinds: dict[str, FigureKind] = table({kind.name: kind for kind in _SHIPPED})
+_drawers: Registry[Draw] = Registry("figures", in_keys=False)
+
+
+def draws(name: str) -> Callable[[Draw], Draw]:
+    """The decorator of what draws a shipped figure.
+
+    Raises:
+        SpecError: There is no such figure, or another function draws it.
+    """
+    return _drawers.register(figure_kind(name).name)
+
+
+def drawer_of(name: str) -> Draw:
+    """What draws a figure; of the shipped ones, once `ablate.report.figures` is loaded.
+
+    Raises:
+        SpecError: Nothing draws a figure of that name.
+    """
+    return _drawers.get(figure_kind(name).name)
 
 
 def register_figure(name: str, *, title: str, analyses: Iterable[str] = ()) -> Callable[[Draw], Draw]:
@@ -135,10 +152,11 @@ def register_figure(name: str, *, title: str, analyses: Iterable[str] = ()) -> C
     """
 
     def decorate(draw: Draw) -> Draw:
-        known = _kinds.get(name)
-        if known is not None and (known.draw is None or _origin(known.draw) != _origin(draw)):
-            raise SpecError(f"expected a new name for a figure, got {name!r}, which is {known.title!r}")
-        _kinds[name] = FigureKind(name, title, tuple(analyses), draw)
+        shipped = next((kind for kind in _SHIPPED if kind.name == name), None)
+        if shipped is not None:
+            raise SpecError(f"expected a new name for figures, got {name!r}, which is {shipped.title!r}")
+        _drawers.register(name)(draw)
+        _kinds[name] = FigureKind(name, title, tuple(analyses))
         return draw
 
     return decorate
@@ -173,7 +191,3 @@ def analyses_for(names: Iterable[str]) -> tuple[str, ...]:
         SpecError: There is no such figure.
     """
     return tuple(dict.fromkeys(analysis for name in names for analysis in figure_kind(name).analyses))
-
-
-def _origin(draw: Draw) -> tuple[str, str]:
-    return draw.__module__, getattr(draw, "__qualname__", repr(draw))

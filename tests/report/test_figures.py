@@ -25,7 +25,10 @@ from ablate.spaces.figures import (
     FigureData,
     RowData,
     analyses_for,
+    drawer_of,
+    draws,
     figure_kind,
+    figure_names,
     register_figure,
 )
 from tests.support.figure_data import data_of, seen
@@ -234,11 +237,29 @@ def test_a_users_own_figure_is_drawn_and_its_analyses_are_known() -> None:
 
 
 def test_a_taken_name_and_an_unknown_one_are_refused() -> None:
-    with pytest.raises(SpecError, match="expected a new name for a figure, got '2'"):
+    with pytest.raises(SpecError, match="expected a new name for figures, got '2'"):
         register_figure("2", title="Mine")(lambda data: None)
     with pytest.raises(SpecError, match="did you mean 'sparsity'"):
         register_figure("sparsity", title="Zeros")(lambda data: None)
         figure_kind("sparsty")
+
+
+def test_every_shipped_figure_has_one_drawer_of_its_own_and_every_drawer_a_figure() -> None:
+    drawers = {name: drawer_of(name) for name in figure_names()}
+    assert list(drawers) == SHIPPED and len(set(drawers.values())) == len(SHIPPED)
+    for name, drawer in drawers.items():
+        assert drawer.__module__.startswith("ablate.report.figures."), name
+        assert (drawer.__doc__ or "").startswith(f"Figure {name}"), name
+    with pytest.raises(SpecError, match="expected a figure's name, got '9'"):
+        draws("9")
+    with pytest.raises(SpecError, match=r"got '2', registered by ablate\.report\.figures\.curves\.draw_spectra"):
+        draws("2")(lambda data: None)
+
+
+def test_a_figure_needs_no_file_of_its_own() -> None:
+    made: dict[str, Draw] = {}
+    exec("def drawer(data): return None", {"__name__": "typed_at_a_prompt"}, made)
+    assert register_figure("typed", title="Typed")(made["drawer"]) is drawer_of("typed")
 
 
 def test_the_same_module_may_be_imported_twice() -> None:
@@ -251,4 +272,4 @@ def test_the_same_module_may_be_imported_twice() -> None:
     first, second = make(), make()
     register_figure("mine", title="Mine")(first)
     register_figure("mine", title="Mine")(second)
-    assert figure_kind("mine").draw is second
+    assert drawer_of("mine") is second

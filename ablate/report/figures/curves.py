@@ -19,13 +19,14 @@ from ablate.report.figures.style import (
     new_figure,
     shared_colours,
 )
-from ablate.spaces.figures import Drawing, FigureData
+from ablate.spaces.figures import Drawing, FigureData, draws
 
 _PANELS = {"clean": "Clean", "adversarial": "PGD-20", "difference": "PGD-20 − clean"}
 _INSET = 0.02
 _MOST_ACROSS = 4  # similarity matrices beside each other
 
 
+@draws("2")
 def draw_spectra(data: FigureData) -> Drawing | None:
     """Figure 2: for each row the spectra of clean images, PGD-20 examples and their difference, and its profile.
 
@@ -81,6 +82,7 @@ def draw_spectra(data: FigureData) -> Drawing | None:
     return Drawing(figure, caption + share)
 
 
+@draws("5")
 def draw_ratio(data: FigureData) -> Drawing | None:
     """Figure 5: R = LFI/HFI of the first activation at each epoch, mean and spread over the seeds.
 
@@ -127,6 +129,7 @@ def draw_ratio(data: FigureData) -> Drawing | None:
     return Drawing(figure, f"{caption} R goes: {'; '.join(told)}.")
 
 
+@draws("6")
 def draw_similarity(data: FigureData) -> Drawing | None:
     """Figure 6: linear CKA between all layers, a matrix for each row.
 
@@ -139,6 +142,7 @@ def draw_similarity(data: FigureData) -> Drawing | None:
     return _similarity(data, "Figure 6 · Similarity of the layers under attack")
 
 
+@draws("7")
 def draw_similarity_by_architecture(data: FigureData) -> Drawing | None:
     """Figure 7: the same for networks of different depths.
 

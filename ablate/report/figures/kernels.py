@@ -19,7 +19,7 @@ from ablate.report.figures.style import (
     new_figure,
     shared_colours,
 )
-from ablate.spaces.figures import Drawing, FigureData
+from ablate.spaces.figures import Drawing, FigureData, draws
 
 MOST_KERNELS = 16
 """Filters, and input channels, that are drawn; wider layers are cut."""
@@ -31,6 +31,7 @@ _CHANNELS = ("red", "green", "blue")
 _MOST_ACROSS = 4
 
 
+@draws("3")
 def draw_first_kernels(data: FigureData) -> Drawing | None:
     """Figure 3: the first convolution's kernels, input channels downwards, filters across; a block for each row.
 
@@ -70,6 +71,7 @@ def draw_first_kernels(data: FigureData) -> Drawing | None:
     return Drawing(figure, caption + _first_seed(data))
 
 
+@draws("4")
 def draw_kernel_spectra(data: FigureData) -> Drawing | None:
     """Figure 4: amplitudes of each layer group's first convolution, filters downwards; a column for each row.
 
@@ -123,6 +125,7 @@ def draw_kernel_spectra(data: FigureData) -> Drawing | None:
     return Drawing(figure, caption + _first_seed(data))
 
 
+@draws("8")
 def draw_quantized_kernels(data: FigureData) -> Drawing | None:
     """Figure 8: the first quantized layer's kernels, networks without FAT above the same ones with it.
 

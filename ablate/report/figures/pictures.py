@@ -8,25 +8,14 @@ from dataclasses import dataclass
 import matplotlib
 from PIL import Image
 
-from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
-from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
+from ablate.report.figures import curves, kernels  # noqa: F401 (they say which figures they draw)
 from ablate.report.figures.style import STYLE
-from ablate.spaces.figures import Draw, Drawing, FigureData, figure_kind
+from ablate.spaces.figures import Drawing, FigureData, drawer_of, figure_kind
 
 MOST_PNG_BYTES = 200_000
 """Figures are drawn with fewer pixels until they fit."""
 
 _RESOLUTIONS_DPI = (170, 140, 110, 85, 60)
-
-_SHIPPED: dict[str, Draw] = {
-    "2": draw_spectra,
-    "3": draw_first_kernels,
-    "4": draw_kernel_spectra,
-    "5": draw_ratio,
-    "6": draw_similarity,
-    "7": draw_similarity_by_architecture,
-    "8": draw_quantized_kernels,
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +53,7 @@ def draw(name: str, data: FigureData) -> Picture | None:
         SpecError: There is no figure of that name.
     """
     kind = figure_kind(name)
-    drawer = kind.draw if kind.draw is not None else _SHIPPED[name]
+    drawer = drawer_of(name)
     with matplotlib.rc_context(STYLE):
         drawing = drawer(data)
         if drawing is None:
