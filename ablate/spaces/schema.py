@@ -1,13 +1,15 @@
-"""python -m ablate.spaces.schema: the JSON schema of space files, by which an editor completes and checks them.
+"""python -m ablate.spaces.schema: the JSON schemas of space and preset files, by which an editor completes them.
 
-python -m ablate.spaces.schema            print it
-python -m ablate.spaces.schema --write    bring search_spaces/schema.json up to date
+python -m ablate.spaces.schema              print that of spaces
+python -m ablate.spaces.schema --presets    print that of presets
+python -m ablate.spaces.schema --write      bring schema.json and presets/schema.json in search_spaces up to date
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,11 @@ from pydantic import BaseModel
 
 from ablate.spaces.presets import folder
 from ablate.spaces.search import searchable
-from ablate.spaces.space import Space
+from ablate.spaces.space import Preset, Space
 from ablate.spaces.specs import TrialSpec
 from ablate.spaces.yamlfile import models_in
 
-FILE = "schema.json"
-_SETTINGS = (("Space", "base"), ("Row", "set"), ("RowChange", "set"), ("PresetPart", "set"))
+_SETTINGS = (("Space", "base"), ("Preset", "set"), ("Row", "set"), ("RowChange", "set"), ("PresetPart", "set"))
 """Models and fields that hold settings by dotted path."""
 
 
@@ -30,17 +31,33 @@ def schema() -> dict[str, Any]:
     Returns:
         JSON schema (draft 2020-12); wherever settings stand, every dotted path with its type, bounds and meaning.
     """
-    content = Space.model_json_schema(by_alias=True)
+    return _schema(Space, "A space of ablate", "One ablation or search; see search_spaces/README.md.")
+
+
+def preset_schema() -> dict[str, Any]:
+    """The schema of a preset file; as of `schema`."""
+    return _schema(Preset, "A preset of ablate", "Settings between a space and --set; see search_spaces/README.md.")
+
+
+FILES: dict[str, Callable[[], dict[str, Any]]] = {"schema.json": schema, "presets/schema.json": preset_schema}
+"""Place among the shipped spaces -> what stands there."""
+
+
+def _schema(model: type[BaseModel], title: str, description: str) -> dict[str, Any]:
+    content = model.model_json_schema(by_alias=True)
     definitions = content.setdefault("$defs", {})
     trial = TrialSpec.model_json_schema()
     for name, definition in trial.pop("$defs", {}).items():
         definitions.setdefault(name, definition)
     definitions["Settings"] = _settings(TrialSpec, definitions)
-    for model, field in _SETTINGS:
-        owner = content if model == "Space" else definitions[model]
+    for name, field in _SETTINGS:
+        owner = content if name == model.__name__ else definitions.get(name)
+        if owner is None:
+            continue
         described = owner["properties"][field]
         owner["properties"][field] = {"$ref": "#/$defs/Settings", "default": described.get("default", {})}
-    _search(definitions)
+    if "SearchSpec" in definitions:
+        _search(definitions)
     # Nothing reaches the models of a trial but settings, whose groups are written out.
     while unused := [name for name in definitions if not _used(name, content)]:
         for name in unused:
@@ -48,8 +65,8 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **content,
-        "title": "A space of ablate",
-        "description": "One ablation or search; see search_spaces/README.md.",
+        "title": title,
+        "description": description,
     }
 
 
@@ -82,9 +99,9 @@ def _described(leaf: dict[str, Any]) -> dict[str, Any]:
     return {"description": leaf["description"]} if "description" in leaf else {}
 
 
-def text() -> str:
-    """The schema as the file's text."""
-    return json.dumps(schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+def text(made: dict[str, Any]) -> str:
+    """A schema as a file's text."""
+    return json.dumps(made, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _settings(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -133,23 +150,24 @@ def _used(name: str, content: dict[str, Any]) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the schema, or write it.
+    """Print a schema, or write both.
 
     Args:
-        arguments: Empty, or `--write`.
+        arguments: Empty, `--presets` or `--write`.
 
     Returns:
         The exit code: 2 for other arguments.
     """
     if arguments == ["--write"]:
-        path = Path(folder()) / FILE
-        path.write_text(text(), encoding="utf-8")
-        print(path)
+        for name, make in FILES.items():
+            path = Path(folder()) / name
+            path.write_text(text(make()), encoding="utf-8")
+            print(path)
         return 0
-    if arguments:
-        print(f"expected --write or nothing, got {' '.join(arguments)}; {__doc__}", file=sys.stderr)
+    if arguments not in ([], ["--presets"]):
+        print(f"expected --presets, --write or nothing, got {' '.join(arguments)}; {__doc__}", file=sys.stderr)
         return 2
-    sys.stdout.write(text())
+    sys.stdout.write(text(preset_schema() if arguments else schema()))
     return 0
 
 

@@ -116,7 +116,7 @@ class Space(Spec):
 class Preset(Spec):
     """A named set of settings that stands between a space and the command line."""
 
-    description: str = ""
+    description: str = Field("", description="What it is for.")
     set: dict[str, Any] = {}
     decides_claims: bool = Field(True, description="Whether its trainings are long enough to judge claims by.")
     section: Literal["smoke"] | None = Field(None, description="What of a space changes it under this preset too.")

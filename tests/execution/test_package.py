@@ -54,7 +54,12 @@ def test_only_code_and_the_users_own_files_travel(
     assert {name for name in code if not name.endswith(".py")} == {
         "ablate/py.typed",
         *("ablate/report/page.html", "ablate/report/page.css"),
-        *("search_spaces/schema.json", "search_spaces/presets/paper.yaml", "search_spaces/presets/smoke.yaml"),
+        *(
+            "search_spaces/schema.json",
+            "search_spaces/presets/paper.yaml",
+            "search_spaces/presets/schema.json",
+            "search_spaces/presets/smoke.yaml",
+        ),
         *(f"search_spaces/{name}.yaml" for name in spaces.space_names()),
     }
     assert not [name for name in server.carried if "__pycache__" in name or name.endswith((".pyc", ".db"))]

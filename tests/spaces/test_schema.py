@@ -10,11 +10,12 @@ import jsonschema
 import pytest
 
 from ablate import spaces
+from ablate.core.errors import SpecError
 from ablate.spaces import schema
 from ablate.spaces.settings import setting_paths
 from ablate.spaces.yamlfile import YamlFile
 
-FILE = Path(spaces.folder()) / schema.FILE
+SHIPPED = Path(spaces.folder())
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +25,51 @@ def validator() -> Any:
     return jsonschema.Draft202012Validator(made)
 
 
-def test_the_file_is_current() -> None:
-    assert FILE.read_text(encoding="utf-8") == schema.text(), "run: python -m ablate.spaces.schema --write"
+@pytest.fixture(scope="module")
+def presets() -> Any:
+    made = schema.preset_schema()
+    jsonschema.Draft202012Validator.check_schema(made)
+    return jsonschema.Draft202012Validator(made)
+
+
+@pytest.mark.parametrize("name", schema.FILES)
+def test_the_files_are_current(name: str) -> None:
+    current = schema.text(schema.FILES[name]())
+    assert (SHIPPED / name).read_text(encoding="utf-8") == current, "run: python -m ablate.spaces.schema --write"
+
+
+@pytest.mark.parametrize("name", spaces.preset_names())
+def test_every_shipped_preset_fits_and_names_its_schema(name: str, presets: Any) -> None:
+    path = SHIPPED / "presets" / f"{name}.yaml"
+    assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=./schema.json\n")
+    assert [error.message for error in presets.iter_errors(YamlFile(path).data)] == []
+
+
+def test_mistakes_in_a_preset_show_in_the_editor_as_the_loader_refuses_them(
+    presets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "presets").mkdir()
+    monkeypatch.setattr("ablate.spaces.presets.folder", lambda: tmp_path)
+    good = {
+        "set": {"training": {"attack.steps": 3}, "data.name": "digits"},
+        "decides_claims": False,
+        "section": "smoke",
+    }
+    for change in ({}, {"section": None}, {"description": "one night"}, {"set": {}}):
+        (tmp_path / "presets" / "own.yaml").write_text(json.dumps({**good, **change}))
+        assert spaces.load_preset("own") and presets.is_valid({**good, **change}), change
+    for change in ({"decides_claims": "no"}, {"section": "smoek"}, {"sets": {}}, {"set": 3}, {"description": 3}):
+        (tmp_path / "presets" / "own.yaml").write_text(json.dumps({**good, **change}))
+        assert not presets.is_valid({**good, **change}), change
+        with pytest.raises(SpecError, match=r"presets/own.yaml:1: "):
+            spaces.load_preset("own")
+    for setting in ({"training.epoch": 3}, {"training.epochs": "many"}, {"seed": 3}):
+        assert not presets.is_valid({**good, "set": setting}), setting
 
 
 @pytest.mark.parametrize("name", spaces.space_names())
 def test_every_shipped_space_fits_and_names_the_schema(name: str, validator: Any) -> None:
-    path = Path(spaces.folder()) / f"{name}.yaml"
+    path = SHIPPED / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=./schema.json\n")
     problems = [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(YamlFile(path).data)]
@@ -78,10 +117,13 @@ def test_printing_and_writing_are_one_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(schema, "folder", lambda: tmp_path)
-    assert schema.main([]) == 0
-    printed = capsys.readouterr().out
+    (tmp_path / "presets").mkdir()
     assert schema.main(["--write"]) == 0
-    assert (tmp_path / schema.FILE).read_text(encoding="utf-8") == printed
+    capsys.readouterr()
+    for arguments, name in (([], "schema.json"), (["--presets"], "presets/schema.json")):
+        assert schema.main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert (tmp_path / name).read_text(encoding="utf-8") == printed
     assert json.loads(printed)["$schema"].startswith("https://json-schema.org")
     assert schema.main(["--wirte"]) == 2
 
