@@ -108,9 +108,10 @@ def _resources(options: Options, trainings: int) -> Resources:
 def _as_json(plan: Plan, session: Session) -> dict[str, Any]:
     from ablate.report.from_storage import all_results
     from ablate.report.results import results_as_json
+    from ablate.report.verdicts import masked
 
     results = all_results(plan_file_of(plan, session.provenance), session.storage)
-    return {**results_as_json(results), "left_out": session.left_out}
+    return {**results_as_json(results), "masked": masked.as_json(results), "left_out": session.left_out}
 
 
 class Rows:

@@ -20,9 +20,11 @@ from ablate.core.text import harmless, open_closed_streams, open_console, plural
 from ablate.core.user_code import import_modules
 from ablate.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from ablate.report.from_tracking import keep_storages_apart, left_out, results_of
+from ablate.report.marking import mark_runs
 from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import Table, build_table, table_input
+from ablate.report.verdicts.masked import SECOND, second_verdicts
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.loading import table_names
 from ablate.spaces.metrics import Network
@@ -99,7 +101,9 @@ def print_space(
 def _print_plan(tracker: Tracker, plan: PlanResults, console: Console, network: Network) -> None:
     console.print()
     results = results_of(plan, network)
-    console.print(to_terminal(build_table(table_input(results)), width=console.width))
+    given = table_input(results)
+    console.print(to_terminal(build_table(given), width=console.width))
+    mark_runs(tracker, plan, given.masked, network)
     _print_verdicts(results, console)
     if plan.space.search is not None:
         _print_search(results, console)
@@ -157,11 +161,16 @@ def _print_verdicts(results: Results, console: Console) -> None:
     data = " and ".join(results.data_labels)
     paper = "the paper's data" if results.is_paper_data else "not the paper's data"
     console.print(Text(f"Verdicts on {printable(data)} ({paper})", style="bold"))
-    for ours, published in verdicts_of(results):
+    seconds = second_verdicts(results)
+    for number, (ours, published) in enumerate(verdicts_of(results)):
         console.print(Text(f"“{printable(ours.claim.says)}”"))
         lines = [f"ours: {ours.sentence()}" if ours.verdict in ours.sentence() else f"ours: {ours.verdict}"]
         if ours.test and ours.test != "none":
             lines.append(f"by {ours.test}")
+        if number in seconds:
+            second = seconds[number]
+            told = second.sentence() if second.verdict in second.sentence() else second.verdict
+            lines.append(f"{SECOND.lower()}, since a column is masked: {told}")
         if published is not None:
             lines.append(f"published: {published.sentence()}")
         if ours.claim.note:

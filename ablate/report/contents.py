@@ -15,6 +15,7 @@ from ablate.report.page import Link, Missing, PageData, SpacePage
 from ablate.report.results import Results
 from ablate.report.search import search_facts, search_of
 from ablate.report.tables import build_table, table_input
+from ablate.report.verdicts.masked import second_verdicts
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
 from ablate.spaces.metrics import Network, from_array
@@ -116,6 +117,7 @@ def _space(
         ),
         runs=_runs(plan, server),
         verdicts=verdicts,
+        second=second_verdicts(results) if verdicts else {},
         verdict_note=_verdict_note(results),
         figures=list(figures.values()),
         problems=[

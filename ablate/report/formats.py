@@ -20,6 +20,9 @@ from ablate.spaces.metrics import is_accuracy
 from ablate.spaces.specs import COLUMNS
 
 NOTHING = "—"
+MASKED = "†"
+"""Behind a number whose attack is beaten by a search without gradients."""
+
 LABEL_WIDTH = 18
 _SHORT = {"published": "published", "ours": "ours", "difference": "difference", "ours, adaptive": "adaptive"}
 
@@ -104,7 +107,7 @@ def _grid(table: Table, columns: Sequence[str], *, beside: bool) -> RichTable:
     grid.add_column("", no_wrap=True)
     for column in columns:
         # A name of two words goes on two lines: the column stays as narrow as its numbers.
-        grid.add_column(column_name(column).replace(" ", "\n"), justify="right", no_wrap=True)
+        grid.add_column(table.header(column).replace(" ", "\n"), justify="right", no_wrap=True)
     numbers = marks(table)
     whole = len(columns) == sum(is_accuracy(column) for column in table.columns)
     for row in table.rows:
@@ -150,7 +153,7 @@ def _terminal_cell(line: Line, column: str, *, beside: bool) -> Text:
     if cell is None:
         return Text(NOTHING + below, style="dim")
     style = "bold" if cell.best else "dim" if line.source == "published" else ""
-    text = Text(number(column, cell, signed=line.source == "difference"), style=style)
+    text = Text(number(column, cell, signed=line.source == "difference") + (MASKED if cell.masked else ""), style=style)
     spread = deviation(column, cell)
     if spread:
         text.append(below or "±", style="dim").append(spread, style="dim")
@@ -161,7 +164,7 @@ def _terminal_cell(line: Line, column: str, *, beside: bool) -> Text:
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown, footnotes below."""
-    header = ["Row", "", "n", *(column_name(column) for column in table.columns)]
+    header = ["Row", "", "n", *(table.header(column) for column in table.columns)]
     lines = [
         f"**{_markdown(table.title)}**",
         "",
@@ -194,7 +197,7 @@ def _markdown_cell(mean: str, spread: str, best: bool) -> str:
 
 def to_latex(table: Table) -> str:
     """The table for LaTeX with the package booktabs, footnotes below."""
-    columns = ["", "", *(_latex(column_name(column)) for column in table.columns)]
+    columns = ["", "", *(_latex(table.header(column)) for column in table.columns)]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
@@ -234,6 +237,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "†": r"$^\dagger$",
     "−": "$-$",
     "—": "---",
 }
@@ -246,7 +250,9 @@ def _latex(text: str) -> str:
 def _latex_cell(mean: str, spread: str, best: bool) -> str:
     if mean == NOTHING:
         return "---"
-    shown = f"${mean}$" if mean[0] in "+-" else mean
+    mark = _latex(MASKED) if mean.endswith(MASKED) else ""
+    mean = mean.removesuffix(MASKED)
+    shown = (f"${mean}$" if mean[0] in "+-" else mean) + mark
     return (f"\\textbf{{{shown}}}" if best else shown) + (f" {{\\scriptsize $\\pm${spread}}}" if spread else "")
 
 
@@ -290,7 +296,7 @@ def _cells(table: Table, line: Line, show: Callable[[str, str, bool], str]) -> l
     cells: Mapping[str, Cell] = line.cells
     signed = line.source == "difference"
     return [
-        show(number(column, cell, signed=signed), deviation(column, cell), cell.best)
+        show(number(column, cell, signed=signed) + (MASKED if cell.masked else ""), deviation(column, cell), cell.best)
         if (cell := cells.get(column)) is not None
         else show(NOTHING, "", False)
         for column in table.columns

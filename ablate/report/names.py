@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ablate.spaces.metrics import Metric
 
@@ -15,6 +16,12 @@ COLUMN_NAMES = {
     "tpgd20": "TPGD-20",
     "cw20": "CW-20",
     "cw20_exact": "CW-20 exact",
+    "apgd_ce": "APGD-CE",
+    "apgd_t": "APGD-T",
+    "fab_t": "FAB-T",
+    "square": "Square",
+    "aa": "AA",
+    "worst": "Worst",
     "energy/ratio": "R = LFI/HFI",
     "spectrum/central_energy_share": "Central energy share",
     "first_kernels/channel_similarity": "Channel similarity",
@@ -25,8 +32,36 @@ COLUMN_NAMES = {
     "quantized_kernels/smoothness": "Quantized kernels' smoothness",
 }
 
+_BY_QUERIES, _BY_IMAGES = ("square", "aa"), ("apgd_ce", "apgd_t", "fab_t", "square", "aa", "worst")
+"""Columns that `measurement.square_queries` and `measurement.images` change."""
+
 _GROUP = re.compile(r"_group(\d+)$")
 """How the metrics of one layer group end; group 0 is the first convolution."""
+
+
+def reduced_headers(settings: Iterable[tuple[int | None, int | None]]) -> dict[str, str]:
+    """What stands above columns that were measured with less than all.
+
+    Args:
+        settings: `measurement.square_queries` and `measurement.images` of each trial; None where they are what they
+            are by default.
+
+    Returns:
+        Column -> header, e.g. `AA, reduced (100 queries, 200 images)`; other columns are absent.
+    """
+    given = set(settings)
+    queries, images = ([*dict.fromkeys(each[place] for each in sorted(given, key=str))] for place in (0, 1))
+    headers = {}
+    for column in _BY_IMAGES:
+        parts = [
+            f"{' or '.join('all' if value is None else str(value) for value in values)} {what}"
+            for what, values, columns in (("queries", queries, _BY_QUERIES), ("images", images, _BY_IMAGES))
+            if column in columns and any(value is not None for value in values)
+        ]
+        if parts:
+            name = f"{COLUMN_NAMES[column]}, reduced" if column == "aa" else COLUMN_NAMES[column]
+            headers[column] = f"{name} ({', '.join(parts)})"
+    return headers
 
 
 def column_name(metric: str) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablate.report.figures.pictures import Picture
-from ablate.report.formats import NOTHING, deviation, marks, number
+from ablate.report.formats import MASKED, NOTHING, deviation, marks, number
 from ablate.report.names import column_name
 from ablate.report.tables import Line, Row, Table
+from ablate.report.verdicts.masked import SECOND
 from ablate.report.verdicts.verdicts import Verdict
 from ablate.spaces.metrics import is_accuracy
 
@@ -51,6 +52,7 @@ class SpacePage:
         table: Published beside ours; columns that are no accuracies become a table of their own.
         runs: (row label, source of a line) -> the runs its numbers come from.
         verdicts: (ours, published), by claim; no second one where nothing was published.
+        second: Number of a claim on a masked column -> its verdict on `worst`.
         verdict_note: Which data verdicts are about, or why there are none.
         figures: Pictures, or why there is none.
         problems: Rows and seeds that failed or are missing, with the reason.
@@ -65,6 +67,7 @@ class SpacePage:
     facts: Sequence[tuple[str, str]] = ()
     runs: Mapping[tuple[str, str], Sequence[Link]] = field(default_factory=dict)
     verdicts: Sequence[tuple[Verdict, Verdict | None]] = ()
+    second: Mapping[int, Verdict] = field(default_factory=dict)
     verdict_note: str = ""
     figures: Sequence[Picture | Missing] = ()
     problems: Sequence[str] = ()
@@ -119,12 +122,15 @@ def _space(space: SpacePage) -> dict[str, Any]:
     numbers = marks(space.table)
     return {
         **{each.name: getattr(space, each.name) for each in dataclasses.fields(space)},
-        "columns": [column_name(column) for column in accuracies],
+        "columns": [space.table.header(column) for column in accuracies],
         "rows": [_row(row, accuracies, numbers.get(row.label, ""), space) for row in space.table.rows],
         "footnotes": space.table.footnotes(),
         "scalars": _scalars(space.table, scalars),
         "scalar_rows": [row.label for row in space.table.rows],
-        "verdicts": [_verdict(ours, published) for ours, published in space.verdicts],
+        "verdicts": [
+            _verdict(ours, published, space.second.get(number))
+            for number, (ours, published) in enumerate(space.verdicts)
+        ],
         "figures": [_figure(figure) for figure in space.figures],
     }
 
@@ -150,6 +156,7 @@ def _cell(line: Line, column: str) -> dict[str, Any]:
     if cell is None:
         return {"mean": NOTHING, "spread": "", "best": False}
     mean = number(column, cell, signed=line.source == "difference")
+    mean += MASKED if cell.masked else ""
     return {"mean": mean.replace("-", "−"), "spread": deviation(column, cell), "best": cell.best}
 
 
@@ -163,7 +170,7 @@ def _scalars(table: Table, columns: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _verdict(ours: Verdict, published: Verdict | None) -> dict[str, Any]:
+def _verdict(ours: Verdict, published: Verdict | None, second: Verdict | None) -> dict[str, Any]:
     return {
         "says": ours.claim.says,
         "note": ours.claim.note,
@@ -180,7 +187,7 @@ def _verdict(ours: Verdict, published: Verdict | None) -> dict[str, Any]:
                 else [],
                 "folded": len(verdict.comparisons) >= _FOLDED_FROM,
             }
-            for whose, verdict in (("Ours", ours), ("Published", published))
+            for whose, verdict in (("Ours", ours), (SECOND, second), ("Published", published))
             if verdict is not None
         ],
     }

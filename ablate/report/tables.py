@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from ablate.core.metric_names import OF_LAST_EPOCH
-from ablate.report.names import column_name
-from ablate.report.results import Results
+from ablate.report.names import column_name, reduced_headers
+from ablate.report.results import Results, Trial
+from ablate.report.verdicts.masked import Masked, masked_columns, notes_of
 from ablate.spaces.claims import Trend
 from ablate.spaces.metrics import Metric, is_accuracy
-from ablate.spaces.specs import COLUMNS
+from ablate.spaces.specs import COLUMNS, MeasurementSpec
+
+ALL_QUERIES = MeasurementSpec().square_queries
 
 Source = Literal["published", "ours", "difference", "ours, adaptive"]
 
@@ -27,11 +30,13 @@ class Cell:
         value: Mean over seeds; percent for accuracies.
         deviation: Standard deviation over seeds (n - 1); None for a single one.
         best: Whether it is the highest of its column and source.
+        masked: Whether a search without gradients is right on fewer images, so that the number is too high.
     """
 
     value: float
     deviation: float | None = None
     best: bool = False
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,18 @@ class Table:
         columns: Metric names in order; an adaptive column stands under its column, on a line of its own.
         rows: In the order of the space.
         caption: What the numbers are: unit, data, seeds.
+        headers: Column -> what stands above it, where that is not its name alone.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     caption: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def header(self, column: str) -> str:
+        """What stands above a column."""
+        return self.headers.get(column) or column_name(column)
 
     def footnotes(self) -> list[tuple[str, str]]:
         """What must be said below the table: (row label, note), in order."""
@@ -101,6 +112,8 @@ class TableInput:
         paper_data: Whether the data set is the paper's; else no difference is shown.
         data: How the data set is called, for the caption.
         extra: Scalars to show as columns too, e.g. `energy/ratio`.
+        masked: Columns to mark.
+        headers: As of `Table`.
     """
 
     title: str
@@ -112,6 +125,8 @@ class TableInput:
     paper_data: bool = False
     data: str = ""
     extra: Sequence[str] = ()
+    masked: Sequence[Masked] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def table_input(results: Results) -> TableInput:
@@ -154,7 +169,16 @@ def table_input(results: Results) -> TableInput:
         paper_data=results.is_paper_data,
         data=", ".join(told),
         extra=list(dict.fromkeys(scalars)),
+        masked=masked_columns(results),
+        headers=reduced_headers(map(_reduced, results.trials.values())),
     )
+
+
+def _reduced(trial: Trial) -> tuple[int | None, int | None]:
+    """`measurement.square_queries` and `measurement.images` of a trial, where they are not the defaults."""
+    given = trial.part.spec.get("measurement", {})
+    queries = given.get("square_queries", ALL_QUERIES)
+    return None if queries == ALL_QUERIES else queries, given.get("images")
 
 
 def build_table(given: TableInput) -> Table:
@@ -173,6 +197,8 @@ def build_table(given: TableInput) -> Table:
     adaptive = {label: _ours(results, label, columns, adaptive=True) for label in labels}
     for lines in (theirs, ours, adaptive):
         _mark_best(lines)
+    _mark_masked(ours, adaptive, given.masked)
+    said = notes_of(given.masked)
     rows = []
     for label in labels:
         problems = _problems(results, label, given.seeds)
@@ -184,8 +210,8 @@ def build_table(given: TableInput) -> Table:
         if adaptive[label]:
             parts.append(Line("ours, adaptive", adaptive[label], n))
         note = (given.notes[label],) if given.notes.get(label) else ()
-        rows.append(Row(label, tuple(parts), (*note, *problems)))
-    return Table(given.title, columns, tuple(rows), _caption(rows, given.paper_data, given.data))
+        rows.append(Row(label, tuple(parts), (*note, *said.get(label, ()), *problems)))
+    return Table(given.title, columns, tuple(rows), _caption(rows, given.paper_data, given.data), given.headers)
 
 
 def _columns(results: Results, published: Mapping[str, Mapping[str, float]], extra: Sequence[str]) -> tuple[str, ...]:
@@ -222,6 +248,16 @@ def _mark_best(lines: Mapping[str, dict[str, Cell]]) -> None:
         for cells in rows:
             if len(rows) > 1 and cells[column].value == highest:
                 cells[column] = Cell(highest, cells[column].deviation, best=True)
+
+
+def _mark_masked(
+    ours: Mapping[str, dict[str, Cell]], adaptive: Mapping[str, dict[str, Cell]], masked: Iterable[Masked]
+) -> None:
+    for each in masked:
+        metric = Metric.from_name(each.column)
+        cells = (adaptive if metric.adaptive else ours).get(each.row, {})
+        if metric.column in cells:
+            cells[metric.column] = replace(cells[metric.column], masked=True)
 
 
 def _problems(results: Results, label: str, seeds: Sequence[int]) -> list[str]:

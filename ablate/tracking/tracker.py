@@ -183,6 +183,23 @@ class Tracker:
         """Experiments with plans none of which can be shown, each with what is wrong; see `tracked.unshown`."""
         return reading.unshown(self._store)
 
+    def tag(self, run_id: str, name: str, value: str | None) -> None:
+        """Say something of a run that is no number of it; nothing is written where it says so already.
+
+        Args:
+            run_id: Which.
+            name: Of the tag.
+            value: Its text; None takes it away.
+        """
+        run = self._store.run(run_id)
+        if run is None or run.tags.get(name) == value:
+            return
+        if value is None:
+            self._store.untag(run, name)
+        else:
+            self._store.log(run, tags={name: value})
+            self._store.flush()
+
     def log_report(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str] | None = None) -> str:
         """Keep a report's files as artifacts of a run of the experiment `report`.
 

@@ -1,0 +1,163 @@
+"""Masked columns: where a search that asks for no gradient leaves fewer images right than an attack that follows them.
+
+Such an attack is too weak there, and its number says more about the gradients than about the network. A column of a row
+is masked where `square`, in the same ball, network and filter, is right on fewer images: one-sided at 1 %, paired over
+images and seeds by the evidence of all verdicts (`evidence`), Holm's correction over the row's columns. One seed alone
+is judged by its images: what is marked are the numbers that are shown.
+
+A claim on a masked column keeps its verdict and gets a second one on `worst`, which follows from the claim alone
+(`ablate.spaces.masking`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+from ablate.report.names import column_name
+from ablate.report.results import Outcome, Results
+from ablate.report.verdicts.decisions import holm
+from ablate.report.verdicts.evidence import estimate
+from ablate.report.verdicts.verdicts import Verdict, judge
+from ablate.spaces.masking import GRADIENT_COLUMNS, on_the_worst, search_beside
+from ablate.spaces.metrics import Metric
+
+ALPHA = 0.01
+"""How often a column of a row may be marked wrongly."""
+
+
+MASKABLE = tuple(Metric(name, adaptive=adaptive).name for adaptive in (False, True) for name in GRADIENT_COLUMNS)
+
+SECOND = "Ours, on the worst of all attacks"
+"""Whose verdict the second one is, as reports say it."""
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A column of a row whose attack is beaten by a search without gradients.
+
+    Attributes:
+        row: The row's label.
+        column: As tables have it, `pgd20` or `adaptive/pgd20`.
+        points: How much of its accuracy the search takes away.
+        p: Holm-adjusted, one-sided.
+    """
+
+    row: str
+    column: str
+    points: float
+    p: float
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dataclasses.asdict(self)
+
+
+def masked_columns(results: Results) -> list[Masked]:
+    """The columns that are masked.
+
+    Args:
+        results: Of a table; columns without `square` beside them are not looked at.
+
+    Returns:
+        In the order of the rows and of the columns' names.
+    """
+    found = []
+    for row in results.rows():
+        measured = {name for outcome in results.of(row) for name in outcome.values}
+        names = [name for name in MASKABLE if name in measured]
+        tested: dict[int, tuple[str, float]] = {}
+        p_values: dict[int, float] = {}
+        for number, name in enumerate(names):
+            search = search_beside(name)
+            if not results.of(row, (name, search)):
+                continue
+            weights = {row: {name: 1.0, search: -1.0}}
+            seen = estimate(weights, _on_the_same_images(results, name, search))
+            if math.isnan(seen.effect):
+                continue
+            tested[number] = (name, seen.effect)
+            p_values[number] = max(_one_sided(seen.effect, error, df) for error, df in seen.errors())
+        _, adjusted = holm(p_values, ALPHA)
+        found += [
+            Masked(row, name, effect, adjusted[number])
+            for number, (name, effect) in tested.items()
+            if adjusted[number] <= ALPHA and effect > 0
+        ]
+    return found
+
+
+def _one_sided(effect: float, error: float, df: float) -> float:
+    if error == 0.0:
+        return 0.0 if effect > 0 else 1.0
+    return float(stats.t.sf(effect / error, df))
+
+
+def _on_the_same_images(results: Results, name: str, search: str) -> Results:
+    """The two columns on the images that both were measured on: `measurement.images` are the first ones."""
+    outcomes = {}
+    for where, outcome in results.outcomes.items():
+        if name in outcome.values and search in outcome.values:
+            outcomes[where] = _cut(outcome, (name, search))
+    return dataclasses.replace(results, outcomes=outcomes)
+
+
+def _cut(outcome: Outcome, names: Sequence[str]) -> Outcome:
+    arrays = {name: outcome.correct[name] for name in names if name in outcome.correct}
+    if len(arrays) < len(names):  # not kept: their means are all there is
+        return dataclasses.replace(outcome, values={name: outcome.values[name] for name in names}, correct={})
+    count = min(len(array) for array in arrays.values())
+    cut = {name: array[:count] for name, array in arrays.items()}
+    values = {name: 100.0 * float(array.mean()) for name, array in cut.items()}
+    return dataclasses.replace(outcome, values=values, correct=cut, images=count)
+
+
+def notes_of(masked: Sequence[Masked]) -> dict[str, list[str]]:
+    """What a table says below itself: row -> sentences."""
+    notes: dict[str, list[str]] = {}
+    for row in dict.fromkeys(each.row for each in masked):
+        of_row = [each for each in masked if each.row == row]
+        told = ", ".join(f"{column_name(each.column)} by {each.points:.1f} points" for each in of_row)
+        notes[row] = [f"masked, Square is below: {told}; gradients mislead these attacks, and worst counts"]
+    return notes
+
+
+def second_verdicts(results: Results, masked: Sequence[Masked] | None = None) -> dict[int, Verdict]:
+    """The verdicts on `worst` of claims about masked columns.
+
+    Args:
+        results: Of a plan.
+        masked: Where they are known already.
+
+    Returns:
+        Number of the claim -> its second verdict; claims whose columns are not masked have none.
+    """
+    marked = {(each.row, each.column) for each in (masked_columns(results) if masked is None else masked)}
+    labels = [row.label for row in results.planned.spaces[0].rows]
+    found: dict[int, Verdict] = {}
+    for number, claim in enumerate(results.claims):
+        used = {(row, use.metric) for use in claim.metric_uses(number, labels) for row in use.rows}
+        second = on_the_worst(claim) if used & marked else None
+        if second is not None:
+            found[number] = judge(second, results, rows=labels)
+    return found
+
+
+def as_json(results: Sequence[Results]) -> list[dict[str, Any]]:
+    """The masked columns of several tables as plain data."""
+    return [
+        {"space": each.planned.spaces[0].name, "network": each.network, **one.as_json()}
+        for each in results
+        for one in masked_columns(each)
+    ]
+
+
+def by_row(masked: Sequence[Masked]) -> Mapping[str, frozenset[str]]:
+    """Row -> its masked columns."""
+    rows = {each.row for each in masked}
+    return {row: frozenset(each.column for each in masked if each.row == row) for row in rows}
