@@ -12,16 +12,14 @@ A claim on a masked column keeps its verdict and gets a second one on `worst`, w
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
-
 from ablate.report.names import column_name
 from ablate.report.results import Outcome, Results
-from ablate.report.verdicts.decisions import holm
+from ablate.report.verdicts.contrasts import Contrast
+from ablate.report.verdicts.decisions import smallest_level
 from ablate.report.verdicts.evidence import estimate
 from ablate.report.verdicts.verdicts import Verdict, judge
 from ablate.spaces.masking import GRADIENT_COLUMNS, on_the_worst, search_beside
@@ -71,49 +69,43 @@ def masked_columns(results: Results) -> list[Masked]:
     for row in results.rows():
         measured = {name for outcome in results.of(row) for name in outcome.values}
         names = [name for name in MASKABLE if name in measured]
-        tested: dict[int, tuple[str, float]] = {}
-        p_values: dict[int, float] = {}
-        for number, name in enumerate(names):
+        tested: dict[str, tuple[float, float]] = {}
+        for name in names:
             search = search_beside(name)
-            if not results.of(row, (name, search)):
-                continue
-            weights = {row: {name: 1.0, search: -1.0}}
-            seen = estimate(weights, _on_the_same_images(results, name, search))
-            if math.isnan(seen.effect):
-                continue
-            tested[number] = (name, seen.effect)
-            p_values[number] = max(_one_sided(seen.effect, error, df) for error, df in seen.errors())
-        _, adjusted = holm(p_values, ALPHA)
+            both = [_on_the_same_images(outcome, name, search) for outcome in results.of(row, (name, search))]
+            if both:
+                contrast = Contrast(f"{name} - {search}", {row: {name: 1.0, search: -1.0}}, low=0.0)
+                seen = estimate(contrast.weights, {row: both})
+                # Half of what both sides together would be: only a search that finds more counts.
+                p = smallest_level(contrast, seen) / 2 if seen.effect > 0 else 1.0
+                tested[name] = (float(seen.effect), p)
+        adjusted = _holm({name: p for name, (_, p) in tested.items()})
         found += [
-            Masked(row, name, effect, adjusted[number])
-            for number, (name, effect) in tested.items()
-            if adjusted[number] <= ALPHA and effect > 0
+            Masked(row, name, effect, adjusted[name])
+            for name, (effect, _) in tested.items()
+            if adjusted[name] <= ALPHA and effect > 0
         ]
     return found
 
 
-def _one_sided(effect: float, error: float, df: float) -> float:
-    if error == 0.0:
-        return 0.0 if effect > 0 else 1.0
-    return float(stats.t.sf(effect / error, df))
+def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted by Holm's procedure: the k-th smallest of m times m - k + 1, and never less than those before it."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for number, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = adjusted[name] = max(largest, min(1.0, (len(p_values) - number) * p_values[name]))
+    return adjusted
 
 
-def _on_the_same_images(results: Results, name: str, search: str) -> Results:
-    """The two columns on the images that both were measured on: `measurement.images` are the first ones."""
-    outcomes = {}
-    for where, outcome in results.outcomes.items():
-        if name in outcome.values and search in outcome.values:
-            outcomes[where] = _cut(outcome, (name, search))
-    return dataclasses.replace(results, outcomes=outcomes)
-
-
-def _cut(outcome: Outcome, names: Sequence[str]) -> Outcome:
-    arrays = {name: outcome.correct[name] for name in names if name in outcome.correct}
+def _on_the_same_images(outcome: Outcome, name: str, search: str) -> Outcome:
+    """Two columns on the images that both were measured on: `measurement.images` are the first ones."""
+    names = (name, search)
+    arrays = {each: outcome.correct[each] for each in names if each in outcome.correct}
     if len(arrays) < len(names):  # not kept: their means are all there is
-        return dataclasses.replace(outcome, values={name: outcome.values[name] for name in names}, correct={})
-    count = min(len(array) for array in arrays.values())
-    cut = {name: array[:count] for name, array in arrays.items()}
-    values = {name: 100.0 * float(array.mean()) for name, array in cut.items()}
+        return dataclasses.replace(outcome, values={each: outcome.values[each] for each in names}, correct={})
+    count = min(array.shape[-1] for array in arrays.values())
+    cut = {each: array[:count] for each, array in arrays.items()}
+    values = {each: 100.0 * float(array.mean()) for each, array in cut.items()}
     return dataclasses.replace(outcome, values=values, correct=cut, images=count)
 
 
@@ -138,13 +130,14 @@ def second_verdicts(results: Results, masked: Sequence[Masked] | None = None) ->
         Number of the claim -> its second verdict; claims whose columns are not masked have none.
     """
     marked = {(each.row, each.column) for each in (masked_columns(results) if masked is None else masked)}
-    labels = [row.label for row in results.planned.spaces[0].rows]
+    [space] = results.planned.spaces
+    labels = [row.label for row in space.rows]
     found: dict[int, Verdict] = {}
     for number, claim in enumerate(results.claims):
         used = {(row, use.metric) for use in claim.metric_uses(number, labels) for row in use.rows}
         second = on_the_worst(claim) if used & marked else None
         if second is not None:
-            found[number] = judge(second, results, rows=labels)
+            found[number] = judge(second, results, rows=labels, design=space.design)
     return found
 
 
@@ -155,9 +148,3 @@ def as_json(results: Sequence[Results]) -> list[dict[str, Any]]:
         for each in results
         for one in masked_columns(each)
     ]
-
-
-def by_row(masked: Sequence[Masked]) -> Mapping[str, frozenset[str]]:
-    """Row -> its masked columns."""
-    rows = {each.row for each in masked}
-    return {row: frozenset(each.column for each in masked if each.row == row) for row in rows}
