@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -168,6 +169,7 @@ def _run(
 
     import torch
 
+    from ablate.bench.autoattack import time_autoattack
     from ablate.bench.cases import Case, time_columns, time_step
     from ablate.bench.machine import device_name as name_of
     from ablate.bench.machine import matmul_peak
@@ -223,6 +225,13 @@ def _run(
                     count = _fitting(model, images or batch, "pgd20" if kind == What.ATTACKS else "columns", device)
                     case = Case(model, min(count, batch), name)
                     attempt(case, count, partial(time_columns, case, count, rounds, device))
+    if What.ATTACKS in what:
+        console.print(Text("\nAutoAttack, standard version; in torchattacks' place pyautoattack\n" + _HEAD))
+        for model in models:
+            for batch in batches or [128]:
+                count = images or _fitting(model, batch, "aa", device)
+                case = Case(model, min(count, batch), "aa")
+                attempt(case, count, partial(time_autoattack, case, count, rounds, device))
     packed = _packing(models, modes, batches, device, console) if What.PACKING in what else []
     return {
         "device": name_of(device),
@@ -320,7 +329,7 @@ def _rows(result: Result, count: int, peaks: dict[str, float]) -> list[dict[str,
                 if whose == "ours"
                 else {},
                 "share_of_peak": rate.median * case.flops / peak,
-                "peak_bytes": timed.peak_bytes,
+                "peak_bytes": None if math.isnan(timed.peak_bytes) else timed.peak_bytes,
             }
         )
     return rows
@@ -331,10 +340,13 @@ def _line(row: dict[str, Any]) -> str:
         found = row["ratio"].get(rival)
         return "" if found is None else f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
 
+    library = ratio("torchattacks") or ratio("pyautoattack")
+    memory = row["peak_bytes"]
+    held = "" if memory is None else f"{memory / 2**20:>5,.0f} MiB"
     return (
         f"{row['network']:<24} {row['what']:<8} {row['batch']:>5} {row['mode']:<17} "
-        f"{row['images_per_second']['median']:>8,.1f} {ratio('torchattacks'):>21} {ratio('written out'):>21} "
-        f"{row['share_of_peak']:>5.0%} {row['peak_bytes'] / 2**20:>5,.0f} MiB"
+        f"{row['images_per_second']['median']:>8,.1f} {library:>21} {ratio('written out'):>21} "
+        f"{row['share_of_peak']:>5.0%} {held}"
     )
 
 

@@ -24,6 +24,9 @@ CLASSES, IMAGE_SIZE = 10, 32
 MODES = ("float32", "float32+compile", "bfloat16", "bfloat16+compile")
 """Precision and compilation of training, as `mode` names them."""
 
+AUTOATTACK_PASSES = 10_000
+"""Forward passes, roughly, that an image costs which withstands AutoAttack."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -58,6 +61,8 @@ class Case:
         forward = forward_flops(self.model, IMAGE_SIZE, CLASSES)
         if self.what == "step":
             return forward * image_cost(TrialSpec())
+        if self.what == "aa":
+            return forward * AUTOATTACK_PASSES
         steps = {"natural": 0, "gn": 0, "fgsm": 1, "columns": 81}.get(self.what, 20)
         return forward * (STEP_COST * steps + (7 if self.what == "columns" else 1))
 

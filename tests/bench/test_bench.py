@@ -7,15 +7,18 @@ import multiprocessing
 import os
 import re
 import signal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
-from ablate.attacks import build_attack
+from ablate.attacks import APGD, Natural, Square, Together, build_attack
 from ablate.bench import __main__ as bench
-from ablate.bench import cases, packing, textbook
+from ablate.bench import autoattack, cases, packing, textbook
+from ablate.bench.autoattack import standard as autoattack_whole
 from ablate.bench.timing import Timed, in_turn
 from ablate.learning.models import build_network
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec
@@ -64,12 +67,40 @@ def test_a_step_is_timed_beside_its_rivals_as_json() -> None:
     assert ours["ratio"]["written out"]["median"] > 0
 
 
+def brief_autoattack() -> Together:
+    parts = (Natural(), APGD(steps=2), Square(queries=2))
+    return Together(name="aa", eps_255=8.0, parts=parts)
+
+
+class Rival:
+    """Stands for pyautoattack."""
+
+    def __init__(self, network: nn.Module, **_: object) -> None:
+        self.network = network
+
+    def run_standard_evaluation(self, images: torch.Tensor, labels: torch.Tensor, *, batch_size: int) -> None:
+        assert batch_size == 2
+        assert torch.equal(self.network(images).argmax(1), labels)  # every image is attacked
+
+
+def test_autoattack_is_timed_beside_its_rival_on_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoattack, "standard", brief_autoattack)
+    monkeypatch.setattr(autoattack, "rival", lambda: SimpleNamespace(AutoAttack=Rival))
+    found = autoattack.time_autoattack(cases.Case(ModelSpec(), 2, "aa"), 4, 1, torch.device("cpu"))
+    assert found.ours["float32"].seconds[0] > 0 and found.theirs["pyautoattack"].seconds[0] > 0
+    monkeypatch.setattr(autoattack, "rival", lambda: None)
+    assert autoattack.time_autoattack(cases.Case(ModelSpec(), 2, "aa"), 2, 1, torch.device("cpu")).theirs == {}
+    assert [part.name for part in autoattack_whole().parts] == ["natural", "apgd_ce", "apgd_t", "fab_t", "square"]
+
+
 @pytest.mark.slow
-def test_columns_are_timed_and_speeds_are_kept(tmp_path: object) -> None:
+def test_columns_are_timed_and_speeds_are_kept(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoattack, "standard", brief_autoattack)
+    monkeypatch.setattr(autoattack, "rival", lambda: None)
     arguments = ["--what", "attacks", "--what", "steps", "--storage", str(tmp_path), *TINY]
     done = CliRunner().invoke(bench.app, arguments)
     assert done.exit_code == 0, done.output
-    for name in COLUMNS:
+    for name in (*COLUMNS, "aa"):
         assert f" {name} " in done.stdout
     assert "Speeds kept" in done.stdout
 
