@@ -18,7 +18,13 @@ os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 
 
 # The files whose tests share one Ray cluster.
-ON_THE_CLUSTER = ("test_faults.py", "test_search.py", "test_submitting.py")
+ON_THE_CLUSTER = (
+    "test_executors.py",
+    "test_faults.py",
+    "test_search.py",
+    "test_submitting.py",
+    "test_without_a_head.py",
+)
 
 
 # Where the tests that take longest are: they begin first, or one process would end with them while the other has none.

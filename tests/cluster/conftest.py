@@ -6,13 +6,24 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import ON_THE_CLUSTER
 from tests.support.ray_cluster import RayCluster, started
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with started(tmp_path_factory.mktemp("token") / "token") as cluster:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    with started(tmp_path_factory.mktemp("token") / "token", forked=True) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def ray_cluster(request: pytest.FixtureRequest) -> RayCluster:
+    """The cluster of this process."""
+    expected = f"expected {request.path.name} among the files of tests/conftest.py that share one cluster"
+    assert request.path.name in ON_THE_CLUSTER, expected
+    cluster: RayCluster = request.getfixturevalue("running")
+    cluster.start_again()
+    return cluster
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_the_ui_of_a_local_database_shows_its_artifacts(tmp_path: Path) -> None:
     finish(storage, plan)
     tracker.sync(plan, storage)
     run_id = tracker.read_plan("batch_size").trials["512", 0].run_id
-    server = Server(tmp_path)
+    server = Server(tmp_path, command=True)
     server.start()
     try:
         url = f"{server.uri}/get-artifact?path=spec.json&run_uuid={run_id}"

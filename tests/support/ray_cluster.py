@@ -7,10 +7,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from tests.support import ray_worker
+from tests.support.forks import ForkServer
 from tests.support.helpers import environment, start_launch, until
 
 HEALTH = {
@@ -22,23 +24,44 @@ HEALTH = {
 
 
 class RayCluster:
-    """A head without CPUs and one node with two, on this machine, with token authentication."""
+    """A head without CPUs and one node with two, on this machine, with token authentication.
 
-    def __init__(self) -> None:
+    Args:
+        forked: Workers are forked from a process that has PyTorch loaded, which saves seconds of a core for each.
+    """
+
+    def __init__(self, forked: bool = False) -> None:
+        self.options: dict[str, Any] = {"include_log_monitor": False}  # it prints at drivers what workers print
+        if forked:
+            self.options["worker_path"] = ray_worker.__file__
+        self.start()
+
+    def start(self) -> None:
+        """Start it, each node with a session folder of its own: nodes of one folder delete each other's packages."""
         from ray.cluster_utils import Cluster
 
-        # Session folders of its own, as nodes of one folder delete each other's packages; in /tmp for a short path.
-        # A job's driver looks there which of the machine's clusters it belongs to; `ray start` would write it.
-        self.folders = [tempfile.mkdtemp(prefix="ray-")]
+        self.folders = [tempfile.mkdtemp(prefix="ray-")]  # in /tmp for a short path
         head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
-        head |= {
-            "temp_dir": self.folders[0],
-            "dashboard_agent_listen_port": 0,
-        }  # others' Ray may be on this machine too
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        head |= {"dashboard_agent_listen_port": 0}  # others' Ray may be on this machine too
+        head |= {"temp_dir": self.folders[0], "no_monitor": True}  # nobody asks what an autoscaler would do
+        self.cluster = Cluster(initialize_head=True, head_node_args=head | self.options)
+        # A job's driver looks there which of the machine's clusters it belongs to; `ray start` would write it.
         (Path(self.folders[0]) / "ray_current_cluster").write_text(self.address)
         self.nodes: list[Any] = []
         self.add_node()
+
+    def start_again(self) -> None:
+        """Start it again where a test has killed its head."""
+        if self.cluster.head_node.all_processes["gcs_server"][0].process.poll() is not None:
+            self.shutdown()
+            self.start()
+
+    def kill_head(self) -> None:
+        """SIGKILL every process of the head."""
+        for processes in self.cluster.head_node.all_processes.values():
+            for each in processes:
+                each.process.kill()
+        self.cluster.head_node.all_processes["gcs_server"][0].process.wait()
 
     @property
     def address(self) -> str:
@@ -51,7 +74,7 @@ class RayCluster:
     def add_node(self) -> Any:
         """A node with two CPUs."""
         self.folders.append(tempfile.mkdtemp(prefix="ray-"))
-        self.nodes.append(self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1]))
+        self.nodes.append(self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1], **self.options))
         return self.nodes[-1]
 
     def lose_node(self, node: Any) -> None:
@@ -71,11 +94,12 @@ class RayCluster:
 
 
 @contextmanager
-def started(token: Path) -> Iterator[RayCluster]:
+def started(token: Path, forked: bool = False) -> Iterator[RayCluster]:
     """A cluster with token authentication, while the block runs.
 
     Args:
         token: Where its token is written.
+        forked: As of `RayCluster`.
     """
     token.touch(mode=0o600)
     token.write_text("0123456789abcdef" * 4)
@@ -91,17 +115,32 @@ def started(token: Path) -> Iterator[RayCluster]:
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     _read_settings_again()
-    cluster = RayCluster()
     try:
-        yield cluster
+        with _forking() if forked else nullcontext():
+            cluster = RayCluster(forked)
+            try:
+                yield cluster
+            finally:
+                cluster.shutdown()
     finally:
-        cluster.shutdown()
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
         _read_settings_again()
+
+
+@contextmanager
+def _forking() -> Iterator[None]:
+    """Nodes that start inside can have their workers forked."""
+    server = ForkServer(*ray_worker.LOADED)
+    os.environ[ray_worker.SOCKET_VARIABLE] = server.path
+    try:
+        yield
+    finally:
+        del os.environ[ray_worker.SOCKET_VARIABLE]
+        server.close()
 
 
 def _read_settings_again() -> None:
