@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import sqlite3
@@ -81,10 +82,10 @@ def check(path: Path, artifacts: str) -> None:
             f"--tracking-uri: expected {path} to be a database that can be written, got: {error}"
         ) from error
     try:
-        if _is_old(path):
-            _migrate(path)
-        else:
+        if _version(path) is None:
             create_tables(path, path.parent / artifacts)
+        elif _is_old(path):
+            _migrate(path)
         _relocate(path, artifacts)
     except TrackingError:
         raise
@@ -169,16 +170,27 @@ def create_tables(path: Path, artifacts: Path) -> None:
     SqlAlchemyStore(sqlite_uri(path), artifact_address(artifacts)).engine.dispose()
 
 
-def _is_old(path: Path) -> bool:
-    """Whether the file has MLflow's tables, of another version than the installed one."""
-    from mlflow.store.db import utils
-
+def _version(path: Path) -> str | None:
+    """Of MLflow's tables in a file; none where it has none of them."""
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
         try:
             found = database.execute("SELECT version_num FROM alembic_version").fetchone()
         except sqlite3.OperationalError:  # no such table
-            return False
-    return found is not None and found[0] != utils._get_latest_schema_revision()
+            return None
+    return None if found is None else str(found[0])
+
+
+@functools.cache
+def _newest() -> str:
+    """The version of the installed MLflow, which loads all its migrations to tell."""
+    from mlflow.store.db import utils
+
+    return str(utils._get_latest_schema_revision())
+
+
+def _is_old(path: Path) -> bool:
+    """Whether the file has MLflow's tables, of another version than the installed one."""
+    return _version(path) not in (None, _newest())
 
 
 def _migrate(path: Path) -> None:
