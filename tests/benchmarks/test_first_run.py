@@ -44,7 +44,7 @@ def test_the_first_run_on_a_gpu_can_be_rehearsed_on_a_cpu(tmp_path: Path) -> Non
         env=environment(**switches, **places, EXTRA=extra, PYTHON=os.path.relpath(sys.executable, ROOT)),
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=590,
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output

@@ -80,21 +80,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return numbers(folder / "storage")
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow server's empty database, made once: it takes ten seconds."""
-    folder = tmp_path_factory.mktemp("database")
-    server = Server(folder)
-    server.start()
-    server.stop()
-    return folder / "server.db"
-
-
 @pytest.fixture
-def server(tmp_path: Path, database: Path) -> Iterator[Server]:
+def server(tmp_path: Path, template: Path) -> Iterator[Server]:
     folder = tmp_path / "server"
     folder.mkdir()
-    shutil.copy(database, folder)
+    shutil.copy(template, folder / "server.db")
     server = Server(folder)
     server.start()
     yield server
@@ -161,7 +151,7 @@ def test_metrics_of_the_time_the_server_was_away_arrive_once_and_in_order(tmp_pa
     until(lambda: launch.stored(3), what="epochs without a server")
     server.start()
     launch.release(EPOCHS)
-    assert launch.process.wait(120) == 0, launch.out.read_text()
+    assert launch.process.wait(240) == 0, launch.out.read_text()
     expected = stored_curves(tmp_path)
     assert len(expected) == 2
     assert all(len(points) == EPOCHS for points in expected.values())
@@ -175,7 +165,7 @@ def test_a_server_that_stays_away_costs_no_result_and_one_command_uploads_them(
     until(lambda: any(curves(server).values()), what="the first epoch at the server")
     server.stop()
     launch.release(2)
-    assert launch.process.wait(120) == 0, launch.out.read_text()
+    assert launch.process.wait(240) == 0, launch.out.read_text()
     text = launch.out.read_text()
     assert "Traceback" not in text
     assert "safe in storage" in text
@@ -197,7 +187,8 @@ def test_sigterm_ends_within_30_s_also_without_a_server(tmp_path: Path, server: 
     assert "Traceback" not in launch.out.read_text()
 
 
-def test_a_killed_launch_goes_on_in_the_same_runs(tmp_path: Path) -> None:
+def test_a_killed_launch_goes_on_in_the_same_runs(tmp_path: Path, template: Path) -> None:
+    shutil.copy(template, tmp_path / "mlflow.db")
     space = str(write_space(tmp_path, epochs=EPOCHS))
     (tmp_path / "gate.py").write_text(GATE)
     (tmp_path / "hold-3").touch()
@@ -274,32 +265,41 @@ def test_storage_that_fills_up_keeps_the_checkpoint_before_and_goes_on_with_room
     assert numbers(storage_that_fills) == whole
 
 
-@pytest.mark.parametrize("damage", ["cut short", "corrupted"])  # more ways in tests/storage/test_storage.py
-def test_a_damaged_checkpoint_is_passed_over_with_a_clear_message(
-    tmp_path: Path, damage: str, whole: dict[str, Any]
-) -> None:
-    (tmp_path / "gate.py").write_text(GATE)
-    (tmp_path / "hold-3").touch()
-    arguments = ("--space", str(write_space(tmp_path, epochs=EPOCHS)), *LOCAL, "--no-tracking")
-    process = start_launch(tmp_path, *arguments, "--import", "gate")
-    storage = tmp_path / "storage"
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a launch that was killed with two epochs in storage."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "gate.py").write_text(GATE)
+    (folder / "hold-3").touch()
+    space = write_space(folder, epochs=EPOCHS)
+    process = start_launch(folder, "--space", str(space), *LOCAL, "--no-tracking", "--import", "gate")
     manifests = "*/attempts/*/manifest-*.json"
     until(
-        lambda: any(rb"checkpoint-000002" in path.read_bytes() for path in storage.glob(manifests)),
+        lambda: any(rb"checkpoint-000002" in path.read_bytes() for path in (folder / "storage").glob(manifests)),
         what="the second epoch",
     )
     process.kill_group()
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["cut short", "corrupted"])  # more ways in tests/storage/test_storage.py
+def test_a_damaged_checkpoint_is_passed_over_with_a_clear_message(
+    tmp_path: Path, damage: str, killed: Path, whole: dict[str, Any]
+) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    storage = tmp_path / "storage"
     (newest,) = storage.glob("*/attempts/*/checkpoint-000002-*")
     content = newest.read_bytes()
     newest.write_bytes(content[:-100] if damage == "cut short" else content[:-100] + bytes(100))
-    text = run_launch(tmp_path, *arguments)
+    text = run_launch(tmp_path, "--space", str(tmp_path / "tiny.yaml"), *LOCAL, "--no-tracking")
     assert numbers(storage) == whole
     assert "expected the whole checkpoint of epoch 2, got a damaged" in " ".join(text.split())
 
 
 def test_a_training_that_yields_nan_or_raises_is_marked_the_others_finish_and_only_retry_tries_again(
-    tmp_path: Path,
+    tmp_path: Path, template: Path
 ) -> None:
+    shutil.copy(template, tmp_path / "mlflow.db")
     (tmp_path / "broken.py").write_text(BROKEN)
     space = write_space(tmp_path, epochs=1)
     more = (

@@ -68,7 +68,7 @@ def test_a_job_is_left_found_again_and_gives_its_exit_code_and_the_same_numbers(
     again = start(folder, ray_cluster, "--import", "mine")
     until(lambda: "is running already" in text_of(folder), what="the job to be found")
     (folder / "hold").unlink()
-    assert again.wait(120) == 0, text_of(folder)
+    assert again.wait(240) == 0, text_of(folder)
     text = text_of(folder)
     assert "finished" in text
     assert "\x1b[" not in text
@@ -87,12 +87,12 @@ def test_a_failed_training_and_a_wrong_setting_come_back_as_exit_codes(
         "checkpoints.save_state = save_state\n"
     )
     process = start(folder, ray_cluster, "--import", "mine")
-    assert process.wait(120) == 1, text_of(folder)
+    assert process.wait(240) == 1, text_of(folder)
     assert "RuntimeError: broken" in text_of(folder)
     blocked = folder / "blocked"
     blocked.write_text("")
     process = start(folder, ray_cluster, "--storage", str(blocked / "storage"))
-    assert process.wait(120) == 2, text_of(folder)
+    assert process.wait(240) == 2, text_of(folder)
     assert "--storage" in text_of(folder)
 
 
@@ -105,7 +105,7 @@ def test_a_wrong_token_is_one_message(folder: Path, ray_cluster: RayCluster) -> 
         env=environment(RAY_AUTH_TOKEN_PATH=str(folder / "wrong")),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 2
     assert "RAY_AUTH_TOKEN_PATH" in done.stderr

@@ -41,7 +41,7 @@ def test_killed_in_a_bucket_and_launched_again_twice_at_once(tmp_path: Path, buc
     outputs = [tmp_path / "first.txt", tmp_path / "second.txt"]
     launches = [start_launch(tmp_path, *arguments, "--storage", bucket, out=output) for output in outputs]
     for launch, output in zip(launches, outputs, strict=True):
-        assert launch.wait(200) == 0, output.read_text()
+        assert launch.wait(240) == 0, output.read_text()
     assert numbers(bucket) == numbers(tmp_path / "storage")
     attempts = {key: storage.view(key).attempts for key in storage.keys()}  # noqa: SIM118
     assert sum(attempts.values()) == 3  # two trainings, one of them in two attempts

@@ -94,7 +94,7 @@ def run_launch(folder: Path, *arguments: str, expect: int = 0) -> str:
     return run_module("ablate.launch", folder, *arguments, expect=expect)
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 120.0, what: str = "the event") -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 240.0, what: str = "the event") -> Any:
     """Wait for an event; the limit only ends a test that would hang."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:

@@ -165,7 +165,7 @@ class Launch:
     def text(self) -> str:
         return self.out.read_text()
 
-    def ends_with(self, code: int, timeout_s: float = 120) -> str:
+    def ends_with(self, code: int, timeout_s: float = 240) -> str:
         """Wait for the launch's end, check its exit code, and return what it printed."""
         assert self.process.wait(timeout_s) == code, self.text()
         return self.text()
