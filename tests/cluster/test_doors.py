@@ -67,7 +67,7 @@ def test_every_socket_of_a_launch_is_on_loopback_and_its_token_is_nobody_elses(
     token.parent.mkdir()
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o644)
-    space = write_space(tmp_path, epochs=1)
+    space = write_space(tmp_path, epochs=1, attacks="natural, gn, fgsm")
     launch = Launch(tmp_path, "--space", str(space), "--no-tracking", hold=["measuring"])
     launch.at("measuring", 1)
     found = open_sockets(launch.process.pid)

@@ -72,11 +72,15 @@ def broken(spec, num_classes, image_size):
 """
 
 
+def space_in(folder: Path, epochs: int = EPOCHS) -> Path:
+    return write_space(folder, epochs=epochs, attacks="natural, gn, fgsm")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
-    run_launch(folder, "--space", str(write_space(folder, epochs=EPOCHS)), *LOCAL, "--no-tracking")
+    run_launch(folder, "--space", str(space_in(folder)), *LOCAL, "--no-tracking")
     return numbers(folder / "storage")
 
 
@@ -100,7 +104,7 @@ class Tracked:
         for epoch in hold:
             (folder / f"hold-{epoch}").touch()
         self.out = folder / "out.txt"
-        space = str(write_space(folder, epochs=EPOCHS))
+        space = str(space_in(folder))
         # Four tries a call, and short waits between them, as the server will be killed.
         env = environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="5")
         arguments = ("--space", space, *LOCAL, "--tracking-uri", server.uri, "--import", "gate")
@@ -189,7 +193,7 @@ def test_sigterm_ends_within_30_s_also_without_a_server(tmp_path: Path, server: 
 
 def test_a_killed_launch_goes_on_in_the_same_runs(tmp_path: Path, template: Path) -> None:
     shutil.copy(template, tmp_path / "mlflow.db")
-    space = str(write_space(tmp_path, epochs=EPOCHS))
+    space = str(space_in(tmp_path))
     (tmp_path / "gate.py").write_text(GATE)
     (tmp_path / "hold-3").touch()
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -253,7 +257,14 @@ def make_room(folder: Path) -> None:
 def test_storage_that_fills_up_keeps_the_checkpoint_before_and_goes_on_with_room(
     tmp_path: Path, storage_that_fills: Path, whole: dict[str, Any]
 ) -> None:
-    arguments = ("--space", str(write_space(tmp_path, epochs=EPOCHS)), *LOCAL, "--no-tracking", "--import", "disk")
+    arguments = (
+        "--space",
+        str(space_in(tmp_path)),
+        *LOCAL,
+        "--no-tracking",
+        "--import",
+        "disk",
+    )
     text = run_launch(tmp_path, *arguments, expect=1)
     assert "No space left on device" in text
     assert "with room for" in text and "interrupted" in text and "--retry-failed" not in text
@@ -271,7 +282,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     (folder / "gate.py").write_text(GATE)
     (folder / "hold-3").touch()
-    space = write_space(folder, epochs=EPOCHS)
+    space = space_in(folder)
     process = start_launch(folder, "--space", str(space), *LOCAL, "--no-tracking", "--import", "gate")
     manifests = "*/attempts/*/manifest-*.json"
     until(
@@ -301,7 +312,7 @@ def test_a_training_that_yields_nan_or_raises_is_marked_the_others_finish_and_on
 ) -> None:
     shutil.copy(template, tmp_path / "mlflow.db")
     (tmp_path / "broken.py").write_text(BROKEN)
-    space = write_space(tmp_path, epochs=1)
+    space = space_in(tmp_path, epochs=1)
     more = (
         "{label: boundless, set: {training.learning_rate: 1.0e+30}}",
         "{label: raising, set: {model.arch: broken, model.depth: null}}",

@@ -48,7 +48,7 @@ def text_of(folder: Path) -> str:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    write_space(tmp_path, epochs=3)
+    write_space(tmp_path, epochs=3, attacks="natural, gn, fgsm")
     (tmp_path / "mine.py").write_text(HOLD.format(hold=str(tmp_path / "hold")))
     return tmp_path
 

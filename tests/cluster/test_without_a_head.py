@@ -10,7 +10,7 @@ from tests.support.ray_cluster import Launch, RayCluster
 
 
 def test_a_launch_whose_head_is_killed_ends_in_order(tmp_path: Path, on_cluster: RayCluster) -> None:
-    arguments = ("--space", str(write_space(tmp_path, epochs=2)), "--no-tracking")
+    arguments = ("--space", str(write_space(tmp_path, epochs=2, attacks="natural, gn, fgsm")), "--no-tracking")
     launch = Launch(tmp_path, *arguments, hold=["measuring"])
     launch.at("measuring", 1)
     on_cluster.kill_head()

@@ -31,7 +31,7 @@ training.ascend = crash
 
 @pytest.mark.parametrize(("name", "number"), [("SEGV", 11), ("ABRT", 6), ("BUS", 7)])
 def test_stacks_are_in_the_log_and_the_next_launch_tells(tmp_path: Path, name: str, number: int) -> None:
-    space = str(write_space(tmp_path, epochs=1))
+    space = str(write_space(tmp_path, epochs=1, attacks="natural, gn, fgsm"))
     (tmp_path / "crashing.py").write_text(CRASHING.format(signal=name))
     (tmp_path / "crash").touch()
     arguments = ("--space", space, "--row", "small", "--no-tracking", "--local", "--cpus-per-trial", "1")

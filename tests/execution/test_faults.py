@@ -87,7 +87,7 @@ def test_what_a_gpu_broke_ends_its_process_and_nothing_else_does() -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of an undisturbed launch."""
     folder = tmp_path_factory.mktemp("whole")
-    write_space(folder)
+    write_space(folder, attacks="natural, gn, fgsm")
     assert launch_here(options_of(folder))[0] == 0
     return numbers(folder / "storage")
 
@@ -115,7 +115,7 @@ class Refusing:
 def test_storage_that_refuses_for_a_while_costs_no_retry_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any], method: str, name: str
 ) -> None:
-    write_space(tmp_path)
+    write_space(tmp_path, attacks="natural, gn, fgsm")
     storage = Refusing(monkeypatch, method, name)
     code, text = launch_here(options_of(tmp_path))
     assert code == 1 and storage.refused and "ExpiredToken" in text
@@ -131,7 +131,7 @@ def test_storage_that_refuses_for_a_while_costs_no_retry_failed(
 
 @pytest.mark.parametrize("error", [OF_A_GPU[2], COMING_AGAIN[2]], ids=repr)
 def test_a_launch_keeps_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    write_space(tmp_path, epochs=1)
+    write_space(tmp_path, epochs=1, attacks="natural, gn, fgsm")
 
     def broken(*_: Any, **__: Any) -> None:
         raise error

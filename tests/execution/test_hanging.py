@@ -151,7 +151,7 @@ def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monk
 def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    write_space(tmp_path)
+    write_space(tmp_path, attacks="natural, gn, fgsm")
     clock, save_state, hanging_now = Clock(), checkpoints.save_state, threading.Event()
     watched = executors.run_watched
     monkeypatch.setattr(hanging, "LOOK_S", 0.01)

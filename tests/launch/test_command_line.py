@@ -171,7 +171,7 @@ def make_slow(folder: Path) -> None:
 def test_a_launch_of_more_than_a_day_is_refused_where_nobody_can_be_asked(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    write_space(tmp_path, epochs=1)
+    write_space(tmp_path, epochs=1, attacks="natural, gn, fgsm")
     make_slow(tmp_path)
     there = sorted((tmp_path / "storage").rglob("*"))
     with pytest.raises(UserError, match=r"less than a day on this machine, or --yes; .* by ablate.bench.* No preset"):
@@ -188,7 +188,7 @@ def test_a_launch_of_more_than_a_day_is_refused_where_nobody_can_be_asked(tmp_pa
 def test_no_launch_is_refused_by_a_guess(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1.0)
-    write_space(tmp_path, epochs=1)
+    write_space(tmp_path, epochs=1, attacks="natural, gn, fgsm")
     code, text = launch_here(options_of(tmp_path))
     assert code == 0
     text = " ".join(text.split())
@@ -261,7 +261,7 @@ def test_a_network_that_fails_is_one_line_and_the_others_train(
     monkeypatch.chdir(tmp_path)
     module = f"own_{name}"
     (tmp_path / f"{module}.py").write_text(OWN_NETWORK.format(name=name, line=line))
-    path = write_space(tmp_path, epochs=1)
+    path = write_space(tmp_path, epochs=1, attacks="natural, gn, fgsm")
     path.write_text(path.read_text().replace("label: small, set: {", f"label: small, set: {{model.arch: {name}, "))
     asked = options_of(tmp_path, imports=[module])
     _, text = launch_here(replace(asked, dry_run=True))
@@ -334,7 +334,7 @@ def test_json_alone_on_standard_output(
 
 
 def test_watching_shows_a_launch_to_its_end_and_writes_nothing(tmp_path: Path) -> None:
-    write_space(tmp_path, epochs=3)
+    write_space(tmp_path, epochs=3, attacks="natural, gn, fgsm")
     done: list[int] = []
     thread = threading.Thread(
         target=lambda: done.append(launch(Request.read(options_of(tmp_path)), Console(file=io.StringIO()))), daemon=True

@@ -31,7 +31,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_killed_in_a_bucket_and_launched_again_twice_at_once(tmp_path: Path, bucket: str) -> None:
-    space = str(write_space(tmp_path, epochs=3))
+    space = str(write_space(tmp_path, epochs=3, attacks="natural, gn, fgsm"))
     arguments = ("--space", space, *LOCAL)
     run_launch(tmp_path, *arguments)
     process = start_launch(tmp_path, *arguments, "--storage", bucket)

@@ -98,7 +98,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(
 def test_a_paused_launch_waits_for_the_results_of_the_one_that_took_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: Callable[..., Any]
 ) -> None:
-    write_space(tmp_path)
+    write_space(tmp_path, attacks="natural, gn, fgsm")
     save_state = checkpoints.save_state
     there: dict[str, bytes] = {}
     whole: dict[str, Any] = {}
