@@ -35,6 +35,7 @@ from ablate.spaces.loading import load_space
 from ablate.spaces.search import SearchSpec
 from ablate.storage.storage import Storage
 from ablate.tracking.tracker import Tracker
+from tests.support import search_helpers
 from tests.support.helpers import plan_of
 from tests.support.search_helpers import SEARCH, write_search
 
@@ -77,6 +78,23 @@ def made_up(two: bool = False, count: int = 24) -> SearchResults:
             )
         )
     return SearchResults("made_up", "Made up", "abc", "paper", 0, "digits", search, samples)
+
+
+def sample(label: str, *objectives: float) -> SampleResult:
+    return SampleResult(label, {}, "complete", objectives)
+
+
+def test_the_pareto_front_has_what_nothing_beats() -> None:
+    two = search_helpers.search_of(
+        objective=[{"metric": "validation/natural"}, {"metric": "validation/robust"}], scheduler="fifo"
+    )
+    samples = [sample("a", 80, 30), sample("b", 70, 40), sample("c", 69, 39), sample("d", 80, 20), sample("e", 60, 50)]
+    found = SearchResults("s", "t", "p", "paper", 0, "digits", two, [*samples, SampleResult("f", {}, "stopped")])
+    assert [each.label for each in pareto_front(found)] == ["a", "b", "e"]
+    lower = search_helpers.search_of(objective={"metric": "validation/natural", "mode": "min"})
+    one = SearchResults("s", "t", "p", "paper", 0, "digits", lower, [sample("a", 3), sample("b", 2), sample("c", 2)])
+    assert [each.label for each in pareto_front(one)] == ["b"]
+    assert best_space(SearchResults("s", "t", "p", "paper", 0, "digits", lower, [])) is None
 
 
 def test_importances_find_what_the_objective_hangs_on() -> None:
