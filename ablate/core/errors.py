@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 import sys
 import sysconfig
 import traceback
@@ -75,7 +77,51 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         `did you mean 'x'?` where one is close, else the list of valid names.
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return "valid: " + ", ".join(names)
+    meant = meant_name(name, names)
+    return f"did you mean {meant!r}?" if meant is not None else "valid: " + ", ".join(names)
+
+
+def each_on_its_own(option: str, given: str, valid: Iterable[str]) -> str | None:
+    """The sentence for names with commas between, where the option is given once for each.
+
+    Args:
+        option: `--row`.
+        given: What was given, which is no name.
+        valid: The names that would have been accepted.
+
+    Returns:
+        `did you mean --row 64 --row 128?`; None where that is not what was meant.
+    """
+    parts, names = [part.strip() for part in given.split(",")], set(valid)
+    if len(parts) < 2 or not all(part in names for part in parts):
+        return None
+    return f"did you mean {' '.join(f'{option} {shlex.quote(part)}' for part in parts)}?"
+
+
+def meant_name(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name that was probably meant: the same but for case and signs, close, of these initials (`lr`), or a part.
+
+    Args:
+        name: What was given.
+        names: The names that would have been accepted.
+        cutoff: How close, from 0 to 1.
+
+    Returns:
+        None where none or several may be meant.
+    """
+    names = list(names)
+    own, plain = _plain(name), {each: _plain(each) for each in names}
+    initials = {each: "".join(word[:1] for word in re.split(r"[\W_]+", each)).casefold() for each in names}
+    same = [each for each in names if own and plain[each] == own]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    short = [each for each in names if len(own) > 1 and initials[each] == own]
+    begun = [
+        each
+        for each in names
+        if min(len(own), len(plain[each])) > 2 and (plain[each].startswith(own) or own.startswith(plain[each]))
+    ]
+    return next((found[0] for found in (same, close, short, begun) if len(found) == 1), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()

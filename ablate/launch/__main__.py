@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ablate import spaces
+from ablate import __version__, spaces
 from ablate.core.errors import SpecError, UserError
 from ablate.core.text import open_closed_streams, open_console, plural, printable
 from ablate.launch.options import OPTIONS, Option, Options
@@ -51,7 +51,7 @@ def main(**given: Any) -> None:
     open_closed_streams()
     try:
         options = Options.parsed(given)
-        code = _list(options) if options.list_spaces else _watch(options) if options.watch else _launch(options)
+        code = _do(options)
     except UserError as error:
         open_console(sys.stderr).print(Text(str(error)))
         raise SystemExit(2) from None
@@ -62,6 +62,15 @@ def main(**given: Any) -> None:
 
 main.__signature__ = inspect.Signature([_parameter(option) for option in OPTIONS.values()])  # type: ignore[attr-defined]
 app.command(epilog=EPILOG, context_settings={"max_content_width": WIDTH, "help_option_names": ["-h", "--help"]})(main)
+
+
+def _do(options: Options) -> int:
+    if options.version:
+        sys.stdout.write(f"ablate {__version__}\n")
+        return 0
+    if options.list_spaces:
+        return _list(options)
+    return _watch(options) if options.watch else _launch(options)
 
 
 def _launch(options: Options) -> int:

@@ -58,7 +58,8 @@ def show_plan(plan: Plan, out: Console) -> None:
         number = f" (Table {space.space.table})" if space.space.table is not None else ""
         out.print()
         out.print(Text(f"{space.name}: {printable(space.space.title)}{number}", style="bold", overflow="fold"))
-        out.print(_table(plan, space.name, spaces))
+        if plan.trials:  # of a search there may be none yet
+            out.print(_table(plan, space.name, spaces))
     failed = failures(plan)
     if failed:
         out.print()
@@ -138,6 +139,8 @@ def summary(plan: Plan) -> str:
     Returns:
         `N rows, M trials, K distinct trainings (sharing saves L): a to reuse, b to continue, ...`.
     """
+    if plan.search and not plan.trials:
+        return "no sample yet"
     numbers = _numbers(plan)
     saved = plural(numbers["saved"], "training")
     sharing = f" (sharing saves {saved})" if numbers["saved"] else ""

@@ -175,6 +175,7 @@ class Options:
     list_spaces: bool = field(
         default=False, metadata=_given(None, "Show the spaces, one line each; stop.", flag="--list")
     )
+    version: bool = field(default=False, metadata=_given(None, "Show the version; stop."))
     watch: bool = field(default=False, metadata=_given(None, "Follow a running launch, read-only."))
     as_json: bool = field(
         default=False, metadata=_given(None, "JSON: the plan (--dry-run) or the results.", flag="--json")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ablate import spaces
-from ablate.core.errors import SpecError, UserError, nearest
+from ablate.core.errors import SpecError, UserError, each_on_its_own, nearest
 from ablate.core.user_code import import_modules
 from ablate.launch.options import Options
 from ablate.spaces.loading import tables
@@ -62,6 +62,9 @@ class Request:
         load_preset = functools.cache(spaces.load_preset)
         if loaded is None:
             load_space = functools.cache(functools.partial(spaces.load_space, load_preset=load_preset))
+            for name in options.space:
+                if hint := each_on_its_own("--space", name, [*spaces.space_names(), "all"]):
+                    raise SpecError(f"--space: expected one space, got {name!r}; {hint}")
             given = [
                 space
                 for name in options.space
@@ -92,7 +95,8 @@ class Request:
         labels = {trial.label for trial in trials}
         for row in options.rows:
             if row not in labels:
-                raise SpecError(f"--row: expected the label of a row, got {row!r}; {nearest(row, labels)}")
+                hint = each_on_its_own("--row", row, labels) or nearest(row, labels)
+                raise SpecError(f"--row: expected the label of a row, got {row!r}; {hint}")
         return [trial for trial in trials if not options.rows or trial.label in options.rows]
 
     def subject(self, storage: Storage) -> Subject:
@@ -110,7 +114,9 @@ class Request:
         from ablate.launch.sources import Rows, Samples
 
         if all(space.space.search is None for space in self.spaces):
-            return Rows(self._plan(self.spaces, self.trials()))
+            trials = self.trials()
+            asked_for = {trial.space for trial in trials}  # a space without any row of --row has no table
+            return Rows(self._plan([space for space in self.spaces if space.name in asked_for], trials))
         options = self.options
         if len(self.spaces) > 1:
             raise SpecError(

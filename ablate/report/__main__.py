@@ -277,7 +277,7 @@ def _sync(
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
     space: Annotated[list[str], typer.Option(help="A space's name, or all; may be repeated.")] = ["all"],  # noqa: B006
     plan: Annotated[str | None, typer.Option(help="A plan's id; default: the one launched last.")] = None,

@@ -43,7 +43,10 @@ def load_space(name_or_path: str, load_preset: Callable[[str], PresetFile] = pre
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
         path = local_path(name_or_path, "--space")
         if not _is_file(path):
-            raise SpecError(f"--space: expected a space's name or the path of its file, got no file {name_or_path!r}")
+            hint = f"; did you mean {path.stem!r}?" if path.stem in presets.space_names() else ""
+            raise SpecError(
+                f"--space: expected a space's name or the path of its file, got no file {name_or_path!r}{hint}"
+            )
     else:
         path = presets.folder() / f"{name_or_path}.yaml"
         if not _is_file(path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from ablate.core.errors import SpecError
+from ablate.core.errors import SpecError, meant_name
 from ablate.spaces.specs import TrialSpec
 from ablate.spaces.yamlfile import explain, flatten, models_in, read_value
 
@@ -162,12 +161,11 @@ def _nearest_path(path: str) -> str:
     paths = setting_paths()
     beside = {_split(known)[1]: known for known in paths if _split(known)[0] == parent}
     lasts = {_split(known)[1]: known for known in reversed(paths)}
-    close = [name for name in beside if last and name.startswith(last)] or difflib.get_close_matches(last, beside)
-    if close:
-        return f"did you mean {beside[close[0]]!r}?"
-    close = difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)
-    if close:
-        return f"did you mean {lasts[close[0]]!r}?"
+    begun = [name for name in beside if last and name.startswith(last)]
+    if name := begun[0] if begun else meant_name(last, beside):
+        return f"did you mean {beside[name]!r}?"
+    if name := meant_name(last, lasts, cutoff=0.7):
+        return f"did you mean {lasts[name]!r}?"
     return "valid: " + ", ".join(sorted(beside or {known for known in paths if "." not in known}))
 
 

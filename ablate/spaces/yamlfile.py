@@ -312,6 +312,9 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any, most: in
     """
     lines: list[str] = []
     problems = error.errors(include_url=False)
+    # A list whose only item is refused is told to be too short, too.
+    inner = {tuple(problem["loc"])[:length] for problem in problems for length in range(len(problem["loc"]))}
+    problems = [each for each in problems if each["type"] != "too_short" or tuple(each["loc"]) not in inner]
     for problem in problems[:most]:
         place: Place = tuple(problem["loc"])
         path = ".".join(str(step) for step in place) or "the whole"
