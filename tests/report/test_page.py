@@ -14,7 +14,7 @@ import ablate.report.page as module
 from ablate.report.figures.pictures import Picture
 from ablate.report.page import Link, Missing, PageData, SpacePage, render
 from ablate.report.results import Outcome, Results, published_results
-from ablate.report.tables import TableInput, build_table
+from ablate.report.tables import Cell, Line, Row, TableInput, build_table
 from ablate.report.verdicts.verdicts import judge
 from ablate.spaces.claims import Above, Claim, Value
 
@@ -231,3 +231,18 @@ def test_light_dark_paper_and_phones_have_their_styles() -> None:
     for part in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem", ":focus-visible"):
         assert part in STYLE
     assert document().all("meta")[1]["content"].startswith("width=device-width")
+
+
+def test_a_masked_number_and_the_second_verdict_stand_on_the_page() -> None:
+    plain = space()
+    cells = {"pgd20": Cell(43.25, masked=True), "natural": Cell(76.5)}
+    rows = (Row("first", (Line("ours", cells, 3),), ("masked, Square is below: PGD-20 by 9.0 points",)),)
+    table = dataclasses.replace(
+        plain.table, columns=("natural", "pgd20", "aa"), rows=rows, headers={"aa": "AA, reduced"}
+    )
+    claim = Claim(says="second is better", above=Above(row="second", rows=("first",), metrics=("worst",)))
+    second = {0: judge(claim, results())}
+    text = Document(render(page(dataclasses.replace(plain, table=table, second=second)))).text
+    assert "43.25†" in text and "76.50†" not in text and "AA, reduced" in text
+    assert "Square is below" in text and text.count("Ours, on the worst of all attacks: not enough evidence") == 1
+    assert "Ours, on the worst" not in Document(render(page(plain))).text
