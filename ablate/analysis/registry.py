@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ablate.core.errors import SpecError
 from ablate.core.metric_names import refused
-from ablate.core.registry import Registry
+from ablate.core.registry import Registry, table
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class AnalysisResult:
 
 Analysis = Callable[[AnalysisContext], AnalysisResult]
 _analyses: Registry[Analysis] = Registry("measurement.analyses", metrics=True)
-_scalars: dict[str, tuple[str, ...] | None] = {}
+_scalars: dict[str, tuple[str, ...] | None] = table({})
 
 
 def register_analysis(name: str, *, scalars: Iterable[str] | None = None) -> Callable[[Analysis], Analysis]:

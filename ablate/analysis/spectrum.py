@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ablate.analysis.lowpass import mask
 
-_CHUNK = 1024  # images transformed at once, so that a whole test set needs no more memory than these
+CHUNK = 1024  # images transformed at once, so that a whole test set needs no more memory than these
 
 
 def power_spectrum(images: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def power_spectrum(images: Tensor) -> Tensor:
     """
     scale = images.shape[0] * images.shape[1] * images.shape[2] * images.shape[3]
     total = torch.zeros(images.shape[2:], dtype=torch.float64, device=images.device)
-    for part in torch.split(images, _CHUNK):
+    for part in torch.split(images, CHUNK):
         total += torch.fft.fft2(_single(part)).abs().square().sum(dim=(0, 1), dtype=torch.float64)
     shifted: Tensor = torch.fft.fftshift(total)
     return shifted / scale
@@ -41,7 +41,7 @@ def log_amplitude(images: Tensor) -> Tensor:
     Source: Section 3.1.1.
     """
     total = torch.zeros(images.shape[2:], dtype=torch.float64, device=images.device)
-    for part in torch.split(images, _CHUNK):
+    for part in torch.split(images, CHUNK):
         total += torch.fft.fft2(_single(part)).abs().log1p().sum(dim=(0, 1), dtype=torch.float64)
     mean = torch.fft.fftshift(total) / (images.shape[0] * images.shape[1])
     span = mean.max() - mean.min()

@@ -11,7 +11,7 @@ from ablate.core.metric_names import refused
 from ablate.core.places import local_path
 from ablate.spaces import presets
 from ablate.spaces.settings import build_spec
-from ablate.spaces.space import NAME, PresetFile, Space, SpaceFile
+from ablate.spaces.space import NAME, SECTIONS, PresetFile, Space, SpaceFile
 from ablate.spaces.trials import settings_of
 from ablate.spaces.yamlfile import YamlFile
 
@@ -90,14 +90,15 @@ def _check_labels(file: YamlFile) -> None:
                     f"(first on line {lines[label].rsplit(':', 1)[-1]})"
                 )
             lines[label] = where
-    smoke = file.data.get("smoke")
-    changed = smoke.get("rows") if isinstance(smoke, dict) else None
-    for label in changed if lines and isinstance(changed, dict) else ():
-        if label not in lines:
-            raise SpecError(
-                f"{file.where(('smoke', 'rows', label))}: smoke.rows: expected a row's label, got {label!r}; "
-                f"{nearest(label, lines)}"
-            )
+    for section in SECTIONS:
+        part = file.data.get(section)
+        changed = part.get("rows") if isinstance(part, dict) else None
+        for label in changed if lines and isinstance(changed, dict) else ():
+            if label not in lines:
+                raise SpecError(
+                    f"{file.where((section, 'rows', label))}: {section}.rows: expected a row's label, got {label!r}; "
+                    f"{nearest(label, lines)}"
+                )
 
 
 def _check_claims(loaded: SpaceFile) -> None:

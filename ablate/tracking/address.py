@@ -17,8 +17,8 @@ from ablate.core.redaction import redact
 DEFAULT_URI = "sqlite:///mlflow.db"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _BEGUN = re.compile(r"((?:sqlite|postgresql|mysql|mssql)(?:\+\w+)?|https?)(?::/?/?|//)(?!/*\Z)")
-_PROBING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-_WORKING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+PROBING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+WORKING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -113,12 +113,12 @@ def artifact_folder(address: str) -> Path | None:
 @contextlib.contextmanager
 def patience() -> Iterator[None]:
     """Little patience with a server inside, which is being probed, and more afterwards; what the user set stays."""
-    mine = [name for name in _PROBING if name not in os.environ]
-    os.environ.update({name: _PROBING[name] for name in mine})
+    mine = [name for name in PROBING if name not in os.environ]
+    os.environ.update({name: PROBING[name] for name in mine})
     try:
         yield
     finally:
-        os.environ.update({name: _WORKING[name] for name in mine})
+        os.environ.update({name: WORKING[name] for name in mine})
 
 
 def quieten() -> None:

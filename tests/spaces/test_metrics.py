@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import ablate
-from ablate.analysis import registry as analyses
 from ablate.analysis.registry import AnalysisContext, AnalysisResult, register_analysis
 from ablate.core.errors import SpecError
+from ablate.core.registry import temporary_registrations
 from ablate.spaces.metrics import (
     Metric,
     Network,
@@ -81,6 +82,12 @@ def test_an_analysis_and_its_arrays_say_which_network(analysis: str, network: Ne
     assert scalar_of(label, array) == Metric(array, network, accuracy=False)
 
 
+@pytest.fixture(autouse=True)
+def _known_analyses_stay() -> Iterator[None]:
+    with temporary_registrations():
+        yield
+
+
 def nothing(context: AnalysisContext) -> AnalysisResult:
     return AnalysisResult({"best/size": 1.0})
 
@@ -95,10 +102,8 @@ def nothing(context: AnalysisContext) -> AnalysisResult:
     ],
 )
 def test_names_that_would_be_taken_for_other_numbers_are_refused_before_anything_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, declared: list[str] | None, said: str
+    tmp_path: Path, name: str, declared: list[str] | None, said: str
 ) -> None:
-    monkeypatch.setattr(analyses, "_scalars", dict(analyses._scalars))
-    monkeypatch.setattr(analyses._analyses, "_entries", dict(analyses._analyses._entries))
     register_analysis(name, scalars=declared)(nothing)
     write_space(tmp_path)
     with pytest.raises(SpecError, match=r"--set measurement\.analyses.*" + re.escape(said)):
@@ -106,10 +111,8 @@ def test_names_that_would_be_taken_for_other_numbers_are_refused_before_anything
 
 
 def test_a_scalar_that_was_not_declared_and_would_be_taken_for_another_number_fails_its_analysis(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(analyses, "_scalars", dict(analyses._scalars))
-    monkeypatch.setattr(analyses._analyses, "_entries", dict(analyses._analyses._entries))
     register_analysis("mine")(nothing)
     write_space(tmp_path, epochs=1)
     sets = ["measurement.analyses=[mine]", "measurement.attacks=[natural]"]

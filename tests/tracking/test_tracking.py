@@ -234,19 +234,19 @@ def test_the_database_is_whole_without_its_log(at: Callable[[Path], Tracker], tm
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in address_module._PROBING:
+    for name in address_module.PROBING:
         monkeypatch.delenv(name, raising=False)
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    monkeypatch.setattr(address_module, "_PROBING", patience)
-    monkeypatch.setattr(address_module, "_WORKING", patience)
+    monkeypatch.setattr(address_module, "PROBING", patience)
+    monkeypatch.setattr(address_module, "WORKING", patience)
     yield
     for name in patience:
         os.environ.pop(name, None)
 
 
 def test_patience_ends_within_15_s() -> None:
-    timeout = int(address_module._PROBING["MLFLOW_HTTP_REQUEST_TIMEOUT"])
-    retries = int(address_module._PROBING["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    timeout = int(address_module.PROBING["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    retries = int(address_module.PROBING["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
     assert timeout * (1 + retries) + 2 * retries + 1 < 15
 
 
