@@ -278,12 +278,22 @@ class Session:
         """Write down what is going to be done."""
         self.subject.prepare(self)
         self.storage.identify()
+        self._register()
         for training in self.plan.trainings.values():
             self.storage.describe(training.key, training.identity)
             damaged = self.storage.drop_damaged(training.key, training.measurements)
             for message in [*damaged, *self.storage.damage(training.key)]:
                 self.console.print(Text(printable(message), overflow="fold"))
         plans.save(plan_file_of(self.plan, self.provenance), self.storage)
+
+    def _register(self) -> None:
+        """Register the claims before anything is trained, and name registrations that are damaged."""
+        from ablate.launch.registering import register
+
+        self.plan.registrations = register(self.plan, self.storage, self.provenance, self.options.data_root)
+        problems = [problem for part in self.plan.registrations.values() for problem in part.problems]
+        for problem in dict.fromkeys(problems):
+            self.console.print(Text(f"{printable(problem)}; it is left as it is", overflow="fold"))
 
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:

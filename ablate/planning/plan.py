@@ -24,6 +24,7 @@ from ablate.spaces.space import PresetFile, SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
 from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart
+from ablate.storage.registrations import RegistrationPart
 from ablate.storage.status import TrainingStatus, TrainingView
 from ablate.storage.storage import Storage
 
@@ -93,6 +94,7 @@ class Plan:
         trials: In their order.
         trainings: By key, in the order of their first trial.
         search: Whether the trials are samples of a search, where stopping early is an end; a table wants them whole.
+        registrations: Space -> what was registered of its claims, once a launch has begun.
     """
 
     id: str
@@ -103,6 +105,7 @@ class Plan:
     trials: list[PlannedTrial]
     trainings: dict[str, PlannedTraining]
     search: bool = False
+    registrations: dict[str, RegistrationPart] = field(default_factory=dict)
 
     def counts(self) -> dict[Action, int]:
         """How many trainings there are of each action."""
@@ -249,6 +252,7 @@ def plan_file_of(plan: Plan, provenance: Mapping[str, str] | None = None) -> Pla
             ],
             claims=[claim.model_dump(mode="json", exclude_none=True) for claim in loaded.space.claims],
             design=loaded.space.design,
+            registration=plan.registrations.get(loaded.name),
             figures=list(loaded.space.figures),
             search=loaded.space.search.model_dump(mode="json", exclude_unset=True) if loaded.space.search else None,
         )

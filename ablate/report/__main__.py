@@ -25,10 +25,11 @@ from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import Table, build_table, table_input
 from ablate.report.verdicts.masked import SECOND, second_verdicts
-from ablate.report.verdicts.verdicts import verdicts_of
+from ablate.report.verdicts.verdicts import standing_of, verdicts_of
 from ablate.spaces.loading import table_names
 from ablate.spaces.metrics import Network
 from ablate.spaces.presets import decides_claims
+from ablate.storage.registrations import SHORT_DIGEST
 
 if TYPE_CHECKING:
     from ablate.tracking.results import PlanInfo, PlanResults
@@ -180,6 +181,22 @@ def _print_verdicts(results: Results, console: Console) -> None:
             console.print(Text(f"  {line}") if console.soft_wrap else Padding(Text(line), (0, 0, 0, 2)))
 
 
+def _print_registration(plan: PlanResults, console: Console) -> None:
+    """The digest of a plan's claims, to be printed in a paper, and how each of them stands."""
+    found = plan.space.registration
+    if found is None:
+        console.print(Text(f"{plan.space.name}, plan {plan.info.id}: nothing was registered."))
+        return
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found.registered_ms / 1000))
+    commit = f", commit {found.commit[:SHORT_DIGEST]}" if found.commit else ""
+    told = f"{plan.space.name}: registration {found.digest[:SHORT_DIGEST]}, {when}{commit} ({found.digest})"
+    console.print(Text(printable(told), style="bold", overflow="fold"))
+    for number, claim in enumerate(plan.space.claims):
+        console.print(Text(printable(f"  “{claim['says']}”: {standing_of(plan.space, number)}"), overflow="fold"))
+    for problem in found.problems:
+        console.print(Text(printable(problem), overflow="fold"))
+
+
 def _print_search(plan: Results, console: Console) -> None:
     """How a search went, what matters, and the best as a space file, whole lines that can be copied."""
     results = search_of(plan)
@@ -292,6 +309,9 @@ def main(
     storage_id: Annotated[
         str | None, typer.Option(help="Numbers of this storage, where a plan is in several; default: the last one's.")
     ] = None,
+    registration: Annotated[
+        bool, typer.Option("--registration", help="Show alone what was registered before anything was trained.")
+    ] = False,
     imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module with figures.")] = None,
 ) -> None:
     """Rebuild tables and verdicts from MLflow, published beside reproduced."""
@@ -317,6 +337,10 @@ def main(
             beside.print(Text(printable(told), overflow="fold"))
         names = _spaces(tracker, space, plan)
         plans = [tracker.read_plan(name, plan, storage_id) for name in names]
+        if registration:
+            for read in plans:
+                _print_registration(read, console)
+            return
         keep_storages_apart(plans)
         for read in plans:
             _report(tracker, read, chosen, out, which, console)

@@ -19,6 +19,7 @@ from ablate.spaces.looks import Design
 from ablate.spaces.space import NAME
 from ablate.spaces.specs import Spec
 from ablate.storage.checksums import seal, unseal
+from ablate.storage.registrations import RegistrationPart
 
 if TYPE_CHECKING:
     from ablate.storage.storage import Storage
@@ -62,6 +63,8 @@ class SpacePart(Spec):
     claims: list[dict[str, Any]] = []
     design: Design = Design()
     """When its claims are decided; plans of earlier versions say nothing of it, and have the usual looks."""
+    registration: RegistrationPart | None = None
+    """Of its claims; none of plans of earlier versions, of searches, and where nothing can be decided."""
     figures: list[str] = []
     search: dict[str, Any] | None = None
     """What was searched, as of `ablate.spaces.search.SearchSpec`; its samples are the rows."""

@@ -26,6 +26,9 @@ from ablate.tracking.reading import REPORT, TRAINING
 from ablate.tracking.store import Point, Run, Store
 
 SYNCED_LAYOUT = "1"
+
+REGISTRATION = "registration.json"
+"""A plan's artifact: what was registered of its claims before anything was trained."""
 """What `ablate.synced` says of a run that has everything; raise it to have all runs sent again."""
 
 SEARCHED_ONE_BY_ONE = 50
@@ -241,6 +244,7 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
         "ablate.launched_ms": str(file.launched_ms),
         "ablate.table": table_label(space),
         "mlflow.note.content": "\n\n".join(text for text in (f"**{space.title}**", space.description) if text),
+        **({"ablate.registration": space.registration.digest} if space.registration is not None else {}),
         **provenance_tags(file.provenance),
         **opened.storage_tags,
     }
@@ -253,6 +257,8 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
     if run.status != "FINISHED" or space.search is not None:  # a search may go on with more samples
         store.set_status(run, "RUNNING")
     upload(store, run, reading.PLAN, part.to_json().encode())
+    if space.registration is not None:
+        upload(store, run, REGISTRATION, space.registration.model_dump_json(indent=1).encode())
     return run
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,8 @@ from ablate.report.verdicts.looks import Look, looks_of
 from ablate.spaces.claims import Claim, Trend
 from ablate.spaces.looks import Design
 from ablate.spaces.presets import decides_claims
+from ablate.storage.plans import SpacePart
+from ablate.storage.registrations import SHORT_DIGEST
 
 Decision = Literal["holds", "fails", "not enough evidence"]
 HOLDS: Decision = "holds"
@@ -117,6 +120,7 @@ class Verdict:
         look: Seeds a row of the look that decided it, or of the last one taken; None before the first one.
         next_look: Seeds a row of the next look; None where it is decided or no look is left.
         looks: The same in words; empty where there are no looks, as in a published table.
+        standing: Whether it was registered before its results were in, in words; empty where nobody asks.
     """
 
     claim: Claim
@@ -128,10 +132,11 @@ class Verdict:
     look: int | None = None
     next_look: int | None = None
     looks: str = ""
+    standing: str = ""
 
     def sentence(self) -> str:
         """The verdict in one line, with the counts of what held and failed where there are several."""
-        ending = f"; {self.looks}" if self.looks else ""
+        ending = "".join(f"; {told}" for told in (self.looks, self.standing) if told)
         if len(self.comparisons) == 1:
             return self.comparisons[0].sentence() + ending
         counts = {kind: sum(c.verdict == kind for c in self.comparisons) for kind in (HOLDS, FAILS, UNDECIDED)}
@@ -165,11 +170,31 @@ def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
         return []
     [space] = results.planned.spaces
     claims, rows = results.claims, [row.label for row in space.rows]
-    ours = judge_all(claims, results, rows=rows, design=space.design)
+    ours = [
+        dataclasses.replace(verdict, standing=standing_of(space, number))
+        for number, verdict in enumerate(judge_all(claims, results, rows=rows, design=space.design))
+    ]
     if not any(results.published.values()):
         return [(verdict, None) for verdict in ours]
     published = judge_all(claims, published_results(results.published), rows=rows)
     return list(zip(ours, published, strict=True))
+
+
+def standing_of(space: SpacePart, number: int) -> str:
+    """Whether a claim of a plan was registered before its results were in, in words.
+
+    Args:
+        space: Of the plan.
+        number: The claim's.
+    """
+    if space.registration is None or number >= len(space.registration.claims):
+        return "exploratory: it was never registered"
+    found = space.registration.claims[number]
+    if not found.registered:
+        return f"exploratory: {found.why}"
+    day = time.strftime("%Y-%m-%d", time.gmtime(found.registered_ms / 1000))
+    known = f"; {found.why}" if found.why else ""
+    return f"registered {day} ({found.digest[:SHORT_DIGEST]}{known})"
 
 
 def judge(

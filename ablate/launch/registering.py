@@ -1,0 +1,194 @@
+"""What a launch registers before it trains: the claims of its spaces, and what is known of them by then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ablate.core.digest import digest
+from ablate.core.text import now_ms
+from ablate.planning.plan import Plan, PlannedTrial, make_plan
+from ablate.report.results import columns_of
+from ablate.report.verdicts.contrasts import contrasts
+from ablate.report.verdicts.looks import needs
+from ablate.spaces.claims import Claim
+from ablate.spaces.settings import parse_overrides
+from ablate.spaces.space import SpaceFile
+from ablate.spaces.trials import expand
+from ablate.storage.registrations import (
+    LAYOUT,
+    ClaimStanding,
+    Registration,
+    RegistrationPart,
+    path_of,
+    read_all,
+    write_first,
+)
+from ablate.storage.storage import Storage
+
+_RULES = ("looks", "seeds", "failures")
+
+
+def register(
+    plan: Plan, storage: Storage, provenance: Mapping[str, str], data_root: Path
+) -> dict[str, RegistrationPart]:
+    """Register what a plan can decide, unless it is so already.
+
+    Args:
+        plan: Of tables; nothing of it has been trained by this launch.
+        storage: Where to.
+        provenance: Of the launch.
+        data_root: Where data sets are kept.
+
+    Returns:
+        Space -> its registration; none of spaces without claims, or under a preset that decides none.
+
+    Raises:
+        StorageError: Storage cannot be written.
+    """
+    parts = {}
+    for loaded in plan.spaces:
+        if loaded.space.claims and plan.preset.preset.decides_claims:
+            parts[loaded.name] = _register(loaded, plan, storage, provenance.get("git_commit", ""), data_root)
+    return parts
+
+
+def content_of(loaded: SpaceFile, plan: Plan) -> dict[str, Any]:
+    """What a registration's digest covers: the same for every launch of a space, whichever rows and seeds it trains."""
+    rows = {}
+    for trial in expand(loaded, plan.preset, parse_overrides(plan.overrides), [0]):
+        settings = trial.spec.model_dump(mode="json")
+        del settings["seed"]
+        for place in ("root", "label"):  # where data lie and how reports call them changes no result
+            settings["data"].pop(place, None)
+        rows[trial.label] = settings
+    return {
+        "space": loaded.name,
+        "claims": [claim.model_dump(mode="json", exclude_none=True) for claim in loaded.space.claims],
+        "rows": rows,
+        **loaded.space.design.model_dump(mode="json"),
+    }
+
+
+def _register(loaded: SpaceFile, plan: Plan, storage: Storage, commit: str, data_root: Path) -> RegistrationPart:
+    content = content_of(loaded, plan)
+    name = digest(content)
+    found, damaged = read_all(storage.files)
+    earlier = [each for each in found if each.space == loaded.name]
+    mine = next((each for each in earlier if each.digest == name), None)
+    if mine is None and name not in damaged:
+        known = _known(loaded, plan, storage, content, data_root)
+        made = Registration(
+            layout=LAYOUT,
+            digest=name,
+            space=loaded.name,
+            registered_ms=now_ms(),
+            commit=commit,
+            content=content,
+            known={str(number): rows for number, (rows, _) in known.items() if rows},
+            exploratory=[number for number, (_, computable) in known.items() if computable],
+            changed=_changes(earlier[-1], content) if earlier else [],
+        )
+        write_first(storage.files, made)
+        found, damaged = read_all(storage.files)
+        earlier = [each for each in found if each.space == loaded.name]
+        mine = next((each for each in earlier if each.digest == name), None)
+    standings = []
+    for number in range(len(content["claims"])):
+        if mine is not None:
+            standings.append(_standing(number, mine, earlier))
+        else:
+            why = damaged.get(name, f"{path_of(name)} cannot be read")
+            standings.append(ClaimStanding(registered=False, digest=name, registered_ms=0, why=why))
+    return RegistrationPart(
+        digest=name,
+        registered_ms=mine.registered_ms if mine is not None else 0,
+        commit=mine.commit if mine is not None else "",
+        claims=standings,
+        content=content,
+        problems=list(damaged.values()),
+    )
+
+
+def _needs(claim: Mapping[str, Any], labels: list[str]) -> dict[str, tuple[str, ...]]:
+    return needs(contrasts(Claim.model_validate(claim), labels))
+
+
+def _identity(content: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """What one claim's verdict rests on: a claim that is added beside it changes nothing of it."""
+    claim, labels = content["claims"][number], list(content["rows"])
+    rows = {row: content["rows"][row] for row in _needs(claim, labels)}
+    return {"claim": claim, "rows": rows, **{rule: content[rule] for rule in _RULES}}
+
+
+def _standing(number: int, mine: Registration, earlier: list[Registration]) -> ClaimStanding:
+    identity = digest(_identity(mine.content, number))
+    for each in earlier:
+        for other in range(len(each.content["claims"])):
+            if digest(_identity(each.content, other)) == identity and other not in each.exploratory:
+                rows = each.known.get(str(other), [])
+                why = f"known by then: {', '.join(rows)}" if rows else ""
+                return ClaimStanding(registered=True, digest=each.digest, registered_ms=each.registered_ms, why=why)
+    rows = mine.known.get(str(number), [])
+    why = f"{' and '.join(rows)} had been measured when it was registered"
+    if mine.changed:
+        why += f"; changed since the registration before: {', '.join(mine.changed)}"
+    return ClaimStanding(registered=False, digest=mine.digest, registered_ms=mine.registered_ms, why=why)
+
+
+def _changes(before: Registration, content: Mapping[str, Any]) -> list[str]:
+    day = time.strftime("%Y-%m-%d", time.gmtime(before.registered_ms / 1000))
+    told = [
+        f"claim {number + 1}" for number, claim in enumerate(content["claims"]) if claim not in before.content["claims"]
+    ]
+    told += [f"row {row}" for row, settings in content["rows"].items() if before.content["rows"].get(row) != settings]
+    told += [rule for rule in _RULES if before.content.get(rule) != content[rule]]
+    gone = [claim for claim in before.content["claims"] if claim not in content["claims"]]
+    told += [f"{len(gone)} claims of {day} gone"] if gone else []
+    return told
+
+
+def _known(
+    loaded: SpaceFile, plan: Plan, storage: Storage, content: Mapping[str, Any], data_root: Path
+) -> dict[int, tuple[list[str], bool]]:
+    """Claim's number -> (its rows with a measured seed, whether one of its comparisons can be computed)."""
+    there = set(storage.keys())
+    design = loaded.space.design
+    seeds = list(dict.fromkeys([*design.first(design.looks[-1]), *plan.seeds]))
+    trials: list[PlannedTrial] = []
+    if there:
+        asked = expand(loaded, plan.preset, parse_overrides(plan.overrides), seeds)
+        trials = make_plan(
+            [loaded], asked, preset=plan.preset, overrides=plan.overrides, seeds=seeds, data_root=data_root
+        ).trials
+    of_row: dict[str, list[PlannedTrial]] = {}
+    for trial in trials:
+        if trial.training in there:
+            of_row.setdefault(trial.trial.label, []).append(trial)
+
+    def measured(row: str, metrics: tuple[str, ...]) -> bool:
+        return any(all(_has(storage, trial, metric) for metric in metrics) for trial in of_row.get(row, []))
+
+    found = {}
+    for number, claim in enumerate(content["claims"]):
+        asked_of = contrasts(Claim.model_validate(claim), list(content["rows"]))
+        rows = [row for row, metrics in needs(asked_of).items() if measured(row, metrics)]
+        computable = any(
+            all(measured(row, tuple(metrics)) for row, metrics in contrast.weights.items()) for contrast in asked_of
+        )
+        found[number] = (rows, computable)
+    return found
+
+
+def _has(storage: Storage, trial: PlannedTrial, metric: str) -> bool:
+    """Whether storage holds a metric of a trial; a curve or its end, once an epoch is there."""
+    view = storage.view(trial.training)
+    columns = columns_of(trial.columns)
+    if metric in columns:
+        return trial.columns[columns[metric]] in view.records
+    kind = metric.partition("/")[0]
+    if kind in trial.analyses:
+        return trial.analyses[kind] in view.records
+    return view.epoch >= 0
