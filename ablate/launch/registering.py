@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.core.digest import digest
-from ablate.core.text import now_ms
+from ablate.core.text import now_ms, plural
 from ablate.planning.plan import Plan, PlannedTrial, make_plan
 from ablate.report.results import columns_of
 from ablate.report.verdicts.contrasts import contrasts
@@ -146,7 +146,7 @@ def _changes(before: Registration, content: Mapping[str, Any]) -> list[str]:
     told += [f"row {row}" for row, settings in content["rows"].items() if before.content["rows"].get(row) != settings]
     told += [rule for rule in _RULES if before.content.get(rule) != content[rule]]
     gone = [claim for claim in before.content["claims"] if claim not in content["claims"]]
-    told += [f"{len(gone)} claims of {day} gone"] if gone else []
+    told += [f"{plural(len(gone), 'claim')} of {day} gone"] if gone else []
     return told
 
 

@@ -188,6 +188,7 @@ def _print_registration(plan: PlanResults, console: Console) -> None:
         console.print(Text(f"{plan.space.name}, plan {plan.info.id}: nothing was registered."))
         return
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found.registered_ms / 1000))
+    when = when if found.registered_ms else "nobody can tell when"
     commit = f", commit {found.commit[:SHORT_DIGEST]}" if found.commit else ""
     told = f"{plan.space.name}: registration {found.digest[:SHORT_DIGEST]}, {when}{commit} ({found.digest})"
     console.print(Text(printable(told), style="bold", overflow="fold"))

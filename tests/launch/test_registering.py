@@ -1,0 +1,158 @@
+"""Claims are registered before anything is trained, and whoever changes one afterwards is told of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.launch.registering import register
+from ablate.planning.plan import Plan, plan_file_of
+from ablate.report.verdicts.verdicts import standing_of
+from ablate.storage.plans import PlanFile, parse
+from ablate.storage.registrations import RegistrationPart, path_of, read_all
+from ablate.storage.storage import Record, Storage
+from tests.support.helpers import launch_here, options_of, plan_of, write_space
+
+ABOVE = "above: {row: small, rows: [large], metrics: [natural]}"
+BELOW = "below: {row: small, rows: [large], metrics: [natural]}"
+OTHER = 'above: {row: large, rows: ["large again"], metrics: [fgsm]}'
+PROVENANCE = {"git_commit": "c0ffee"}
+
+
+def space(folder: Path, *claims: str, more: str = "") -> Path:
+    path = write_space(folder)
+    listed = "".join(f'  - {{says: "{claim[:5]}", {claim}}}\n' for claim in claims)
+    path.write_text(path.read_text() + f"{more}\nclaims:\n{listed}")
+    return path
+
+
+def registered(folder: Path, seeds: list[int] | None = None) -> tuple[Plan, RegistrationPart]:
+    plan = plan_of(options_of(folder, seeds=seeds or [0]))
+    plan.registrations = register(plan, Storage(str(folder / "storage")), PROVENANCE, folder)
+    return plan, plan.registrations["tiny"]
+
+
+def measure(folder: Path, plan: Plan, *rows: str) -> None:
+    """Leave what trainings of some rows would: one record of each measurement."""
+    storage = Storage(str(folder / "storage"))
+    for trial in plan.trials:
+        if trial.trial.label in rows:
+            attempt = storage.attempt(trial.training)
+            for key in {*trial.columns.values(), *trial.analyses.values()}:
+                attempt.save_record(Record(key, {"accuracy": 50.0}))
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "storage" / "registrations").glob("*.json"))
+
+
+def test_the_first_launch_registers_and_later_ones_with_other_seeds_and_rows_find_it(tmp_path: Path) -> None:
+    space(tmp_path, ABOVE)
+    _, first = registered(tmp_path)
+    before = files(tmp_path)[0].read_bytes()
+    plan, again = registered(tmp_path, [0, 1, 2])
+    only = plan_of(options_of(tmp_path, rows=["small"]))
+    part = register(only, Storage(str(tmp_path / "storage")), {"git_commit": "other"}, tmp_path)["tiny"]
+    assert first == again == part
+    assert [path.read_bytes() for path in files(tmp_path)] == [before]
+    assert first.commit == "c0ffee" and files(tmp_path)[0].stem == first.digest
+    assert first.claims[0].registered and not first.claims[0].why
+    told = standing_of(parse(plan_file_of(plan, {}).to_json(), "plan").spaces[0], 0)
+    assert told.startswith("registered 20") and first.digest[:12] in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("metrics: [natural]", "metrics: [fgsm]"),
+        ("learning_rate: 0.05", "learning_rate: 0.06"),
+        ("looks: [3]", "looks: [3, 5]"),
+        ("looks: [3]", "looks: [3]\nseeds: [5, 6, 7]"),
+        ("looks: [3]", "looks: [3]\nfailures: worst"),
+    ],
+)
+def test_the_digest_covers_what_a_verdict_rests_on(tmp_path: Path, old: str, new: str) -> None:
+    path = space(tmp_path, ABOVE, more="looks: [3]")
+    _, first = registered(tmp_path)
+    path.write_text(path.read_text().replace(old, new))
+    _, second = registered(tmp_path)
+    assert first.digest != second.digest and len(files(tmp_path)) == 2
+
+
+def test_a_claim_that_is_turned_round_after_its_results_is_exploratory(tmp_path: Path) -> None:
+    space(tmp_path, ABOVE)
+    plan, first = registered(tmp_path)
+    measure(tmp_path, plan, "small", "large")
+    assert registered(tmp_path)[1] == first, "what was registered before stays so"
+    space(tmp_path, BELOW)
+    _, turned = registered(tmp_path)
+    assert not turned.claims[0].registered
+    assert "large and small had been measured" in turned.claims[0].why and "claim 1" in turned.claims[0].why
+    assert len(files(tmp_path)) == 2
+    space(tmp_path, ABOVE)
+    assert registered(tmp_path)[1] == first, "the older registration is not lost"
+
+
+def test_a_claim_that_is_added_leaves_the_others_registered(tmp_path: Path) -> None:
+    space(tmp_path, ABOVE)
+    plan, first = registered(tmp_path)
+    measure(tmp_path, plan, "small", "large", "large again")
+    space(tmp_path, ABOVE, OTHER)
+    _, both = registered(tmp_path)
+    assert [claim.registered for claim in both.claims] == [True, False]
+    assert both.claims[0].digest == first.digest != both.digest
+
+
+def test_a_single_known_row_is_named_and_does_no_harm(tmp_path: Path) -> None:
+    path = space(tmp_path, ABOVE)
+    measure(tmp_path, plan_of(options_of(tmp_path)), "large")
+    assert path.exists()
+    _, part = registered(tmp_path)
+    assert part.claims[0].registered and part.claims[0].why == "known by then: large"
+
+
+@pytest.mark.parametrize("damage", ["edited", "cut", "no seal"])
+def test_damaged_registrations_are_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
+    space(tmp_path, ABOVE)
+    _, first = registered(tmp_path)
+    [file] = files(tmp_path)
+    content: dict[str, Any] = json.loads(file.read_text())
+    content["registered_ms"] = 5
+    if damage == "no seal":
+        del content["sha256"]
+    text = json.dumps(content)
+    file.write_text(text[: len(text) // 2] if damage == "cut" else text)
+    left = file.read_bytes()
+    _, part = registered(tmp_path)
+    assert not part.claims[0].registered
+    assert f"{path_of(first.digest)} is damaged or was edited" in part.claims[0].why
+    assert any(first.digest in problem for problem in part.problems)
+    assert file.read_bytes() == left
+
+
+def test_nothing_is_registered_where_nothing_is_decided(tmp_path: Path) -> None:
+    space(tmp_path, ABOVE)
+    storage = Storage(str(tmp_path / "storage"))
+    assert register(plan_of(options_of(tmp_path, preset="smoke")), storage, {}, tmp_path) == {}
+    write_space(tmp_path)
+    assert register(plan_of(options_of(tmp_path)), storage, {}, tmp_path) == {}
+    assert read_all(storage.files) == ([], {})
+
+
+def test_a_launch_registers_before_it_trains_and_pruning_leaves_it(tmp_path: Path) -> None:
+    space(tmp_path, ABOVE)
+    asked = options_of(tmp_path, rows=["small"], sets=["training.epochs=1"], prune=True)
+    code, said = launch_here(asked)
+    assert code == 0, said
+    [file] = files(tmp_path)
+    [plan] = (tmp_path / "storage" / "plans").glob("*.json")
+    kept: PlanFile = parse(plan.read_text(), "plan")
+    assert kept.spaces[0].registration is not None and kept.spaces[0].registration.digest == file.stem
+    assert kept.spaces[0].registration.claims[0].registered
+    trained = list((tmp_path / "storage").glob("*/attempts/*/manifest-*"))
+    assert trained and all(path.stat().st_mtime_ns >= file.stat().st_mtime_ns for path in trained)
+    assert launch_here(options_of(tmp_path, rows=["small"], sets=["training.epochs=1"], dry_run=True))[0] == 0
+    assert files(tmp_path) == [file]
