@@ -17,7 +17,8 @@ from ablate.learning.cost import STEP_COST, forward_flops, image_cost
 from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
-from ablate.learning.training import TrainingRun, convolutions_in, memory_format
+from ablate.learning.training import TrainingRun, memory_format
+from ablate.learning.turns import convolutions_in
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
 
 CLASSES, IMAGE_SIZE = 10, 32

@@ -107,7 +107,9 @@ class _ReplayedDraws(Draws):
     def fill(self, now: Draws) -> None:
         """Put the numbers of a step in their places."""
         if self.purposes.keys:
-            self.keys.copy_(torch.tensor([now.key(purpose) for purpose in self.purposes.keys]))
+            # Else the host would wait for the step before; the numbers are staged before this returns.
+            keys = torch.tensor([now.key(purpose) for purpose in self.purposes.keys])
+            self.keys.copy_(keys, non_blocking=True)
         for (purpose, parameter), place in self.purposes.quantiles.items():
             self.drawn[place].copy_(now.quantiles(purpose, parameter))
 

@@ -33,6 +33,7 @@ from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
 from ablate.learning.models.folding import FoldedNetwork, InParts, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
+from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, within
 from ablate.spaces.specs import TrialSpec
 
 
@@ -98,34 +99,62 @@ def train(
         TrainingError: The loss or an output is not finite.
         SpecError: A name nobody registered, or a batch larger than the images to train on.
     """
+    return finish(train_in_turns(spec, dataset, device=device, state=state, on_epoch=on_epoch, warn=warn))
+
+
+def train_in_turns(
+    spec: TrialSpec,
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    state: TrainingState | None = None,
+    on_epoch: Callable[[TrainingState], None] = lambda state: None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Turns[TrainingState]:
+    """As `train`, one update a turn, and the same bits whatever else takes turns in this process.
+
+    On a GPU each training has a stream of its own, so that what several have queued overlaps.
+    """
+    own, stream = OwnRandomNumbers(device), OwnStream(device)
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        with own.turn(), stream.turn(), convolutions_in(spec.training.precision):
+            yield
+
     try:
-        with on_a_stream(device), convolutions_in(spec.training.precision):
-            run = TrainingRun(spec, dataset, device, warn)
-            try:
-                return _train(run, state, on_epoch)
-            finally:
-                if run.graphs is not None:
-                    run.graphs.release()
+        with _compiled_code(spec.training.compile):
+            return (yield from within(turn, _train(spec, dataset, device, warn, state, on_epoch)))
     finally:
-        if spec.training.compile:
-            # Compiled code outlives its network.
-            torch.compiler.reset()
+        stream.leave()
         if device.type == "cuda":
-            # So does the memory of graphs, which measuring may need.
+            # The memory of graphs outlives them, and measuring may need it.
             torch.cuda.empty_cache()
 
 
-def _train(run: TrainingRun, state: TrainingState | None, on_epoch: Callable[[TrainingState], None]) -> TrainingState:
-    if state is None:
-        state = run.snapshot(0, run.measured(0), [], None)
-        on_epoch(state)
-    else:
-        run.restore(state)
-    for epoch in range(state.epoch + 1, run.training.epochs + 1):
-        metrics = run.epoch(epoch) | run.measured(epoch)
-        state = run.snapshot(epoch, metrics, state.history, state.best)
-        on_epoch(state)
-    return state
+def _train(
+    spec: TrialSpec,
+    dataset: Dataset,
+    device: torch.device,
+    warn: Callable[[str], None],
+    state: TrainingState | None,
+    on_epoch: Callable[[TrainingState], None],
+) -> Turns[TrainingState]:
+    run = TrainingRun(spec, dataset, device, warn)
+    try:
+        if state is None:
+            state = run.snapshot(0, run.measured(0), [], None)
+            on_epoch(state)
+        else:
+            run.restore(state)
+        for epoch in range(state.epoch + 1, run.training.epochs + 1):
+            metrics = (yield from run.epoch(epoch)) | run.measured(epoch)
+            state = run.snapshot(epoch, metrics, state.history, state.best)
+            on_epoch(state)
+        return state
+    finally:
+        if run.graphs is not None:
+            run.graphs.release()
 
 
 class TrainingRun:
@@ -168,8 +197,8 @@ class TrainingRun:
             self.asked = InParts(self.folded or self.network)
         self.compiled: Callable[[Tensor], Tensor] = self.network
         if self.training.compile:
-            # Graphs of earlier trainings in this process count against torch's limit on recompilation.
-            torch.compiler.reset()
+            if not _with_compiled_code:
+                torch.compiler.reset()
             if device.type == "cpu":
                 # Compiling imports it, and it warns that there is no GPU, which nobody asked for.
                 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -232,8 +261,8 @@ class TrainingRun:
             raise TrainingError(f"the network's outputs became nan or infinite in epoch {epoch}")
         return metrics | (self.validation.metrics(self.network) if self.validation else {})
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        """Visit every training image once; returns the epoch's metrics of training alone."""
+    def epoch(self, epoch: int) -> Turns[dict[str, float]]:
+        """Visit every training image once, a batch a turn; returns the epoch's metrics of training alone."""
         began = time.perf_counter()
         rate = self.set_learning_rate(epoch)
         order = randomness.permutation(randomness.stream(self.spec.seed, "order", epoch), len(self.images), self.device)
@@ -248,6 +277,7 @@ class TrainingRun:
                 loss += batch_loss * len(batch)
                 correct += batch_correct
                 seen += len(batch)
+                yield
         mean_loss = loss.item() / seen  # here the host waits for the device, once an epoch
         if not math.isfinite(mean_loss):
             raise TrainingError(f"loss became {mean_loss} in epoch {epoch}")
@@ -354,34 +384,29 @@ def memory_format(device: torch.device, precision: str) -> torch.memory_format:
     return torch.contiguous_format if device.type == "cuda" and precision == "float32" else torch.channels_last
 
 
-@contextmanager
-def convolutions_in(precision: str) -> Iterator[None]:
-    """Inside, float32 convolutions and matrix products on a GPU are TF32's with `tf32`, and IEEE's else.
+_with_compiled_code = 0
+"""Trainings of this process that compile and have not ended."""
 
-    A CPU has no TF32 and computes in float32.
+
+@contextmanager
+def _compiled_code(compiles: bool) -> Iterator[None]:
+    """Around a training that compiles: what earlier ones compiled is dropped before the first and after the last.
+
+    It counts against torch's limit on recompilation, and it outlives its network.
     """
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@contextmanager
-def on_a_stream(device: torch.device) -> Iterator[None]:
-    """Inside, a GPU's work goes to a stream of its own, for the default one cannot be captured."""
-    if device.type != "cuda":
+    global _with_compiled_code
+    if not compiles:
         yield
         return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    outside = torch.cuda.current_stream(device)
-    stream.wait_stream(outside)
+    if not _with_compiled_code:
+        torch.compiler.reset()
+    _with_compiled_code += 1
     try:
-        with torch.cuda.stream(stream):
-            yield
+        yield
     finally:
-        outside.wait_stream(stream)
+        _with_compiled_code -= 1
+        if not _with_compiled_code:
+            torch.compiler.reset()
 
 
 @contextmanager

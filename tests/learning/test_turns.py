@@ -1,0 +1,130 @@
+"""Trainings that take turns in a process: each gives what it gives alone, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from ablate.learning.training import TrainingError, TrainingState, train, train_in_turns
+from ablate.learning.turns import OwnRandomNumbers, Turns, in_turn
+from tests.support.tiny_training import CPU, DATASET, assert_same, run, spec_of
+
+MEMBERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "dropout": {"model__arch": "test-dropout", "data__validation": 0.2},
+    "its second seed": {"model__arch": "test-dropout", "seed": 1, "training__epochs": 2},
+    "natural": {"training__attack": {"name": "none"}, "training__augmentation": {"name": "mixup", "beta": 0.5}},
+    "quantized": {"model__quantization": {"bits": 4, "fat": True}, "training__precision": "bfloat16"},
+}
+
+
+def together(
+    members: dict[str, dict[str, Any]], on_epoch: Callable[[str, TrainingState], None] = lambda name, state: None
+) -> dict[str, TrainingState]:
+    ended: dict[str, TrainingState] = {}
+
+    def member(name: str) -> Turns[TrainingState]:
+        return train_in_turns(
+            spec_of(**members[name]), DATASET, device=CPU, on_epoch=lambda state: on_epoch(name, state)
+        )
+
+    in_turn({name: member(name) for name in members}, ended.__setitem__)
+    return ended
+
+
+def test_together_each_gives_the_bits_that_it_gives_alone() -> None:
+    outside = torch.get_rng_state()
+    seen: list[str] = []
+    ended = together(MEMBERS, lambda name, state: seen.append(name))
+    assert torch.equal(torch.get_rng_state(), outside)
+    assert list(ended)[0] == "its second seed"  # of two epochs
+    # In turn: all before their first epoch, then the first of any.
+    assert set(seen[: len(MEMBERS)]) == set(MEMBERS)
+    for name, changes in MEMBERS.items():
+        torch.rand(7)  # where the default generator is does not matter
+        assert_same(ended[name], run(**changes))
+
+
+def test_a_broken_member_leaves_the_others_as_they_are() -> None:
+    def member(**changes: Any) -> Turns[TrainingState | Exception]:
+        try:
+            return (yield from train_in_turns(spec_of(**changes), DATASET, device=CPU))
+        except Exception as error:
+            return error
+
+    ended: dict[str, Any] = {}
+    in_turn(
+        {
+            "nan": member(training__learning_rate=1e30),
+            "dropout": member(**MEMBERS["dropout"]),
+            "too large": member(training__batch_size=1000),
+        },
+        ended.__setitem__,
+    )
+    assert isinstance(ended["nan"], TrainingError) and "training.batch_size" in str(ended["too large"])
+    assert_same(ended["dropout"], run(**MEMBERS["dropout"]))
+
+
+def test_killed_together_and_resumed_together_they_end_as_they_do_alone() -> None:
+    kept: dict[str, TrainingState] = {}
+
+    class Killed(BaseException):
+        pass
+
+    def on_epoch(name: str, state: TrainingState) -> None:
+        if state.epoch == 2:
+            raise Killed
+        kept[name] = state
+
+    members = {name: MEMBERS[name] for name in ("plain", "dropout")}
+    with pytest.raises(Killed):
+        together(members, on_epoch)
+    assert {name: state.epoch for name, state in kept.items()} == {"plain": 1, "dropout": 1}
+    ended: dict[str, TrainingState] = {}
+    works = {
+        name: train_in_turns(spec_of(**changes), DATASET, device=CPU, state=kept[name])
+        for name, changes in members.items()
+    }
+    in_turn(works, ended.__setitem__)
+    for name, changes in members.items():
+        assert_same(ended[name], run(**changes))
+
+
+def test_what_is_broken_off_puts_everything_back() -> None:
+    outside = torch.get_rng_state()
+    work = train_in_turns(spec_of(**MEMBERS["dropout"]), DATASET, device=CPU)
+    for _ in itertools.islice(work, 2):
+        assert torch.equal(torch.get_rng_state(), outside)
+    work.close()
+    assert torch.equal(torch.get_rng_state(), outside)
+
+
+def test_the_default_generator_goes_on_where_its_owner_left_it() -> None:
+    torch.manual_seed(3)
+    one, other = OwnRandomNumbers(CPU), OwnRandomNumbers(CPU)
+    drawn: dict[OwnRandomNumbers, list[float]] = {one: [], other: []}
+    for owner in (one, other, other, one):
+        with owner.turn():
+            drawn[owner].append(torch.rand(()).item())
+    torch.manual_seed(3)
+    wanted = [torch.rand(()).item() for _ in range(2)]
+    assert drawn[one] == drawn[other] == wanted
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_streams_and_graphs_change_no_bit() -> None:
+    device = torch.device("cuda")
+    ended: dict[str, TrainingState] = {}
+    members = {name: {**MEMBERS[name], "training__epochs": 6} for name in ("plain", "dropout", "its second seed")}
+    works = {name: train_in_turns(spec_of(**changes), DATASET, device=device) for name, changes in members.items()}
+    torch.backends.cudnn.deterministic = True
+    try:
+        in_turn(works, ended.__setitem__)
+        for name, changes in members.items():
+            assert_same(ended[name], train(spec_of(**changes), DATASET, device=device))
+    finally:
+        torch.backends.cudnn.deterministic = False
