@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ablate.bench.cases import Case, Result
     from ablate.bench.packing import Packed
+    from ablate.bench.streams import Streams
     from ablate.spaces.specs import ModelSpec
 
 EPILOG = """\b
@@ -30,7 +31,8 @@ Examples:
   python -m ablate.bench                                   training steps and the seven columns, three networks
   python -m ablate.bench --what columns --what attacks     measuring, attack by attack and all seven
   python -m ablate.bench --network resnet20:4:fat --mode bfloat16+compile --batch 512
-  python -m ablate.bench --what packing --network all      1, 2 and 4 trainings on one device
+  python -m ablate.bench --what packing --network all      1, 2 and 4 processes on one device
+  python -m ablate.bench --what streams --storage ./storage   trainings that take turns in one process
 Exit codes: 0 measured, 2 refused input."""
 
 NETWORKS = ("resnet20", "mobilenet_v2", "efficientnet_b0", "wrn_34_10")
@@ -47,6 +49,7 @@ class What(StrEnum):
     ATTACKS = "attacks"
     COLUMNS = "columns"
     PACKING = "packing"
+    STREAMS = "streams"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -96,7 +99,8 @@ def main(
             from ablate.storage.storage import Storage
 
             packing = _rates(found["packing"])
-            keep(Storage(storage).files, found["speeds"], found["device_key"], found["cores"], packing)
+            files, streams = Storage(storage).files, found.pop("rates_of_streams")
+            keep(files, found["speeds"], found["device_key"], found["cores"], packing, streams)
             console.print(Text(f"Speeds kept in {storage}: --dry-run of launches with this storage goes by them."))
     except UserError as error:
         open_console(sys.stderr).print(Text(str(error)))
@@ -104,7 +108,9 @@ def main(
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     if as_json:
-        sys.stdout.write(json.dumps({name: value for name, value in found.items() if name != "cores"}, indent=1) + "\n")
+        sys.stdout.write(
+            json.dumps({name: value for name, value in found.items() if name not in _INNER}, indent=1) + "\n"
+        )
 
 
 def _named(names: Iterable[str] | None) -> list[str]:
@@ -173,6 +179,7 @@ def _run(
     from ablate.bench.cases import Case, time_columns, time_step
     from ablate.bench.machine import device_name as name_of
     from ablate.bench.machine import matmul_peak
+    from ablate.bench.streams import rates
     from ablate.learning.memory import ran_out_of_memory
     from ablate.spaces.specs import COLUMNS
 
@@ -233,6 +240,7 @@ def _run(
                 case = Case(model, min(count, batch), "aa")
                 attempt(case, count, partial(time_autoattack, case, count, rounds, device))
     packed = _packing(models, modes, batches, device, console) if What.PACKING in what else []
+    streams = _streams(models, modes, batches, rounds, device, console) if What.STREAMS in what else []
     return {
         "device": name_of(device),
         "torch": torch.__version__,
@@ -240,6 +248,8 @@ def _run(
         "matmul_flops": peaks,
         "results": rows,
         "packing": [each.as_json() for each in packed],
+        "streams": [each.as_json() for each in streams],
+        "rates_of_streams": rates(streams),
         "speeds": speeds,
         "device_key": "cpu" if device.type == "cpu" else name_of(device),
         "cores": torch.get_num_threads(),
@@ -278,6 +288,35 @@ def _packing(
     return packed
 
 
+def _streams(
+    models: list[ModelSpec],
+    modes: list[str],
+    batches: list[int] | None,
+    rounds: int,
+    device: torch.device,
+    console: Console,
+) -> list[Streams]:
+    from ablate.bench import streams
+    from ablate.learning.memory import ran_out_of_memory
+
+    counts = streams.COUNTS_ON_A_CPU if device.type == "cpu" else streams.COUNTS_ON_A_GPU
+    found = []
+    for mode in modes:
+        console.print(Text(f"\nTrainings that take turns in one process, {mode}\n{streams.HEAD}"))
+        for model in models:
+            for batch in _step_batches(model, batches, device):
+                for count in counts:
+                    try:
+                        found.append(streams.time_streams(model, batch, count, mode, rounds, device))
+                    except RuntimeError as error:
+                        if not ran_out_of_memory(error):
+                            raise
+                        console.print(Text(f"{model.arch:<24} {batch:>5} {count:>7} out of memory"))
+                        break  # more of them at once need more
+                    console.print(Text(found[-1].line()))
+    return found
+
+
 def _step_batches(model: ModelSpec, asked: list[int] | None, device: torch.device) -> list[int]:
     return asked or [_fitting(model, 128, "step", device)]
 
@@ -302,6 +341,8 @@ def _rates(packed: list[dict[str, Any]]) -> list[dict[str, Any]]:
         entry["rates"][str(each["count"])] = each["images_per_second"]
     return list(found.values())
 
+
+_INNER = ("cores", "rates_of_streams")
 
 _HEAD = (
     f"{'network':<24} {'what':<8} {'batch':>5} {'mode':<17} {'images/s':>8} {'torchattacks':>21} {'written out':>21} "

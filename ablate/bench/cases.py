@@ -18,7 +18,7 @@ from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingRun, memory_format
-from ablate.learning.turns import convolutions_in
+from ablate.learning.turns import OwnRandomNumbers, OwnStream, convolutions_in
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
 
 CLASSES, IMAGE_SIZE = 10, 32
@@ -127,13 +127,13 @@ def training_step(model: ModelSpec, batch_size: int, mode: str, device: torch.de
     with convolutions_in(precision):
         run = TrainingRun(spec, random_dataset(batch_size), device)
     batch = torch.arange(batch_size, device=device)
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    own, stream = OwnRandomNumbers(device), OwnStream(device)
     count = 0
 
     def step() -> None:
         nonlocal count
         count += 1
-        with torch.cuda.stream(stream), convolutions_in(precision):
+        with own.turn(), stream.turn(), convolutions_in(precision):
             run.update(1, count, batch)
 
     run.set_learning_rate(1)

@@ -78,24 +78,50 @@ def in_turn(contestants: Mapping[str, Callable[[], Any]], rounds: int, device: t
         for name in order if turn % 2 == 0 else reversed(order):
             began = time.perf_counter()
             contestants[name]()
-            _wait(device)
+            wait(device)
             seconds[name].append(time.perf_counter() - began)
     return {name: Timed(tuple(taken), peaks[name]) for name, taken in seconds.items()}
 
 
-def _wait(device: torch.device) -> None:
+LEAST_ROUND_S = 0.5
+"""Of a steady stream of steps: what one step leaves queued on a GPU, the next one has to wait for."""
+
+_MOST_STEPS = 10_000
+
+
+def steps_of(step: Callable[[], Any], device: torch.device) -> int:
+    """How many steps fill a round, found by trying; they also warm up.
+
+    Args:
+        step: One.
+        device: Where.
+    """
+    steps = 1
+    while True:
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        wait(device)
+        taken = time.perf_counter() - began
+        if taken >= LEAST_ROUND_S or steps >= _MOST_STEPS:
+            return steps
+        steps = min(_MOST_STEPS, max(2 * steps, int(1.1 * steps * LEAST_ROUND_S / max(taken, 1e-6)) + 1))
+
+
+def wait(device: torch.device) -> None:
+    """Until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _peak_bytes(work: Callable[[], Any], device: torch.device) -> float:
     work()  # compiles, and fills caches that stay
-    _wait(device)
+    wait(device)
     if device.type == "cuda":
         held = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
-        _wait(device)
+        wait(device)
         return float(torch.cuda.max_memory_allocated(device) - held)
     try:
         with contextlib.suppress(OSError, AttributeError):

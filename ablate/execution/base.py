@@ -63,7 +63,8 @@ class Task:
         storage: The storage's location.
         threads: CPU threads of this worker; sums depend on it in their last bits.
         device: `cpu`, `cuda` or `cuda:0`.
-        gpu_share: The part of a GPU's memory it may use; below 1, running out of it is no failure yet.
+        gpu_share: The part of a GPU's memory its process may use; below 1, running out of it is no failure yet.
+        together: How many trainings its process began with; among several, running out of memory is no failure yet.
         lease: Taken before anything is written, and looked at before training, at every epoch and at every
             measurement; None where nobody else could work on it.
         retry_failed: Train what has a stored failure.
@@ -76,6 +77,7 @@ class Task:
     threads: int = 1
     device: str = "cpu"
     gpu_share: float = 1.0
+    together: int = 1
     lease: Lease | None = None
     retry_failed: bool = True
 
@@ -89,7 +91,7 @@ class Outcome:
         state: `interrupted` by what passes, so that the same command goes on (`ablate.execution.faults` says by what);
             `stopped` early, after `epoch`; `not_mine` where another launch holds the training or has taken it over.
         reason: One line of why it failed or was interrupted.
-        needs_more_memory: It failed only for want of memory in its share.
+        needs_more_memory: It failed only for want of memory in its share, or beside others in its process.
         epoch: The last one trained, of what was stopped early.
     """
 
@@ -105,8 +107,8 @@ class Job:
     """What one process is given at once.
 
     Args:
-        tasks: One, or several that it runs together; who runs them fills in threads, device and share.
-        judged: Whether early stopping may end it; False where only measurements are left.
+        tasks: One, or several that take turns in it; who runs them fills in threads, device and share.
+        judged: Whether early stopping may end them; False where only measurements are left.
         whole_gpu: It ran out of memory in its part of a GPU.
     """
 
@@ -116,7 +118,10 @@ class Job:
 
     def placed(self, threads: int, device: str, gpu_share: float = 1.0) -> Job:
         """This job with what each of its tasks gets."""
-        given = [replace(task, threads=threads, device=device, gpu_share=gpu_share) for task in self.tasks]
+        together = len(self.tasks)
+        given = [
+            replace(task, threads=threads, device=device, gpu_share=gpu_share, together=together) for task in self.tasks
+        ]
         return replace(self, tasks=tuple(given))
 
 
@@ -128,11 +133,24 @@ def dataset_of(task: Task, datasets: Mapping[str, _Data]) -> _Data:
     return datasets[dataset_name(task.spec.data)]
 
 
+GroupSize = Callable[[TrialSpec], int]
+"""How many trainings like this one share a process."""
+
+
+def alone(spec: TrialSpec) -> int:
+    """Every training has its process for itself."""
+    return 1
+
+
 class Queue(Protocol):
     """Gives out jobs, and learns how their tasks end; called by the launch's own process, from one thread."""
 
-    def next(self) -> Job | Literal["wait"] | None:
-        """The next job; `wait` where there may be one later, None at the end."""
+    def next(self, together: GroupSize = alone) -> Job | Literal["wait"] | None:
+        """The next job; `wait` where there may be one later, None at the end.
+
+        Args:
+            together: How many tasks it may have.
+        """
 
     def ended(self, key: str, outcome: Outcome) -> None:
         """A task of a job has ended; called once for each."""
@@ -155,6 +173,8 @@ class Resources:
         trainings: How many there are: they share what there is.
         cpus: CPU cores, and threads, of a training; None: an equal share.
         gpus: GPUs of a training; fractions share one; `auto`: by its network; None: one where there are any.
+        per_process: Trainings that take turns in a process; `auto`: by what was measured on a GPU; None: one, and as
+            `auto` where `gpus` is.
         max_concurrent: Trainings at once; 0 for as many as fit.
         max_failures: How often a lost process is started again.
     """
@@ -162,6 +182,7 @@ class Resources:
     trainings: int = 1
     cpus: int | None = None
     gpus: float | Literal["auto"] | None = None
+    per_process: int | Literal["auto"] | None = None
     max_concurrent: int = 0
     max_failures: int = 2
 

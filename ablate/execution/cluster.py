@@ -193,6 +193,11 @@ def has_gpus() -> bool:
     return any(node.get("GPU", 0) for node in _nodes())
 
 
+def gpu_count() -> int:
+    """GPUs of the connected cluster."""
+    return int(sum(node.get("GPU", 0) for node in _nodes()))
+
+
 def _nodes() -> list[dict[str, float]]:
     """Resources of the nodes that take trainings; a cluster's head often takes none."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

@@ -67,6 +67,17 @@ def how_lost(storage: Storage, key: str) -> str:
     return "its process was killed (SIGKILL, as when memory runs out) or its node lost"
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave `faulthandler` off at the end if it was: trainings that take turns each find it as another has it."""
+    enabled = faulthandler.is_enabled()
+    try:
+        yield
+    finally:
+        if not enabled:
+            faulthandler.disable()
+
+
 class Stacks:
     """Has `faulthandler` write behind an attempt's log; in a bucket, into a file of this machine's temporary folder.
 
@@ -88,9 +99,14 @@ class Stacks:
             return
         with contextlib.suppress(OSError):
             before, self._file = self._file, self.path.open("ab")
-            faulthandler.enable(self._file)
+            self.enable()
             if before is not None:
                 before.close()
+
+    def enable(self) -> None:
+        """From now on stacks go there: of several trainings in a process, those of the one whose turn it is."""
+        if self._file is not None:
+            faulthandler.enable(self._file)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:

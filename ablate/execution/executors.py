@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
-from ablate.core.text import now_ms
 from ablate.execution import hanging
 from ablate.execution.base import (
     EarlyStopping,
@@ -23,8 +22,8 @@ from ablate.execution.base import (
     Task,
     dataset_of,
 )
-from ablate.execution.judging import run_judged
-from ablate.execution.worker import run
+from ablate.execution.packing import Together
+from ablate.execution.together import never_stopped, run_tasks
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
 
@@ -69,7 +68,7 @@ def open_executor(
 
                 yield ProcessExecutor(devices, resources, datasets, files, imports, note)
             else:
-                yield LocalExecutor(resources, datasets, note)
+                yield LocalExecutor(resources, datasets, files, note)
         return
     from ablate.execution import cluster, tune
 
@@ -85,72 +84,73 @@ class LocalExecutor:
     Args:
         resources: What the launch asks for.
         datasets: By name.
-        note: Told of trainings that hang.
+        files: Of the storage, where it is kept how many trainings share a process well.
+        note: Told what a user should know.
     """
 
-    def __init__(self, resources: Resources, datasets: Mapping[str, Dataset], note: Callable[[str], None]) -> None:
+    def __init__(
+        self, resources: Resources, datasets: Mapping[str, Dataset], files: Files, note: Callable[[str], None]
+    ) -> None:
         import torch
 
         self._threads = resources.cpus or os.cpu_count() or 1
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._together = Together(resources, files, int(self._device == "cuda"), note)
         self._datasets = datasets
         self._note = note
 
     def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
         """See `Executor`."""
-        while (job := queue.next()) is not None:
+        while (job := queue.next(self._together)) is not None:
             if job == "wait":
                 time.sleep(WAIT_S)
                 continue
             assert isinstance(job, Job)
-            for task in job.placed(self._threads, self._device).tasks:
-                queue.ended(task.key, self._run(task, listen, stopping if job.judged else None))
-
-    def _run(self, task: Task, listen: Listener, stopping: EarlyStopping | None) -> Outcome:
-        def should_continue(epoch: int, value: float) -> bool:
-            return stopping is None or stopping.should_continue(task.key, epoch, value)
-
-        return run_judged(
-            task,
-            lambda heard: run_watched(task, dataset_of(task, self._datasets), heard, self._note),
-            listen,
-            None if stopping is None else stopping.metric,
-            should_continue,
-        )
+            judged = stopping if job.judged else None
+            run_watched(
+                job.placed(self._threads, self._device).tasks,
+                self._datasets,
+                listen,
+                lambda outcome: queue.ended(outcome.key, outcome),
+                None if judged is None else judged.metric,
+                never_stopped if judged is None else judged.should_continue,
+                self._note,
+            )
 
 
 def run_watched(
-    task: Task,
-    dataset: Dataset,
+    tasks: Sequence[Task],
+    datasets: Mapping[str, Dataset],
     listen: Listener,
+    ended: Callable[[Outcome], None],
+    metric: str | None,
+    should_continue: Callable[[str, int, float], bool],
     note: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
-) -> Outcome:
-    """Run a task in this process, and break it off when it hangs.
+) -> None:
+    """Run tasks in turn in this process, and break off what hangs.
 
     Args:
-        task: What to do.
-        dataset: The images.
-        listen: As of `ablate.execution.worker.run`.
-        note: Told when it hangs.
+        tasks: As of `ablate.execution.together.run_tasks`, and so on up to `should_continue`.
+        datasets: By name.
+        listen: Called at every step.
+        ended: Called once for each.
+        metric: What is judged.
+        should_continue: Judges.
+        note: Told when one hangs.
         clock: Seconds, monotonic; a test brings its own.
-
-    Returns:
-        How it ended.
     """
     watch = hanging.Watch(clock)
-    watch.expect(task, dataset)
+    for task in tasks:
+        watch.expect(task, dataset_of(task, datasets))
+    watch.together([task.key for task in tasks])
 
     def heard(event: Event) -> None:
         watch.handle(event)
         listen(event)
 
-    try:
-        with hanging.breaking_off(watch, task.key, note):
-            return run(task, dataset, heard)
-    except hanging.Hung as error:
-        listen(Event(task.key, "interrupted", text=str(error), timestamp_ms=now_ms()))
-        return Outcome(task.key, "interrupted", str(error))
+    with hanging.breaking_off(watch, [task.key for task in tasks], note):
+        run_tasks(tasks, datasets, heard, ended, metric, should_continue)
 
 
 @contextlib.contextmanager

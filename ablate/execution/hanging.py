@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -53,9 +53,10 @@ class Watch:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come while its own thread is in here
         self._looked = clock()
         self._active: dict[str, _Watched] = {}
+        self._beside: dict[str, frozenset[str]] = {}
         self._epochs_a_measurement: dict[str, float] = {}
         self._epoch_s: dict[str, float] = {}
 
@@ -73,6 +74,11 @@ class Watch:
         seconds = [each for each in told if isinstance(each, (int, float)) and math.isfinite(each)]
         self._epoch_s[task.key] = max(seconds, default=0.0)
 
+    def together(self, keys: Iterable[str]) -> None:
+        """These trainings take turns in one process: as long as one gets on, none of them hangs."""
+        beside = frozenset(keys)
+        self._beside.update(dict.fromkeys(beside, beside))
+
     def begin(self, key: str) -> None:
         """A training begins, perhaps again."""
         with self._lock:
@@ -81,7 +87,13 @@ class Watch:
     def forget(self, key: str) -> None:
         """Nothing is expected of a training any more, or for now."""
         with self._lock:
-            self._active.pop(key, None)
+            if self._active.pop(key, None) is not None:
+                for each in self._process(key):  # whose turns may have waited for its last one
+                    self._active[each].since = self._clock()
+
+    def _process(self, key: str) -> list[str]:
+        """What runs in a training's process."""
+        return [each for each in self._beside.get(key, (key,)) if each in self._active]
 
     def handle(self, event: Event) -> None:
         """Take in what a training tells.
@@ -130,26 +142,36 @@ class Watch:
             paused, self._looked = now - self._looked, now
             for what in self._active.values() if paused > PAUSE_S else ():
                 what.since = min(now, what.since + paused)
-            return {
-                key: f"it hangs: no {'measurement' if what.measuring else 'epoch'} has ended for "
-                f"{plural(int((now - what.since) // 60), 'minute')}"
-                for key, what in self._active.items()
-                if now - what.since > self.limit_s(key)
-            }
+            hung = {}
+            for key, what in self._active.items():
+                process = self._process(key)
+                waited = now - max(self._active[each].since for each in process)
+                if waited > max(map(self.limit_s, process)):
+                    waits_for = "measurement" if what.measuring else "epoch"
+                    hung[key] = f"it hangs: no {waits_for} has ended for {plural(int(waited // 60), 'minute')}"
+            return hung
+
+    def go_on(self) -> None:
+        """What hung has been broken off: those beside it have waited for it."""
+        with self._lock:
+            for what in self._active.values():
+                what.since = self._clock()
 
 
 @contextlib.contextmanager
-def breaking_off(watch: Watch, key: str, note: Callable[[str], None], every_s: float | None = None) -> Iterator[None]:
-    """Break a training of this process off when it hangs.
+def breaking_off(
+    watch: Watch, keys: Sequence[str], note: Callable[[str], None], every_s: float | None = None
+) -> Iterator[None]:
+    """Break a training of this process off when it hangs; those that take turns with it go on.
 
     Args:
-        watch: Told what the training tells.
-        key: Of the training.
-        note: Told that it hangs, once, where nothing can break it off: outside the main thread.
+        watch: Told what the trainings tell.
+        keys: Of the trainings.
+        note: Told that one hangs, once, where nothing can break it off: outside the main thread.
         every_s: Between two looks; none: `LOOK_S`.
 
     Raises:
-        Hung: It hung; the message says for how long.
+        Hung: In the one whose turn it is; the message says for how long.
     """
     main = threading.main_thread()
     breakable = threading.current_thread() is main and hasattr(signal, "SIGUSR2")
@@ -157,7 +179,7 @@ def breaking_off(watch: Watch, key: str, note: Callable[[str], None], every_s: f
 
     def look() -> None:
         while not over.wait(LOOK_S if every_s is None else every_s):
-            reason = watch.hung().get(key)
+            reason = next(iter(watch.hung().values()), None)
             if reason is None:
                 continue
             if breakable and main.ident is not None:
@@ -167,20 +189,22 @@ def breaking_off(watch: Watch, key: str, note: Callable[[str], None], every_s: f
                 note(f"{reason}; if it does not end, kill this process: the same command goes on")
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        reason = watch.hung().get(key)
+        reason = next(iter(watch.hung().values()), None)
         if reason is not None and not over.is_set():  # else it has got on in this moment
-            over.set()
+            watch.go_on()
             raise Hung(reason)
 
     before = signal.signal(signal.SIGUSR2, stop) if breakable else None
     thread = threading.Thread(target=look, name="hanging", daemon=True)
-    watch.begin(key)
+    for key in keys:
+        watch.begin(key)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        watch.forget(key)
+        for key in keys:
+            watch.forget(key)
         if breakable:
             signal.signal(signal.SIGUSR2, before)

@@ -1,10 +1,11 @@
-"""A training whose epochs early stopping judges, where it runs outside of Tune."""
+"""A training whose epochs early stopping judges: the one way of it, in this process, in others and under Tune."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from ablate.execution.base import Event, Listener, Outcome, Task
+from ablate.learning.turns import Turns
 from ablate.storage.storage import Storage
 
 
@@ -12,13 +13,13 @@ class StoppedEarly(BaseException):
     """Early stopping has ended the training; no error, and nothing that a worker may catch."""
 
 
-def run_judged(
+def judged(
     task: Task,
-    work: Callable[[Listener], Outcome],
+    work: Callable[[Listener], Turns[Outcome]],
     listen: Listener,
     metric: str | None,
-    should_continue: Callable[[int, float], bool],
-) -> Outcome:
+    should_continue: Callable[[str, int, float], bool],
+) -> Turns[Outcome]:
     """Run a training, and end it after the epoch that early stopping says; never after its last.
 
     Args:
@@ -26,7 +27,7 @@ def run_judged(
         work: Runs it.
         listen: Called at every step.
         metric: What is judged; None where nothing is.
-        should_continue: Asked with an epoch and its value.
+        should_continue: Asked with the training's key, an epoch and its value.
 
     Returns:
         How it ended.
@@ -38,7 +39,7 @@ def run_judged(
         if metric is None or epoch < 1 or metric not in metrics:
             return
         last = epoch
-        if not should_continue(epoch, metrics[metric]) and epoch < task.spec.training.epochs:
+        if not should_continue(task.key, epoch, metrics[metric]) and epoch < task.spec.training.epochs:
             raise StoppedEarly
 
     def heard(event: Event) -> None:
@@ -49,6 +50,6 @@ def run_judged(
     try:
         for entry in Storage(task.storage).history(task.key) if metric is not None else ():
             judge(int(entry["epoch"]), entry["metrics"])
-        return work(heard)
+        return (yield from work(heard))
     except StoppedEarly:
         return Outcome(task.key, "stopped", epoch=last)

@@ -17,9 +17,8 @@ from ablate.core.user_code import import_modules
 from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task, dataset_of
 from ablate.execution.crashes import how_lost
 from ablate.execution.hanging import Watch
-from ablate.execution.judging import run_judged
-from ablate.execution.packing import gpus_of
-from ablate.execution.worker import run
+from ablate.execution.packing import Together, gpus_of
+from ablate.execution.together import run_tasks
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
@@ -72,6 +71,7 @@ class ProcessExecutor:
         self._packing = known_packing(files) if resources.gpus == "auto" else None
         self._gpus = min(1.0, 1.0 if resources.gpus in (None, "auto") else float(resources.gpus or 1.0))
         self._threads = resources.cpus or max(1, (os.cpu_count() or 1) // len(devices))
+        self._together = Together(resources, files, len(devices), note)
         self._used = [0.0] * len(devices)
         self._processes: list[_Process] = []
         self._watch = Watch()
@@ -81,7 +81,7 @@ class ProcessExecutor:
         held: Job | None = None
         with self._ended():
             while True:
-                job: Any = held or queue.next()
+                job: Any = held or queue.next(self._together)
                 held = None
                 if isinstance(job, Job):
                     if self._start(job, stopping):
@@ -114,8 +114,9 @@ class ProcessExecutor:
 
     def _start(self, job: Job, stopping: EarlyStopping | None) -> bool:
         """Give a job to a device that holds it; False where none does now."""
-        running = sum(each.job is not None for each in self._processes)
-        if self._resources.max_concurrent and running >= self._resources.max_concurrent:
+        running = sum(len(each.job.tasks) for each in self._processes if each.job is not None)
+        most = self._resources.max_concurrent
+        if most and running and running + len(job.tasks) > most:
             return False
         share = gpus_of(job, self._packing, self._gpus)
         number = min(range(len(self._devices)), key=self._used.__getitem__)
@@ -125,6 +126,7 @@ class ProcessExecutor:
         idle = [each for each in self._processes if each.job is None and each.device == f"{number}"]
         process = idle[0] if idle else self._open(f"{number}")
         process.job, process.share, process.lost = job, share, 0
+        process.outcomes.clear()
         self._used[number] += share
         self._send(process, stopping)
         return True
@@ -142,14 +144,16 @@ class ProcessExecutor:
         return opened
 
     def _send(self, process: _Process, stopping: EarlyStopping | None) -> None:
+        """Have a process do what has not ended of its job."""
         assert process.job is not None
-        process.outcomes.clear()
-        for task in process.job.tasks:
+        tasks = [task for task in process.job.tasks if task.key not in process.outcomes]
+        self._watch.together([task.key for task in tasks])
+        for task in tasks:
             self._watch.expect(task, dataset_of(task, self._datasets))
             self._watch.begin(task.key)
         judged = stopping.metric if stopping is not None and process.job.judged else None
         with contextlib.suppress(OSError):  # it is dead, which its pipe will tell
-            process.pipe.send((process.job.tasks, judged))
+            process.pipe.send((tasks, judged))
 
     def _hear(self, process: _Process, queue: Queue, listen: Listener, stopping: EarlyStopping | None) -> None:
         job = process.job
@@ -182,6 +186,7 @@ class ProcessExecutor:
         if lost <= self._resources.max_failures and not process.hung:
             again = self._open(process.device)
             again.job, again.share, again.lost = job, process.share, lost
+            again.outcomes = process.outcomes
             self._send(again, stopping)
             return
         outcomes = dict(process.outcomes)
@@ -219,19 +224,19 @@ def _work(pipe: Connection, datasets: Mapping[str, Dataset], imports: list[str])
     with contextlib.suppress(EOFError, OSError):
         while True:
             tasks, metric = pipe.recv()
-            for task in tasks:
-                pipe.send(("outcome", _run(pipe, task, dataset_of(task, datasets), metric)))
+            _run(pipe, tasks, datasets, metric)
 
 
-def _run(pipe: Connection, task: Task, dataset: Dataset, metric: str | None) -> Outcome:
-    def should_continue(epoch: int, value: float) -> bool:
-        pipe.send(("epoch", (task.key, epoch, value)))
+def _run(pipe: Connection, tasks: Sequence[Task], datasets: Mapping[str, Dataset], metric: str | None) -> None:
+    def should_continue(key: str, epoch: int, value: float) -> bool:
+        pipe.send(("epoch", (key, epoch, value)))
         return bool(pipe.recv())
 
-    return run_judged(
-        task,
-        lambda heard: run(task, dataset, heard),
+    run_tasks(
+        tasks,
+        datasets,
         lambda event: pipe.send(("event", event)),
+        lambda outcome: pipe.send(("outcome", outcome)),
         metric,
         should_continue,
     )

@@ -27,6 +27,7 @@ from ablate.execution import cluster
 from ablate.execution.base import (
     EarlyStopping,
     Event,
+    GroupSize,
     Job,
     Lease,
     Listener,
@@ -34,15 +35,16 @@ from ablate.execution.base import (
     Queue,
     Resources,
     Task,
+    alone,
     dataset_of,
 )
 from ablate.execution.crashes import how_lost
 from ablate.execution.faults import fault_of
 from ablate.execution.hanging import LOOK_S, Watch
-from ablate.execution.packing import gpus_of
+from ablate.execution.packing import Together, gpus_of
 from ablate.execution.schedulers import EPOCH
-from ablate.execution.worker import run
-from ablate.learning.data import Dataset
+from ablate.execution.together import run_tasks
+from ablate.learning.data import Dataset, dataset_name
 from ablate.spaces.specs import MeasurementSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
@@ -98,6 +100,8 @@ class TuneExecutor:
         # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.
         gpus = (0.0 if self._packing is None else 1.0) if wanted == "auto" else wanted
         self._cpus, self._gpus = cluster.share(resources.trainings, resources.cpus, gpus, note)
+        self._together = Together(resources, files, cluster.gpu_count() if self._gpus else 0, note)
+        self._note = note
 
     def placed(self, job: Job) -> tuple[Job, float]:
         """A job with what its tasks get, and the GPUs that it takes."""
@@ -106,7 +110,14 @@ class TuneExecutor:
 
     def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
         """See `Executor`; epochs are judged by the Tune scheduler of `stopping`."""
-        adapter = QueueSearcher(self.placed, queue, listen, self._datasets)
+        together: GroupSize = self._together
+        most = self._asked.max_concurrent
+        if stopping is None:
+            most = most and max(1, most // self._together.largest)
+        elif self._together.largest > 1:
+            together = alone
+            self._note("Ray Tune judges whole processes, so each training of a search has one for itself.")
+        adapter = QueueSearcher(self.placed, queue, listen, self._datasets, together=together)
         payload = {
             "datasets": {name: ray.put(dataset) for name, dataset in self._datasets.items()},
             "imports": self._imports,
@@ -126,7 +137,7 @@ class TuneExecutor:
                         search_alg=adapter,
                         scheduler=getattr(stopping, "scheduler", None),
                         num_samples=-1,
-                        max_concurrent_trials=self._asked.max_concurrent or None,
+                        max_concurrent_trials=most or None,
                         reuse_actors=True,
                         trial_dirname_creator=lambda trial: str(trial.trial_id),
                     ),
@@ -163,6 +174,7 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         listen: Called with every event of every training.
         datasets: By name.
         watch: Knows which trainings hang; a test brings its own.
+        together: How many trainings a job may have.
     """
 
     def __init__(
@@ -172,8 +184,10 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         listen: Listener,
         datasets: Mapping[str, Dataset],
         watch: Watch | None = None,
+        together: GroupSize = alone,
     ) -> None:
         super().__init__()
+        self.together = together
         self.placed = placed
         self.queue = queue
         self.listen = listen
@@ -190,7 +204,7 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """The next job, as a trial's configuration."""
-        job = self.queue.next()
+        job = self.queue.next(self.together)
         if job is None:
             return Searcher.FINISHED
         if job == "wait":
@@ -200,6 +214,7 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         assert isinstance(job, Job)
         placed, gpus = self.placed(job)
         self.jobs[trial_id] = placed
+        self.guard.watch.together([task.key for task in placed.tasks])
         for task in placed.tasks:
             self.guard.watch.expect(task, dataset_of(task, self.datasets))
         return {"tasks": [pack(task) for task in placed.tasks], "judged": job.judged, "gpus": gpus}
@@ -300,15 +315,15 @@ def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
     tasks = [unpack(each) for each in config["tasks"]]
     metric = payload["metric"] if config["judged"] else None
     reports = Reports(tune.report, metric)
-    if metric is not None:
-        for entry in Storage(tasks[0].storage).history(tasks[0].key):
-            if entry["epoch"] >= 1 and metric in entry["metrics"]:
-                tune.report({EPOCH: entry["epoch"], metric: entry["metrics"][metric]})
-    outcomes = []
-    for task in tasks:
-        dataset = ray.get(dataset_of(task, payload["datasets"]))
-        outcomes.append(asdict(run(task, dataset, reports.tell)))
-    reports.send(outcomes=outcomes)
+    datasets = {dataset_name(task.spec.data): dataset_of(task, payload["datasets"]) for task in tasks}
+    run_tasks(
+        tasks,
+        {name: ray.get(reference) for name, reference in datasets.items()},
+        reports.tell,
+        lambda outcome: reports.send(outcomes=[asdict(outcome)]),
+        metric,
+        reports.should_continue,
+    )
 
 
 class Reports:
@@ -316,7 +331,7 @@ class Reports:
 
     Args:
         report: `tune.report`.
-        metric: Early stopping judges epochs by it: each is sent at once, and answered before this returns.
+        metric: Early stopping judges epochs by it.
     """
 
     def __init__(self, report: Callable[[dict[str, Any]], object], metric: str | None = None) -> None:
@@ -328,12 +343,17 @@ class Reports:
     def tell(self, event: Event) -> None:
         """Send an event: at once if the last report was a while ago or a training begins, else with the next ones."""
         self._waiting.append(asdict(event))
-        if self._metric is not None and event.kind == "epoch" and self._metric in event.metrics:
-            self.send(**{EPOCH: event.done, self._metric: event.metrics[self._metric]})
-            return
-        followed = event.kind in ("measured", "finished", "failed")  # at once, by the next measurement or the outcome
+        # At once, by the next measurement, the outcome, or what is asked of early stopping.
+        judged = self._metric is not None and event.kind == "epoch" and event.done > 0 and self._metric in event.metrics
+        followed = judged or event.kind in ("measured", "finished", "failed")
         if event.kind == "started" or (not followed and time.monotonic() - self._sent >= REPORT_S):
             self.send()
+
+    def should_continue(self, key: str, epoch: int, value: float) -> bool:
+        """Have Tune's scheduler judge an epoch; where it stops the training, this does not return."""
+        assert self._metric is not None
+        self.send(**{EPOCH: epoch, self._metric: value})
+        return True
 
     def send(self, **more: Any) -> None:
         """Send what waits.

@@ -1,4 +1,4 @@
-"""One training in one process: train, then measure; knows neither Ray nor MLflow."""
+"""One training: train, then measure, alone in its process or in turn with others; knows neither Ray nor MLflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import platform
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
-from ablate.learning.training import TrainingError, TrainingState, memory_format, train
+from ablate.learning.training import TrainingError, TrainingState, memory_format, train_in_turns
+from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
 from ablate.spaces.metrics import refused_scalar
 from ablate.spaces.specs import PlannedMeasurement
 from ablate.storage import checkpoints, leases
@@ -44,7 +45,12 @@ EXAMPLES_BLOCK = 256
 
 
 def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
-    """Train and measure; what would go wrong again becomes a stored failure.
+    """Train and measure, without a rest. See `run_in_turns`."""
+    return finish(run_in_turns(task, dataset, listen))
+
+
+def run_in_turns(task: Task, dataset: Dataset, listen: Listener) -> Turns[Outcome]:
+    """Train and measure, an update or a measurement a turn; what would go wrong again becomes a stored failure.
 
     Args:
         task: What to do.
@@ -60,7 +66,7 @@ def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
     """
     training = _Run(task, dataset, listen)
     try:
-        outcome = training.run()
+        outcome = yield from training.run()
     except DeviceError:
         training.give_back()
         raise
@@ -85,7 +91,7 @@ class _Run:
         self._examples: dict[tuple[str, int], Tensor] = {}  # of the network being measured
         self._correct: dict[str, Tensor] = {}  # measurement key -> [n] bool, of what was measured here
 
-    def run(self) -> Outcome:
+    def run(self) -> Turns[Outcome]:
         try:
             torch.set_num_threads(self.task.threads)
             # Reduced-precision convolutions are a setting of training (training.precision), never a default.
@@ -102,11 +108,20 @@ class _Run:
             self.attempt = self.storage.attempt(self.task.key)
             self.stacks = Stacks(self.storage, self.attempt.log)
             with self.stacks.open():
-                self._train_and_measure(self.attempt)
+                # A user's network may draw while it is measured, too.
+                own = OwnRandomNumbers(self.device)
+                yield from within(lambda: self._turn(own), self._train_and_measure(self.attempt))
         except Exception as error:
             return self._ended_by(error)
         self._tell("finished")
         return Outcome(self.task.key, "finished")
+
+    @contextlib.contextmanager
+    def _turn(self, own: OwnRandomNumbers) -> Iterator[None]:
+        if self.stacks is not None and self.task.together > 1:
+            self.stacks.enable()  # behind the log of whose turn it is
+        with own.turn():
+            yield
 
     def _begin(self) -> Outcome | None:
         """Take the lease; an outcome where there is nothing to do, which another launch has done or does."""
@@ -148,8 +163,9 @@ class _Run:
             reason, details = str(error), ""
         elif ran_out_of_memory(error):
             reason, details = f"out of memory: {line}", traceback.format_exc()
-            if self.task.gpu_share < 1:
-                self.log.warning(f"{reason} (in {self.task.gpu_share:g} of a GPU)")
+            if self.task.gpu_share < 1 or self.task.together > 1:
+                among = f", one of {self.task.together} in its process" if self.task.together > 1 else ""
+                self._interrupted(f"{reason} (in {self.task.gpu_share:g} of a GPU{among})")
                 return Outcome(self.task.key, "failed", reason, needs_more_memory=True)
         else:
             where = "" if isinstance(error, UserError) else place_of(error)
@@ -187,20 +203,20 @@ class _Run:
         if self.lease is not None and not leases.in_force(self.storage.files, self.task.key, self.lease):
             raise LeaseError("another launch has taken this training over")
 
-    def _train_and_measure(self, attempt: Attempt) -> None:
+    def _train_and_measure(self, attempt: Attempt) -> Turns[None]:
         task = self.task
         self._check_lease()
         self.log.info(f"training {task.key} on {task.device}, {task.threads} threads, torch {torch.__version__}")
         self._save_log(attempt)
-        state = self._train(attempt)
+        state = yield from self._train(attempt)
         view = self.storage.view(task.key)
         missing = [m for m in task.measurements if m.key not in view.records]
         if missing:
-            self._measure(attempt, state, missing)
+            yield from self._measure(attempt, state, missing)
         self.log.info("finished")
         self._save_log(attempt, last=True)
 
-    def _train(self, attempt: Attempt) -> TrainingState:
+    def _train(self, attempt: Attempt) -> Turns[TrainingState]:
         epochs = self.task.spec.training.epochs
         state = None
         content, warnings = self.storage.checkpoint(self.task.key)
@@ -223,11 +239,13 @@ class _Run:
 
         if state is not None and state.epoch == epochs:
             return state
-        return train(
-            self.task.spec, self.dataset, device=self.device, state=state, on_epoch=on_epoch, warn=self.log.warning
+        return (
+            yield from train_in_turns(
+                self.task.spec, self.dataset, device=self.device, state=state, on_epoch=on_epoch, warn=self.log.warning
+            )
         )
 
-    def _measure(self, attempt: Attempt, state: TrainingState, missing: list[PlannedMeasurement]) -> None:
+    def _measure(self, attempt: Attempt, state: TrainingState, missing: list[PlannedMeasurement]) -> Turns[None]:
         spec = self.task.spec
         images = torch.from_numpy(self.dataset.test_images).to(self.device)
         layout = memory_format(self.device, "float32")
@@ -265,6 +283,7 @@ class _Run:
                         self.log.error(f"{same[0].name} of {which}: {type(error).__name__}: {error}")
                         broken.append(error)
                     done += len(same)
+                    yield
         if len(broken) > 1 and all(isinstance(error, MeasurementError) for error in broken):
             raise MeasurementError("; ".join(dict.fromkeys(str(error) for error in broken)))
         if broken:
@@ -398,6 +417,7 @@ class _Run:
         return {
             "device": device,
             "threads": self.task.threads,
+            **({"trainings_per_process": self.task.together} if self.task.together > 1 else {}),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "timestamp_ms": now_ms(),

@@ -29,7 +29,7 @@ from ablate.core.errors import SpecError, UserError, nearest
 from ablate.core.places import local_path
 from ablate.core.text import open_console
 from ablate.core.user_code import import_modules
-from ablate.launch.options import OPTIONS, Option, Options, parse_gpus
+from ablate.launch.options import OPTIONS, Option, Options, parse_gpus, parse_per_process
 from ablate.launch.request import Request
 
 if TYPE_CHECKING:
@@ -144,6 +144,10 @@ def _gpus(gpus: float | Literal["auto"] | None) -> float | Literal["auto"] | Non
     return None if gpus is None else parse_gpus(str(gpus))
 
 
+def _per_process(per_process: int | Literal["auto"] | None) -> int | Literal["auto"] | None:
+    return None if per_process is None else parse_per_process(str(per_process))
+
+
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "preset": _preset,
     "sets": _assignments,
@@ -152,6 +156,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "storage": _storage,
     "data_root": _data_root,
     "gpus_per_trial": _gpus,
+    "trials_per_process": _per_process,
     "imports": _texts("imports", "modules' names", "my_module"),
 }
 """Option -> what takes it from Python, where its kind alone does not say it."""

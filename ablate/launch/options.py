@@ -45,6 +45,25 @@ def parse_gpus(text: str | None) -> float | Literal["auto"] | None:
     return gpus
 
 
+def parse_per_process(text: str | None) -> int | Literal["auto"] | None:
+    """`--trials-per-process`: a number, or `auto`.
+
+    Args:
+        text: As given; none: not given.
+
+    Returns:
+        Trainings of a process.
+
+    Raises:
+        SpecError: Anything else.
+    """
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < 1:
+        raise SpecError(f"--trials-per-process: expected auto or a whole number from 1 up, got {text[:80]!r}")
+    return int(text)
+
+
 def parse_seeds(text: str) -> list[int]:
     """`0,1,2` or `0-2` as numbers.
 
@@ -207,6 +226,13 @@ class Options:
     # auto: a share by its network; None: one where there are any.
     gpus_per_trial: float | Literal["auto"] | None = field(
         default=None, metadata=_given("N|auto", "GPUs of a training; 0.25 packs four.", parse=parse_gpus, call="run")
+    )
+    # None: one; with --gpus-per-trial auto as many as were measured to fill a GPU.
+    trials_per_process: int | Literal["auto"] | None = field(
+        default=None,
+        metadata=_given(
+            "N|auto", "So many trainings of one shape take turns in a process.", parse=parse_per_process, call="run"
+        ),
     )
     max_concurrent: int = field(
         default=0, metadata=_given("N", "Trainings at once; default: all that fit.", least=0, call="run")

@@ -9,20 +9,36 @@ from typing import Literal, Protocol
 
 from ablate.core.errors import StorageError
 from ablate.core.text import now_ms
-from ablate.execution.base import Event, Job, Lease, Listener, Outcome, Task
+from ablate.execution.base import Event, GroupSize, Job, Lease, Listener, Outcome, Task, alone
+from ablate.learning.data import dataset_name
 from ablate.planning.plan import Plan, PlannedTraining, decide
+from ablate.spaces.specs import TrialSpec
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
+
+MOST_IN_A_PROCESS = 10**6
+
+Shape = tuple[object, ...]
 
 WAIT_S = 1.0
 """How often a waiting launch looks whether another one has finished or died."""
 
 
+def shape_of(spec: TrialSpec) -> Shape:
+    """What trainings have in common that share a process: one of them has to need as much memory as another."""
+    model, training, data = spec.model, spec.training, spec.data
+    return (
+        *(model.arch, model.width, model.depth, model.quantization.bits < 32, model.quantization.fat),
+        *(training.batch_size, training.precision, training.compile),
+        dataset_name(data),
+    )
+
+
 class Source(Protocol):
     """Where trainings come from; each is given out once, however many rows or samples want it."""
 
-    def take(self) -> PlannedTraining | None:
-        """The next training; None where there is none now."""
+    def take(self, like: Callable[[PlannedTraining], bool] = ...) -> PlannedTraining | None:
+        """The next training, of those that are like what is asked for; None where there is none now."""
 
     def over(self) -> bool:
         """Whether nothing more is to be begun, and what runs is to stop at its next epoch."""
@@ -41,7 +57,8 @@ class TrainingQueue:
     """Gives out trainings, and does what is to be done when they end. See `ablate.execution.base.Queue`.
 
     It decides anew what storage holds, passes over what is done, waits for what another launch holds, and gives out
-    once more, with a whole GPU, what ran out of memory in its part of one. A lease is taken by the worker, when it
+    once more what ran out of memory: beside half as many others, alone, and then with a whole GPU. Trainings that
+    share a process are of one shape, so that their steps take equally long. A lease is taken by the worker, when it
     starts.
 
     Args:
@@ -83,32 +100,57 @@ class TrainingQueue:
         self._clock = clock
         self._running: dict[str, PlannedTraining] = {}
         self._elsewhere: dict[str, PlannedTraining] = {}
-        self._again: list[PlannedTraining] = []  # with a whole GPU
+        self._again: list[PlannedTraining] = []  # with more memory
         self._whole: set[str] = set()
+        self._beside: dict[str, int] = {}  # of what runs, how many share its process
+        self._most: dict[Shape, int] = {}  # that share one, of what has run out of memory
         self._looked = -WAIT_S
 
-    def next(self) -> Job | Literal["wait"] | None:
+    def next(self, together: GroupSize = alone) -> Job | Literal["wait"] | None:
         """See `Queue`."""
         if self._source.over():
             return None
-        for training in self._candidates():
-            job = self._job(training)
-            if job is not None:
-                return job
-        # What runs may come back: another launch holds it, or it needs a whole GPU.
-        return "wait" if self._elsewhere or self._running else None
+        first = self._next(lambda training: True)
+        if first is None:
+            # What runs may come back: another launch holds it, or it needs more memory.
+            return "wait" if self._elsewhere or self._running else None
+        training = self._running[first.key]
+        shape, judged = shape_of(training.spec), self._source.judged(training)
+        whole = first.key in self._whole
+        size = 1 if whole else min(together(training.spec), self._most.get(shape, MOST_IN_A_PROCESS))
 
-    def _candidates(self) -> Iterator[PlannedTraining]:
+        def alike(other: PlannedTraining) -> bool:
+            return (
+                shape_of(other.spec) == shape and self._source.judged(other) == judged and other.key not in self._whole
+            )
+
+        tasks = [first]
+        while len(tasks) < size and (another := self._next(alike)) is not None:
+            if self._source.judged(self._running[another.key]) == judged:
+                tasks.append(another)
+            else:  # storage has told meanwhile
+                self._again.append(self._running.pop(another.key))
+        self._beside.update(dict.fromkeys((task.key for task in tasks), len(tasks)))
+        return Job(tuple(tasks), judged, whole)
+
+    def _next(self, like: Callable[[PlannedTraining], bool]) -> Task | None:
+        for training in self._candidates(like):
+            task = self._task(training)
+            if task is not None:
+                return task
+        return None
+
+    def _candidates(self, like: Callable[[PlannedTraining], bool]) -> Iterator[PlannedTraining]:
         if self._clock() - self._looked >= WAIT_S:
             self._looked = self._clock()
-            for key in list(self._elsewhere):
-                yield self._elsewhere.pop(key)
-        while self._again:
-            yield self._again.pop(0)
-        while (training := self._source.take()) is not None:
+            self._again += [self._elsewhere.pop(key) for key in list(self._elsewhere)]
+        while (again := next(filter(like, self._again), None)) is not None:
+            self._again.remove(again)
+            yield again
+        while (training := self._source.take(like)) is not None:
             yield training
 
-    def _job(self, training: PlannedTraining) -> Job | None:
+    def _task(self, training: PlannedTraining) -> Task | None:
         key = training.key
         free = self._leases.free(key)
         decide(
@@ -128,7 +170,7 @@ class TrainingQueue:
         assert training.view is not None
         training.action = "continue" if training.view.has_checkpoint else "train"
         self._running[key] = training
-        task = Task(
+        return Task(
             key,
             training.spec,
             tuple(training.measurements.values()),
@@ -136,7 +178,6 @@ class TrainingQueue:
             lease=Lease(self._leases.owner, free),
             retry_failed=self._retry_failed,
         )
-        return Job((task,), self._source.judged(training), key in self._whole)
 
     def _wait_for(self, training: PlannedTraining) -> None:
         training.action = "wait"
@@ -145,9 +186,16 @@ class TrainingQueue:
 
     def ended(self, key: str, outcome: Outcome) -> None:
         """See `Queue`."""
-        training = self._running.pop(key)
+        training, beside = self._running.pop(key), self._beside.pop(key, 1)
         if outcome.state == "not_mine" or (outcome.state == "stopped" and not self._stop(training, outcome.epoch)):
             self._wait_for(training)
+            return
+        if outcome.needs_more_memory and beside > 1:
+            shape = shape_of(training.spec)
+            most = self._most[shape] = min(beside // 2, self._most.get(shape, MOST_IN_A_PROCESS))
+            how = "by itself" if most == 1 else f"in groups of at most {most} like it"
+            self._note(f"{training.rows[0]} ran out of memory in a process of {beside} trainings; once more {how}.")
+            self._again.append(training)
             return
         if outcome.needs_more_memory and key not in self._whole:
             self._note(f"{training.rows[0]} ran out of memory in a part of a GPU; once more with a whole one.")

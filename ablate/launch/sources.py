@@ -101,7 +101,12 @@ class Subject(Source, Protocol):
 
 def _resources(options: Options, trainings: int) -> Resources:
     return Resources(
-        trainings, options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent, options.max_failures
+        trainings,
+        options.cpus_per_trial,
+        options.gpus_per_trial,
+        options.trials_per_process,
+        options.max_concurrent,
+        options.max_failures,
     )
 
 
@@ -168,9 +173,12 @@ class Rows:
     def finished(self) -> None:
         """Launches of one plan share its work."""
 
-    def take(self) -> PlannedTraining | None:
+    def take(self, like: Callable[[PlannedTraining], bool] = lambda training: True) -> PlannedTraining | None:
         """See `Source`."""
-        return self._left.pop(0) if self._left else None
+        found = next(filter(like, self._left or ()), None)
+        if found is not None and self._left is not None:
+            self._left.remove(found)
+        return found
 
     def over(self) -> bool:
         """See `Source`."""
@@ -360,8 +368,8 @@ class Samples:
         self._ticked = now
         return self.search.spent_s
 
-    def take(self) -> PlannedTraining | None:
-        """See `Source`."""
+    def take(self, like: Callable[[PlannedTraining], bool] = lambda training: True) -> PlannedTraining | None:
+        """See `Source`; of what is suggested, the next one alone: later ones may hang on how it ends."""
         while (sample := self._pending.pop(0) if self._pending else self._ask()) is not None:
             if sample.number in self.found.unfit:
                 continue
@@ -369,6 +377,9 @@ class Samples:
             if training.key in self._wanting:
                 self._wanting[training.key].append(sample)
                 continue
+            if not like(training):
+                self._pending.insert(0, sample)
+                return None
             self._wanting[training.key] = [sample]
             return training
         return None

@@ -85,7 +85,7 @@ class OwnRandomNumbers:
     def __init__(self, device: torch.device) -> None:
         self._host = torch.get_rng_state()
         self._generator: torch.Generator | None = None
-        if device.type == "cuda":
+        if device.type == "cuda" and torch.cuda.is_available():
             torch.cuda.init()  # type: ignore[no-untyped-call]
             index = torch.cuda.current_device() if device.index is None else device.index
             self._generator = torch.cuda.default_generators[index]

@@ -10,16 +10,28 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ablate.spaces.specs import ModelSpec, TrainingSpec
+from ablate.spaces.specs import ModelSpec, TrainingSpec, TrialSpec
 from ablate.storage.checksums import read_json
 from ablate.storage.files import Files
 
 Kind = tuple[str, str, bool, bool, str]
 """Network, activation, whether quantized, whether with FAT, mode of training: what a speed hangs on."""
 
+StreamKind = tuple[Kind, float, int]
+"""Kind, width and batch size: what it hangs on how many trainings fill a GPU."""
+
+
+_Of = Callable[[dict[str, Any]], Any]
+"""What is read off an entry; raises what a damaged one makes it raise."""
+
 
 def keep(
-    files: Files, speeds: list[dict[str, Any]], device: str, cores: int, packing: list[dict[str, Any]] | None = None
+    files: Files,
+    speeds: list[dict[str, Any]],
+    device: str,
+    cores: int,
+    packing: list[dict[str, Any]] | None = None,
+    streams: list[dict[str, Any]] | None = None,
 ) -> None:
     """Add speeds to those of this kind of device; a newer one of the same network and mode replaces the older.
 
@@ -29,14 +41,18 @@ def keep(
             per second.
         device: `cpu`, or the GPU's name.
         cores: CPU threads used.
-        packing: `{"model", "mode", "rates": {count: images per second of all}}` each.
+        packing: `{"model", "mode", "rates": {count: images per second of all}}` each, of processes.
+        streams: The same with `batch_size`, of trainings in one process.
     """
     path = _path(device, cores)
-    there = {"speeds": _entries(files, path, "speeds", _flops), "packing": _entries(files, path, "packing", _rates)}
-    added = {"speeds": speeds, "packing": packing or []}
+    parts: tuple[tuple[str, list[dict[str, Any]], _Of, _Of], ...] = (
+        ("speeds", speeds, _kind, _flops),
+        ("packing", packing or [], _kind, _rates),
+        ("streams", streams or [], _stream_kind, _rates),
+    )
     content = {
-        part: list({_kind(entry): entry for entry in [*entries, *added[part]]}.values())
-        for part, entries in there.items()
+        part: list({kind(entry): entry for entry in [*_entries(files, path, part, kind, value), *added]}.values())
+        for part, added, kind, value in parts
     }
     files.write(path, json.dumps({"device": device, "cores": cores, **content}, indent=1).encode())
 
@@ -52,7 +68,7 @@ def known_speeds(files: Files, device: str, cores: int) -> dict[Kind, float]:
     Returns:
         Kind -> operations per second.
     """
-    return {_kind(entry): _flops(entry) for entry in _entries(files, _path(device, cores), "speeds", _flops)}
+    return {_kind(entry): _flops(entry) for entry in _entries(files, _path(device, cores), "speeds", _kind, _flops)}
 
 
 def known_packing(files: Files) -> dict[Kind, dict[int, float]]:
@@ -64,11 +80,27 @@ def known_packing(files: Files) -> dict[Kind, dict[int, float]]:
     Returns:
         Kind -> count -> images per second of all; of several GPUs the first in the order of their names.
     """
-    found: dict[Kind, dict[int, float]] = {}
+    return _known_rates(files, "packing", _kind)
+
+
+def known_streams(files: Files) -> dict[StreamKind, dict[int, float]]:
+    """What trainings that take turns in one process do together on a GPU, by how many there are.
+
+    Args:
+        files: The storage's.
+
+    Returns:
+        Kind -> count -> images per second of all; as of `known_packing`. Only what was measured is in it.
+    """
+    return _known_rates(files, "streams", _stream_kind)
+
+
+def _known_rates(files: Files, part: str, kind: _Of) -> dict[Any, dict[int, float]]:
+    found: dict[Any, dict[int, float]] = {}
     for name in files.list("speed"):
         if not name.startswith("cpu-"):
-            for entry in _entries(files, f"speed/{name}", "packing", _rates):
-                found.setdefault(_kind(entry), _rates(entry))
+            for entry in _entries(files, f"speed/{name}", part, kind, _rates):
+                found.setdefault(kind(entry), _rates(entry))
     return found
 
 
@@ -82,6 +114,11 @@ def kind_of(model: ModelSpec, training: TrainingSpec) -> Kind:
     return _kind({"model": model.model_dump(mode="json"), "mode": mode_of(training.precision, training.compile)})
 
 
+def stream_kind_of(spec: TrialSpec) -> StreamKind:
+    """What it hangs on how many trainings like this one fill a GPU."""
+    return kind_of(spec.model, spec.training), spec.model.width, spec.training.batch_size
+
+
 def mode_of(precision: str, compiled: bool) -> str:
     """Precision and compilation in a word, `bfloat16+compile`."""
     return precision + ("+compile" if compiled else "")
@@ -93,6 +130,10 @@ def _kind(entry: dict[str, Any]) -> Kind:
     return model["arch"], model["activation"], quantization["bits"] < 32, bool(quantization["fat"]), entry["mode"]
 
 
+def _stream_kind(entry: dict[str, Any]) -> StreamKind:
+    return _kind(entry), float(entry["model"]["width"]), int(entry["batch_size"])
+
+
 def _flops(entry: dict[str, Any]) -> float:
     return float(entry["flops"])
 
@@ -101,12 +142,12 @@ def _rates(entry: dict[str, Any]) -> dict[int, float]:
     return {int(count): float(rate) for count, rate in entry["rates"].items()}
 
 
-def _entries(files: Files, path: str, part: str, value: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
+def _entries(files: Files, path: str, part: str, kind: _Of, value: _Of) -> list[dict[str, Any]]:
     try:
         entries = read_json(files.read(path))[part]
         for entry in entries:
-            _kind(entry), value(entry)
-    except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or another version's: one can do without
+            kind(entry), value(entry)
+    except (ValueError, KeyError, TypeError, AttributeError):  # none, damaged, or another version's: one can do without
         return []
     return list(entries)
 

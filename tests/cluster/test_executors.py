@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from ablate.execution.base import Event, Executor, Job, Lease, Outcome, Resources, Task
+from ablate.execution.base import Event, Executor, GroupSize, Job, Lease, Outcome, Resources, Task, alone
 from ablate.execution.executors import open_executor
 from ablate.execution.processes import ProcessExecutor
 from ablate.learning import data
@@ -33,7 +33,7 @@ class Jobs:
         self.jobs: list[Job | Literal["wait"]] = ["wait", *jobs]
         self.outcomes: list[Outcome] = []
 
-    def next(self) -> Job | Literal["wait"] | None:
+    def next(self, together: GroupSize = alone) -> Job | Literal["wait"] | None:
         return self.jobs.pop(0) if self.jobs else None
 
     def ended(self, key: str, outcome: Outcome) -> None:

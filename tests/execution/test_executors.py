@@ -26,7 +26,7 @@ def test_out_of_memory_is_a_stored_failure_only_with_a_whole_gpu(
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(worker, "train", full)
+    monkeypatch.setattr(worker, "train_in_turns", full)
     given = task(plan, storage)
     given = base.Task(**{**vars(given), "gpu_share": share})
     events: list[Any] = []

@@ -136,7 +136,7 @@ def test_a_launch_keeps_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def broken(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(worker, "train", broken)
+    monkeypatch.setattr(worker, "train_in_turns", broken)
     opened = Storage(str(tmp_path / "storage"))
     if fault_of(error).spoils_process:
         with pytest.raises(DeviceError, match="the same command goes on"):

@@ -119,7 +119,7 @@ def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monk
     told: list[Event] = []
     ended: list[base.Outcome] = []
     jobs = iter([base.Job((SimpleNamespace(key=key, storage="nowhere"),)) for key in ("k", "other")])  # type: ignore[arg-type]
-    queue: Any = SimpleNamespace(next=lambda: next(jobs), ended=lambda key, outcome: ended.append(outcome))
+    queue: Any = SimpleNamespace(next=lambda *_: next(jobs), ended=lambda key, outcome: ended.append(outcome))
     monkeypatch.setattr(clock.watch, "expect", lambda *_: None)
     monkeypatch.setattr(tune, "dataset_of", lambda *_: None)
     monkeypatch.setattr(tune, "pack", lambda task: {"key": task.key})
@@ -186,7 +186,7 @@ def test_outside_the_main_thread_it_is_told(clock: Clock) -> None:
         told.set()
 
     def hang() -> None:
-        with hanging.breaking_off(clock.watch, "k", note, every_s=0.01):
+        with hanging.breaking_off(clock.watch, ["k"], note, every_s=0.01):
             clock.now += 90  # less than a pause, over and over
             while not told.wait(0.02):
                 clock.now += 90

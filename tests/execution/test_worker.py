@@ -68,7 +68,7 @@ def test_an_exception_is_a_stored_failure_with_its_reason(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the device fell off the bus")
 
-    monkeypatch.setattr(worker, "train", broken)
+    monkeypatch.setattr(worker, "train_in_turns", broken)
     outcome = worker.run(task(plan, storage), digits, lambda event: None)
     assert outcome.state == "failed" and "fell off the bus" in outcome.reason
     failure = storage.view(outcome.key).failure
@@ -165,7 +165,7 @@ def test_memory_that_lacks_outside_the_allocator_is_asked_for_again_too(
     def broken(*_: Any, **__: Any) -> None:
         raise torch.AcceleratorError(words)
 
-    monkeypatch.setattr(worker, "train", broken)
+    monkeypatch.setattr(worker, "train_in_turns", broken)
     plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
     doing = task(plan, storage)
     outcome = worker.run(replace(doing, gpu_share=0.5), digits, lambda event: None)
@@ -183,7 +183,7 @@ def test_a_gpu_that_failed_takes_its_process_along(
     def broken(*_: Any, **__: Any) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
 
-    monkeypatch.setattr(worker, "train", broken)
+    monkeypatch.setattr(worker, "train_in_turns", broken)
     doing = task(plan, storage)
     with pytest.raises(DeviceError, match="expected a GPU that works, got CUDA error: an illegal memory access"):
         worker.run(doing, digits, lambda event: None)

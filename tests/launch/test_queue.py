@@ -23,12 +23,13 @@ from tests.support.search_helpers import write_search
 class World:
     """A launch's queue without anything that runs it."""
 
-    def __init__(self, folder: Path, search: bool = False, **changes: Any) -> None:
+    def __init__(self, folder: Path, search: bool = False, more: str = "", **changes: Any) -> None:
         self.options = options_of(folder, **changes)
         if search:
             self.options.space = [str(write_search(folder, samples=2, scheduler="fifo"))]
         else:
-            write_space(folder, epochs=1)
+            path = write_space(folder, epochs=1)
+            path.write_text(path.read_text() + more)
         self.storage = Storage(self.options.storage)
         self.subject: Any = Request.read(self.options).subject(self.storage)
         self.leases = Leases(self.storage.files)
@@ -94,6 +95,44 @@ def test_what_ran_out_of_memory_in_its_share_gets_a_whole_gpu_once(tmp_path: Pat
     assert world.storage.view(key).failure is not None
 
 
+OTHERS = "  - {label: other, set: {training.batch_size: 32}}\n  - {label: last, set: {training.learning_rate: 0.2}}\n"
+
+
+def test_what_shares_a_process_is_of_one_shape(tmp_path: Path) -> None:
+    world = World(tmp_path, more=OTHERS)
+    sizes = []
+    while (job := world.queue.next(lambda spec: 8)) != "wait":
+        assert isinstance(job, Job)
+        sizes.append([task.spec.training.batch_size for task in job.tasks])
+    assert sizes == [[64, 64, 64], [32]]
+
+
+def test_a_search_is_asked_for_no_more_than_shares_a_process(tmp_path: Path) -> None:
+    world = World(tmp_path, search=True)
+    job = world.queue.next(lambda spec: 1)
+    assert isinstance(job, Job) and len(job.tasks) == 1 and len(world.subject.search.samples) == 1
+
+
+def test_memory_that_runs_out_halves_what_shares_a_process(tmp_path: Path) -> None:
+    world = World(tmp_path, more=OTHERS, seeds=[0, 1])
+
+    def next_sizes(out_of_memory: bool) -> list[int]:
+        jobs = []
+        while isinstance(job := world.queue.next(lambda spec: 5 if spec.training.batch_size == 64 else 2), Job):
+            jobs.append(job)
+        for task in (task for job in jobs for task in job.tasks):
+            lacks = out_of_memory and task.spec.training.batch_size == 64
+            world.queue.ended(task.key, Outcome(task.key, "failed", "out of memory", needs_more_memory=lacks))
+        return [len(job.tasks) for job in jobs]
+
+    assert next_sizes(True) == [5, 2, 1]
+    assert "in a process of 5 trainings; once more in groups of at most 2 like it" in world.notes[0]
+    world.notes.clear()
+    assert sorted(next_sizes(True)) == [1, 1, 2, 2]
+    assert sum("in a process of 2 trainings; once more by itself" in note for note in world.notes) == 4
+    assert next_sizes(False) == [1] * 5
+
+
 @pytest.mark.parametrize("search", [False, True])
 def test_what_another_launch_holds_is_waited_for_and_taken_when_it_is_free(tmp_path: Path, search: bool) -> None:
     world = World(tmp_path, search)
@@ -156,7 +195,10 @@ def test_a_queue_run_in_this_process_ends_with_every_row(tmp_path: Path) -> None
 
     spec = next(iter(world.subject.data()))
     executor = LocalExecutor(
-        world.subject.resources(world.options), {data.dataset_name(spec): data.load(spec, tmp_path)}, world.notes.append
+        world.subject.resources(world.options),
+        {data.dataset_name(spec): data.load(spec, tmp_path)},
+        world.storage.files,
+        world.notes.append,
     )
     executor.run(world.queue, lambda event: None)
     assert {training.action for training in world.subject.plan.trainings.values()} == {"reuse"}

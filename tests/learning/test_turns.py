@@ -41,7 +41,7 @@ def test_together_each_gives_the_bits_that_it_gives_alone() -> None:
     seen: list[str] = []
     ended = together(MEMBERS, lambda name, state: seen.append(name))
     assert torch.equal(torch.get_rng_state(), outside)
-    assert list(ended)[0] == "its second seed"  # of two epochs
+    assert next(iter(ended)) == "its second seed"  # of two epochs
     # In turn: all before their first epoch, then the first of any.
     assert set(seen[: len(MEMBERS)]) == set(MEMBERS)
     for name, changes in MEMBERS.items():
