@@ -205,7 +205,8 @@ def _run(
         for name, timed in result.ours.items():
             if result.case.what == "step":
                 rate = timed.rate(count).median * result.case.flops
-                speeds.append({"model": result.case.model.model_dump(mode="json"), "mode": name, "flops": rate})
+                what = {"model": result.case.model.model_dump(mode="json"), "mode": name}
+                speeds.append({**what, "batch_size": result.case.batch_size, "flops": rate})
 
     def attempt(case: Case, count: int, timed: Callable[[], Result]) -> None:
         try:
@@ -334,10 +335,11 @@ def _fitting(model: ModelSpec, count: int, what: str, device: torch.device) -> i
 
 
 def _rates(packed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By network and mode what the counts did, of the largest batch."""
-    found: dict[str, dict[str, Any]] = {}
-    for each in sorted(packed, key=lambda each: int(each["batch_size"])):
-        entry = found.setdefault(each["label"], {"model": each["model"], "mode": each["mode"], "rates": {}})
+    """By network, mode and batch size what the counts did."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for each in packed:
+        what = {**{name: each[name] for name in ("model", "mode", "batch_size")}, "rates": {}}
+        entry = found.setdefault((each["label"], each["batch_size"]), what)
         entry["rates"][str(each["count"])] = each["images_per_second"]
     return list(found.values())
 

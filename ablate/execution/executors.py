@@ -57,6 +57,8 @@ def open_executor(
     Yields:
         The executor.
     """
+    if not isinstance(resources.gpus, str) and (resources.gpus or 0) > 1:
+        note(f"A training uses one GPU: with --gpus-per-trial {resources.gpus:g} the others that it gets are idle.")
     if local:
         import torch
 

@@ -19,7 +19,11 @@ WORTH = 1.1
 _UNMEASURED = {"resnet20": 0.25, "mobilenet_v2": 0.5, "efficientnet_b0": 0.5}
 
 
-def gpus_of(job: Job, packing: Mapping[Kind, Mapping[int, float]] | None, otherwise: float) -> float:
+Packing = Mapping[Kind, Mapping[int, Mapping[int, float]]]
+"""Of `known_packing`."""
+
+
+def gpus_of(job: Job, packing: Packing | None, otherwise: float) -> float:
     """The GPUs that a job gets.
 
     Args:
@@ -38,20 +42,22 @@ def gpus_of(job: Job, packing: Mapping[Kind, Mapping[int, float]] | None, otherw
     return 1.0 if len(job.tasks) > 1 else gpu_share(job.tasks[0].spec, packing)
 
 
-def gpu_share(spec: TrialSpec, packing: Mapping[Kind, Mapping[int, float]]) -> float:
+def gpu_share(spec: TrialSpec, packing: Packing) -> float:
     """The part of a GPU that a training gets with `--gpus-per-trial auto`.
 
     Args:
-        spec: Its network, precision and compilation decide.
+        spec: Its network, precision, compilation and batch size decide.
         packing: What `ablate.bench` measured, from `known_packing`.
 
     Returns:
-        1, 1/2 or 1/4: of the measured counts the largest that still paid.
+        1, 1/2 or 1/4: of the measured counts the largest that still paid, in batches of at least as many images where
+        there are such: smaller ones leave more of a GPU idle.
     """
     measured = packing.get(kind_of(spec.model, spec.training))
     if not measured:
         return _UNMEASURED.get(spec.model.arch, 1.0)
-    return 1.0 / _that_paid(measured)
+    batch = min((size for size in measured if size >= spec.training.batch_size), default=max(measured))
+    return 1.0 / _that_paid(measured[batch])
 
 
 def _that_paid(measured: Mapping[int, float]) -> int:

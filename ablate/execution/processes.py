@@ -70,7 +70,6 @@ class ProcessExecutor:
         self._note = note
         self._packing = known_packing(files) if resources.gpus == "auto" else None
         self._gpus = min(1.0, 1.0 if resources.gpus in (None, "auto") else float(resources.gpus or 1.0))
-        self._threads = resources.cpus or max(1, (os.cpu_count() or 1) // len(devices))
         self._together = Together(resources, files, len(devices), note)
         self._used = [0.0] * len(devices)
         self._processes: list[_Process] = []
@@ -122,7 +121,7 @@ class ProcessExecutor:
         number = min(range(len(self._devices)), key=self._used.__getitem__)
         if self._used[number] + share > 1.0 + 1e-9:
             return False
-        job = job.placed(self._threads, self._devices[number], share)
+        job = job.placed(self.threads(share), self._devices[number], share)
         idle = [each for each in self._processes if each.job is None and each.device == f"{number}"]
         process = idle[0] if idle else self._open(f"{number}")
         process.job, process.share, process.lost = job, share, 0
@@ -130,6 +129,12 @@ class ProcessExecutor:
         self._used[number] += share
         self._send(process, stopping)
         return True
+
+    def threads(self, share: float) -> int:
+        """CPU threads of a process that has so much of a device, among as many as there can be at once."""
+        at_once = len(self._devices) * int(1.0 / share + 1e-9)
+        most = min(self._resources.trainings, self._resources.max_concurrent or at_once)
+        return self._resources.cpus or max(1, (os.cpu_count() or 1) // max(1, min(at_once, most)))
 
     def _open(self, device: str) -> _Process:
         ours, theirs = multiprocessing.Pipe()

@@ -38,7 +38,12 @@ from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 
 _WITHIN_SHARE = 0.95
-"""Of its share a training may fill: CUDA's own context and handles come on top."""
+"""Of its share a training may fill: what libraries hold outside of torch's allocator comes on top."""
+
+CONTEXT_BYTES = 0.5e9
+"""What CUDA's own context takes of each process, however little it computes."""
+
+_LEAST_SHARE = 1e-3
 
 EXAMPLES_BLOCK = 256
 """Images that analyses have attacked at once; the blocks are fixed, so that the bits do not hang on who asks first."""
@@ -99,7 +104,9 @@ class _Run:
             if self.device.type == "cuda":
                 # What a packed training takes beyond its share, another one would lack. Workers are used again, so
                 # that a whole GPU has to be asked for, too.
-                share = 1.0 if self.task.gpu_share >= 1 else _WITHIN_SHARE * self.task.gpu_share
+                share = 1.0
+                if self.task.gpu_share < 1:
+                    share = memory_share(self.task.gpu_share, _memory_of(self.device))
                 torch.cuda.set_per_process_memory_fraction(share, self.device.index or 0)
             ended = self._begin()
             if ended is not None:
@@ -422,6 +429,23 @@ class _Run:
             "python": platform.python_version(),
             "timestamp_ms": now_ms(),
         }
+
+
+def memory_share(share: float, memory: float) -> float:
+    """The part of a GPU's memory that torch may fill in a process.
+
+    Args:
+        share: The part that the process has, below 1.
+        memory: All of it, in bytes.
+
+    Returns:
+        What is left beside the process's context; a share that holds no more than that is out of memory at once.
+    """
+    return max(_LEAST_SHARE, min(_WITHIN_SHARE * share, share - CONTEXT_BYTES / memory))
+
+
+def _memory_of(device: torch.device) -> float:
+    return float(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurement]]:

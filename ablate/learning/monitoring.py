@@ -12,6 +12,7 @@ from ablate.attacks import PGD, Attack, Natural, evaluate
 from ablate.attacks.evaluation import as_float
 from ablate.core.modes import evaluating
 from ablate.learning.models import first_activation, frozen_parameters, mask_statistics
+from ablate.learning.models.folding import InParts
 from ablate.spaces.specs import TrainingAttackSpec
 
 PROBE_IMAGES = 512
@@ -59,11 +60,19 @@ class Validation:
         places: [N] int64, where the images are in the training split: what their random numbers hang on.
         attack: The training attack, with whose parameters they are attacked.
         seed: The trial's seed.
+        measured: The network as measurements ask it, see `as_measured`; None: it is asked itself.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, places: npt.NDArray[np.int64], attack: TrainingAttackSpec, seed: int
+        self,
+        images: Tensor,
+        labels: Tensor,
+        places: npt.NDArray[np.int64],
+        attack: TrainingAttackSpec,
+        seed: int,
+        measured: InParts | None = None,
     ) -> None:
+        self.measured = measured
         self.images, self.labels, self.seed = images, labels, seed
         self.places = torch.from_numpy(places)
         self.attack = _attack(attack)
@@ -79,14 +88,17 @@ class Validation:
             `validation/natural`, `validation/attack` under the training attack (the same without one), and
             `validation/robust` under the paper's PGD-7 of 8/255, by which trainings with other attacks compare.
         """
-        with frozen_parameters(network):
-            natural = self._accuracy(network, Natural())
-            robust = self._accuracy(network, self.reference)
+        with frozen_parameters(network), evaluating(network):
+            if self.measured is not None:
+                self.measured.refresh()
+            asked = self.measured or network
+            natural = self._accuracy(asked, Natural())
+            robust = self._accuracy(asked, self.reference)
             # Nothing is attacked twice: most trainings use the paper's own attack.
             known = {repr(Natural()): natural, repr(self.reference): robust}
             attacked = known.get(repr(self.attack))
             if attacked is None:
-                attacked = self._accuracy(network, self.attack)
+                attacked = self._accuracy(asked, self.attack)
             return {"validation/natural": natural, "validation/attack": attacked, "validation/robust": robust}
 
     def _accuracy(self, network: nn.Module, attack: Attack) -> float:

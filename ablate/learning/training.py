@@ -31,7 +31,7 @@ from ablate.learning.data import Dataset, split_validation
 from ablate.learning.graphs import StepGraphs
 from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
-from ablate.learning.models.folding import FoldedNetwork, InParts, fold_normalization
+from ablate.learning.models.folding import FoldedNetwork, InParts, as_measured, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, within
 from ablate.spaces.specs import TrialSpec
@@ -178,12 +178,14 @@ class TrainingRun:
             )
         self.augment: AugmentationFunction = get_augmentation(self.training.augmentation.name)
         self.images, self.labels = self._resident(dataset, trained_on)
+        network = build_network(spec.model, self.classes, spec.data.image_size, spec.seed)
+        self.network: nn.Module = network.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.validation: Validation | None = None
         if len(held_out):
             images, labels = self._resident(dataset, held_out)
-            self.validation = Validation(images, labels, held_out, self.training.attack, spec.seed)
-        network = build_network(spec.model, self.classes, spec.data.image_size, spec.seed)
-        self.network: nn.Module = network.to(device, memory_format=self.layout)  # type: ignore[call-overload]
+            # On a CPU the network itself is asked: the last bits of its accuracies are those of earlier versions.
+            measured = as_measured(self.network, spec.data.image_size) if device.type == "cuda" else None
+            self.validation = Validation(images, labels, held_out, self.training.attack, spec.seed, measured)
         self.optimizer = torch.optim.SGD(
             parameter_groups(self.network, self.training, spec.model),
             momentum=self.training.momentum,

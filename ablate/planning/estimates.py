@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,27 +131,48 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
         return Estimate(0.0, gpus, cores, device, "nothing to do", remarks=tuple(remarks))
     known = measured_speed(storage, (plan.trainings[key] for key in work), device, cores)
     benched = known_speeds(storage.files, device, cores)
-    calibrated = None
+    calibrated: dict[int, float] = {}
+    guessed: dict[int, float] = {}  # batch size -> operations
     seconds = 0.0
     bases: Counter[str] = Counter()
     for key, flops in work.items():
         spec = plan.trainings[key].spec
-        trained, timed = _kind_trained(spec), kind_of(spec.model, spec.training)
-        if trained in known:
-            speed, basis = known[trained], "by the speed of trainings in storage"
-        elif timed in benched:
-            speed, basis = benched[timed], "by ablate.bench"
+        batch = spec.training.batch_size
+        trained, timed = known.get(_kind_trained(spec)), benched.get(kind_of(spec.model, spec.training))
+        if trained:
+            seconds += flops / speed_at(trained, batch, gpu=bool(gpus))
+            bases["by the speed of trainings in storage"] += 1
+        elif timed:
+            seconds += flops / speed_at(timed, batch, gpu=bool(gpus))
+            bases["by ablate.bench"] += 1
         else:
-            calibrated = calibrated or calibrated_speed(bool(gpus))
-            speed, basis = calibrated, "by a quick calibration"
-        seconds += flops / speed
-        bases[basis] += 1
+            guessed[batch] = guessed.get(batch, 0.0) + flops
+            bases["by a quick calibration"] += 1
+    if guessed:
+        calibrated = calibrated_speeds(bool(gpus), sorted(guessed))
+        seconds += sum(flops / calibrated[batch] for batch, flops in guessed.items())
     if len(bases) == 1:
         basis = next(iter(bases))
     else:
         basis = ", ".join(f"{count} of {len(work)} trainings {basis}" for basis, count in bases.most_common())
     load = 0.0 if gpus else load_of_others(cores)
-    return Estimate(seconds, gpus, cores, device, basis, calibrated is not None, load, tuple(remarks))
+    return Estimate(seconds, gpus, cores, device, basis, bool(guessed), load, tuple(remarks))
+
+
+def speed_at(measured: Mapping[int, float], batch: int, *, gpu: bool) -> float:
+    """How fast trainings are in batches of a size, by what was measured in batches of others: at least so fast.
+
+    Args:
+        measured: Batch size -> operations per second; of one at least.
+        batch: Images.
+        gpu: Whether on a GPU, where a step of fewer images may take as long as one of more: it waits for kernels to be
+            launched. On a CPU the size hardly matters.
+    """
+    if batch in measured:
+        return measured[batch]
+    if not gpu:
+        return measured[min(measured, key=lambda size: abs(math.log(size / batch)))]
+    return max(speed * min(1.0, batch / size) for size, speed in measured.items())
 
 
 def load_of_others(cores: int) -> float:
@@ -182,7 +203,7 @@ def _gpu_name() -> str:
 
 def measured_speed(
     storage: Storage, trainings: Iterable[PlannedTraining], device: str, cores: int
-) -> dict[tuple[str, str], float]:
+) -> dict[tuple[str, str], dict[int, float]]:
     """How fast networks were trained on this kind of device before.
 
     Args:
@@ -192,10 +213,10 @@ def measured_speed(
         cores: Of this machine; what was trained with fewer threads counts in proportion.
 
     Returns:
-        Network and mode of training (`mode_of`) -> operations per second, the median over what was found.
+        Network and mode of training (`mode_of`) -> batch size -> operations per second, the median over what was found.
     """
     wanted = {_kind_trained(training.spec) for training in trainings}
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
     read = 0
     for key in reversed(storage.keys()):
         if read >= MOST_EXAMPLES:
@@ -212,10 +233,16 @@ def measured_speed(
         if record is None or not rates or str(record.meta.get("device", "cpu")) != device:
             continue
         share = min(1.0, int(record.meta.get("threads", cores)) / cores) if device == "cpu" else 1.0
+        share /= int(record.meta.get("trainings_per_process", 1))  # those beside it had their turns
         flops = _flops_per_image(identity)
         if flops:
-            found.setdefault(kind, []).append(sorted(rates)[len(rates) // 2] * flops / share)
-    return {kind: sorted(speeds)[len(speeds) // 2] for kind, speeds in found.items()}
+            batch = int(identity["training"]["batch_size"])
+            speeds = found.setdefault(kind, {}).setdefault(batch, [])
+            speeds.append(sorted(rates)[len(rates) // 2] * flops / share)
+    return {
+        kind: {batch: sorted(speeds)[len(speeds) // 2] for batch, speeds in by_batch.items()}
+        for kind, by_batch in found.items()
+    }
 
 
 def _identity(storage: Storage, key: str) -> dict[str, Any]:
@@ -248,27 +275,29 @@ def _flops_per_image(identity: Mapping[str, Any]) -> float | None:
         return None
 
 
-def calibrated_speed(gpu: bool) -> float:
+def calibrated_speeds(gpu: bool, batches: Sequence[int]) -> dict[int, float]:
     """Operations per second of this machine, measured for a moment on a small network.
 
     Args:
         gpu: Whether to measure a GPU; in a process of its own, since a CUDA context would stay in this one.
+        batches: In batches of so many images.
 
     Returns:
-        Operations per second.
+        Batch size -> operations per second; on a CPU the size plays no part.
     """
     if not gpu:
-        return _measure_core() * (os.cpu_count() or 1)
+        return dict.fromkeys(batches, _measure_core() * (os.cpu_count() or 1))
     code = (
         "import torch; from ablate.planning import estimates; "
         "torch.backends.cudnn.allow_tf32 = False; "  # as in a worker
-        "print(estimates._measure_gpu(512))"
+        f"print(*(estimates._measure_gpu(batch) for batch in {list(batches)!r}))"
     )
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-        return float(done.stdout.split()[-1])
+        speeds = [float(word) for word in done.stdout.splitlines()[-1].split()]
+        return dict(zip(batches, speeds, strict=True))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return _ASSUMED_GPU_FLOPS
+        return dict.fromkeys(batches, _ASSUMED_GPU_FLOPS)
 
 
 def _measure_gpu(batch: int) -> float:

@@ -15,7 +15,11 @@ from ablate.storage.checksums import read_json
 from ablate.storage.files import Files
 
 Kind = tuple[str, str, bool, bool, str]
-"""Network, activation, whether quantized, whether with FAT, mode of training: what a speed hangs on."""
+"""Network, activation, whether quantized, whether with FAT, mode of training: with the batch size, what a speed hangs
+on."""
+
+UNTOLD_BATCH = 128
+"""The batch size of entries of earlier versions, which do not say it: what `ablate.bench` times by default."""
 
 StreamKind = tuple[Kind, float, int]
 """Kind, width and batch size: what it hangs on how many trainings fill a GPU."""
@@ -37,17 +41,17 @@ def keep(
 
     Args:
         files: The storage's.
-        speeds: `{"model", "mode", "flops"}` each: the spec as plain data, of `ablate.bench.cases.MODES`, operations
-            per second.
+        speeds: `{"model", "mode", "batch_size", "flops"}` each: the spec as plain data, of `ablate.bench.cases.MODES`,
+            images, operations per second.
         device: `cpu`, or the GPU's name.
         cores: CPU threads used.
-        packing: `{"model", "mode", "rates": {count: images per second of all}}` each, of processes.
-        streams: The same with `batch_size`, of trainings in one process.
+        packing: `{"model", "mode", "batch_size", "rates": {count: images per second of all}}` each, of processes.
+        streams: The same, of trainings in one process.
     """
     path = _path(device, cores)
     parts: tuple[tuple[str, list[dict[str, Any]], _Of, _Of], ...] = (
-        ("speeds", speeds, _kind, _flops),
-        ("packing", packing or [], _kind, _rates),
+        ("speeds", speeds, _kind_and_batch, _flops),
+        ("packing", packing or [], _kind_and_batch, _rates),
         ("streams", streams or [], _stream_kind, _rates),
     )
     content = {
@@ -57,7 +61,7 @@ def keep(
     files.write(path, json.dumps({"device": device, "cores": cores, **content}, indent=1).encode())
 
 
-def known_speeds(files: Files, device: str, cores: int) -> dict[Kind, float]:
+def known_speeds(files: Files, device: str, cores: int) -> dict[Kind, dict[int, float]]:
     """The speeds of networks on a kind of device.
 
     Args:
@@ -66,21 +70,27 @@ def known_speeds(files: Files, device: str, cores: int) -> dict[Kind, float]:
         cores: As in `keep`.
 
     Returns:
-        Kind -> operations per second.
+        Kind -> batch size -> operations per second.
     """
-    return {_kind(entry): _flops(entry) for entry in _entries(files, _path(device, cores), "speeds", _kind, _flops)}
+    found: dict[Kind, dict[int, float]] = {}
+    for entry in _entries(files, _path(device, cores), "speeds", _kind_and_batch, _flops):
+        found.setdefault(_kind(entry), {})[_batch(entry)] = _flops(entry)
+    return found
 
 
-def known_packing(files: Files) -> dict[Kind, dict[int, float]]:
+def known_packing(files: Files) -> dict[Kind, dict[int, dict[int, float]]]:
     """What trainings of a network do together on a GPU, by how many there are at once.
 
     Args:
         files: The storage's.
 
     Returns:
-        Kind -> count -> images per second of all; of several GPUs the first in the order of their names.
+        Kind -> batch size -> count -> images per second of all; of several GPUs the first in the order of their names.
     """
-    return _known_rates(files, "packing", _kind)
+    found: dict[Kind, dict[int, dict[int, float]]] = {}
+    for (kind, batch), measured in _known_rates(files, "packing", _kind_and_batch).items():
+        found.setdefault(kind, {})[batch] = measured
+    return found
 
 
 def known_streams(files: Files) -> dict[StreamKind, dict[int, float]]:
@@ -128,6 +138,14 @@ def _kind(entry: dict[str, Any]) -> Kind:
     model = entry["model"]
     quantization = model["quantization"]
     return model["arch"], model["activation"], quantization["bits"] < 32, bool(quantization["fat"]), entry["mode"]
+
+
+def _batch(entry: dict[str, Any]) -> int:
+    return int(entry.get("batch_size", UNTOLD_BATCH))
+
+
+def _kind_and_batch(entry: dict[str, Any]) -> tuple[Kind, int]:
+    return _kind(entry), _batch(entry)
 
 
 def _stream_kind(entry: dict[str, Any]) -> StreamKind:

@@ -130,7 +130,8 @@ def test_a_failure_is_an_outcome(opened: Opened, tmp_path: Path) -> None:
     assert failure is not None and failure["reason"] == outcome.reason
 
 
-def test_processes_share_devices_and_a_lost_one_is_begun_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_processes_share_devices_and_a_lost_one_is_begun_again(tmp_path: Path, together: bool) -> None:
     plan = planned(tmp_path, "training.epochs=3")
     loaded = {
         data.dataset_name(training.spec.data): data.load(training.spec.data, tmp_path)
@@ -139,7 +140,8 @@ def test_processes_share_devices_and_a_lost_one_is_begun_again(tmp_path: Path) -
     files = Storage(str(tmp_path / "storage")).files
     executor = ProcessExecutor(["cpu"], Resources(2, cpus=1, gpus=0.5), loaded, files, [], print)
     tasks = tasks_of(plan, tmp_path)
-    queue = Jobs(*(Job((task,), judged=True) for task in tasks))
+    groups = [tuple(tasks)] if together else [(task,) for task in tasks]
+    queue = Jobs(*(Job(group, judged=True) for group in groups))
     started, killed = list[str](), list[str]()
 
     class Kills:

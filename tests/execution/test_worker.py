@@ -152,10 +152,18 @@ def test_a_share_of_a_gpu_is_set_on_a_device_that_torch_takes(
         given.append((fraction, torch.cuda._utils._get_device_index(device)))  # what torch itself asks of it
 
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", strict)
+    monkeypatch.setattr(worker, "_memory_of", lambda device: 80e9)
     for device, share in (("cuda", 1.0), ("cuda:1", 0.25), ("cuda", 2.0)):
         outcome = worker.run(replace(doing, device=device, gpu_share=share), digits, lambda event: None)
         assert outcome.state == "finished", outcome.reason
     assert given == [(1.0, 0), (pytest.approx(0.2375), 1), (1.0, 0)]
+
+
+@pytest.mark.parametrize("memory", [8e9, 80e9, 140e9])
+@pytest.mark.parametrize("count", [2, 4, 10, 15, 40])
+def test_what_shares_a_gpu_fits_with_the_context_of_each(count: int, memory: float) -> None:
+    each = worker.memory_share(1 / count, memory) * memory + worker.CONTEXT_BYTES
+    assert count * each <= memory * 1.0001 or 1 / count <= worker.CONTEXT_BYTES / memory
 
 
 @pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"])

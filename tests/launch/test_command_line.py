@@ -187,7 +187,7 @@ def test_a_launch_of_more_than_a_day_is_refused_where_nobody_can_be_asked(tmp_pa
 
 def test_no_launch_is_refused_by_a_guess(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1.0)
+    monkeypatch.setattr(estimates, "calibrated_speeds", lambda gpu, batches: dict.fromkeys(batches, 1.0))
     write_space(tmp_path, epochs=1, attacks="natural, gn, fgsm")
     code, text = launch_here(options_of(tmp_path))
     assert code == 0
@@ -206,13 +206,13 @@ def test_a_calibration_counts_the_time_it_had_not_the_time_it_waited(monkeypatch
     monkeypatch.setattr(estimates.time, "thread_time", lambda: cpu["now"])
     monkeypatch.setattr(estimates.time, "perf_counter", lambda: next(wall))
     monkeypatch.setattr(estimates.os, "cpu_count", lambda: 4)
-    assert estimates.calibrated_speed(gpu=False) == pytest.approx(4 * 1e6 / 0.01)
+    assert estimates.calibrated_speeds(False, [64])[64] == pytest.approx(4 * 1e6 / 0.01)
     assert torch.get_num_threads() == 1
 
 
 def test_a_calibration_is_a_speed_that_a_machine_can_have() -> None:
     threads = torch.get_num_threads()
-    assert 1e7 < estimates.calibrated_speed(gpu=False) / (os.cpu_count() or 1) < 1e13
+    assert 1e7 < estimates.calibrated_speeds(False, [64])[64] / (os.cpu_count() or 1) < 1e13
     assert torch.get_num_threads() == threads
 
 
@@ -220,7 +220,7 @@ def test_a_calibration_is_a_speed_that_a_machine_can_have() -> None:
 def test_an_estimate_says_when_the_machine_is_busy(tmp_path: Path, monkeypatch: Any, load: float, busy: bool) -> None:
     monkeypatch.setattr(estimates.os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(estimates.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1e9)
+    monkeypatch.setattr(estimates, "calibrated_speeds", lambda gpu, batches: dict.fromkeys(batches, 1e9))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     write_space(tmp_path, epochs=1)
     _, text = launch_here(options_of(tmp_path, dry_run=True))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ablate.learning.data import split_validation
-from ablate.learning.training import TrainingError, TrainingState, train
+from ablate.learning.models.folding import as_measured
+from ablate.learning.monitoring import Validation
+from ablate.learning.training import TrainingError, TrainingRun, TrainingState, train
 from tests.support.tiny_training import (
     CPU,
     DATASET,
+    SIZE,
     assert_same,
     make_dataset,
     run,
@@ -92,6 +97,28 @@ def test_validation_is_never_trained_on_and_the_test_split_is_never_looked_at() 
     only_test = make_dataset()
     only_test.test_images[:] = 0
     assert_same(reference, run(only_test, **changes))
+
+
+@pytest.mark.parametrize("model", [{}, {"quantization": {"bits": 4, "activation_bits": 32, "fat": True}}])
+def test_the_folded_network_is_validated_as_the_network_is_now(model: dict[str, Any]) -> None:
+    # As on a GPU; on a CPU the network itself is asked.
+    spec = spec_of(model={"arch": "test-tiny", **model}, data__validation=0.4)
+    training = TrainingRun(spec, DATASET, CPU)
+    plain = training.validation
+    assert plain is not None and plain.measured is None
+    folded = Validation(
+        plain.images, plain.labels, plain.places.numpy(), spec.training.attack, 0, as_measured(training.network, SIZE)
+    )
+    training.set_learning_rate(1)
+    found = []
+    for number in range(3):
+        training.network.train()
+        found.append((plain.metrics(training.network), folded.metrics(training.network)))
+        assert training.network.training
+        for step in range(10):
+            training.update(1, 10 * number + step, torch.arange(step, step + 12))
+    assert all(one == other for one, other in found)
+    assert len({tuple(one.values()) for one, _ in found}) > 1
 
 
 def test_the_training_attack_judges_validation() -> None:

@@ -33,21 +33,50 @@ def speed(flops: float, mode: str = "float32", model: dict[str, Any] = MODEL) ->
 def test_a_speed_is_that_of_its_network_mode_and_device(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
     keep(files, [speed(1e9), speed(3e9, "bfloat16+compile"), speed(5e9, model=FAT.model_dump(mode="json"))], "cpu", 2)
-    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == 1e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == {128: 1e9}
     fast = TrainingSpec(precision="bfloat16", compile=True)
-    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), fast)) == 3e9
-    assert known_speeds(files, "cpu", 2).get(kind_of(FAT, EAGER)) == 5e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), fast)) == {128: 3e9}
+    assert known_speeds(files, "cpu", 2).get(kind_of(FAT, EAGER)) == {128: 5e9}
     assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(arch="wrn_34_10"), EAGER)) is None
     assert known_speeds(files, "cpu", 8).get(kind_of(ModelSpec(), EAGER)) is None
     assert known_speeds(files, "NVIDIA H100", 2).get(kind_of(ModelSpec(), EAGER)) is None
+
+
+def test_a_speed_is_that_of_its_batch_size(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path)
+    keep(files, [speed(1e9), {**speed(2e9), "batch_size": 512}], "cpu", 2)
+    keep(files, [{**speed(3e9), "batch_size": 512}], "cpu", 2)
+    assert known_speeds(files, "cpu", 2)[kind_of(ModelSpec(), EAGER)] == {128: 1e9, 512: 3e9}
+    rates = [
+        {"model": MODEL, "mode": "float32", "batch_size": size, "rates": {"1": 10, "2": two}}
+        for size, two in ((32, 19), (512, 10))
+    ]
+    keep(files, [], "NVIDIA H100", 8, rates)
+    shares = {
+        size: gpu_share(TrialSpec.model_validate({"training": {"batch_size": size}}), known_packing(files))
+        for size in (16, 32, 64, 512, 1024)
+    }
+    assert shares == {16: 0.5, 32: 0.5, 64: 1.0, 512: 1.0, 1024: 1.0}
+
+
+def test_no_batch_size_is_estimated_faster_than_a_step_of_the_measured_one_allows() -> None:
+    measured = {128: 8.0, 512: 10.0}
+    batches = (16, 32, 128, 200, 512, 2048)
+    speeds = [estimates.speed_at(measured, batch, gpu=True) for batch in batches]
+    # More images at once are done no slower, and a step of fewer takes no longer than one of more.
+    assert speeds == sorted(speeds)
+    steps_a_second = [speed / batch for speed, batch in zip(speeds, batches, strict=True)]
+    assert steps_a_second == sorted(steps_a_second, reverse=True)
+    assert estimates.speed_at(measured, 32, gpu=True) == 2.0  # as many steps a second
+    assert estimates.speed_at(measured, 32, gpu=False) == 8.0
 
 
 def test_a_newer_speed_replaces_the_older_and_leaves_the_others(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
     keep(files, [speed(1e9), speed(2e9, "bfloat16")], "cpu", 2)
     keep(files, [speed(4e9)], "cpu", 2)
-    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == 4e9
-    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), TrainingSpec(precision="bfloat16"))) == 2e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == {128: 4e9}
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), TrainingSpec(precision="bfloat16"))) == {128: 2e9}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"speeds": [{"mode": 1}]}', b'{"speeds": 3, "packing": 4}'])
@@ -58,7 +87,7 @@ def test_a_damaged_file_is_as_none(tmp_path: Path, content: bytes) -> None:
     assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) is None
     assert known_packing(files) == {}
     keep(files, [speed(1e9)], "cpu", 2)
-    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == 1e9
+    assert known_speeds(files, "cpu", 2).get(kind_of(ModelSpec(), EAGER)) == {128: 1e9}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +117,7 @@ def test_unmeasured_a_large_or_unknown_network_gets_a_whole_gpu(tmp_path: Path) 
 def test_estimates_go_by_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimates.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(estimates.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(estimates, "calibrated_speed", lambda gpu: 1e9)
+    monkeypatch.setattr(estimates, "calibrated_speeds", lambda gpu, batches: dict.fromkeys(batches, 1e9))
     storage = Storage(str(tmp_path / "storage"))
     space = load_space(str(write_space(tmp_path)))
     trials = expand(space, load_preset("paper"), parse_overrides([]), [0])

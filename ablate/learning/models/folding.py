@@ -189,6 +189,11 @@ class InParts(nn.Module):
         self._compiled_count = min(len(images), _part(images) or len(images))
         self._compiled = torch.compile(self.network, dynamic=False)
 
+    def refresh(self) -> None:
+        """Take over what the network's weights and averages are now, where it is a folded one."""
+        if isinstance(self.network, FoldedNetwork):
+            self.network.refresh()
+
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] to logits."""
         part = _part(x)
@@ -209,7 +214,7 @@ def _part(images: Tensor) -> int | None:
     return PART_BFLOAT16 if torch.is_autocast_enabled("cpu") else PART_FLOAT32
 
 
-def as_measured(network: nn.Module, image_size: int) -> nn.Module:
+def as_measured(network: nn.Module, image_size: int) -> InParts:
     """What a measurement attacks and judges: the folded network, so that both are the same to the last bit.
 
     A network with quantized activations is measured as it is: there a difference in the last bit can move an
