@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from ablate.attacks import CleanLogits, build_attack, evaluate
 from ablate.bench import textbook
-from ablate.bench.timing import Timed, in_turn
+from ablate.bench.timing import Timed, in_turn, steady
 from ablate.core import modes
 from ablate.learning.cost import STEP_COST, forward_flops, image_cost
 from ablate.learning.data import Dataset
@@ -22,7 +22,7 @@ from ablate.learning.turns import OwnRandomNumbers, OwnStream, convolutions_in
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
 
 CLASSES, IMAGE_SIZE = 10, 32
-MODES = ("float32", "float32+compile", "bfloat16", "bfloat16+compile")
+MODES = ("float32", "float32+compile", "tf32", "tf32+compile", "bfloat16", "bfloat16+compile")
 """Precision and compilation of training, as `mode` names them."""
 
 AUTOATTACK_PASSES = 10_000
@@ -75,12 +75,14 @@ class Result:
     Args:
         case: What was timed.
         ours: By mode of training; measuring has one, `float32`.
-        theirs: By whose: `torchattacks`, `written out`.
+        theirs: By whose and how: `torchattacks`, `written out`, and each in `IEEE` where torch's defaults are not.
+        repeats: How often each did its work in a round.
     """
 
     case: Case
     ours: dict[str, Timed]
     theirs: dict[str, Timed]
+    repeats: Mapping[str, int] = field(default_factory=dict)
 
 
 def time_step(case: Case, modes_: Sequence[str], rounds: int, device: torch.device) -> Result:
@@ -104,9 +106,23 @@ def time_step(case: Case, modes_: Sequence[str], rounds: int, device: torch.devi
         network = build_network(case.model, CLASSES, IMAGE_SIZE, 0).to(device)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         step = textbook.training_step(network, optimizer, pgd(network, 7))
-        theirs[whose] = lambda step=step: step(images, labels)  # type: ignore[misc]
-    timed = in_turn({**theirs, **ours}, rounds, device)
-    return Result(case, {name: timed[name] for name in ours}, {name: timed[name] for name in theirs})
+        theirs |= textbook.settings(whose, lambda step=step: step(images, labels), device)  # type: ignore[misc]
+    return _timed(case, ours, theirs, rounds, device)
+
+
+def _timed(
+    case: Case,
+    ours: Mapping[str, Callable[[], Any]],
+    theirs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: torch.device,
+) -> Result:
+    streams, repeats = {}, {}
+    for name, work in {**theirs, **ours}.items():
+        streams[name], repeats[name] = steady(work, device)
+    timed = in_turn(streams, rounds, device)
+    each = {name: found.over(repeats[name]) for name, found in timed.items()}
+    return Result(case, {name: each[name] for name in ours}, {name: each[name] for name in theirs}, repeats)
 
 
 def training_step(model: ModelSpec, batch_size: int, mode: str, device: torch.device) -> Callable[[], None]:
@@ -181,12 +197,11 @@ def time_columns(case: Case, images: int, rounds: int, device: torch.device) -> 
             for part, truth in batches:
                 textbook.accuracy(plain, written[name](part, truth), truth)
 
-    contestants: dict[str, Callable[[], Any]] = {"float32": ours}
+    rivals: dict[str, Callable[[], Any]] = {}
     if all(name in written for name in names):
-        contestants[whose] = theirs
+        rivals = textbook.settings(whose, theirs, device)
     with modes.evaluating(network):
-        timed = in_turn(contestants, rounds, device)
-    return Result(case, {"float32": timed.pop("float32")}, timed)
+        return _timed(case, {"float32": ours}, rivals, rounds, device)
 
 
 def random_dataset(count: int) -> Dataset:

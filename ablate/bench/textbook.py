@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+IEEE = "IEEE"
+"""Of a rival whose convolutions on a GPU round as float32 does: torch's own default is TF32."""
+
 AttackFunction = Callable[[Tensor, Tensor], Tensor]
 """Images [N, C, H, W] in [0, 1] and labels [N] to adversarial images."""
 
@@ -58,6 +61,35 @@ def written_out_pgd(network: nn.Module, steps: int, *, random_start: bool = True
         return adversarial
 
     return attack
+
+
+def settings(whose: str, work: Callable[[], Any], device: torch.device) -> dict[str, Callable[[], Any]]:
+    """A rival under torch's own settings, as a script of today runs it, and, on a GPU, in IEEE float32 beside it.
+
+    Args:
+        whose: Its name.
+        work: What is timed.
+        device: A CPU has no TF32, so both are one there.
+
+    Returns:
+        Name -> the work with these settings around it.
+    """
+
+    def around(tf32: bool) -> Callable[[], Any]:
+        def with_settings() -> Any:
+            before = torch.backends.cudnn.allow_tf32
+            torch.backends.cudnn.allow_tf32 = tf32
+            try:
+                return work()
+            finally:
+                torch.backends.cudnn.allow_tf32 = before
+
+        return with_settings
+
+    # torch.backends.cudnn.allow_tf32 is True, and torch.backends.cuda.matmul.allow_tf32 False, where nobody sets them.
+    if device.type == "cpu":
+        return {whose: around(True)}
+    return {whose: around(True), f"{whose} {IEEE}": around(False)}
 
 
 def pgds() -> dict[str, Callable[[nn.Module, int], AttackFunction]]:

@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class Timed:
 
     seconds: tuple[float, ...]
     peak_bytes: float
+
+    def over(self, count: int) -> Timed:
+        """Of one piece of work, where each round did it so often."""
+        return replace(self, seconds=tuple(taken / count for taken in self.seconds))
 
     def rate(self, images: int) -> Spread:
         """Images per second.
@@ -106,6 +110,25 @@ def steps_of(step: Callable[[], Any], device: torch.device) -> int:
         if taken >= LEAST_ROUND_S or steps >= _MOST_STEPS:
             return steps
         steps = min(_MOST_STEPS, max(2 * steps, int(1.1 * steps * LEAST_ROUND_S / max(taken, 1e-6)) + 1))
+
+
+def steady(work: Callable[[], Any], device: torch.device) -> tuple[Callable[[], None], int]:
+    """Work done over and over, so long that a round tells what a training gets of it.
+
+    Args:
+        work: One piece.
+        device: Where.
+
+    Returns:
+        A round of it, and how many pieces that is.
+    """
+    count = steps_of(work, device)
+
+    def stream() -> None:
+        for _ in range(count):
+            work()
+
+    return stream, count
 
 
 def wait(device: torch.device) -> None:

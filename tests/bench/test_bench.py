@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,13 +18,66 @@ from typer.testing import CliRunner
 
 from ablate.attacks import APGD, Natural, Square, Together, build_attack
 from ablate.bench import __main__ as bench
-from ablate.bench import autoattack, cases, packing, textbook
+from ablate.bench import autoattack, cases, packing, streams, textbook, timing
 from ablate.bench.autoattack import standard as autoattack_whole
 from ablate.bench.timing import Timed, in_turn
 from ablate.learning.models import build_network
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec
+from ablate.storage.files import LocalFiles
+from ablate.storage.speeds import known_streams
 
 TINY = ["--batch", "4", "--images", "4", "--rounds", "1", "--network", "resnet20", "--mode", "float32"]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of one piece of work each."""
+    monkeypatch.setattr(timing, "LEAST_ROUND_S", 0.0)
+
+
+def test_a_round_is_a_steady_stream_of_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    now, done = [0.0], []
+
+    def work() -> None:
+        now[0] += 0.03
+        done.append(now[0])
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    stream, count = timing.steady(work, torch.device("cpu"))
+    done.clear()
+    before = now[0]
+    stream()
+    assert len(done) == count and now[0] - before >= timing.LEAST_ROUND_S == 0.5
+    assert Timed((now[0] - before,), 0.0).over(count).seconds[0] == pytest.approx(0.03)
+
+
+def test_rivals_run_under_torchs_own_defaults_and_once_more_in_our_precision() -> None:
+    assert torch.backends.cudnn.allow_tf32  # torch's default, until somebody sets it
+    seen: list[bool] = []
+    for device, rivals in (("cpu", ["loop"]), ("cuda", ["loop", "loop IEEE"])):
+        found = textbook.settings("loop", lambda: seen.append(torch.backends.cudnn.allow_tf32), torch.device(device))
+        assert list(found) == rivals
+        torch.backends.cudnn.allow_tf32 = False  # as trainings here have it
+        try:
+            for run in found.values():
+                run()
+            assert not torch.backends.cudnn.allow_tf32
+        finally:
+            torch.backends.cudnn.allow_tf32 = True
+    assert seen == [True, True, False]
+
+
+def test_trainings_in_turn_are_timed_beside_the_same_ones_one_by_one(tmp_path: Path) -> None:
+    done = CliRunner().invoke(bench.app, ["--what", "streams", "--json", "--storage", str(tmp_path), *TINY])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["streams"]
+    assert [each["count"] for each in found] == list(streams.COUNTS_ON_A_CPU)
+    assert all(each["ratio"]["median"] > 0 and each["images_per_second"]["median"] > 0 for each in found)
+    kept = json.loads(next((tmp_path / "speed").iterdir()).read_text())["streams"]
+    [entry] = kept
+    assert entry["batch_size"] == 4 and set(entry["rates"]) == {"1", "2"}
+    assert known_streams(LocalFiles(tmp_path)) == {}  # of a CPU, which gains nothing by it
 
 
 def test_contestants_run_in_turn_once_each_round() -> None:
