@@ -195,7 +195,9 @@ class TrainingRun:
         self.folded: FoldedNetwork | None = None
         self.asked: nn.Module = self.network  # by the attack
         if self.training.attack.name != "none" and self.training.attack.network_mode == "eval":
-            self.folded = fold_normalization(self.network, spec.data.image_size)
+            # Autocast would cast its weights at every use.
+            dtype = torch.bfloat16 if self.training.precision == "bfloat16" else None
+            self.folded = fold_normalization(self.network, spec.data.image_size, dtype)
             self.asked = InParts(self.folded or self.network)
         self.compiled: Callable[[Tensor], Tensor] = self.network
         if self.training.compile:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ablate.core.modes import evaluating
 from ablate.learning.models import build_network, folding, frozen_parameters
-from ablate.learning.models.folding import FoldedConv2d, InParts, as_measured, fold_normalization
+from ablate.learning.models.folding import FoldedConv2d, FoldedNetwork, InParts, as_measured, fold_normalization
 from ablate.learning.models.quantization import unrounded_activations
 from ablate.spaces.specs import ModelSpec
 
@@ -129,14 +129,28 @@ def test_a_network_before_its_training_folds_however_it_is_quantized(arch: str) 
     assert fold_normalization(network, 16) is not None
 
 
+@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v2"])
+def test_weights_folded_in_bfloat16_are_what_autocast_makes_of_them(arch: str) -> None:
+    network = built(arch)
+    plain, cast = fold_normalization(network, 16), fold_normalization(network, 16, torch.bfloat16)
+    assert plain is not None and cast is not None
+    images = torch.rand(3, 3, 16, 16)
+    for _ in range(2):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(plain(images), cast(images))
+        moved(network, 1)
+        for folded in (plain, cast):
+            folded.refresh()
+
+
 def test_a_folding_that_says_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = FoldedConv2d.refresh
+    original = FoldedNetwork.refresh
 
-    def wrong(self: FoldedConv2d) -> None:
+    def wrong(self: FoldedNetwork) -> None:
         original(self)
-        self.bias.add_(1.0)
+        next(module for module in self.modules() if isinstance(module, FoldedConv2d)).bias.add_(1.0)
 
-    monkeypatch.setattr(FoldedConv2d, "refresh", wrong)
+    monkeypatch.setattr(FoldedNetwork, "refresh", wrong)
     assert fold_normalization(built("resnet20"), 16) is None
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -43,39 +43,58 @@ class FoldedConv2d(nn.Module):
     Args:
         conv: Read, never changed.
         norm: Read, never changed.
+        dtype: Of the folded weights, which `_Refresh` fills.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype | None) -> None:
         super().__init__()
         # In a tuple they are no submodules: their parameters are the network's, and not counted here once more.
-        self._parts = (conv, norm)
-        self.register_buffer("weight", torch.empty_like(conv.weight))
-        self.register_buffer("bias", torch.empty_like(conv.weight[:, 0, 0, 0]))
+        self.parts = (conv, norm)
+        self.register_buffer("weight", torch.empty_like(conv.weight, dtype=dtype))
+        self.register_buffer("bias", torch.empty_like(conv.weight[:, 0, 0, 0], dtype=dtype))
         self.stride, self.padding = conv.stride, conv.padding
         self.dilation, self.groups = conv.dilation, conv.groups
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over what the network's weights and averages are now."""
-        conv, norm = self._parts
-        weight = conv.effective_weight() if isinstance(conv, QuantizedConv2d) else conv.weight
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
-        # Into the same memory: graphs that a compiler captured read it there.
-        torch.mul(weight, scale[:, None, None, None], out=self.weight)
-        torch.mul(bias, scale, out=self.bias)
-        if norm.bias is not None:
-            self.bias.add_(norm.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] to [N, out, H', W']."""
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class _Refresh:
+    """Fills the weights of folded convolutions: what is one number a channel is computed for all of them at once."""
+
+    def __init__(self, layers: Sequence[FoldedConv2d]) -> None:
+        self._layers = layers
+        self._sizes = [len(layer.bias) for layer in layers]
+        parts = [layer.parts for layer in layers]
+        like = [layer.parts[0].weight.new_zeros(len(layer.bias)) for layer in layers]
+        self._eps = torch.cat([zero + norm.eps for zero, (_, norm) in zip(like, parts, strict=True)])
+        # What a layer has not.
+        self._zeros, self._ones = like, [zero + 1.0 for zero in like]
+        # All biases lie in one piece of memory, so that they are written at once.
+        self._bias = torch.empty(sum(self._sizes), dtype=layers[0].bias.dtype, device=self._eps.device)
+        for layer, bias in zip(layers, torch.split(self._bias, self._sizes), strict=True):
+            layer.bias = bias
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        parts = [layer.parts for layer in self._layers]
+
+        def together(have: Iterable[Tensor | None], instead: list[Tensor]) -> Tensor:
+            return torch.cat([other if each is None else each for each, other in zip(have, instead, strict=True)])
+
+        scale = torch.rsqrt(together((norm.running_var for _, norm in parts), self._ones) + self._eps)
+        scale = scale * together((norm.weight for _, norm in parts), self._ones)
+        centre = together((conv.bias for conv, _ in parts), self._zeros)
+        centre = centre - together((norm.running_mean for _, norm in parts), self._zeros)
+        # Into the same memory: graphs that a compiler captured read it there.
+        torch.add(centre * scale, together((norm.bias for _, norm in parts), self._zeros), out=self._bias)
+        for layer, (conv, _), factor in zip(self._layers, parts, torch.split(scale, self._sizes), strict=True):
+            weight = conv.effective_weight() if isinstance(conv, QuantizedConv2d) else conv.weight
+            torch.mul(weight, factor.view(-1, 1, 1, 1), out=layer.weight)
 
 
 class FoldedNetwork(nn.Module):
@@ -85,9 +104,10 @@ class FoldedNetwork(nn.Module):
 
     Args:
         network: What it stands for, in evaluation mode.
+        dtype: Of the folded weights: that which autocast would cast them to at every use; None: the network's own.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         graph = _Tracer().trace(network)
         modules = dict(network.named_modules())
@@ -102,7 +122,7 @@ class FoldedNetwork(nn.Module):
             if isinstance(module, nn.BatchNorm2d) and _only_used_here(before):
                 conv = targets.get(before.target) if before.op == "call_module" else None
                 if _folds(conv, module):
-                    folded.append(FoldedConv2d(conv, module))
+                    folded.append(FoldedConv2d(conv, module, dtype))
                     _retarget(before, folded[-1], targets)
                     node.replace_all_uses_with(before)
                     graph.erase_node(node)
@@ -112,14 +132,14 @@ class FoldedNetwork(nn.Module):
                 in_place = copy.copy(module)
                 in_place.inplace = True
                 _retarget(node, in_place, targets)
-        self._folded = folded
+        self._refresh = _Refresh(folded) if folded else None
         self.body = fx.GraphModule(targets, graph)
         self.refresh()
 
     def refresh(self) -> None:
         """Take over what the network's weights and averages are now."""
-        for layer in self._folded:
-            layer.refresh()
+        if self._refresh is not None:
+            self._refresh()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] to logits."""
@@ -127,12 +147,13 @@ class FoldedNetwork(nn.Module):
         return logits
 
 
-def fold_normalization(network: nn.Module, image_size: int) -> FoldedNetwork | None:
+def fold_normalization(network: nn.Module, image_size: int, dtype: torch.dtype | None = None) -> FoldedNetwork | None:
     """A network's evaluation mode as a cheaper one, which attacks may ask instead.
 
     Args:
         network: On its device; quantized ones too. Left as it was found.
         image_size: Of the images it takes, in pixels.
+        dtype: As of `FoldedNetwork`.
 
     Returns:
         The folded network; None where the network's code cannot be followed, or where the folded one does not say the
@@ -142,7 +163,7 @@ def fold_normalization(network: nn.Module, image_size: int) -> FoldedNetwork | N
         try:
             if not _says_the_same(copy.deepcopy(network), image_size):
                 return None
-            return FoldedNetwork(network)
+            return FoldedNetwork(network, dtype)
         except Exception:  # whatever a user's network does when it is traced or copied, it goes on without
             return None
 
