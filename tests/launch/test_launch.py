@@ -14,6 +14,7 @@ from ablate.execution.base import Outcome, Task
 from ablate.launch.__main__ import app
 from ablate.launch.request import Request
 from tests.support.helpers import command, environment, numbers, run_launch, start_launch, until, write_space
+from tests.support.tasks import have_tasks_run_by, what_runs_tasks
 
 LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
 
@@ -117,7 +118,6 @@ def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
 ) -> None:
     from rich.console import Console
 
-    from ablate.execution import executors
     from ablate.launch import session as module
 
     space = write_space(tmp_path, epochs=1)
@@ -133,8 +133,8 @@ def test_a_training_that_fails_is_named_and_tried_again_only_when_asked(
             return Outcome(task.key, "failed", "the loss became nan in epoch 1")
         return original(task, dataset, listen)
 
-    original = executors.run
-    monkeypatch.setattr(executors, "run", run)
+    original = what_runs_tasks()
+    have_tasks_run_by(run, monkeypatch)
     out = Console(record=True, width=120)
     assert module.launch(Request.read(options), out) == 1
     assert len(ran) == 2  # the other training finished all the same

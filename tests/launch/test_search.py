@@ -13,7 +13,7 @@ from rich.console import Console
 
 import ablate
 from ablate.core.errors import SpecError, UserError
-from ablate.execution import executors
+from ablate.execution.base import Outcome
 from ablate.launch import sources
 from ablate.launch.options import Options
 from ablate.launch.request import Request
@@ -27,6 +27,7 @@ from ablate.spaces.loading import load_space
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of, plan_of
 from tests.support.search_helpers import search_of, trained_epochs, write_search
+from tests.support.tasks import have_tasks_run_by, what_runs_tasks
 
 
 def options(folder: Path, **changes: Any) -> Options:
@@ -136,7 +137,7 @@ class Killed(BaseException):
 def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """End the process, as far as it can be told, after so many epochs of workers."""
     left = iter(range(epochs))
-    real = executors.run
+    real = what_runs_tasks()
 
     def dying(task: Any, dataset: Any, listen: Any) -> Any:
         def told(event: Any) -> None:
@@ -146,7 +147,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
 
         return real(task, dataset, told)
 
-    monkeypatch.setattr(executors, "run", dying)
+    have_tasks_run_by(dying, monkeypatch)
 
 
 @pytest.mark.parametrize("searcher", ["random", pytest.param("optuna", marks=pytest.mark.slow)])
@@ -196,15 +197,15 @@ def test_a_time_budget_ends_a_search_and_is_kept(tmp_path: Path, monkeypatch: py
 
 def test_a_failed_sample_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_search(tmp_path, samples=2, scheduler="fifo")
-    real = executors.run
+    real = what_runs_tasks()
     count = iter(range(10))
 
     def failing(task: Any, dataset: Any, listen: Any) -> Any:
         if next(count) == 0:
-            return executors.Outcome(task.key, "failed", "loss became nan in epoch 1")
+            return Outcome(task.key, "failed", "loss became nan in epoch 1")
         return real(task, dataset, listen)
 
-    monkeypatch.setattr(executors, "run", failing)
+    have_tasks_run_by(failing, monkeypatch)
     code, text = run(tmp_path)
     assert code == 0 and "nan in epoch 1" in text
     assert [sample.state for sample in results(tmp_path).samples] == ["failed", "complete"]

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from ablate.core.errors import SpecError, StorageError, TrackingError
 from ablate.core.user_code import import_modules
-from ablate.execution import executors
 from ablate.execution.base import Outcome
 from ablate.launch import session, watch
 from ablate.launch.options import Options, parse_seeds
@@ -22,6 +21,7 @@ from ablate.report import __main__ as report
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of, plan_of, write_space
+from tests.support.tasks import have_tasks_run_by, what_runs_tasks
 
 QUICK = ["measurement.attacks=[natural]"]
 
@@ -48,12 +48,12 @@ def test_only_what_is_whole_and_nobodys_is_pruned(tmp_path: Path, monkeypatch: p
         assert "Pruned" in run(tmp_path, prune=True)[1]
         assert checkpoints(tmp_path) == {one}
     more = ["measurement.attacks=[natural, fgsm]"]
-    original = executors.run
+    original = what_runs_tasks()
 
     def failing(task: Any, *rest: Any) -> Outcome:
         return Outcome(task.key, "failed", "no gradient") if task.key == one else original(task, *rest)
 
-    monkeypatch.setattr(executors, "run", failing)
+    have_tasks_run_by(failing, monkeypatch)
     assert run(tmp_path, prune=True, sets=more)[0] == 1
     assert checkpoints(tmp_path) == {one}  # its retry measures what failed on the very network
     monkeypatch.undo()
@@ -69,7 +69,7 @@ def test_an_interrupted_launch_leaves_ctrl_c_as_it_found_it(tmp_path: Path, monk
     def interrupted(*_: Any) -> Outcome:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(executors, "run", interrupted)
+    have_tasks_run_by(interrupted, monkeypatch)
     before = signal.getsignal(signal.SIGINT)
     code, text = run(tmp_path)
     assert code == 130 and "Stopping: what is trained is kept." in text

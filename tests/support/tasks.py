@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from ablate.execution import base
+import pytest
+
+from ablate.execution import base, worker
+from ablate.learning.data import Dataset
+from ablate.learning.turns import Turns, finish
 from ablate.planning.plan import Plan, make_plan
 from ablate.spaces.loading import load_space
 from ablate.spaces.presets import load_preset
@@ -27,3 +32,22 @@ def task(plan: Plan, storage: Storage, number: int = -1) -> base.Task:
     training = list(plan.trainings.values())[number]
     measurements = tuple(training.measurements.values())
     return base.Task(training.key, training.spec, measurements, storage.location, 1, "cpu")
+
+
+Run = Callable[[base.Task, Dataset, base.Listener], base.Outcome]
+
+
+def what_runs_tasks() -> Run:
+    """What runs a task now, for what replaces it."""
+    real = worker.run_in_turns
+    return lambda task, dataset, listen: finish(real(task, dataset, listen))
+
+
+def have_tasks_run_by(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put something in the place of what runs a task; it takes no turns."""
+
+    def work(task: base.Task, dataset: Dataset, listen: base.Listener) -> Turns[base.Outcome]:
+        yield from ()
+        return run(task, dataset, listen)
+
+    monkeypatch.setattr(worker, "run_in_turns", work)
