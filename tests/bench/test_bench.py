@@ -52,19 +52,15 @@ def test_a_round_is_a_steady_stream_of_half_a_second(monkeypatch: pytest.MonkeyP
     assert Timed((now[0] - before,), 0.0).over(count).seconds[0] == pytest.approx(0.03)
 
 
-def test_rivals_run_under_torchs_own_defaults_and_once_more_in_our_precision() -> None:
-    assert torch.backends.cudnn.allow_tf32  # torch's default, until somebody sets it
+def test_rivals_run_under_torchs_own_defaults_and_once_more_in_our_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as trainings here have it; torch's default is True
     for device, rivals in (("cpu", ["loop"]), ("cuda", ["loop", "loop IEEE"])):
         found = textbook.settings("loop", lambda: seen.append(torch.backends.cudnn.allow_tf32), torch.device(device))
         assert list(found) == rivals
-        torch.backends.cudnn.allow_tf32 = False  # as trainings here have it
-        try:
-            for run in found.values():
-                run()
-            assert not torch.backends.cudnn.allow_tf32
-        finally:
-            torch.backends.cudnn.allow_tf32 = True
+        for run in found.values():
+            run()
+        assert not torch.backends.cudnn.allow_tf32
     assert seen == [True, True, False]
 
 
