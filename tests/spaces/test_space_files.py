@@ -86,7 +86,8 @@ def test_the_paper_preset_leaves_the_paper_s_settings() -> None:
         for row in trials(space, "paper").values():
             assert row.spec.training.epochs == 120
             assert row.spec.data.name == "cifar10"
-            assert row.spec.measurement.attacks == (*COLUMNS, "cw20_exact")
+            papers = (*COLUMNS, "cw20_exact")
+            assert row.spec.measurement.attacks[: len(papers)] == papers  # a space may add what it asks besides
     assert trials("augmentation", "paper")["None"].spec == TrialSpec()
 
 

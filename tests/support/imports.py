@@ -61,7 +61,8 @@ def third_party(root: Path = ROOT) -> dict[str, set[str]]:
 
 def package_of(module: str) -> str:
     """The package that a module belongs to: `learning` for `ablate.learning.models.resnet`; a flat one is its own."""
-    return module.split(".")[1] if "." in module else "ablate"
+    name = module.split(".")[1] if "." in module else "ablate"
+    return "ablate" if name == "__main__" else name
 
 
 def packages(graph: Graph) -> Graph:
