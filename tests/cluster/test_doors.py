@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import stat
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ LISTENING = "0A"
 
 
 def processes_of(pid: int) -> Iterator[int]:
-    """A process and everything it started."""
+    """A process and everything it started, but for what ends meanwhile."""
     yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from processes_of(int(child))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for child in (task / "children").read_text().split():
+                    yield from processes_of(int(child))
 
 
 def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -35,12 +38,11 @@ def open_sockets(pid: int) -> dict[str, ipaddress.IPv4Address | ipaddress.IPv6Ad
     """The sockets on which a process and its children can be reached, by what listens where."""
     owners = {}
     for process in processes_of(pid):
-        name = Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
-        for link in Path(f"/proc/{process}/fd").iterdir():
-            try:
-                owners[str(link.readlink())] = f"{Path(name).name} {process}"
-            except OSError:  # closed meanwhile
-                continue
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name = Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
+            for link in Path(f"/proc/{process}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # closed meanwhile
+                    owners[str(link.readlink())] = f"{Path(name).name} {process}"
     found = {}
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
