@@ -159,7 +159,7 @@ def _print_verdicts(results: Results, console: Console) -> None:
         claims = len(results.claims)
         console.print(f"No verdicts on {claims} claims: the {preset} preset trains too briefly to decide any.")
         return
-    data = " and ".join(results.data_labels)
+    data = " and ".join(results.planned.data_labels)
     paper = "the paper's data" if results.is_paper_data else "not the paper's data"
     console.print(Text(f"Verdicts on {printable(data)} ({paper})", style="bold"))
     seconds = second_verdicts(results)

@@ -40,7 +40,7 @@ def figure_data(results: Results) -> FigureData:
         if trial.problem is None:
             arrays = _of_network(trial.arrays(), results.network)
             rows.setdefault(row, {})[seed] = RowData(arrays, trial.outcome(results.network).values, trial.curves)
-    return FigureData(rows, ", ".join(results.data_labels))
+    return FigureData(rows, ", ".join(results.planned.data_labels))
 
 
 def draw_all(results: Results) -> dict[str, Picture | Missing]:
@@ -52,7 +52,7 @@ def draw_all(results: Results) -> dict[str, Picture | Missing]:
     Returns:
         Name -> the picture, or why there is none; a figure that cannot be drawn spoils no other.
     """
-    [space] = results.planned.spaces
+    space = results.space
     if space.search is not None:
         return dict(pictures(search_of(results)))
     if not space.figures:
@@ -110,7 +110,7 @@ def _space(
             *table_label,
             ("Plan", f"{plan.info.id}, preset {plan.info.preset}"),
             ("Seeds", plan.info.seeds),
-            ("Data", ", ".join(plan.data_labels)),
+            ("Data", ", ".join(plan.plan.data_labels)),
             ("Launched", _day(plan.info.launched_ms)),
             *settings,
             *search_facts(results),
@@ -137,7 +137,7 @@ def _verdict_note(results: Results) -> str:
     preset = results.planned.preset
     if not decides_claims(preset):
         return f"None on {claims} claims: the {preset} preset trains too briefly to decide any."
-    data = " and ".join(results.data_labels)
+    data = " and ".join(results.planned.data_labels)
     whose = "the paper's data" if results.is_paper_data else "not the paper's data"
     return f"Ours are about {data} ({whose}); published ones about the paper's table, judged by the same rules."
 
@@ -194,7 +194,7 @@ def _facts(plans: Sequence[PlanResults], network: Network) -> list[tuple[str, st
         ("Commit", _each(_commit(plan.plan.provenance) for plan in plans)),
         ("Trials", f"{finished} of {len(trials)} finished, in {_count(len(plans), 'space')}"),
         ("Seeds", _each(plan.info.seeds for plan in plans)),
-        ("Data", _each(label for plan in plans for label in plan.data_labels)),
+        ("Data", _each(label for plan in plans for label in plan.plan.data_labels)),
         ("Devices", "; ".join(spent_on) or "none yet"),
         (
             "Shared",

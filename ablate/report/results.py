@@ -20,7 +20,7 @@ from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.spaces.claims import Claim
 from ablate.spaces.metrics import Metric, Network, is_accuracy
 from ablate.spaces.specs import COLUMNS
-from ablate.storage.plans import PlanFile, TrialPart
+from ablate.storage.plans import PlanFile, SpacePart, TrialPart
 
 State = Literal["finished", "training", "stopped", "failed", "missing"]
 
@@ -249,24 +249,19 @@ class Results:
         return self.plan
 
     @property
-    def claims(self) -> list[Claim]:
-        """The claims of the plan's space, as they were when it was launched."""
-        return [Claim.model_validate(claim) for claim in self.planned.spaces[0].claims]
+    def space(self) -> SpacePart:
+        """The plan's space."""
+        return self.planned.spaces[0]
 
     @property
-    def published(self) -> dict[str, dict[str, float]]:
-        """Row -> metric -> published value; rows without numbers are left out."""
-        return {row.label: dict(row.published) for row in self.planned.spaces[0].rows if row.published}
+    def claims(self) -> list[Claim]:
+        """The claims of the plan's space, as they were when it was launched."""
+        return [Claim.model_validate(claim) for claim in self.space.claims]
 
     @property
     def is_paper_data(self) -> bool:
         """Whether every trial used the paper's data set, so that published numbers compare."""
         return all(trial.part.data.paper for trial in self.trials.values())
-
-    @property
-    def data_labels(self) -> list[str]:
-        """How the data sets are called."""
-        return list(dict.fromkeys(trial.part.data.label for trial in self.trials.values()))
 
     def rows(self) -> list[str]:
         """The labels that have an outcome, in order of appearance."""

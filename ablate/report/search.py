@@ -111,7 +111,7 @@ def search_of(results: Results) -> SearchResults:
         state, objectives, reason = _end(trial, curves)
         samples.append(SampleResult(row, values[row], state, objectives, curves, trial.part.spec, reason))
     seed = plan.seeds[0] if plan.seeds else 0
-    data = ", ".join(results.data_labels)
+    data = ", ".join(plan.data_labels)
     return SearchResults(space.name, space.title, plan.id, plan.preset, seed, data, search, samples)
 
 
@@ -368,7 +368,7 @@ def shares_sentences(results: SearchResults) -> list[str]:
 
 def search_facts(plan: Results) -> tuple[tuple[str, str], ...]:
     """Terms and descriptions for the report page; none of a space that is no search."""
-    if plan.planned.spaces[0].search is None:
+    if plan.space.search is None:
         return ()
     results = search_of(plan)
     search = results.search

@@ -147,7 +147,7 @@ def table_input(results: Results) -> TableInput:
         for metric in claim.statement.metrics
         if not is_accuracy(metric)
     ]
-    data = ", ".join(results.data_labels)
+    data = ", ".join(plan.data_labels)
     changed = [setting for setting in plan.overrides if not setting.startswith(("data.root=", "data.label="))]
     told = [data, f"preset {plan.preset}", *changed, f"plan {plan.id}"]
     if results.place:
@@ -163,7 +163,7 @@ def table_input(results: Results) -> TableInput:
         title=space.title,
         labels=[row.label for row in space.rows if row.label not in stopped],
         results=results,
-        published=results.published,
+        published=space.published,
         notes={row.label: row.note for row in space.rows if row.note and row.label not in stopped},
         seeds=plan.seeds,
         paper_data=results.is_paper_data,

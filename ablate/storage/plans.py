@@ -69,6 +69,11 @@ class SpacePart(Spec):
     search: dict[str, Any] | None = None
     """What was searched, as of `ablate.spaces.search.SearchSpec`; its samples are the rows."""
 
+    @property
+    def published(self) -> dict[str, dict[str, float]]:
+        """Row -> metric -> published value; rows without numbers are left out."""
+        return {row.label: dict(row.published) for row in self.rows if row.published}
+
 
 class TrialPart(Spec):
     """One row with one seed.
@@ -114,6 +119,11 @@ class PlanFile(Spec):
         for trial in self.trials:
             shared.setdefault(trial.training, []).append(trial)
         return shared
+
+    @property
+    def data_labels(self) -> list[str]:
+        """How the data sets of its trials are called."""
+        return list(dict.fromkeys(trial.data.label for trial in self.trials))
 
     def space(self, name: str) -> SpacePart:
         """One of its spaces by name."""

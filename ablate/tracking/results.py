@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.storage.plans import PlanFile, RowPart, SpacePart, TrialPart
+from ablate.storage.plans import PlanFile, SpacePart, TrialPart
 from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole, problem
 from ablate.tracking.measurements import MEASUREMENTS, unpack
 from ablate.tracking.store import Run, Store
@@ -119,21 +119,6 @@ class PlanResults:
     def space(self) -> SpacePart:
         """The space: title, table, rows in order, claims, figures."""
         return self.plan.spaces[0]
-
-    @property
-    def rows(self) -> list[RowPart]:
-        """The rows in the order of the table."""
-        return self.space.rows
-
-    @property
-    def published(self) -> dict[str, dict[str, float]]:
-        """Row -> metric -> published value; rows without numbers are left out."""
-        return {row.label: dict(row.published) for row in self.rows if row.published}
-
-    @property
-    def data_labels(self) -> list[str]:
-        """How the data sets are called."""
-        return list(dict.fromkeys(trial.part.data.label for trial in self.trials.values()))
 
     @property
     def problems(self) -> dict[tuple[str, int], str]:

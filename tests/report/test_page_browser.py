@@ -143,7 +143,7 @@ def test_comparing_rows_in_mlflow_shows_the_table_beside_the_published_one(
     browser.wait_for("document.body.innerText.includes('No common artifacts')")
     table = "[...document.querySelectorAll('table')].map(table => table.innerText).join('\\n')"
     wanted = [results.trials[row, 0].metrics["accuracy/pgd20"] for row in ROWS]
-    wanted += [results.published["Natural"]["pgd20"]]
+    wanted += [results.space.published["Natural"]["pgd20"]]
     for number in wanted:
         browser.wait_for(f"({table}).includes('{number:g}') || document.body.innerText.includes('{number:g}')")
     text = browser.evaluate("document.body.innerText")

@@ -104,7 +104,7 @@ class World:
     @staticmethod
     def told(plan: PlanResults) -> dict[str, Any]:
         results = results_of(plan)
-        found: dict[str, Any] = {f"published {row}": numbers for row, numbers in plan.published.items()}
+        found: dict[str, Any] = {f"published {row}": numbers for row, numbers in plan.space.published.items()}
         for (row, seed), outcome in results.outcomes.items():
             found[f"{row} {seed}"] = dict(outcome.values)
             for metric, right in plan.correct(row, seed).items():

@@ -168,15 +168,15 @@ def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
     """
     if not decides_claims(results.planned.preset):
         return []
-    [space] = results.planned.spaces
+    space = results.space
     claims, rows = results.claims, [row.label for row in space.rows]
     ours = [
         dataclasses.replace(verdict, standing=standing_of(space, number))
         for number, verdict in enumerate(judge_all(claims, results, rows=rows, design=space.design))
     ]
-    if not any(results.published.values()):
+    if not any(space.published.values()):
         return [(verdict, None) for verdict in ours]
-    published = judge_all(claims, published_results(results.published), rows=rows)
+    published = judge_all(claims, published_results(space.published), rows=rows)
     return list(zip(ours, published, strict=True))
 
 
