@@ -15,6 +15,9 @@ CURVES = (
 )
 """What the history of a training can have, by epoch."""
 
+EVERY_EPOCH = "energy/ratio"
+"""The curve that begins at epoch 0, before the first step, and has every epoch since: it tells how far one is."""
+
 OF_LAST_EPOCH = ("energy/", "fat/")
 """Curves whose last value is a number of the table too."""
 

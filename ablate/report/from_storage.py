@@ -57,7 +57,9 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
     for part in plan.trials:
         view = views[part.training]
         metrics, whole = _metrics(storage, view, part)
-        state = _STATES[view.status(part.measurements)]
+        state = _STATES[view.status(part.measurements, to_the_end=plan.space(part.space).search is None)]
+        if state == "missing" and view.attempts:
+            state = "training"  # begun, and no epoch is stored yet
         last = history(part.training)[-1]["metrics"] if view.finished and history(part.training) else {}
         trials[part.row, part.seed] = Trial(
             part,

@@ -40,7 +40,7 @@ def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
         at_end,
         problem,
         problem.removeprefix(_FAILED) if problem is not None and failed else None,
-        trial.tags.get("ablate.state") in ("finished", "measuring"),
+        plan.trained(row, seed),
         None,
         Curves(lambda metric: plan.curve(row, seed, metric)),
         lambda: plan.correct(row, seed),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.core.metric_names import EVERY_EPOCH, OF_LAST_EPOCH
 from ablate.spaces.claims import Claim
 from ablate.spaces.metrics import Metric, Network, is_accuracy
 from ablate.spaces.specs import COLUMNS
@@ -130,7 +130,7 @@ class Trial:
     @property
     def epoch(self) -> int:
         """The last epoch trained; -1 without any."""
-        return max(self.curves.get("learning_rate", {}), default=-1) if self.reached is None else self.reached
+        return max(self.curves.get(EVERY_EPOCH, {}), default=-1) if self.reached is None else self.reached
 
     @property
     def measured_best(self) -> bool:

@@ -54,17 +54,18 @@ class TrainingView:
         """Why the latest attempt failed, in one line; None where it did not."""
         return None if self.failure is None else str(self.failure.get("reason", "unknown"))
 
-    def status(self, measurements: Iterable[str] = ()) -> TrainingStatus:
+    def status(self, measurements: Iterable[str] = (), *, to_the_end: bool = False) -> TrainingStatus:
         """How far it has got.
 
         Args:
             measurements: Keys of what is to be measured on it; none: the training alone is asked about.
+            to_the_end: As a table wants it: what a search stopped early is under way.
         """
         if self.finished and self.records.keys() >= set(measurements):
             return TrainingStatus.FINISHED
         if self.failure is not None:
             return TrainingStatus.FAILED
-        if self.stopped is not None:
+        if self.stopped is not None and not to_the_end:
             return TrainingStatus.STOPPED
         if self.finished:
             return TrainingStatus.TRAINED

@@ -48,9 +48,9 @@ class TrainingContents:
         there = self.view.finished and self.has_every_epoch and trial.measurements <= self.view.records.keys()
         return there and all(self.record(key) is not None for key in trial.measurements)
 
-    def status(self, trial: TrialPart) -> TrainingStatus:
-        """How far a trial has got, by what can be read."""
-        found = self.view.status(trial.measurements)
+    def status(self, trial: TrialPart, *, to_the_end: bool = False) -> TrainingStatus:
+        """How far a trial has got, by what can be read; as of `TrainingView.status`."""
+        found = self.view.status(trial.measurements, to_the_end=to_the_end)
         if found is not TrainingStatus.FINISHED or self.complete(trial):
             return found
         return TrainingStatus.TRAINED if self.view.failure is None else TrainingStatus.FAILED

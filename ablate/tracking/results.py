@@ -137,6 +137,13 @@ class PlanResults:
         """A metric of the training by epoch: (epoch, value), in order; one value an epoch."""
         return self._curve(row, seed, metric)
 
+    def trained(self, row: str, seed: int) -> bool:
+        """Whether its training reached its last epoch."""
+        trial = self.trials[row, seed]
+        run = self._training_run(trial)
+        told = trial.tags.get("ablate.state") in ("finished", "measuring")
+        return told or (run is not None and run.tags.get("ablate.state") == "finished")
+
     def leave_out(self, row: str, seed: int, problem: str) -> None:
         """Show nothing of a trial.
 
@@ -159,13 +166,16 @@ class PlanResults:
         self.altered.append(f"{trial.run.name}: its {MEASUREMENTS} is not the one that was sent")
         return {}, {}
 
+    def _training_run(self, trial: TrialResult) -> Run | None:
+        run = self._training_runs.get(trial.training_run_id or "")
+        if run is None or run.tags.get("ablate.training_key") != trial.part.training:
+            return None  # its trial's tag names another's
+        return run
+
     def _fetch_curve(self, row: str, seed: int, metric: str) -> list[tuple[int, float]]:
-        run_id = self.trials[row, seed].training_run_id
-        run = self._training_runs.get(run_id or "")
+        run = self._training_run(self.trials[row, seed])
         if run is None or problem(run) is not None:
             return []
-        if run.tags.get("ablate.training_key") != self.trials[row, seed].part.training:
-            return []  # its trial's tag names another's
         points = self._store.history(run.id, metric)
         if not curve_is_whole(run, metric, points):
             self.altered.append(f"{run.name}: its curve of {metric} is not the one that was sent")

@@ -312,7 +312,12 @@ def _trial_points(whole: TrainingContents, trial: TrialPart) -> list[Point]:
         record = whole.record(key)
         if record is not None:
             points.append(Point(metric, record.scalars["accuracy"], whole.made_ms(record), 0))
-    return points + _scalars(whole, trial) if whole.complete(trial) else points
+    for name, key in trial.analyses.items():
+        record = whole.record(key)
+        if record is not None:
+            made = whole.made_ms(record)
+            points += [Point(scalar_of(name, each).run_name, value, made, 0) for each, value in record.scalars.items()]
+    return points + _at_end(whole) if whole.complete(trial) else points
 
 
 def _trial_agrees(
@@ -366,9 +371,7 @@ def _send_trial(
         run = opened.trials[where] = replacement(store, run)
     if run is None:
         run = opened.trials[where] = _trial_run(store, opened, training, trial)
-    state = _TRIAL_STATES[held.status(trial)]
-    if state == "stopped" and opened.plan.space(trial.space).search is None:
-        state = "training"  # a table wants it whole
+    state = _TRIAL_STATES[held.status(trial, to_the_end=opened.plan.space(trial.space).search is None)]
     complete, failed, stopped = state == "finished", state == "failed", state == "stopped"
     params = flat(trial.spec)
     tags = {
@@ -435,20 +438,14 @@ def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) 
     return store.create(parent.experiment, f"{trial.row} · seed {trial.seed}", tags, training.start_ms)
 
 
-def _scalars(whole: TrainingContents, trial: TrialPart) -> list[Point]:
-    """What analyses found, and the last epoch's energies, on the trial's own run."""
-    points = []
-    for name, key in trial.analyses.items():
-        record = whole.record(key)
-        if record is None:
-            continue
-        for scalar, value in record.scalars.items():
-            points.append(Point(scalar_of(name, scalar).run_name, value, whole.made_ms(record), 0))
+def _at_end(whole: TrainingContents) -> list[Point]:
+    """The last epoch's energies, which a trial's own run shows too."""
     last = whole.history[-1] if whole.history else {"metrics": {}}
-    for name, value in last["metrics"].items():
-        if name.startswith(OF_LAST_EPOCH) and np.isfinite(value):
-            points.append(Point(name, float(value), last["timestamp_ms"], last["epoch"]))
-    return points
+    return [
+        Point(name, float(value), last["timestamp_ms"], last["epoch"])
+        for name, value in last["metrics"].items()
+        if name.startswith(OF_LAST_EPOCH) and np.isfinite(value)
+    ]
 
 
 def _made(record: Record) -> dict[str, str]:
