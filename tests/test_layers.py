@@ -184,7 +184,7 @@ def test_every_package_is_installed() -> None:
 
 def test_a_local_launch_runs_with_neither_ray_nor_mlflow_nor_pyarrow(tmp_path: Path) -> None:
     space = write_space(tmp_path, epochs=1)
-    blocked = ("ray", "mlflow", "pyarrow", "pandas", "boto3", "optuna")
+    blocked = ("ray", "mlflow", "pyarrow", "pandas", "boto3", "optuna", "matplotlib")
     arguments = ["launch", "--space", str(space), "--row", "small", "--local", "--no-tracking", "--cpus-per-trial", "1"]
     code = BLOCK.format(blocked=blocked) + (
         f"sys.argv = {arguments!r}\nimport runpy\nrunpy.run_module('ablate.launch', run_name='__main__')\n"
@@ -194,3 +194,4 @@ def test_a_local_launch_runs_with_neither_ray_nor_mlflow_nor_pyarrow(tmp_path: P
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tmp_path / "mlflow.db").exists()
+    assert "PGD-20" in done.stdout  # the table, from storage

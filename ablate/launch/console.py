@@ -273,8 +273,9 @@ def show_next_steps(
         retry = None if command is None else command + ("" if "--retry-failed" in command else " --retry-failed")
         _step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
     if tracking_uri is None:
-        sync = f"{python} -m ablate.report --sync --storage {shlex.quote(redact(storage))} --plan {plan.id}"
-        _step(out, "Nothing was sent to MLflow. To send it:", sync)
+        where = f"--storage {shlex.quote(redact(storage))} --plan {plan.id}"
+        _step(out, "To make the table again, from storage:", f"{python} -m ablate.report {where}")
+        _step(out, "Nothing was sent to MLflow. To send it:", f"{python} -m ablate.report --sync {where}")
         return
     _step(out, "To see every number:", _see(tracking_uri, folder, python))
     where = "" if _needs_no_uri(tracking_uri, folder) else f" --tracking-uri {shlex.quote(redact(tracking_uri))}"

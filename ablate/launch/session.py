@@ -27,7 +27,7 @@ from ablate.launch.console import Progress, plan_as_json, show_estimate, show_ne
 from ablate.launch.options import Options
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
-from ablate.launch.sources import Subject
+from ablate.launch.sources import Subject, results_of
 from ablate.learning import data
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, decide, plan_file_of
@@ -389,5 +389,8 @@ class Session:
             storage=options.storage,
         )
         if options.as_json:
-            self.out.write(json.dumps(self.subject.as_json(self), indent=1) + "\n")
+            from ablate.report.as_json import results_as_json
+
+            found = results_as_json(results_of(self.plan, self), self.left_out)
+            self.out.write(json.dumps(found, indent=1) + "\n")
         return 130 if interrupted else self.subject.code()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -92,9 +93,6 @@ class Subject(Source, Protocol):
     def tell(self, session: Session) -> None:
         """Print the results."""
 
-    def as_json(self, session: Session) -> dict[str, Any]:
-        """The results for scripts."""
-
     def code(self) -> int:
         """0 where all is there that can be."""
 
@@ -110,13 +108,11 @@ def _resources(options: Options, trainings: int) -> Resources:
     )
 
 
-def _as_json(plan: Plan, session: Session) -> dict[str, Any]:
+def results_of(plan: Plan, session: Session) -> list[Any]:
+    """What storage holds of a launch, for each of its spaces."""
     from ablate.report.from_storage import all_results
-    from ablate.report.results import results_as_json
-    from ablate.report.verdicts import masked
 
-    results = all_results(plan_file_of(plan, session.provenance), session.storage)
-    return {**results_as_json(results), "masked": masked.as_json(results), "left_out": session.left_out}
+    return all_results(plan_file_of(plan, session.provenance), session.storage)
 
 
 class Rows:
@@ -197,22 +193,25 @@ class Rows:
 
     def tell(self, session: Session) -> None:
         """See `Subject`."""
-        if session.tracker is None or not session.arrived:  # an MLflow that is away cannot be asked
+        if find_spec("scipy") is None:
+            session.console.print("No table on this machine, which has no scipy; python -m ablate.report makes it.")
             return
         from ablate.report import __main__ as report
 
-        try:
-            for space in self.plan.spaces:
-                storage = session.storage.identify()
-                session.left_out += report.print_space(
-                    session.tracker, space.name, self.plan.id, session.console, "last", storage
-                )
-        except TrackingError as error:  # everything has arrived; the table alone cannot be shown now
-            session.console.print(Text(printable(str(error)), overflow="fold"))
-
-    def as_json(self, session: Session) -> dict[str, Any]:
-        """See `Subject`."""
-        return _as_json(self.plan, session)
+        spaces = [space.name for space in self.plan.spaces]
+        if session.tracker is not None and session.arrived:
+            storage = session.storage.identify()
+            try:
+                while spaces:
+                    session.left_out += report.print_space(
+                        session.tracker, spaces[0], self.plan.id, session.console, "last", storage
+                    )
+                    spaces.pop(0)
+            except TrackingError as error:  # everything has arrived; it cannot be read now
+                session.console.print(Text(printable(str(error)), overflow="fold"))
+        for results in results_of(self.plan, session) if spaces else ():
+            if results.space.name in spaces:
+                report.print_results(results, session.console)
 
     def code(self) -> int:
         """See `Subject`."""
@@ -437,21 +436,12 @@ class Samples:
 
     def tell(self, session: Session) -> None:
         """See `Subject`."""
-        from ablate.report.from_storage import results_of
         from ablate.report.search import search_of, summary_lines
 
         session.console.print()
-        found = search_of(results_of(plan_file_of(self.plan, session.provenance), session.storage))
-        for line in summary_lines(found):
+        [results] = results_of(self.plan, session)
+        for line in summary_lines(search_of(results)):
             session.console.print(Text(line, overflow="fold"))
-
-    def as_json(self, session: Session) -> dict[str, Any]:
-        """See `Subject`."""
-        from ablate.report.from_storage import results_of
-        from ablate.report.search import search_of, summary_as_json
-
-        found = search_of(results_of(plan_file_of(self.plan, session.provenance), session.storage))
-        return {**_as_json(self.plan, session), "search": summary_as_json(found)}
 
     def code(self) -> int:
         """A failed sample is a result of a search; only where none is left to choose from has it failed."""

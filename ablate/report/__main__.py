@@ -1,30 +1,33 @@
-"""python -m ablate.report: MLflow -> tables and verdicts, from its runs alone."""
+"""python -m ablate.report: MLflow, or a storage -> tables and verdicts, from that alone."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from ablate.core.errors import SpecError, TrackingError, UserError, nearest
+from ablate.core.errors import SpecError, StorageError, TrackingError, UserError, nearest
 from ablate.core.places import local_path
+from ablate.core.redaction import redact
 from ablate.core.text import harmless, open_closed_streams, open_console, plural, printable
 from ablate.core.user_code import import_modules
+from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown, to_terminal
-from ablate.report.from_tracking import keep_storages_apart, left_out, results_of
+from ablate.report.from_tracking import CHANGED, keep_storages_apart, results_of
 from ablate.report.marking import mark_runs
 from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import Table, build_table, table_input
-from ablate.report.verdicts.masked import SECOND, second_verdicts
+from ablate.report.verdicts.masked import SECOND, Masked, second_verdicts
 from ablate.report.verdicts.verdicts import standing_of, verdicts_of
 from ablate.spaces.loading import table_names
 from ablate.spaces.metrics import Network
@@ -32,7 +35,7 @@ from ablate.spaces.presets import decides_claims
 from ablate.storage.registrations import SHORT_DIGEST
 
 if TYPE_CHECKING:
-    from ablate.tracking.results import PlanInfo, PlanResults
+    from ablate.tracking.results import PlanResults
     from ablate.tracking.tracker import Tracker
 
 OTHER_PLANS = 5
@@ -57,17 +60,9 @@ class Which(StrEnum):
     BEST = "best"
 
 
-def table_of(plan: PlanResults, network: Network = "last") -> Table:
-    """A plan's table: published beside ours.
-
-    Args:
-        plan: From `Tracker.read_plan`.
-        network: Whose numbers.
-
-    Returns:
-        The table, for any of the formats.
-    """
-    return build_table(table_input(results_of(plan, network)))
+def table_of(results: Results) -> Table:
+    """A plan's table, for any of the formats: published beside ours."""
+    return build_table(table_input(results))
 
 
 def print_space(
@@ -95,41 +90,50 @@ def print_space(
         TrackingError: There is no such plan, or the store does not answer.
     """
     plan = tracker.read_plan(space, plan_id, storage)
-    _print_plan(tracker, plan, console, network)
-    return left_out(plan)
-
-
-def _print_plan(tracker: Tracker, plan: PlanResults, console: Console, network: Network) -> None:
-    console.print()
     results = results_of(plan, network)
+    mark_runs(tracker, plan, _print_plan(results, _others(tracker, results), console), network)
+    return list(results.left_out())
+
+
+def print_results(results: Results, console: Console) -> Sequence[Masked]:
+    """Print a table, its verdicts, and how a search went, wherever they were read from.
+
+    Returns:
+        Its masked columns.
+    """
+    console.print()
     given = table_input(results)
     console.print(to_terminal(build_table(given), width=console.width))
-    mark_runs(tracker, plan, given.masked, network)
     _print_verdicts(results, console)
-    if plan.space.search is not None:
+    if results.space.search is not None:
         _print_search(results, console)
-    space = plan.space.name
-    _print_left_out(plan, console)
-    _print_others([info for info in tracker.list_plans(space) if info.id != plan.info.id], space, console)
+    return given.masked
 
 
-def _print_left_out(plan: PlanResults, console: Console) -> None:
+def _print_plan(results: Results, others: Sequence[str], console: Console) -> Sequence[Masked]:
+    masked = print_results(results, console)
+    _print_left_out(results, console)
+    _print_others(others, results.space.name, console)
+    return masked
+
+
+def _print_left_out(results: Results, console: Console) -> None:
     """Name the runs that cannot be trusted, and the storages that are not shown."""
-    for told in left_out(plan):
+    left_out = results.left_out()
+    for told in left_out:
         console.print(Text(printable(told), overflow="fold"), soft_wrap=True)
-    if plan.altered:
-        again = f"python -m ablate.report --sync --storage <its storage> --plan {plan.info.id}"
+    if any(told.startswith(CHANGED) for told in left_out):
+        again = f"python -m ablate.report --sync --storage <its storage> --plan {results.planned.id}"
         console.print(Text(f"What storage holds of it is sent again by: {again}", overflow="fold"))
 
 
-def write_space(plan: PlanResults, formats: Sequence[str], folder: Path, network: Network = "last") -> list[Path]:
+def write_space(results: Results, formats: Sequence[str], folder: Path) -> list[Path]:
     """Write a plan's table as files.
 
     Args:
-        plan: From `Tracker.read_plan`.
+        results: Of a plan.
         formats: `markdown`, `latex`, `csv`.
         folder: Made where it is missing; files in it are replaced.
-        network: Whose numbers.
 
     Returns:
         The files.
@@ -137,7 +141,7 @@ def write_space(plan: PlanResults, formats: Sequence[str], folder: Path, network
     Raises:
         SpecError: The folder cannot be written.
     """
-    table = table_of(plan, network)
+    table = table_of(results)
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,19 +185,19 @@ def _print_verdicts(results: Results, console: Console) -> None:
             console.print(Text(f"  {line}") if console.soft_wrap else Padding(Text(line), (0, 0, 0, 2)))
 
 
-def _print_registration(plan: PlanResults, console: Console) -> None:
+def _print_registration(results: Results, console: Console) -> None:
     """The digest of a plan's claims, to be printed in a paper, and how each of them stands."""
-    found = plan.space.registration
+    found = results.space.registration
     if found is None:
-        console.print(Text(f"{plan.space.name}, plan {plan.info.id}: nothing was registered."))
+        console.print(Text(f"{results.space.name}, plan {results.planned.id}: nothing was registered."))
         return
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found.registered_ms / 1000))
     when = when if found.registered_ms else "nobody can tell when"
     commit = f", commit {found.commit[:SHORT_DIGEST]}" if found.commit else ""
-    told = f"{plan.space.name}: registration {found.digest[:SHORT_DIGEST]}, {when}{commit} ({found.digest})"
+    told = f"{results.space.name}: registration {found.digest[:SHORT_DIGEST]}, {when}{commit} ({found.digest})"
     console.print(Text(printable(told), style="bold", overflow="fold"))
-    for number, claim in enumerate(plan.space.claims):
-        console.print(Text(printable(f"  “{claim['says']}”: {standing_of(plan.space, number)}"), overflow="fold"))
+    for number, claim in enumerate(results.space.claims):
+        console.print(Text(printable(f"  “{claim['says']}”: {standing_of(results.space, number)}"), overflow="fold"))
     for problem in found.problems:
         console.print(Text(printable(problem), overflow="fold"))
 
@@ -211,20 +215,75 @@ def _print_search(plan: Results, console: Console) -> None:
             console.print(Text(line), soft_wrap=True)
 
 
-def _print_others(others: Sequence[PlanInfo], space: str, console: Console) -> None:
+def _print_others(others: Sequence[str], space: str, console: Console) -> None:
     if not others:
         return
     console.print()
     console.print(f"Other plans of {space} (--plan ID):")
-    for info in others[:OTHER_PLANS]:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.launched_ms / 1000))
-        settings = f" · {info.overrides}" if info.overrides else ""
-        told = (
-            f"  {info.id}  {when}  {info.preset} · seeds {info.seeds} · {info.data}{settings} · {info.status.lower()}"
-        )
-        console.print(Text(printable(told)))
+    for told in others[:OTHER_PLANS]:
+        console.print(Text(printable(f"  {told}")))
     if len(others) > OTHER_PLANS:
-        console.print(f"  and {len(others) - OTHER_PLANS} more in MLflow")
+        console.print(f"  and {len(others) - OTHER_PLANS} more")
+
+
+def _others(tracker: Tracker, results: Results) -> list[str]:
+    """The other plans of a space that MLflow has, a line each, the one launched last first."""
+    others = [info for info in tracker.list_plans(results.space.name) if info.id != results.planned.id]
+    return [
+        f"{_line(info.id, info.launched_ms, info.preset, info.seeds, info.data, info.overrides)} · "
+        f"{info.status.lower()}"
+        for info in others
+    ]
+
+
+def _line(plan: str, launched_ms: int, preset: str, seeds: str, data: str, overrides: str) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(launched_ms / 1000))
+    return f"{plan}  {when}  {preset} · seeds {seeds} · {data}" + (f" · {overrides}" if overrides else "")
+
+
+def _stored(
+    location: str, asked: Sequence[str], plan_id: str | None, network: Network, console: Console
+) -> list[tuple[Results, list[str]]]:
+    """What a storage holds of the spaces asked for, each with a line for every other plan of it."""
+    from ablate.report import from_storage
+    from ablate.storage import plans as plans_module
+    from ablate.storage.storage import Storage
+
+    def tell(message: str) -> None:
+        console.print(Text(printable(message), overflow="fold"))
+
+    storage = Storage(location)
+    files = plans_module.load_all(storage, tell)
+    of_plan = [plans_module.load(storage, plan_id)] if plan_id is not None else files
+    names = list(dict.fromkeys(space.name for file in of_plan for space in file.spaces))
+    found = []
+    for name in _in_order(names) if "all" in asked else dict.fromkeys(asked):
+        file = next((file for file in of_plan if name in [space.name for space in file.spaces]), None)
+        if file is None:
+            hint = nearest(name, names or ["(none)"])
+            raise StorageError(f"--space: expected a space with a plan in {redact(location)}, got {name!r}; {hint}")
+        others = [
+            _line(
+                other.id,
+                other.launched_ms,
+                other.preset,
+                ", ".join(map(str, other.seeds)),
+                ", ".join(other.of_space(name).data_labels),
+                " ".join(other.overrides),
+            )
+            for other in files
+            if other.id != file.id and name in [space.name for space in other.spaces]
+        ]
+        found.append((from_storage.results_of(file.of_space(name), storage, network), others))
+    if not found:
+        raise StorageError(f"--storage {redact(location)}: expected plans launched into it, got none")
+    return found
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+    """As the paper has its tables, then by name."""
+    order = table_names()
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _spaces(tracker: Tracker, asked: Sequence[str], plan_id: str | None) -> list[str]:
@@ -234,8 +293,7 @@ def _spaces(tracker: Tracker, asked: Sequence[str], plan_id: str | None) -> list
     plans = {space: [info.id for info in tracker.list_plans(space)] for space in tracker.spaces()}
     found = [space for space, ids in plans.items() if (plan_id in ids if plan_id else ids)]
     if found:
-        order = table_names()
-        return sorted(found, key=lambda space: (order.index(space) if space in order else len(order), space))
+        return _in_order(found)
     if plan_id is None:
         raise TrackingError(f"expected plans in {tracker.uri}, got none; launch one with python -m ablate.launch")
     hint = nearest(plan_id, {each for ids in plans.values() for each in ids} or {"(none)"})
@@ -306,7 +364,10 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Write DIR/index.html, figures, and tables as files.")] = None,
     network: Annotated[Which, typer.Option(help="Numbers of the last or of the best network.")] = Which.LAST,
     sync: Annotated[bool, typer.Option("--sync", help="First send MLflow what storage holds of the plan.")] = False,
-    storage: Annotated[str, typer.Option(help="With --sync: the storage.")] = "./storage",
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Read this storage, and no MLflow; with --sync: what is sent, default ./storage."),
+    ] = None,
     storage_id: Annotated[
         str | None, typer.Option(help="Numbers of this storage, where a plan is in several; default: the last one's.")
     ] = None,
@@ -314,44 +375,63 @@ def main(
         bool, typer.Option("--registration", help="Show alone what was registered before anything was trained.")
     ] = False,
     imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module with figures.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON of the results, as of a launch; several plans: a list.")
+    ] = False,
 ) -> None:
-    """Rebuild tables and verdicts from MLflow, published beside reproduced."""
+    """Rebuild tables and verdicts from MLflow or from a storage, published beside reproduced."""
     open_closed_streams()
-    console = open_console()
+    console = open_console(sys.stderr if as_json else None)  # standard output is then for the script alone
     try:
-        from ablate.tracking.tracker import Tracker
-
+        if as_json and formats and out is None:
+            raise SpecError(f"--json: expected no --format beside it without --out, got {formats[0].value}")
         out = None if out is None else local_path(out, "--out")
 
         import_modules(imports or [])
-        tracker = Tracker(tracking_uri)
-        tracker.prepare(create=sync)
-        if sync:
-            plan, sent = _sync(tracker, storage, space, plan, console)
-            storage_id = storage_id or sent
         which: Network = "best" if network is Which.BEST else "last"
-        chosen = [format.value for format in formats or ([] if out else [Format.TERMINAL])]
+        chosen = [format.value for format in formats or ([] if out or as_json else [Format.TERMINAL])]
         # What is told beside the tables must not get into a file that is written to standard output.
         beside = console if "terminal" in chosen else open_console(sys.stderr)
-        aside = tracker.left_aside() if "all" in space else []
-        for told in aside:
-            beside.print(Text(printable(told), overflow="fold"))
-        names = _spaces(tracker, space, plan)
-        plans = [tracker.read_plan(name, plan, storage_id) for name in names]
+        tracker: Tracker | None = None
+        plans: list[PlanResults] = []
+        aside: list[str] = []
+        if storage is not None and not sync:
+            for option, given in (("--tracking-uri", tracking_uri), ("--storage-id", storage_id)):
+                if given is not None:
+                    raise SpecError(f"--storage: expected no {option} beside it without --sync, got {given!r}")
+            read = _stored(storage, space, plan, which, beside)
+        else:
+            from ablate.tracking.tracker import Tracker
+
+            tracker = Tracker(tracking_uri)
+            tracker.prepare(create=sync)
+            if sync:
+                plan, sent = _sync(tracker, storage or "./storage", space, plan, console)
+                storage_id = storage_id or sent
+            aside = tracker.left_aside() if "all" in space else []
+            for told in aside:
+                beside.print(Text(printable(told), overflow="fold"))
+            plans = [tracker.read_plan(name, plan, storage_id) for name in _spaces(tracker, space, plan)]
+            keep_storages_apart(plans)
+            read = [(results := results_of(plan, which), _others(tracker, results)) for plan in plans]
         if registration:
-            for read in plans:
-                _print_registration(read, console)
+            for results, _ in read:
+                _print_registration(results, console)
             return
-        keep_storages_apart(plans)
-        for read in plans:
-            _report(tracker, read, chosen, out, which, console)
+        printed = [_report(results, others, chosen, out, console) for results, others in read]
+        for plan_results, masked in zip(plans, printed, strict=False):
+            if tracker is not None and masked is not None:
+                mark_runs(tracker, plan_results, masked, which)
+        shown = [results for results, _ in read]
         if out is not None:
             from ablate.report.publishing import write_page  # brings matplotlib, which tables do without
 
-            for path in write_page(tracker, plans, out, which, aside):
+            for path in write_page(tracker, shown, out, aside):
                 console.print(Text(str(path)))
-        for read in plans if "terminal" not in chosen else ():
-            _print_left_out(read, beside)
+        if as_json:
+            typer.echo(json.dumps(_as_json(shown), indent=1))
+        for results in shown if "terminal" not in chosen else ():
+            _print_left_out(results, beside)
     except UserError as error:
         open_console(sys.stderr).print(Text(str(error)))
         raise SystemExit(2) from None
@@ -359,19 +439,29 @@ def main(
         raise SystemExit(130) from None
 
 
+def _as_json(shown: Sequence[Results]) -> Any:
+    """What a launch of the plan prints; a list of that where spaces are of several plans."""
+    shared: dict[str, list[Results]] = {}
+    for results in shown:
+        shared.setdefault(results.planned.id, []).append(results)
+    found = [results_as_json(of_plan) for of_plan in shared.values()]
+    return found[0] if len(found) == 1 else found
+
+
 def _report(
-    tracker: Tracker, plan: PlanResults, formats: Sequence[str], out: Path | None, network: Network, console: Console
-) -> None:
-    if "terminal" in formats:
-        _print_plan(tracker, plan, console, network)
+    results: Results, others: Sequence[str], formats: Sequence[str], out: Path | None, console: Console
+) -> Sequence[Masked] | None:
+    """Print or write a table; its masked columns where it is printed."""
+    masked = _print_plan(results, others, console) if "terminal" in formats else None
     files = [name for name in formats if name in _FILES]
     if out is not None:
-        for path in write_space(plan, files or list(_FILES), out / plan.space.name, network):
+        for path in write_space(results, files or list(_FILES), out / results.space.name):
             console.print(Text(str(path)))
     elif files:
-        table = table_of(plan, network)
+        table = table_of(results)
         for name in files:
             typer.echo(harmless(_FILES[name][1](table)))
+    return masked
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the report page says, gathered from MLflow: tables, verdicts, figures, runs, and what it took."""
+"""What the report page says of results: tables, verdicts, figures, runs, and what it took."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
-from ablate.report.from_tracking import left_out, results_of
 from ablate.report.page import Link, Missing, PageData, SpacePage
-from ablate.report.results import Results
+from ablate.report.results import Results, Runs
 from ablate.report.search import search_facts, search_of
 from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.masked import second_verdicts
@@ -20,7 +19,7 @@ from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
 from ablate.spaces.metrics import Network, from_array
 from ablate.spaces.presets import decides_claims
-from ablate.tracking.results import PlanResults
+from ablate.storage.plans import PlanFile
 
 _HOUR_S = 3600.0
 _VERSIONS = ("ablate", "torch", "ray", "mlflow")
@@ -73,49 +72,46 @@ def _drawn(name: str, data: FigureData) -> Picture | Missing:
 
 
 def page_of(
-    plans: Sequence[PlanResults], figures: Mapping[str, Mapping[str, Picture | Missing]], *, network: Network = "last",
-    server: str | None = None, left_aside: Sequence[str] = (),
+    plans: Sequence[Results], figures: Mapping[str, Mapping[str, Picture | Missing]], *, server: str | None = None,
+    left_aside: Sequence[str] = (),
 ) -> PageData:  # fmt: skip
     """The whole page.
 
     Args:
         plans: One of each space, in the order of the page.
         figures: Space -> figure -> picture, from `draw_all`.
-        network: Whose numbers.
         server: Address of the MLflow server, if there is one that a browser reaches; runs are linked there.
         left_aside: What cannot be shown at all, from `Tracker.left_aside`.
 
     Returns:
         What `ablate.report.page.render` renders.
     """
-    facts = _facts(plans, network)  # reads curves, which may turn out to be others than were sent
-    spaces = [_space(plan, figures.get(plan.space.name, {}), network, server) for plan in plans]
+    facts = _facts(plans)  # reads curves, which may turn out to be others than were sent
+    spaces = [_space(plan, figures.get(plan.space.name, {}), server) for plan in plans]
     what = spaces[0].title if len(spaces) == 1 else _count(len(spaces), "space")
     return PageData(f"Ablation report: {what}", _day(time.time() * 1000), facts, spaces, left_aside)
 
 
-def _space(
-    plan: PlanResults, figures: Mapping[str, Picture | Missing], network: Network, server: str | None
-) -> SpacePage:
-    results = results_of(plan, network)
+def _space(results: Results, figures: Mapping[str, Picture | Missing], server: str | None) -> SpacePage:
+    plan, space = results.planned, results.space
     table, verdicts = build_table(table_input(results)), verdicts_of(results)
-    table_label = () if plan.space.table is None else (("Paper", f"Table {plan.space.table}"),)
-    settings = (("Settings", plan.info.overrides),) if plan.info.overrides else ()
+    table_label = () if space.table is None else (("Paper", f"Table {space.table}"),)
+    settings = (("Settings", " ".join(plan.overrides)),) if plan.overrides else ()
     return SpacePage(
-        name=plan.space.name,
-        title=plan.space.title,
-        description=plan.space.description.rstrip("."),
+        name=space.name,
+        title=space.title,
+        description=space.description.rstrip("."),
         table=table,
         facts=(
             *table_label,
-            ("Plan", f"{plan.info.id}, preset {plan.info.preset}"),
-            ("Seeds", plan.info.seeds),
-            ("Data", ", ".join(plan.plan.data_labels)),
-            ("Launched", _day(plan.info.launched_ms)),
+            ("Plan", f"{plan.id}, preset {plan.preset}"),
+            ("Seeds", _seeds(plan)),
+            ("Data", ", ".join(plan.data_labels)),
+            ("Launched", _day(plan.launched_ms)),
             *settings,
             *search_facts(results),
         ),
-        runs=_runs(plan, server),
+        runs=_runs(results.runs, server) if results.runs is not None else None,
         verdicts=verdicts,
         second=second_verdicts(results) if verdicts else {},
         verdict_note=_verdict_note(results),
@@ -125,9 +121,13 @@ def _space(
             for (row, seed), reason in sorted(results.problems.items())
             if results.trials[row, seed].state != "stopped"
         ],
-        left_out=left_out(plan),
-        experiment=_experiment(plan, server),
+        left_out=list(results.left_out()),
+        experiment=_experiment(results.runs.experiment, server) if results.runs is not None else None,
     )
+
+
+def _seeds(plan: PlanFile) -> str:
+    return ", ".join(map(str, plan.seeds))
 
 
 def _verdict_note(results: Results) -> str:
@@ -142,15 +142,14 @@ def _verdict_note(results: Results) -> str:
     return f"Ours are about {data} ({whose}); published ones about the paper's table, judged by the same rules."
 
 
-def _runs(plan: PlanResults, server: str | None) -> dict[tuple[str, str], list[Link]]:
+def _runs(runs: Runs, server: str | None) -> dict[tuple[str, str], list[Link]]:
     found: dict[tuple[str, str], list[Link]] = {}
-    for (row, seed), trial in plan.trials.items():
-        if trial.run_id is not None:
-            link = _link(f"seed {seed}", trial.run_id, plan.info.experiment_id, server)
-            for source in ("ours", "ours, adaptive"):
-                found.setdefault((row, source), []).append(link)
-    for row, run_id in plan.published_runs.items():
-        found[row, "published"] = [_link("published", run_id, plan.info.experiment_id, server)]
+    for (row, seed), run_id in runs.trials.items():
+        link = _link(f"seed {seed}", run_id, runs.experiment, server)
+        for source in ("ours", "ours, adaptive"):
+            found.setdefault((row, source), []).append(link)
+    for row, run_id in runs.published.items():
+        found[row, "published"] = [_link("published", run_id, runs.experiment, server)]
     return found
 
 
@@ -160,11 +159,11 @@ def _link(text: str, run_id: str, experiment_id: str, server: str | None) -> Lin
     return Link(text, f"{_address(experiment_id, server)}/{quote(run_id)}", run_id)
 
 
-def _experiment(plan: PlanResults, server: str | None) -> Link | None:
+def _experiment(experiment_id: str, server: str | None) -> Link | None:
     if server is None or not re.match(r"https?://", server):
         return None
     # Without the workflow MLflow may open its page for language models, which has no runs.
-    url = f"{_address(plan.info.experiment_id, server)}?workflowType=machine_learning"
+    url = f"{_address(experiment_id, server)}?workflowType=machine_learning"
     return Link("Compare these runs in MLflow", url)
 
 
@@ -172,37 +171,35 @@ def _address(experiment_id: str, server: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
 
 
-def _facts(plans: Sequence[PlanResults], network: Network) -> list[tuple[str, str]]:
+def _facts(plans: Sequence[Results]) -> list[tuple[str, str]]:
     trials = [trial for plan in plans for trial in plan.trials.values()]
     seconds: dict[str, float] = {}
     devices: dict[str, float] = {}
-    for plan in plans:
-        for (row, seed), trial in plan.trials.items():
-            if trial.part.training not in seconds and trial.training_run_id is not None:
-                spent = sum(value for _, value in plan.curve(row, seed, "seconds"))
+    for trial in trials:
+        if trial.part.training not in seconds:
+            spent = sum(trial.curves.get("seconds", {}).values())
+            if trial.device or spent:  # a training that failed at once tells no device
                 seconds[trial.part.training] = spent
-                device = trial.tags.get("ablate.device", "")
-                if device or spent:  # a training that failed at once tells no device
-                    device = device or "device not recorded"
-                    devices[device] = devices.get(device, 0.0) + spent
+                device = trial.device or "device not recorded"
+                devices[device] = devices.get(device, 0.0) + spent
     trainings = {trial.part.training for trial in trials}
     alone = sum(seconds.get(trial.part.training, 0.0) for trial in trials)
     saved = alone - sum(seconds.values())
     finished = sum(trial.problem is None for trial in trials)
     spent_on = [f"{device}: {_hours(spent)} of training" for device, spent in devices.items()]
     return [
-        ("Commit", _each(_commit(plan.plan.provenance) for plan in plans)),
+        ("Commit", _each(_commit(plan.planned.provenance) for plan in plans)),
         ("Trials", f"{finished} of {len(trials)} finished, in {_count(len(plans), 'space')}"),
-        ("Seeds", _each(plan.info.seeds for plan in plans)),
-        ("Data", _each(label for plan in plans for label in plan.plan.data_labels)),
+        ("Seeds", _each(_seeds(plan.planned) for plan in plans)),
+        ("Data", _each(label for plan in plans for label in plan.planned.data_labels)),
         ("Devices", "; ".join(spent_on) or "none yet"),
         (
             "Shared",
             f"{_count(len(trainings), 'training')} for {_count(len(trials), 'trial')}, "
             + (f"which saved {_hours(saved)} of training" if len(trainings) < len(trials) else "so none is shared"),
         ),
-        ("Networks", "of the last epoch" if network == "last" else "best by validation accuracy"),
-        ("Versions", _each(_versions(plan.plan.provenance) for plan in plans)),
+        ("Networks", "of the last epoch" if plans[0].network == "last" else "best by validation accuracy"),
+        ("Versions", _each(_versions(plan.planned.provenance) for plan in plans)),
     ]
 
 

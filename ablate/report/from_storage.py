@@ -56,7 +56,7 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
     trials = {}
     for part in plan.trials:
         view = views[part.training]
-        metrics, whole = _metrics(storage, view, part)
+        metrics, whole, device = _metrics(storage, view, part)
         state = _STATES[view.status(part.measurements, to_the_end=plan.space(part.space).search is None)]
         if state == "missing" and view.attempts:
             state = "training"  # begun, and no epoch is stored yet
@@ -79,24 +79,27 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
             ),
             functools.partial(_correct, storage, view, part),
             functools.partial(_arrays, storage, view, part),
+            device,
         )
     return Results.of_plan(plan, trials, network)
 
 
-def _metrics(storage: Storage, view: TrainingView, part: TrialPart) -> tuple[dict[str, float], bool]:
-    """What was measured, and whether every record that is there can be read."""
-    metrics, whole = {}, True
+def _metrics(storage: Storage, view: TrainingView, part: TrialPart) -> tuple[dict[str, float], bool, str]:
+    """What was measured, whether every record that is there can be read, and on what device it was made."""
+    metrics, whole, device = {}, True, ""
     for name, key in part.columns.items():
         record = storage.record(view, key)
         whole = whole and (record is not None or key not in view.records)
         if record is not None:
             metrics[name] = record.scalars["accuracy"]
+            device = device or str(record.meta.get("device", ""))
     for label, key in part.analyses.items():
         record = storage.record(view, key)
         whole = whole and (record is not None or key not in view.records)
         for scalar, value in (record.scalars if record is not None else {}).items():
             metrics[scalar_of(label, scalar).run_name] = value
-    return metrics, whole
+        device = device or str(record.meta.get("device", "") if record is not None else "")
+    return metrics, whole, device
 
 
 def _problem(state: State, view: TrainingView, whole: bool) -> str | None:

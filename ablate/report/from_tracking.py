@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ablate.core.metric_names import OF_LAST_EPOCH
-from ablate.report.results import Curves, Results, State, Trial
+from ablate.report.results import Curves, Results, Runs, State, Trial
 from ablate.spaces.metrics import Network
 from ablate.tracking.reading import STOPPED, storage_label
 from ablate.tracking.results import PlanResults, TrialResult
+
+CHANGED = "Left out, changed in MLflow since it was sent: "
 
 _FAILED = "failed: "
 
@@ -26,7 +29,13 @@ def results_of(plan: PlanResults, network: Network = "last") -> Results:
     """
     trials = {(row, seed): _trial(plan, row, seed, trial) for (row, seed), trial in plan.trials.items()}
     place = f"storage {storage_label(plan.info.storage)}, not {_other_storages(plan)}" if plan.others else ""
-    return Results.of_plan(plan.plan, trials, network, place)
+    runs = {where: trial.run_id for where, trial in plan.trials.items() if trial.run_id is not None}
+    return replace(
+        Results.of_plan(plan.plan, trials, network),
+        place=place,
+        runs=Runs(plan.info.experiment_id, runs, plan.published_runs),
+        left_out=lambda: left_out(plan),
+    )
 
 
 def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
@@ -45,6 +54,7 @@ def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
         Curves(lambda metric: plan.curve(row, seed, metric)),
         lambda: plan.correct(row, seed),
         lambda: plan.arrays(row, seed),
+        trial.tags.get("ablate.device", ""),
     )
 
 
@@ -92,7 +102,7 @@ def left_out(plan: PlanResults) -> list[str]:
     Returns:
         A sentence each, with the run's name.
     """
-    found = [f"Left out, changed in MLflow since it was sent: {told}" for told in dict.fromkeys(plan.altered)]
+    found = [f"{CHANGED}{told}" for told in dict.fromkeys(plan.altered)]
     for other in plan.others:
         label = storage_label(other.storage)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(other.launched_ms / 1000))

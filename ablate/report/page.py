@@ -50,7 +50,7 @@ class SpacePage:
         description: One sentence.
         facts: (term, description): plan, preset, seeds, data ...
         table: Published beside ours; columns that are no accuracies become a table of their own.
-        runs: (row label, source of a line) -> the runs its numbers come from.
+        runs: (row label, source of a line) -> the runs its numbers come from; None of numbers that are not MLflow's.
         verdicts: (ours, published), by claim; no second one where nothing was published.
         second: Number of a claim on a masked column -> its verdict on `worst`.
         verdict_note: Which data verdicts are about, or why there are none.
@@ -65,7 +65,7 @@ class SpacePage:
     description: str
     table: Table
     facts: Sequence[tuple[str, str]] = ()
-    runs: Mapping[tuple[str, str], Sequence[Link]] = field(default_factory=dict)
+    runs: Mapping[tuple[str, str], Sequence[Link]] | None = field(default_factory=dict)
     verdicts: Sequence[tuple[Verdict, Verdict | None]] = ()
     second: Mapping[int, Verdict] = field(default_factory=dict)
     verdict_note: str = ""
@@ -113,7 +113,8 @@ def render(page: PageData) -> str:
     )
     template = environment.get_template("page.html")
     style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    return template.render(page=page, style=style, spaces=[_space(space) for space in page.spaces])
+    source = "MLflow's runs" if any(space.runs is not None for space in page.spaces) else "a storage"
+    return template.render(page=page, style=style, source=source, spaces=[_space(space) for space in page.spaces])
 
 
 def _space(space: SpacePage) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def _space(space: SpacePage) -> dict[str, Any]:
     numbers = marks(space.table)
     return {
         **{each.name: getattr(space, each.name) for each in dataclasses.fields(space)},
+        "linked": space.runs is not None,
         "columns": [space.table.header(column) for column in accuracies],
         "rows": [_row(row, accuracies, numbers.get(row.label, ""), space) for row in space.table.rows],
         "footnotes": space.table.footnotes(),
@@ -145,7 +147,7 @@ def _row(row: Row, columns: Sequence[str], mark: str, space: SpacePage) -> dict[
                 "kind": line.source.split(",")[0],
                 "source": source,
                 "cells": cells,
-                "runs": space.runs.get((row.label, line.source), ()),
+                "runs": (space.runs or {}).get((row.label, line.source), ()),
             }
         )
     return {"label": row.label, "mark": mark, "lines": lines}

@@ -113,6 +113,7 @@ class Trial:
         curves: Metric of the training -> epoch -> value.
         correct: Gives run name -> [N] bool, which test images were classified correctly.
         arrays: Gives `<analysis as plans have it>/<array>` -> array.
+        device: On what it was measured; empty where that is not known.
     """
 
     part: TrialPart
@@ -126,6 +127,7 @@ class Trial:
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     correct: Callable[[], Mapping[str, NDArray[np.bool_]]] = _nothing
     arrays: Callable[[], Mapping[str, NDArray[Any]]] = _nothing
+    device: str = ""
 
     @property
     def epoch(self) -> int:
@@ -193,6 +195,25 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Runs:
+    """Where MLflow shows what results are made of.
+
+    Attributes:
+        experiment: Id of the space's experiment.
+        trials: (row label, seed) -> id of its run.
+        published: Row label -> id of the run with its published numbers.
+    """
+
+    experiment: str
+    trials: Mapping[tuple[str, int], str]
+    published: Mapping[str, str]
+
+
+def _none_left_out() -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
 class Results:
     """The outcomes of one table, and where there is a plan, everything that was asked for.
 
@@ -206,6 +227,8 @@ class Results:
         trials: (row label, seed) -> everything there is of it, in the plan's order.
         network: Whose numbers the outcomes are.
         place: Where the numbers lie, for the caption, where there are others elsewhere.
+        runs: Where MLflow shows them; None of numbers that come from elsewhere.
+        left_out: Gives what of them is not shown, a sentence each; what is fetched late is compared then, so ask last.
     """
 
     outcomes: Mapping[tuple[str, int], Outcome]
@@ -215,18 +238,17 @@ class Results:
     trials: Mapping[tuple[str, int], Trial] = field(default_factory=dict)
     network: Network = "last"
     place: str = ""
+    runs: Runs | None = None
+    left_out: Callable[[], Sequence[str]] = _none_left_out
 
     @classmethod
-    def of_plan(
-        cls, plan: PlanFile, trials: Mapping[tuple[str, int], Trial], network: Network = "last", place: str = ""
-    ) -> Results:
+    def of_plan(cls, plan: PlanFile, trials: Mapping[tuple[str, int], Trial], network: Network = "last") -> Results:
         """The results of one space's plan.
 
         Args:
             plan: With this space alone.
             trials: (row label, seed) -> what there is of it.
             network: Whose numbers are wanted.
-            place: Where the numbers lie, for the caption.
 
         Returns:
             Only rows and seeds that are finished have an outcome; of others a part could be taken for the whole.
@@ -240,7 +262,7 @@ class Results:
                 problems[where] = "no best network, which needs data.validation above 0"
                 continue
             outcomes[where] = trial.outcome(network)
-        return cls(outcomes, problems, (), plan, trials, network, place)
+        return cls(outcomes, problems, (), plan, trials, network)
 
     @property
     def planned(self) -> PlanFile:
@@ -336,37 +358,3 @@ def published_results(
         },
         noise=tuple(noise),
     )
-
-
-def results_as_json(results: Sequence[Results]) -> dict[str, Any]:
-    """A plan's results as plain data, for scripts.
-
-    Args:
-        results: Of each of the plan's spaces.
-
-    Returns:
-        What `json.dumps` takes: the plan's id, and for each trial `space`, `row`, `seed`, `training`, `state`, `epoch`,
-        `reason` of a failure, and `metrics`: `accuracy/pgd20` and the like in percent, and what analyses found.
-    """
-    plan = results[0].planned
-    return {
-        "id": plan.id,
-        "preset": plan.preset,
-        "overrides": list(plan.overrides),
-        "seeds": list(plan.seeds),
-        "trials": [trial_as_json(trial) for each in results for trial in each.trials.values()],
-    }
-
-
-def trial_as_json(trial: Trial) -> dict[str, Any]:
-    """A trial as plain data, as of `results_as_json`."""
-    return {
-        "space": trial.part.space,
-        "row": trial.part.row,
-        "seed": trial.part.seed,
-        "training": trial.part.training,
-        "state": trial.state,
-        "epoch": trial.epoch,
-        "reason": trial.reason,
-        "metrics": dict(trial.metrics),
-    }

@@ -215,23 +215,37 @@ def load(
             hint = nearest(plan_id, plan_ids(storage) or ["(none)"])
             raise StorageError(f"--plan: expected a plan launched into {where}, got {plan_id!r}; {hint}")
         return _named(parse(content, f"{where}/{_path(plan_id)}"), plan_id, where)
-    found, damaged = [], []
-    for name in plan_ids(storage):
-        try:
-            file = _named(parse(storage.files.read(_path(name)) or b"", f"{where}/{_path(name)}"), name, where)
-        except StorageError as error:  # of a plan that was not asked for
-            damaged.append(error)
-            continue
-        if space is None or space in [part.name for part in file.spaces]:
-            found.append(file)
+    damaged: list[str] = []
+    files = load_all(storage, damaged.append)
+    found = [file for file in files if space is None or space in [part.name for part in file.spaces]]
     if not found and damaged:
-        raise damaged[0]
+        raise StorageError(damaged[0])
     if not found:
         what = f"a plan of {space!r}" if space else "a plan"
         raise StorageError(f"--storage {where}: expected {what} launched into it, got none")
     for problem in damaged:
         tell(f"{problem}; it is passed over")
-    return max(found, key=lambda file: file.launched_ms)
+    return found[0]
+
+
+def load_all(storage: Storage, tell: Callable[[str], None] = lambda message: None) -> list[PlanFile]:
+    """Every plan that was launched into a storage.
+
+    Args:
+        storage: Where.
+        tell: Called with a message for each plan that cannot be read and is left out.
+
+    Returns:
+        The one launched last first.
+    """
+    where = redact(storage.location)
+    found = []
+    for name in plan_ids(storage):
+        try:
+            found.append(_named(parse(storage.files.read(_path(name)) or b"", f"{where}/{_path(name)}"), name, where))
+        except StorageError as error:
+            tell(str(error))
+    return sorted(found, key=lambda file: file.launched_ms, reverse=True)
 
 
 def _named(file: PlanFile, plan_id: str, where: str) -> PlanFile:

@@ -95,8 +95,10 @@ def curve_is_whole(run: Run, metric: str, points: Iterable[Point]) -> bool:
         points: Its curve, as the store has it.
     """
     told = run.tags.get(CURVES)
-    if told is None or metric not in run.metrics:
-        return told is None
+    if told is None:
+        return True
+    if metric not in run.metrics:
+        return not list(points)  # it never was sent; where it is gone, the run's digest says so
     start = sorted(run.metrics).index(metric) * _CURVE_DIGITS
     return told[start : start + _CURVE_DIGITS] == curve_digest(points)
 

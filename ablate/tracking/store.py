@@ -97,8 +97,8 @@ class Store:
             database.create(self.file, ARTIFACTS)
         elif self.file is not None:
             raise TrackingError(
-                f"--tracking-uri: expected runs at {self.shown}, got no such file; launch something first, or name the "
-                "store with --tracking-uri or MLFLOW_TRACKING_URI"
+                f"--tracking-uri: expected runs at {self.shown}, got no such file; launch something first, name the "
+                "store with --tracking-uri or MLFLOW_TRACKING_URI, or read a storage with ablate.report --storage"
             )
         with patience() if self.remote else contextlib.nullcontext():
             try:

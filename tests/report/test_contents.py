@@ -77,7 +77,7 @@ def _own_figure() -> Iterator[None]:
 
 
 def test_rows_that_share_a_training_are_counted_once(tracker: Tracker) -> None:
-    facts = dict(page_of([tracker.read_plan("lowpass")], {}).facts)
+    facts = dict(page_of([results_of(tracker.read_plan("lowpass"))], {}).facts)
     assert facts["Shared"].startswith("2 trainings for 4 trials, which saved")
     assert facts["Trials"] == "4 of 4 finished, in 1 space"
     assert facts["Commit"] == "c0ffee"
@@ -85,7 +85,7 @@ def test_rows_that_share_a_training_are_counted_once(tracker: Tracker) -> None:
 
 
 def test_failures_are_counted_and_named(tracker: Tracker) -> None:
-    page = page_of([tracker.read_plan("lowpass"), tracker.read_plan("batch_size")], {})
+    page = page_of([results_of(tracker.read_plan(name)) for name in ("lowpass", "batch_size")], {})
     assert dict(page.facts)["Trials"] == "5 of 6 finished, in 2 spaces"
     assert page.spaces[0].problems == []
     assert page.spaces[1].problems == ["b, seed 0: failed: loss became nan in epoch 2"]
@@ -121,17 +121,17 @@ def test_last_and_best_networks_have_their_own_arrays_and_numbers(tracker: Track
 def test_runs_are_linked_on_a_server_that_a_browser_reaches(tracker: Tracker) -> None:
     plan = tracker.read_plan("lowpass")
     for server, linked in ((SERVER, True), (None, False), ("javascript:alert(1)", False)):
-        page = page_of([plan], {}, server=server)
+        page = page_of([results_of(plan)], {}, server=server)
         links = page.spaces[0].runs["32", "ours"]
         assert [link.text for link in links] == ["seed 0", "seed 1"]
         assert all(isinstance(link, Link) and (link.url is not None) == linked for link in links)
         assert (page.spaces[0].experiment is not None) == linked
-    link = page_of([plan], {}, server=SERVER).spaces[0].runs["32", "published"][0]
+    link = page_of([results_of(plan)], {}, server=SERVER).spaces[0].runs["32", "published"][0]
     assert link.url == f"http://host:5000/#/experiments/{plan.info.experiment_id}/runs/{plan.published_runs['32']}"
 
 
 def test_page_and_figures_are_written_and_kept_in_mlflow(tracker: Tracker, tmp_path: Path) -> None:
-    plans = [tracker.read_plan("lowpass"), tracker.read_plan("batch_size")]
+    plans = [results_of(tracker.read_plan(name)) for name in ("lowpass", "batch_size")]
     written = write_page(tracker, plans, tmp_path / "new" / "report")
     names = ["index.html", *(f"batch_size/figure-{name}.{kind}" for name in "56" for kind in ("png", "svg"))]
     assert [path.relative_to(tmp_path / "new" / "report").as_posix() for path in written] == names
@@ -146,4 +146,4 @@ def test_page_and_figures_are_written_and_kept_in_mlflow(tracker: Tracker, tmp_p
 
 def test_no_space_of_that_report_run_disturbs_the_next_report(tracker: Tracker) -> None:
     assert tracker.list_plans("report") == []
-    assert set(page_files([tracker.read_plan("lowpass")])) == {"index.html"}
+    assert set(page_files([results_of(tracker.read_plan("lowpass"))])) == {"index.html"}

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,19 +16,25 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ablate.analysis.registry import AnalysisContext, AnalysisResult, register_analysis
+from ablate.core.errors import TrackingError
+from ablate.launch import sources
 from ablate.launch.request import Request
 from ablate.launch.session import launch
 from ablate.report import __main__ as report
+from ablate.report.as_json import results_as_json
+from ablate.report.contents import page_of
 from ablate.report.formats import number
 from ablate.report.from_storage import results_of as stored
 from ablate.report.from_tracking import results_of as tracked
-from ablate.report.results import Results, results_as_json
+from ablate.report.page import render
+from ablate.report.results import Results
 from ablate.report.tables import Cell
 from ablate.spaces.metrics import Metric
 from ablate.storage import plans
 from ablate.storage.storage import Storage
+from ablate.tracking.sync import BackgroundSync
 from ablate.tracking.tracker import Tracker
-from tests.support.helpers import options_of
+from tests.support.helpers import launch_here, options_of
 
 SPACE = """\
 title: Told in four ways
@@ -56,16 +63,23 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     register_analysis("sizes", scalars=["sizes/mean"])(sizes)
     (folder / "tiny.yaml").write_text(SPACE, encoding="utf-8")
     uri = f"sqlite:///{folder}/mlflow.db"
-    printed, out = Console(file=io.StringIO(), width=200), io.StringIO()
+    printed, out = Console(file=io.StringIO(), width=150), io.StringIO()
     options = options_of(folder, seeds=list(SEEDS), tracking=True, tracking_uri=uri, as_json=True)
     code = launch(Request.read(options), printed, out)
     files = CliRunner().invoke(report.app, ["--space", "tiny", "--tracking-uri", uri, "--out", str(folder / "out")])
     assert files.exit_code == 0, files.output
+    scripts = CliRunner().invoke(report.app, ["--space", "tiny", "--tracking-uri", uri, "--json"])
+    assert scripts.exit_code == 0, scripts.output
+    straight = CliRunner().invoke(report.app, ["--storage", str(folder / "storage"), "--json"])
+    assert straight.exit_code == 0, straight.output
     storage = Storage(str(folder / "storage"))
     return {
+        "folder": folder,
         "code": code,
         "printed": printed.file.getvalue(),  # type: ignore[attr-defined]
         "json": json.loads(out.getvalue()),
+        "report --json": json.loads(scripts.stdout),
+        "report --storage --json": json.loads(straight.stdout),
         "csv": list(csv.DictReader(io.StringIO((folder / "out" / "tiny" / "table.csv").read_text()))),
         "page": (folder / "out" / "index.html").read_text(encoding="utf-8"),
         "uri": uri,
@@ -149,6 +163,59 @@ def test_a_failed_row_is_told_in_each_way_with_its_reason(told: Mapping[str, Any
             assert " ".join(reason.split()) in " ".join(text.split())
 
 
+def test_a_report_prints_the_json_that_the_launch_printed(told: Mapping[str, Any]) -> None:
+    assert told["report --json"] == told["report --storage --json"] == told["json"]
+    assert told["json"]["left_out"] == []
+
+
+@pytest.mark.parametrize("network", ["last", "best"])
+def test_a_page_from_storage_says_what_one_from_mlflow_says_less_its_links(
+    told: Mapping[str, Any], network: Any
+) -> None:
+    one, other = (page_of([results], {}) for results in (tracked(told["plan"], network), told["stored"](network)))
+    assert one.facts == other.facts and dict(one.facts)["Devices"].startswith("cpu: ")
+    [shown], [again] = one.spaces, other.spaces
+    assert (shown.runs or {}).keys() >= {("whole", "ours"), ("whole", "published")} and again.runs is None
+    assert repr(shown.verdicts) == repr(again.verdicts)  # where a number is nan it equals nothing, itself neither
+    assert replace(shown, runs=None, verdicts=()) == replace(again, verdicts=())
+    assert "MLflow" in render(one) and "MLflow" not in render(other)
+
+
+def lines_of(printed: str) -> list[str]:
+    """The table, its caption and its verdicts, as a launch ends with them."""
+    lines = [line.rstrip() for line in printed.splitlines()]
+    start = max(index for index, line in enumerate(lines) if line.endswith("Told in four ways"))
+    return lines[start : next(index for index in range(start, len(lines)) if "trainings failed" in lines[index])]
+
+
+@pytest.mark.parametrize("mlflow", ["not asked", "away", "gone at the end"])
+def test_a_table_is_printed_from_storage_where_mlflow_has_none(
+    told: Mapping[str, Any], mlflow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise TrackingError("no answer")
+
+    if mlflow == "away":
+        monkeypatch.setattr(BackgroundSync, "close", lambda *_: False)
+    elif mlflow == "gone at the end":
+        monkeypatch.setattr(Tracker, "read_plan", lost)
+    code, printed = launch_here(
+        options_of(told["folder"], seeds=list(SEEDS), tracking=mlflow != "not asked", tracking_uri=told["uri"])
+    )
+    assert code == told["code"]
+    assert lines_of(printed) == lines_of(told["printed"]) != []
+    assert "PGD-20" in printed and "it trains" in printed
+
+
+def test_a_machine_without_scipy_says_that_the_table_is_made_elsewhere(
+    told: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "find_spec", lambda _: None)
+    code, printed = launch_here(options_of(told["folder"], seeds=list(SEEDS)))
+    assert code == told["code"] and "No table on this machine, which has no scipy" in printed
+    assert "Told in four ways" not in printed.split("No table")[1]
+
+
 @pytest.mark.parametrize("network", ["last", "best"])
 def test_mlflow_and_storage_give_the_same_results(told: Mapping[str, Any], network: Any) -> None:
     one: Results = tracked(told["plan"], network)
@@ -166,5 +233,4 @@ def test_mlflow_and_storage_give_the_same_results(told: Mapping[str, Any], netwo
         assert outcome.correct.keys() == again.correct.keys() != set()
         assert all((outcome.correct[column] == again.correct[column]).all() for column in outcome.correct)
         assert outcome.curves["train/loss"] == again.curves["train/loss"]
-    launched = {key: value for key, value in told["json"].items() if key != "left_out"}
-    assert results_as_json([other]) == launched
+    assert results_as_json([other]) == told["json"]

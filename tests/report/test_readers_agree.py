@@ -8,17 +8,22 @@ from typing import Any
 
 import pytest
 
+from ablate.report.as_json import results_as_json
 from ablate.report.from_storage import results_of as stored
+from ablate.report.from_tracking import left_out
 from ablate.report.from_tracking import results_of as tracked
-from ablate.report.results import Results, Trial, results_as_json
+from ablate.report.results import Results, Trial
 from ablate.report.search import search_of
 from ablate.storage.plans import PlanFile, TrialPart
 from ablate.storage.storage import Storage
+from ablate.tracking.results import PlanResults
 from tests.support import tracking_world
 from tests.support.search_helpers import search_of as searched
 from tests.support.tracking_world import EPOCHS, measure, plan_of, tracker_at, train
 
 ANALYSIS = "spectrum"
+Read = Callable[..., tuple[Results, Results, PlanResults]]
+"""A plan -> its results by MLflow, by storage, and what MLflow has of it."""
 
 
 def finished(storage: Storage, trial: TrialPart) -> None:
@@ -105,7 +110,7 @@ def plan_with(*states: Callable[[Storage, TrialPart], None], search: bool) -> Pl
 
 
 @pytest.fixture
-def both(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Results, Results]]:
+def both(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
     plain = tracking_world.history_of
 
     def with_validation(*what: Any) -> list[dict[str, Any]]:
@@ -117,14 +122,15 @@ def both(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.setattr(tracking_world, "history_of", with_validation)
     storage, tracker = Storage(str(tmp_path / "storage")), tracker_at(template)(tmp_path)
 
-    def read(plan: PlanFile, network: Any = "last") -> tuple[Results, Results]:
+    def read(plan: PlanFile, network: Any = "last") -> tuple[Results, Results, PlanResults]:
         for trial in plan.trials:
             if storage.view(trial.training).attempts == 0:
                 state = next((each for each in STATES if each.__name__ == trial.row), finished)
                 state(storage, trial)
         tracker.open_plan(plan, storage)
         tracker.sync(plan, storage)
-        return tracked(tracker.read_plan(plan.spaces[0].name), network), stored(plan, storage, network)
+        shown = tracker.read_plan(plan.spaces[0].name)
+        return tracked(shown, network), stored(plan, storage, network), shown
 
     return read
 
@@ -143,12 +149,10 @@ def told(trial: Trial) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("search", [False, True], ids=["table", "search"])
-def test_mlflow_and_storage_tell_the_same_of_every_state(
-    both: Callable[..., tuple[Results, Results]], search: bool
-) -> None:
+def test_mlflow_and_storage_tell_the_same_of_every_state(both: Read, search: bool) -> None:
     plan = plan_with(*STATES, search=search)
     for network in ("last", "best"):
-        one, other = both(plan, network)
+        one, other, shown = both(plan, network)
         assert {row: told(trial) for (row, _), trial in one.trials.items()} == {
             row: told(trial) for (row, _), trial in other.trials.items()
         }
@@ -162,6 +166,7 @@ def test_mlflow_and_storage_tell_the_same_of_every_state(
             arrays = [results.trials[place].arrays() for results in (one, other)]
             assert arrays[0].keys() == arrays[1].keys() != set()
             assert all((arrays[0][name] == arrays[1][name]).all() for name in arrays[0])
+        assert left_out(shown) == []  # nothing was changed, also where a curve has not begun
     if search:
         assert search_of(one) == search_of(other)
         assert {"complete", "failed", "stopped", "open"} == {sample.state for sample in search_of(one).samples}
@@ -172,8 +177,8 @@ def test_mlflow_and_storage_tell_the_same_of_every_state(
     )
 
 
-def test_the_epoch_of_a_row_is_that_of_its_furthest_checkpoint(both: Callable[..., tuple[Results, Results]]) -> None:
-    one, _ = both(plan_with(*STATES, search=False))
+def test_the_epoch_of_a_row_is_that_of_its_furthest_checkpoint(both: Read) -> None:
+    one, *_ = both(plan_with(*STATES, search=False))
     epochs = {row: trial.epoch for (row, _), trial in one.trials.items()}
     assert (epochs["missing"], epochs["begun"], epochs["failed_at_once"]) == (-1, -1, -1)
     assert (epochs["failed_in_the_first_epoch"], epochs["failed_later"], epochs["finished"]) == (0, 2, EPOCHS)

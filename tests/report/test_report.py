@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,43 @@ def test_files_for_each_space(report: Callable[..., Result], tmp_path: Path) -> 
     assert "loss became nan" in (tmp_path / "out" / "lowpass" / "table.md").read_text()
 
 
+def test_a_storage_is_read_without_any_mlflow(report: Callable[..., Result], tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "storage"))
+    for number, (space, later) in enumerate((("lowpass", 0), ("batch_size", 1), ("batch_size", 0)), 1):
+        plan_id = str(number) * 10
+        plan = plan_of(plan_id=plan_id, space=space, salt=plan_id, claims=[CLAIM], launched_ms=T0 + later)
+        finish(storage, plan)
+        plans.save(plan, storage)
+    done = report("--storage", "storage", folder=tmp_path)
+    assert done.exit_code == 0, done.output
+    text = words(done.stdout)
+    assert text.index("plan 1111111111") < text.index("plan 2222222222") < text.index("3333333333")  # by the table
+    assert "Other plans of batch_size (--plan ID): 3333333333" in text and CLAIM["says"] in text
+    assert "plan 3333333333" in words(report("--storage", "storage", "--plan", "3" * 10, folder=tmp_path).stdout)
+    done = report("--storage", "storage", "--space", "lowpass", "--out", "out", folder=tmp_path)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "index.html").exists() and (tmp_path / "out" / "lowpass" / "table.csv").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_json_of_several_plans_is_a_list_and_of_one_it_is_the_plan(report: Callable[..., Result]) -> None:
+    several = json.loads(report("--json").stdout)
+    assert {plan["id"] for plan in several} == {"2222222222", "3333333333"}
+    one = json.loads(report("--json", "--plan", "3333333333").stdout)
+    assert one == next(plan for plan in several if plan["id"] == "3333333333")
+    assert [trial["state"] for trial in one["trials"]] == ["failed", "missing", "finished"]
+    assert [trial["epoch"] for trial in one["trials"]] == [EPOCHS - 1, -1, EPOCHS]
+
+
+def test_json_stands_alone_on_standard_output(report: Callable[..., Result], tmp_path: Path) -> None:
+    done = report("--json", "--space", "lowpass", "--out", str(tmp_path / "out"))
+    assert json.loads(done.stdout)["id"] == "3333333333"
+    assert str(tmp_path / "out" / "index.html") in done.stderr.replace("\n", "")
+    refused = report("--json", "--format", "csv")
+    assert refused.exit_code == 2 and not refused.stdout
+    assert "--json: expected no --format beside it without --out, got csv" in words(refused.stderr)
+
+
 def test_without_a_best_network_its_rows_say_so(report: Callable[..., Result]) -> None:
     text = words(report("--space", "batch_size", "--network", "best").stdout)
     assert "no best network" in text
@@ -187,6 +225,10 @@ def test_storage_from_elsewhere_is_sent_and_reported(
         (("--tracking-uri", "sqlite:///nothing.db"), "got no such file"),
         (("--sync", "--storage", "nowhere"), "expected a plan launched into it, got none"),
         (("--out", "mlflow.db/x"), "expected a folder that can be written"),
+        (("--storage", "nowhere"), "--storage nowhere: expected plans launched into it, got none"),
+        (("--storage", "nowhere", "--space", "lowpass"), "expected a space with a plan in nowhere, got 'lowpass'"),
+        (("--storage", "nowhere", "--tracking-uri", "x"), "expected no --tracking-uri beside it without --sync"),
+        (("--storage", "nowhere", "--storage-id", "x"), "expected no --storage-id beside it without --sync"),
     ],
 )
 def test_mistakes_are_one_message_and_exit_code_2(

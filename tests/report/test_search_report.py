@@ -181,7 +181,7 @@ def test_the_page_has_the_figures_and_the_best_as_a_space(
     reported: tuple[Path, Tracker, SearchResults], tmp_path: Path
 ) -> None:
     _, tracker, stored = reported
-    files = page_files([tracker.read_plan("tiny_search")])
+    files = page_files([from_tracking.results_of(tracker.read_plan("tiny_search"))])
     assert {"tiny_search_best.yaml", "tiny_search/figure-search-curves.svg"} <= files.keys()
     page = files["index.html"].decode()
     best = pareto_front(stored)[0]
@@ -206,7 +206,7 @@ def test_the_terminal_tells_the_best_and_its_file(reported: tuple[Path, Tracker,
 
 def test_stopping_early_is_no_failure_on_the_page(reported: tuple[Path, Tracker, SearchResults]) -> None:
     _, tracker, stored = reported
-    page = page_files([tracker.read_plan("tiny_search")])["index.html"].decode()
+    page = page_files([from_tracking.results_of(tracker.read_plan("tiny_search"))])["index.html"].decode()
     assert "Failed and missing" not in page
     assert "by which nothing was chosen" in page
     assert f"{sum(sample.state == 'stopped' for sample in stored.samples)} samples stopped early are left out" in page

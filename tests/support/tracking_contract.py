@@ -245,7 +245,7 @@ class TrackingContract:
         make().sync(plan, storage)
         shutil.rmtree(storage.location)
         results = make().read_plan("batch_size")
-        table = report.table_of(results)
+        table = report.table_of(results_of(results))
         assert [row.label for row in table.rows] == ["512", "256"]
         for row in table.rows:
             ours = next(line for line in row.lines if line.source == "ours")
@@ -263,7 +263,7 @@ class TrackingContract:
             plan = plan_of(paper=paper, plan_id="1234567890" if paper else "0987654321", salt=str(paper))
             finish(storage, plan)
             tracker.sync(plan, storage)
-            table = report.table_of(tracker.read_plan("batch_size", plan.id))
+            table = report.table_of(results_of(tracker.read_plan("batch_size", plan.id)))
             sources = {line.source for row in table.rows for line in row.lines}
             assert ("difference" in sources) == paper
 

@@ -205,7 +205,7 @@ def check(world: World, done: list[str], synced: bool) -> None:
             for what, numbers in world.told(plan).items():
                 assert numbers == world.truth[what], (done, what)
             verdicts_of(results_of(plan))
-            report.write_space(plan, ["csv", "markdown"], world.folder / "out" / plan.space.name)
+            report.write_space(results_of(plan), ["csv", "markdown"], world.folder / "out" / plan.space.name)
     if synced:
         fresh = world.sync()
         assert world.told(fresh.read_plan("batch_size", world.plan.id)) == world.truth, done

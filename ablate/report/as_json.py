@@ -1,0 +1,52 @@
+"""A plan's results as plain data, for scripts: one form, whoever prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ablate.report.results import Results, Trial
+from ablate.report.search import search_of, summary_as_json
+from ablate.report.verdicts import masked
+
+
+def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None = None) -> dict[str, Any]:
+    """A plan's results.
+
+    Args:
+        results: Of each of the plan's spaces.
+        left_out: What is not shown, a sentence each; none: as the results tell it.
+
+    Returns:
+        What `json.dumps` takes: the plan's id, and for each trial `space`, `row`, `seed`, `training`, `state`, `epoch`,
+        `reason` of a failure, and `metrics`: `accuracy/pgd20` and the like in percent, and what analyses found; of a
+        search, `search` with its samples and the best of them.
+    """
+    plan = results[0].planned
+    searches = [summary_as_json(search_of(each)) for each in results if each.space.search is not None]
+    trials = [_trial(trial) for each in results for trial in each.trials.values()]
+    if left_out is None:  # asked last: curves were compared on the way
+        left_out = [told for each in results for told in each.left_out()]
+    return {
+        "id": plan.id,
+        "preset": plan.preset,
+        "overrides": list(plan.overrides),
+        "seeds": list(plan.seeds),
+        "trials": trials,
+        "masked": masked.as_json(results),
+        "left_out": list(left_out),
+        **({"search": searches[0]} if searches else {}),
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "space": trial.part.space,
+        "row": trial.part.row,
+        "seed": trial.part.seed,
+        "training": trial.part.training,
+        "state": trial.state,
+        "epoch": trial.epoch,
+        "reason": trial.reason,
+        "metrics": dict(trial.metrics),
+    }
