@@ -82,7 +82,7 @@ def _launch_here(request: Request, console: Console, out: TextIO, *, elsewhere: 
         if options.dry_run:
             storage.files.probe()
     if options.dry_run:
-        return _dry_run(options, subject, subject.expected(storage), console, out)
+        return _dry_run(options, subject, storage, console, out)
     storage.check()
     if not options.yes and runs_here(options) and not _agreed(request, subject.expected(storage), storage, console):
         return 2
@@ -94,19 +94,29 @@ def runs_here(options: Options) -> bool:
     return options.cluster is None and (options.local or ray_address() is None)
 
 
-def _dry_run(options: Options, subject: Subject, expected: Estimate, console: Console, out: TextIO) -> int:
-    """Show a plan, and record nothing."""
+def _dry_run(options: Options, subject: Subject, storage: Storage, console: Console, out: TextIO) -> int:
+    """Show a plan and what it can decide, and record nothing."""
+    from ablate.launch import foresight
+
     unknown, who = subject.foresee()
+    expected = subject.expected(storage)
+    claims = foresight.foresee(subject.plan, storage, expected)
     if options.as_json:
         content = {**plan_as_json(subject.plan), "estimate": expected.as_json()}
         if who:
             content["not_yet_known"] = unknown
+        if claims:
+            content["claims"] = foresight.as_json(claims)
         out.write(json.dumps(content, indent=1) + "\n")
         return 0
     show_plan(subject.plan, console)
     if unknown:
         console.print(f"{plural(unknown, 'more sample')} will be suggested by {who}.")
     show_estimate(expected, console)
+    if claims:
+        console.print("\nWhat these seeds can decide:")
+    for claim in claims:
+        console.print(Text(f"  {printable(claim.sentence())}", overflow="fold"))
     return 0
 
 

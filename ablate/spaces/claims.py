@@ -209,6 +209,9 @@ class Claim(Spec):
 
     says: str = Field(min_length=1, description="The paper's own words.")
     note: str | None = Field(None, description="What the published table really says, and any choice made here.")
+    expects: float | None = Field(
+        None, gt=0, description="The smallest effect of interest, from the claim's edge: --dry-run tells its seeds."
+    )
     above: Above | None = None
     below: Below | None = None
     pairwise: Pairwise | None = None

@@ -1,0 +1,213 @@
+"""What seeds can decide, told before they are trained: `--dry-run` shows it for each claim."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ablate.core.text import plural
+from ablate.planning.estimates import Estimate as Duration
+from ablate.planning.plan import Plan, plan_file_of
+from ablate.report.from_storage import all_results
+from ablate.report.results import PAPER_BASELINES, Results, published_results
+from ablate.report.verdicts.contrasts import Contrast, contrasts
+from ablate.report.verdicts.decisions import POWER, levels, look_to_decide, power
+from ablate.report.verdicts.evidence import Estimate, Noise, estimate
+from ablate.report.verdicts.looks import needs
+from ablate.spaces.claims import Claim, Trend
+from ablate.spaces.looks import Design
+from ablate.storage.storage import Storage
+
+_HOUR_S = 3600.0
+_MOST_EFFECT = 1e4
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What is foreseen of one claim, by the comparison that needs most seeds.
+
+    Attributes:
+        says: The claim's words.
+        words: The comparison.
+        effect: Assumed: what the space `expects`, else the published one; None where neither is there.
+        effect_from: Where it comes from.
+        noise: Assumed, between two trainings of the comparison; None where nobody knows.
+        noise_from: Where it comes from.
+        seeds: The first look that decides the claim with probability 0.8; None where none does, or nobody knows.
+        hours: What so many seeds of its rows would take, nothing of it being there.
+        asked: Seeds a row that the last look within the launch has; None where it reaches no look.
+        smallest: The smallest distance from the claim's edge that these decide with probability 0.8.
+        asked_hours: What they would take.
+        unit: GPU-hours, or core-hours of a machine without one.
+    """
+
+    says: str
+    words: str
+    effect: float | None
+    effect_from: str
+    noise: float | None
+    noise_from: str
+    seeds: int | None
+    hours: float | None
+    asked: int | None
+    smallest: float | None
+    asked_hours: float | None
+    unit: str
+
+    def sentence(self) -> str:
+        """One line."""
+        parts = [f"“{self.says}”: {self.words}"]
+        parts.append(f"{self.effect_from} {self.effect:+.2f}" if self.effect is not None else "no effect is expected")
+        if self.noise is None:
+            return ", ".join([*parts, "its noise is not known yet"])
+        parts.append(f"noise {self.noise:.2f} ({self.noise_from})")
+        if self.effect is not None and self.seeds is None:
+            parts.append("no look would decide it with 80 %")
+        if self.seeds is not None:
+            parts.append(f"{self.seeds} seeds a row decide it with 80 %{self._took(self.hours)}")
+        if self.asked is None:
+            parts.append("the seeds asked for reach no look")
+        elif self.smallest is not None:
+            told = f"{self.smallest:.2f} from its edge{self._took(self.asked_hours)}"
+            parts.append(f"{plural(self.asked, 'seed')} decide {told}")
+        return ", ".join(parts)
+
+    def _took(self, hours: float | None) -> str:
+        return "" if hours is None else f" ({hours:,.0f} {self.unit})" if hours >= 10 else f" ({hours:.2g} {self.unit})"
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dataclasses.asdict(self)
+
+
+def foresee(plan: Plan, storage: Storage, expected: Duration) -> list[Foresight]:
+    """What the seeds of a plan can decide.
+
+    Args:
+        plan: Of tables.
+        storage: Whose finished trainings tell the noise.
+        expected: How long the plan takes.
+
+    Returns:
+        One for each claim; none under a preset that decides none.
+    """
+    if plan.search or not plan.preset.preset.decides_claims or not any(s.space.claims for s in plan.spaces):
+        return []
+    left = len(plan.left())
+    each = expected.work_s * (1 if expected.gpus else expected.cores) / left / _HOUR_S if left else None
+    unit = "GPU-hours" if expected.gpus else "core-hours"
+    found = []
+    for loaded, results in zip(plan.spaces, all_results(plan_file_of(plan, {}), storage), strict=True):
+        labels = [row.label for row in loaded.space.rows]
+        for claim in loaded.space.claims:
+            asked = contrasts(claim, labels)
+            if asked:
+                found.append(_of_claim(claim, asked, results, loaded.space.design, len(plan.seeds), each, unit))
+    return found
+
+
+def _of_claim(
+    claim: Claim,
+    asked: Sequence[Contrast],
+    results: Results,
+    design: Design,
+    seeds: int,
+    each: float | None,
+    unit: str,
+) -> Foresight:
+    if isinstance(claim.statement, Trend):
+        results = results.with_trends(claim.statement.metrics)
+    shares = {n: level / len(asked) for n, level in zip(design.looks, levels(design.looks), strict=True)}
+    within = max((n for n in design.looks if n <= seeds), default=None)
+    rows = len(needs(asked))
+
+    def hours(count: int | None) -> float | None:
+        return None if each is None or count is None else each * rows * count
+
+    told: list[tuple[float, Contrast, float | None, str, float | None, str, int | None, float | None]] = []
+    for contrast in asked:
+        effect, effect_from = _effect(claim, contrast, results)
+        known, noise_from = _noise(contrast, results)
+        if known is None:
+            told.append((math.inf, contrast, effect, effect_from, None, "", None, None))
+            continue
+        noise = math.sqrt(sum(float(part.variance) for part in known.noise))
+        needed = None
+        if effect is not None:
+            needed = look_to_decide(contrast, _with(known, effect), list(shares), shares.__getitem__)
+        smallest = None if within is None else _smallest(contrast, known, shares[within], within)
+        order = math.inf if needed is None else needed
+        told.append((order, contrast, effect, effect_from, noise, noise_from, needed, smallest))
+    hardest = max(told, key=lambda item: (item[0], item[7] or 0.0))
+    _, contrast, effect, effect_from, known_noise, noise_from, needed, smallest = hardest
+    return Foresight(
+        claim.says, contrast.words, effect, effect_from, known_noise, noise_from, needed, hours(needed), within,
+        smallest, hours(within), unit,
+    )  # fmt: skip
+
+
+def _with(known: Estimate, effect: float) -> Estimate:
+    return dataclasses.replace(known, effect=np.asarray(effect))
+
+
+def _edge(contrast: Contrast) -> tuple[float, float]:
+    """The bound that an effect is measured from, and the direction into the region."""
+    if math.isfinite(contrast.low) and math.isfinite(contrast.high):
+        return (contrast.low + contrast.high) / 2, 1.0
+    return (contrast.low, 1.0) if math.isfinite(contrast.low) else (contrast.high, -1.0)
+
+
+def _effect(claim: Claim, contrast: Contrast, results: Results) -> tuple[float | None, str]:
+    if claim.expects is not None:
+        edge, inwards = _edge(contrast)
+        return edge + inwards * claim.expects, "expected"
+    published = published_results(results.published)
+    table = {row: published.of(row, tuple(metrics)) for row, metrics in contrast.weights.items()}
+    if not all(table.values()):
+        return None, ""
+    return float(estimate(contrast.weights, table, published.noise).effect), "published"
+
+
+def _noise(contrast: Contrast, results: Results) -> tuple[Estimate | None, str]:
+    """Noise of this storage's own trainings, else of the published table's baselines."""
+    table = {row: results.of(row, tuple(metrics)) for row, metrics in contrast.weights.items()}
+    if all(table.values()):
+        own = estimate(contrast.weights, table)
+        if own.noise and not bool(own.mute):
+            return dataclasses.replace(own, same=np.zeros((), np.bool_)), "of this storage's trainings"
+    parts = []
+    for metrics in contrast.weights.values():
+        whole = [each for each in PAPER_BASELINES if all(metric in each for metric in metrics)]
+        if len(whole) < 2:
+            return None, ""
+        sums = [sum(weight * each[metric] for metric, weight in metrics.items()) for each in whole]
+        parts.append(Noise(np.asarray(float(np.var(sums, ddof=1))), len(sums), len(sums) - 1.0))
+    return Estimate(np.asarray(math.nan), tuple(parts)), "of the published baselines"
+
+
+def _smallest(contrast: Contrast, known: Estimate, level: float, seeds: int) -> float | None:
+    """The smallest distance from the edge of a region that some seeds decide, outwards or inwards."""
+    edge, inwards = _edge(contrast)
+    beyond = (contrast.high - edge) if math.isfinite(contrast.low) and math.isfinite(contrast.high) else 0.0
+
+    def decides(distance: float) -> bool:
+        effect = edge + beyond + distance if beyond else edge + inwards * distance
+        return power(contrast, _with(known, effect), level, seeds) > POWER
+
+    if not decides(_MOST_EFFECT):
+        return None
+    low, high = 0.0, _MOST_EFFECT
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return high
+
+
+def as_json(found: Sequence[Foresight]) -> list[Mapping[str, Any]]:
+    """As plain data."""
+    return [each.as_json() for each in found]
