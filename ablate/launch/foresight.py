@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ def _effect(claim: Claim, contrast: Contrast, results: Results) -> tuple[float |
     if claim.expects is not None:
         edge, inwards = _edge(contrast)
         return edge + inwards * claim.expects, "expected"
-    published = published_results(results.published)
+    published = published_results(results.planned.spaces[0].published)
     table = {row: published.of(row, tuple(metrics)) for row, metrics in contrast.weights.items()}
     if not all(table.values()):
         return None, ""
@@ -206,8 +206,3 @@ def _smallest(contrast: Contrast, known: Estimate, level: float, seeds: int) -> 
         middle = (low + high) / 2
         low, high = (low, middle) if decides(middle) else (middle, high)
     return high
-
-
-def as_json(found: Sequence[Foresight]) -> list[Mapping[str, Any]]:
-    """As plain data."""
-    return [each.as_json() for each in found]

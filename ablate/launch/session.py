@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -35,6 +35,9 @@ from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from ablate.tracking.address import resolve
+
+if TYPE_CHECKING:
+    from ablate.launch.foresight import Foresight
 
 CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
 """How long the end of a launch waits for MLflow; a preempted one has 30 s in all."""
@@ -96,17 +99,19 @@ def runs_here(options: Options) -> bool:
 
 def _dry_run(options: Options, subject: Subject, storage: Storage, console: Console, out: TextIO) -> int:
     """Show a plan and what it can decide, and record nothing."""
-    from ablate.launch import foresight
-
     unknown, who = subject.foresee()
     expected = subject.expected(storage)
-    claims = foresight.foresee(subject.plan, storage, expected)
+    claims: list[Foresight] = []
+    if any(space.space.claims for space in subject.plan.spaces):
+        from ablate.launch.foresight import foresee  # brings scipy
+
+        claims = foresee(subject.plan, storage, expected)
     if options.as_json:
         content = {**plan_as_json(subject.plan), "estimate": expected.as_json()}
         if who:
             content["not_yet_known"] = unknown
         if claims:
-            content["claims"] = foresight.as_json(claims)
+            content["claims"] = [claim.as_json() for claim in claims]
         out.write(json.dumps(content, indent=1) + "\n")
         return 0
     show_plan(subject.plan, console)
@@ -298,6 +303,8 @@ class Session:
 
     def _register(self) -> None:
         """Register the claims before anything is trained, and name registrations that are damaged."""
+        if not any(space.space.claims for space in self.plan.spaces):
+            return
         from ablate.launch.registering import register
 
         self.plan.registrations = register(self.plan, self.storage, self.provenance, self.options.data_root)
