@@ -24,7 +24,6 @@ EPILOG = """\b
 Examples:
   python -m ablate.launch --space batch_size --preset smoke      minutes on a laptop
   python -m ablate.launch --space all --seeds 0,1,2 --dry-run    the time it would take
-  python -m ablate.launch --watch                                follow a running launch
 Exit codes: 0 all there, 1 something failed, 2 refused input, 130 interrupted (again: goes on)."""
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -39,6 +38,7 @@ def _parameter(option: Option) -> inspect.Parameter:
         min=option.least,
         autocompletion=option.complete,
         show_default=False,
+        hidden=option.hidden,
     )
     kind: Any = option.kind if option.parse is None else str
     default, kind = (False, bool) if option.is_switch else (None, kind | None)

@@ -117,6 +117,7 @@ class Option:
         parse: The value of a text, where that is no text, number or list of texts.
         write: The text of a value.
         call: The call of a notebook that takes it.
+        hidden: Whether `--help` leaves it out.
         name: Of the field.
         kind: Of the value, without None.
         default: What it is when it is not given.
@@ -130,6 +131,7 @@ class Option:
     parse: Callable[[str], Any] | None = None
     write: Callable[[Any], str] = str
     call: Literal["plan", "run"] | None = None
+    hidden: bool = False
     name: str = ""
     kind: Any = None
     default: Any = None
@@ -194,7 +196,8 @@ class Options:
     list_spaces: bool = field(
         default=False, metadata=_given(None, "Show the spaces, one line each; stop.", flag="--list")
     )
-    version: bool = field(default=False, metadata=_given(None, "Show the version; stop."))
+    # Everybody tries it; the help fits one screen without.
+    version: bool = field(default=False, metadata=_given(None, "Show the version; stop.", hidden=True))
     watch: bool = field(default=False, metadata=_given(None, "Follow a running launch, read-only."))
     as_json: bool = field(
         default=False, metadata=_given(None, "JSON: the plan (--dry-run) or the results.", flag="--json")

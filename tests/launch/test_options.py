@@ -72,8 +72,9 @@ def test_lists_of_two_options_are_never_the_same_list() -> None:
 def test_the_help_text_says_each_option_in_their_order() -> None:
     with typer.Context(COMMAND, info_name="ablate") as context:  # type: ignore[arg-type]
         text = COMMAND.get_help(context)
-    places = [text.index(f"  {option.flag}") for option in OPTIONS.values()]
+    places = [text.index(f"  {option.flag}") for option in OPTIONS.values() if not option.hidden]
     assert places == sorted(places)
+    assert [option.name for option in OPTIONS.values() if option.hidden] == ["version"]
 
 
 def test_calls_from_python_take_options_by_name(tmp_path: Path) -> None:
