@@ -391,26 +391,37 @@ def memory_format(device: torch.device, precision: str) -> torch.memory_format:
 _with_compiled_code = 0
 """Trainings of this process that compile and have not ended."""
 
+_limits = [0, 0]
+"""torch's own on recompilation: of one function, and of all code made from it."""
+
 
 @contextmanager
 def _compiled_code(compiles: bool) -> Iterator[None]:
     """Around a training that compiles: what earlier ones compiled is dropped before the first and after the last.
 
-    It counts against torch's limit on recompilation, and it outlives its network.
+    It counts against torch's limits on recompilation, and it outlives its network. Each of several trainings in turn
+    compiles a folded network of its own, so that the limits grow with them: what is beyond runs uncompiled.
     """
     global _with_compiled_code
     if not compiles:
         yield
         return
+    import torch._dynamo.config as limits  # takes seconds
+
     if not _with_compiled_code:
         torch.compiler.reset()
+        _limits[:] = limits.recompile_limit, limits.accumulated_recompile_limit
     _with_compiled_code += 1
+    each, all_together = _limits
+    limits.recompile_limit = max(limits.recompile_limit, each * _with_compiled_code)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, all_together * _with_compiled_code)
     try:
         yield
     finally:
         _with_compiled_code -= 1
         if not _with_compiled_code:
             torch.compiler.reset()
+            limits.recompile_limit, limits.accumulated_recompile_limit = _limits
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -92,6 +93,24 @@ def test_killed_together_and_resumed_together_they_end_as_they_do_alone() -> Non
     in_turn(works, ended.__setitem__)
     for name, changes in members.items():
         assert_same(ended[name], run(**changes))
+
+
+def test_as_many_as_there_are_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo as dynamo
+
+    limit, count = 2, 4
+    monkeypatch.setattr(dynamo.config, "recompile_limit", limit)
+    # Followed by the compiler's front end, whose limits these are; what it makes of it is not the matter.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    quick = {"training__compile": True, "training__epochs": 1, "training__milestones": []}
+    members: dict[str, dict[str, Any]] = {str(seed): {"seed": seed, **quick} for seed in range(count)}
+    refused: list[str] = []
+
+    def on_epoch(name: str, state: TrainingState) -> None:
+        refused.extend(text for text in dynamo.utils.counters["unimplemented"] if "limit" in text)
+
+    assert len(together(members, on_epoch)) == count and not refused
+    assert dynamo.config.recompile_limit == limit
 
 
 def test_what_is_broken_off_puts_everything_back() -> None:
