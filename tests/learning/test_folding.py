@@ -12,7 +12,7 @@ from ablate.learning.models.folding import FoldedConv2d, FoldedNetwork, InParts,
 from ablate.learning.models.quantization import unrounded_activations
 from ablate.spaces.specs import ModelSpec
 
-ARCHS = ("resnet20", "mobilenet_v2", "efficientnet_b0", "wrn_34_10")
+ARCHS = ("resnet20", "mobilenet_v2", "efficientnet_b0", "wrn_34_10", "resnet18", "preact_resnet18")
 
 
 def moved(network: nn.Module, seed: int) -> nn.Module:
@@ -26,8 +26,8 @@ def moved(network: nn.Module, seed: int) -> nn.Module:
 
 
 def built(arch: str, **more: object) -> nn.Module:
-    width = 0.1 if arch == "wrn_34_10" else 0.25
-    depth = {"wrn_34_10": 10, "resnet20": 8}.get(arch)
+    width = {"wrn_34_10": 0.1, "resnet18": 1 / 16, "preact_resnet18": 1 / 16}.get(arch, 0.25)
+    depth = {"wrn_34_10": 10, "resnet20": 8, "resnet18": 10, "preact_resnet18": 10}.get(arch)
     spec = ModelSpec.model_validate({"arch": arch, "width": width, "depth": depth, **more})
     return moved(build_network(spec, 10, 16, 0), 0)
 

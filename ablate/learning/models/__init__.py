@@ -1,8 +1,8 @@
-"""Networks: the registry, the four of the paper, quantization and FAT."""
+"""Networks: the registry, the four of the paper, those that the field compares on, quantization and FAT."""
 
 from __future__ import annotations
 
-from ablate.learning.models import resnet, torchvision_models, wide_resnet  # noqa: F401 (they register themselves)
+from ablate.learning.models import resnet, preact_resnet, torchvision_models  # noqa: F401 (they register themselves)
 from ablate.learning.models.groups import parameter_groups
 from ablate.learning.models.inspection import effective_weight, first_activation, is_quantized, named_convolutions
 from ablate.learning.models.quantization import (

@@ -53,13 +53,14 @@ def scaled_channels(count: int, spec: ModelSpec) -> int:
     return max(1, round(count * spec.width))
 
 
-def blocks_per_group(spec: ModelSpec, default: int, outside: int) -> int:
-    """Residual blocks n in each of the three groups of a network of 6 n + `outside` layers.
+def blocks_per_group(spec: ModelSpec, default: int, outside: int, groups: int = 3) -> int:
+    """Residual blocks n, of two layers each, in each group of a network of 2 groups n + `outside` layers.
 
     Args:
         spec: With the depth, or none for the default.
         default: The depth in the network's name.
         outside: Layers that belong to no block.
+        groups: How many.
 
     Returns:
         n, at least 1.
@@ -68,9 +69,9 @@ def blocks_per_group(spec: ModelSpec, default: int, outside: int) -> int:
         SpecError: No n gives this depth.
     """
     depth = default if spec.depth is None else spec.depth
-    blocks, rest = divmod(depth - outside, 6)
+    blocks, rest = divmod(depth - outside, 2 * groups)
     if rest or blocks < 1:
-        raise SpecError(f"expected model.depth of 6 n + {outside} with model.arch {spec.arch!r}, got {depth}")
+        raise SpecError(f"expected model.depth of {2 * groups} n + {outside} with model.arch {spec.arch!r}, got {depth}")
     return blocks
 
 

@@ -1,4 +1,4 @@
-"""ResNet-20 for small images (arXiv 1512.03385, Section 4.2)."""
+"""ResNet-20 and ResNet-18 for small images (arXiv 1512.03385; ResNet-18 with the stem of CIFAR's images)."""
 
 from __future__ import annotations
 
@@ -35,22 +35,26 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A 3x3 convolution, three groups of n blocks with 16, 32, 64 channels, average pooling, one linear layer.
+    """A 3x3 convolution, groups of n blocks that each halve the image but the first, average pooling, one linear layer.
 
     Args:
-        spec: Depth 6 n + 2 (20 by default), width multiplier of all channels, activation.
+        spec: Depth 2 groups n + 2, width multiplier of all channels, activation.
         num_classes: Number of logits.
+        channels: Of each group; the first convolution has those of the first.
+        depth: Where the spec tells none.
     """
 
-    def __init__(self, spec: ModelSpec, num_classes: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, num_classes: int, channels: tuple[int, ...] = (16, 32, 64), depth: int = 20
+    ) -> None:
         super().__init__()
-        blocks = blocks_per_group(spec, default=20, outside=2)
-        inputs = scaled_channels(16, spec)
+        blocks = blocks_per_group(spec, default=depth, outside=2, groups=len(channels))
+        inputs = scaled_channels(channels[0], spec)
         self.conv1 = nn.Conv2d(3, inputs, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs)
         self.activation1 = activation_module(spec)
         groups: list[nn.Module] = []
-        for group, count in enumerate((16, 32, 64)):
+        for group, count in enumerate(channels):
             layers: list[nn.Module] = []
             outputs = scaled_channels(count, spec)
             for block in range(blocks):
@@ -73,3 +77,9 @@ class ResNet(nn.Module):
 def resnet20(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
     """ResNet-20: 0.27 M parameters; `depth` may be any 6 n + 2."""
     return ResNet(spec, num_classes)
+
+
+@register_network("resnet18", depth=True)
+def resnet18(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
+    """ResNet-18 with a 3x3 stem and no pooling behind it: 11.2 M parameters; `depth` may be any 8 n + 2."""
+    return ResNet(spec, num_classes, (64, 128, 256, 512), depth=18)

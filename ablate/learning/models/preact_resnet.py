@@ -1,4 +1,4 @@
-"""WRN-34-10: a wide, pre-activation residual network (arXiv 1605.07146)."""
+"""Pre-activation residual networks (arXiv 1603.05027): WRN-34-10 and WRN-28-10 (arXiv 1605.07146), PreActResNet-18."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from ablate.learning.models.registry import register_network
 from ablate.spaces.specs import ModelSpec
 
 WIDENING = 10
+"""Of the groups of WRN-n-10 beside those of a network of width 1; the first convolution stays narrow."""
 
 
-class WideBlock(nn.Module):
+class PreActBlock(nn.Module):
     """conv(act(bn(conv(a)))) + shortcut with a = act(bn(x)).
 
     The shortcut is x itself, or a 1x1 convolution of a where the numbers of channels differ.
@@ -36,28 +37,33 @@ class WideBlock(nn.Module):
         return y + (x if self.shortcut is None else self.shortcut(a))
 
 
-class WideResNet(nn.Module):
-    """A 3x3 convolution of 16 kernels, three groups of n blocks with 160, 320, 640 channels, BN, pooling, linear.
+class PreActResNet(nn.Module):
+    """A 3x3 convolution, groups of n blocks that each halve the image but the first, BN, activation, pooling, linear.
 
     There is no dropout between the convolutions, as in the networks that adversarial training is compared on.
 
     Args:
-        spec: Depth 6 n + 4 (34 by default), width multiplier of all channels (0.1 undoes the widening by 10, and
-            leaves 2 of the 16 first kernels), activation.
+        spec: Depth 2 groups n + `outside`, width multiplier of all channels, activation.
         num_classes: Number of logits.
+        first: Channels of the first convolution.
+        channels: Of each group.
+        depth: Where the spec tells none.
+        outside: What the depth in the network's name counts beside the blocks' layers.
     """
 
-    def __init__(self, spec: ModelSpec, num_classes: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, num_classes: int, *, first: int, channels: tuple[int, ...], depth: int, outside: int
+    ) -> None:
         super().__init__()
-        blocks = blocks_per_group(spec, default=34, outside=4)
-        inputs = scaled_channels(16, spec)
+        blocks = blocks_per_group(spec, default=depth, outside=outside, groups=len(channels))
+        inputs = scaled_channels(first, spec)
         self.conv1 = nn.Conv2d(3, inputs, 3, padding=1, bias=False)
         groups: list[nn.Module] = []
-        for group, count in enumerate((16, 32, 64)):
+        for group, count in enumerate(channels):
             layers: list[nn.Module] = []
-            outputs = scaled_channels(count * WIDENING, spec)
+            outputs = scaled_channels(count, spec)
             for block in range(blocks):
-                layers.append(WideBlock(spec, inputs, outputs, stride=2 if group > 0 and block == 0 else 1))
+                layers.append(PreActBlock(spec, inputs, outputs, stride=2 if group > 0 and block == 0 else 1))
                 inputs = outputs
             groups.append(nn.Sequential(*layers))
         self.groups = nn.Sequential(*groups)
@@ -74,7 +80,37 @@ class WideResNet(nn.Module):
         return logits
 
 
+def wide_resnet(spec: ModelSpec, num_classes: int, depth: int) -> PreActResNet:
+    """WRN-n-10: 16 first kernels, three groups with 160, 320, 640 channels.
+
+    A width of 0.1 undoes the widening, and leaves 2 of the 16 first kernels.
+
+    Args:
+        spec: Depth 6 n + 4, width, activation.
+        num_classes: Number of logits.
+        depth: Where the spec tells none.
+    """
+    channels = (16 * WIDENING, 32 * WIDENING, 64 * WIDENING)
+    return PreActResNet(spec, num_classes, first=16, channels=channels, depth=depth, outside=4)
+
+
 @register_network("wrn_34_10", depth=True)
 def wrn_34_10(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
     """WRN-34-10: 46.2 M parameters; `depth` may be any 6 n + 4."""
-    return WideResNet(spec, num_classes)
+    return wide_resnet(spec, num_classes, 34)
+
+
+@register_network("wrn_28_10", depth=True)
+def wrn_28_10(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
+    """WRN-28-10: 36.5 M parameters; `depth` may be any 6 n + 4."""
+    return wide_resnet(spec, num_classes, 28)
+
+
+@register_network("preact_resnet18", depth=True)
+def preact_resnet18(spec: ModelSpec, num_classes: int, image_size: int) -> nn.Module:
+    """PreActResNet-18 with batch normalization and activation before its pooling: 11.2 M parameters.
+
+    `depth` may be any 8 n + 2.
+    """
+    channels = (64, 128, 256, 512)
+    return PreActResNet(spec, num_classes, first=64, channels=channels, depth=18, outside=2)

@@ -6,13 +6,13 @@ from torch import nn
 
 from ablate.core.errors import SpecError
 from ablate.learning.models import build_network
-from ablate.learning.models.wide_resnet import WideBlock, WideResNet
+from ablate.learning.models.preact_resnet import PreActBlock, wide_resnet
 from ablate.spaces.specs import ModelSpec
 
 
 def test_wrn_34_10_has_its_published_size_and_34_layers() -> None:
     with torch.device("meta"):
-        network = WideResNet(ModelSpec(arch="wrn_34_10"), 10)
+        network = wide_resnet(ModelSpec(arch="wrn_34_10"), 10, 34)
     assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == 46.2
     convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     # As the authors count, with the shortcut of each group and without the linear layer.
@@ -22,9 +22,9 @@ def test_wrn_34_10_has_its_published_size_and_34_layers() -> None:
 
 def test_the_first_group_widens_without_a_stride_and_the_others_halve() -> None:
     with torch.device("meta"):
-        network = WideResNet(ModelSpec(arch="wrn_34_10", depth=10), 10)
+        network = wide_resnet(ModelSpec(arch="wrn_34_10", depth=10), 10, 34)
     firsts = [group[0] for group in network.groups]
-    assert all(isinstance(block, WideBlock) and block.shortcut is not None for block in firsts)
+    assert all(isinstance(block, PreActBlock) and block.shortcut is not None for block in firsts)
     assert [block.conv1.stride for block in firsts] == [(1, 1), (2, 2), (2, 2)]
 
 
