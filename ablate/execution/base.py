@@ -68,6 +68,7 @@ class Task:
         lease: Taken before anything is written, and looked at before training, at every epoch and at every
             measurement; None where nobody else could work on it.
         retry_failed: Train what has a stored failure.
+        weights: Digest of the weights in storage that its network has, and is not trained; None of a training.
     """
 
     key: str
@@ -80,6 +81,7 @@ class Task:
     together: int = 1
     lease: Lease | None = None
     retry_failed: bool = True
+    weights: str | None = None
 
 
 @dataclass(frozen=True)

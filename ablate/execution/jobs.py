@@ -13,7 +13,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rich.text import Text
 
 from ablate.core import digest
 from ablate.core.errors import UserError
+from ablate.core.places import local_path
 from ablate.core.provenance import commit
 from ablate.core.text import first_line, harmless, plural, printable
 from ablate.execution import addresses, package
@@ -139,7 +140,41 @@ def parcel_of(submission: Submission) -> package.Parcel:
     Raises:
         UserError: As of `package.gather`.
     """
-    return package.gather(submission.spaces, submission.imports, submission.include)
+    travel, stay = _weights(submission.trials)
+    parcel = package.gather(submission.spaces, submission.imports, [*submission.include, *travel])
+    parcel.left_out += [f"model.weights {path}: an absolute path, which is read on the cluster" for path in stay]
+    return parcel
+
+
+def _weights(trials: Iterable[Trial]) -> tuple[list[str], list[str]]:
+    """The files of weights that a job carries to a cluster, and those that it finds there.
+
+    Args:
+        trials: What is asked for.
+
+    Returns:
+        Paths below the working folder, which travel, and absolute ones, which are paths of the cluster.
+
+    Raises:
+        UserError: A path below the working folder with nothing there.
+    """
+    here: dict[str, None] = {}
+    there: dict[str, None] = {}
+    for trial in trials:
+        given = trial.spec.model.weights
+        if given is None:
+            continue
+        path = local_path(given, "model.weights")
+        if path.is_absolute():
+            there[given] = None
+        elif path.is_file():
+            here[given] = None
+        else:
+            raise UserError(
+                f"{trial.where('model.weights')}: model.weights: expected a file here, which travels with the job, or "
+                f"an absolute path on the cluster, got {given!r}: no such file in {Path.cwd()}"
+            )
+    return list(here), list(there)
 
 
 def checked(submission: Submission) -> package.Parcel:

@@ -24,6 +24,7 @@ from ablate.core.text import first_line, named_line, now_ms
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
+from ablate.learning import foreign
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
@@ -224,7 +225,7 @@ class _Run:
         self._save_log(attempt, last=True)
 
     def _train(self, attempt: Attempt) -> Turns[TrainingState]:
-        epochs = self.task.spec.training.epochs
+        epochs = self.task.spec.epochs
         state = None
         content, warnings = self.storage.checkpoint(self.task.key)
         for warning in [*([self.death] if self.death else []), *warnings]:
@@ -245,6 +246,14 @@ class _Run:
             self._tell("epoch", done=now.epoch, total=epochs, **metrics)
 
         if state is not None and state.epoch == epochs:
+            return state
+        if self.task.weights is not None:
+            self.log.info(f"weights {self.task.weights} from elsewhere: nothing is trained")
+            weights = checkpoints.load_network(self.storage.weights(self.task.weights))
+            if foreign.digest(weights) != self.task.weights:
+                raise StorageError(f"weights {self.task.weights} in storage are damaged; the same command mends them")
+            state = foreign.untrained(self.task.spec, self.dataset, self.device, weights)
+            on_epoch(state)
             return state
         return (
             yield from train_in_turns(

@@ -322,7 +322,7 @@ class LaunchPlan:
                     "training": planned.training,
                     "action": plan.trainings[planned.training].action,
                     "epoch": max(0, plan.trainings[planned.training].epoch),
-                    "epochs": plan.trainings[planned.training].spec.training.epochs,
+                    "epochs": plan.trainings[planned.training].spec.epochs,
                 }
                 for planned in plan.trials
             ],

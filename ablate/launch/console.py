@@ -118,7 +118,9 @@ def _table(plan: Plan, space: str, spaces: Sequence[str]) -> Table:
 
 
 def _action(training: PlannedTraining) -> str:
-    epochs = training.spec.training.epochs
+    epochs = training.spec.epochs
+    if training.weights is not None and training.action in ("train", "continue"):
+        return f"measure weights {training.weights[:SHORT_KEY]}, nothing to train"
     if training.action == "continue" and training.view is not None and training.view.finished:
         return f"continue: trained, {plural(len(training.missing), 'measurement')} to go"
     if training.action == "continue":
@@ -196,7 +198,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
             key: {
                 "action": training.action,
                 "epoch": training.epoch,
-                "epochs": training.spec.training.epochs,
+                "epochs": training.spec.epochs,
                 "rows": list(dict.fromkeys(training.rows)),
                 "seed": training.spec.seed,
                 "measurements": len(training.measurements),

@@ -177,6 +177,7 @@ class TrainingQueue:
             self._storage.location,
             lease=Lease(self._leases.owner, free),
             retry_failed=self._retry_failed,
+            weights=training.weights,
         )
 
     def _wait_for(self, training: PlannedTraining) -> None:

@@ -28,6 +28,7 @@ from ablate.launch.options import Options
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject, results_of
+from ablate.launch.weights import keep_weights
 from ablate.learning import data
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, decide, plan_file_of
@@ -296,6 +297,8 @@ class Session:
         self._register()
         for training in self.plan.trainings.values():
             self.storage.describe(training.key, training.identity)
+            if training.weights is not None and training.missing:
+                keep_weights(self.plan, training, self.storage)
             damaged = self.storage.drop_damaged(training.key, training.measurements)
             for message in [*damaged, *self.storage.damage(training.key)]:
                 self.console.print(Text(printable(message), overflow="fold"))

@@ -143,7 +143,7 @@ def _watched(storage: Storage, key: str, trials: Sequence[TrialPart]) -> _Watche
     return _Watched(
         rows=[f"{trial.space}/{trial.row}" for trial in trials],
         seed=trials[0].seed,
-        epochs=int(trials[0].spec["training"]["epochs"]),
+        epochs=0 if trials[0].spec["model"].get("weights") else int(trials[0].spec["training"]["epochs"]),
         measurements={measurement for trial in trials for measurement in trial.measurements},
         view=storage.view(key),
     )

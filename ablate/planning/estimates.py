@@ -357,9 +357,9 @@ def work_flops(training: PlannedTraining, train_count: int, test_count: int, cla
     """
     spec = training.spec
     forward = forward_flops(spec.model, spec.data.image_size, classes)
-    held_out = round(train_count * spec.data.validation)
+    held_out = round(train_count * spec.held_out)
     attack = attack_steps(spec.training.attack)
-    epochs = 0 if training.view and training.view.finished else spec.training.epochs - max(0, training.epoch)
+    epochs = 0 if training.view and training.view.finished else max(0, spec.epochs - max(0, training.epoch))
     epoch = (train_count - held_out) * image_cost(spec)
     epoch += min(PROBE_IMAGES, train_count) * 2 + held_out * (2 + STEP_COST * attack)
     done = {}

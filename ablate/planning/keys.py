@@ -19,7 +19,7 @@ TRAINING_RECIPE = 1
 MEASUREMENT_RECIPES: dict[str, int] = {}
 """Attack, filter or analysis -> version (1 where absent); raise one to recompute only its numbers."""
 
-LATER: dict[str, Any] = {}
+LATER: dict[str, Any] = {"model.input_mean": None, "model.input_std": None}
 """Dotted path -> the value that keeps the old behaviour, for each field added after version 0.1."""
 
 
@@ -35,6 +35,7 @@ def _without_later(group: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _model(model: ModelSpec) -> dict[str, Any]:
     settings = model.model_dump()
+    del settings["weights"]  # a path; what lies there has a digest
     quantization = settings.pop("quantization")
     bits, other_bits = quantization["bits"], quantization.pop("activation_bits")
     if other_bits is not None and other_bits != bits:
@@ -66,41 +67,49 @@ def _training(training: TrainingSpec) -> dict[str, Any]:
     return settings
 
 
-def training_identity(spec: TrialSpec, train_digest: str, user_code: Mapping[str, str]) -> dict[str, Any]:
+def training_identity(
+    spec: TrialSpec, train_digest: str, user_code: Mapping[str, str], weights: str | None = None
+) -> dict[str, Any]:
     """Everything that makes a training's numbers, as plain data.
 
     Args:
-        spec: The trial; its measurement plays no part.
+        spec: The trial; its measurement plays no part, and its training none where there are weights.
         train_digest: Of the training images, at the size trained on.
         user_code: Registered name -> digest of its source, for names the user's own modules registered.
+        weights: Digest of those of `model.weights`.
 
     Returns:
         What `training_key` hashes, and what storage keeps beside the checkpoints.
     """
     identity: dict[str, Any] = {
         "recipe": TRAINING_RECIPE,
-        "data": {"digest": train_digest, "image_size": spec.data.image_size, "validation": spec.data.validation},
+        "data": {"digest": train_digest, "image_size": spec.data.image_size, "validation": spec.held_out},
         "model": _without_later("model", _model(spec.model)),
-        "training": _without_later("training", _training(spec.training)),
+        "training": _without_later("training", _training(spec.training)) if weights is None else {"epochs": 0},
         "seed": spec.seed,
     }
+    if weights is not None:
+        identity["weights"] = weights
     if user_code:
         identity["user_code"] = dict(user_code)
     return identity
 
 
-def training_key(spec: TrialSpec, train_digest: str, user_code: Mapping[str, str] | None = None) -> str:
+def training_key(
+    spec: TrialSpec, train_digest: str, user_code: Mapping[str, str] | None = None, weights: str | None = None
+) -> str:
     """The name of the training a trial needs.
 
     Args:
         spec: The trial.
         train_digest: Of the training images.
         user_code: Digests of the user's own modules that it uses.
+        weights: Digest of those of `model.weights`.
 
     Returns:
         20 hexadecimal digits.
     """
-    return digest(training_identity(spec, train_digest, user_code or {}))
+    return digest(training_identity(spec, train_digest, user_code or {}, weights))
 
 
 def measurement_key(

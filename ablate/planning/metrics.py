@@ -53,7 +53,7 @@ def measured(spec: TrialSpec, columns: Container[str], use: Use) -> bool:
             return False
         return not (
             (metric.startswith("fat/") and not spec.model.quantization.fat)
-            or (metric.startswith("validation/") and spec.data.validation == 0)
+            or (metric.startswith("validation/") and spec.held_out == 0)
         )
     if use.trend:
         return False

@@ -11,10 +11,10 @@ from ablate.analysis.registry import analysis_source, declared_scalars, get_anal
 from ablate.attacks import Attack, Together, attack_source, build_attack
 from ablate.core import digest
 from ablate.core import provenance as origins
-from ablate.core.errors import SpecError
+from ablate.core.errors import DataError, SpecError
 from ablate.core.redaction import redact
 from ablate.core.text import now_ms
-from ablate.learning import data
+from ablate.learning import data, foreign
 from ablate.learning.augmentation import augmentation_source, get_augmentation
 from ablate.learning.models import check_model, source_digest
 from ablate.planning import keys
@@ -67,6 +67,7 @@ class PlannedTraining:
         epoch: Of its furthest checkpoint; -1 without one.
         missing: Measurement keys without a record.
         failure: Why it failed, where it did.
+        weights: Digest of the weights from elsewhere that it has, and is not trained.
     """
 
     key: str
@@ -79,6 +80,7 @@ class PlannedTraining:
     missing: frozenset[str] = frozenset()
     failure: str | None = None
     view: TrainingView | None = None
+    weights: str | None = None
 
 
 @dataclass
@@ -143,7 +145,7 @@ def make_plan(
 
     Raises:
         SpecError: A name nobody registered, also of a metric in a claim, or a batch larger than the data.
-        DataError: Data that is missing or corrupt.
+        DataError: Data or weights that are missing or corrupt.
     """
     summaries: dict[tuple[str, str | None, int, str | None], data.DataSummary] = {}
 
@@ -165,14 +167,17 @@ def make_plan(
         _check_batch(trial, summary)
         try:
             user_code = _user_code(trial.spec)
-            key = keys.training_key(trial.spec, summary.train_digest, user_code)
+            weights = _weights(trial.spec, summary)
+            key = keys.training_key(trial.spec, summary.train_digest, user_code, weights)
             measurements = list(_measurements(trial.spec, key, summary))
         except SpecError as error:  # a name nobody registered: say where it was written
             raise SpecError(f"{_place_of(trial, str(error))}: {error}") from error
+        except DataError as error:
+            raise DataError(f"{_place_of(trial, str(error))}: {error}") from error
         training = trainings.get(key)
         if training is None:
-            content = keys.training_identity(trial.spec, summary.train_digest, user_code)
-            training = trainings[key] = PlannedTraining(key, content, trial.spec)
+            content = keys.training_identity(trial.spec, summary.train_digest, user_code, weights)
+            training = trainings[key] = PlannedTraining(key, content, trial.spec, weights=weights)
         training.rows.append(f"{trial.space}/{trial.label}")
         columns: dict[str, str] = {}
         analyses: dict[str, str] = {}
@@ -310,7 +315,7 @@ def _trials(planned: Sequence[PlannedTrial]) -> list[TrialPart]:
 
 def _check_batch(trial: Trial, summary: data.DataSummary) -> None:
     left = summary.train_count - round(summary.train_count * trial.spec.data.validation)
-    if trial.spec.training.batch_size > left:
+    if trial.spec.epochs and trial.spec.training.batch_size > left:
         path = "training.batch_size"
         raise SpecError(
             f"{trial.where(path)}: {path}: expected at most the {left} training images of {summary.label}, "
@@ -323,13 +328,19 @@ def _place_of(trial: Trial, message: str) -> str:
     return named[-1].origin if named else trial.origin
 
 
+def _weights(spec: TrialSpec, summary: data.DataSummary) -> str | None:
+    if spec.model.weights is None:
+        return None
+    return foreign.describe(spec.model, summary.classes, spec.data.image_size)
+
+
 def _user_code(spec: TrialSpec) -> dict[str, str]:
     check_model(spec.model)
     get_augmentation(spec.training.augmentation.name)
-    sources = {
-        f"network:{spec.model.arch}": source_digest(spec.model.arch),
-        f"augmentation:{spec.training.augmentation.name}": augmentation_source(spec.training.augmentation.name),
-    }
+    sources = {f"network:{spec.model.arch}": source_digest(spec.model.arch)}
+    if spec.epochs:
+        name = spec.training.augmentation.name
+        sources[f"augmentation:{name}"] = augmentation_source(name)
     return {name: source for name, source in sources.items() if source is not None}
 
 
@@ -340,7 +351,7 @@ def _measurements(
     asked = settings.lowpass_degree
     degree = None if asked == spec.data.image_size else asked  # keeping everything is no filter
     images = settings.images or summary.test_count
-    networks: tuple[Network, ...] = ("last", "best") if spec.data.validation > 0 else ("last",)
+    networks: tuple[Network, ...] = ("last", "best") if spec.held_out > 0 else ("last",)
     for network in networks:
         for name in settings.attacks:
             attack = build_attack(name, settings)

@@ -33,15 +33,15 @@ def trained_network(plan: Plan, storage: Storage, row: str, seed: int, which: Ne
         raise SpecError(f"which: expected 'last' or 'best', got {which!r}")
     planned = _planned(plan, row, seed)
     spec = planned.trial.spec
-    if which == "best" and spec.data.validation == 0:
+    if which == "best" and spec.held_out == 0:
         raise SpecError("which: expected data.validation above 0 for the best network, got 0; the last one is there")
     view = storage.view(planned.training)
     if not view.finished:
-        got = f"epoch {view.epoch} of {spec.training.epochs}" if view.epoch >= 0 else "none"
+        got = f"epoch {view.epoch} of {spec.epochs}" if view.epoch >= 0 else "none"
         raise StorageError(f"expected a finished training of {row}, seed {seed}, got {got}; run the plan first")
     content, damaged = storage.checkpoint(planned.training)
     state = load_state(content) if content is not None else None
-    if state is None or state["epoch"] < spec.training.epochs:
+    if state is None or state["epoch"] < spec.epochs:
         got = damaged[0] if damaged else "none left; a launch that prunes drops them"
         raise StorageError(f"expected the last checkpoint of {row}, seed {seed}, got {got}")
     chosen = state["network"] if which == "last" or state["best"] is None else state["best"]["network"]

@@ -15,8 +15,8 @@ from ablate.core.errors import SpecError, meant_name
 from ablate.spaces.specs import TrialSpec
 from ablate.spaces.yamlfile import explain, flatten, models_in, read_value
 
-PATHS = frozenset({"data.root"})
-"""Settings that are the path of a folder, where `~` is home."""
+PATHS = frozenset({"data.root", "model.weights"})
+"""Settings that are the path of a folder or file, where `~` is home."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
 
+PerChannel = Annotated[tuple[float, float, float], Field(strict=False)]
+
+
 class DataSpec(Spec):
     """Which images are trained on and measured with."""
 
@@ -64,7 +67,23 @@ class ModelSpec(Spec):
     activation: Literal["relu", "hardtanh"] = Field("relu", description="The non-linearity everywhere.")
     width: float = Field(1.0, gt=0, le=4, description="Multiplies the channels of every layer.")
     depth: int | None = Field(None, ge=4, description="Other number of layers, where the network has a choice.")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="A file of weights trained elsewhere: measured as they are, trained never. Known by its content.",
+    )
+    input_mean: PerChannel | None = Field(None, description="Of red, green, blue: subtracted inside the network.")
+    input_std: PerChannel | None = Field(None, description="Of red, green, blue: divided by inside the network.")
     quantization: QuantizationSpec = QuantizationSpec()
+
+    @model_validator(mode="after")
+    def _whole_normalization(self) -> Self:
+        if (self.input_mean is None) != (self.input_std is None):
+            missing = "input_std" if self.input_std is None else "input_mean"
+            raise ValueError(f"expected model.input_mean and model.input_std together, got no model.{missing}")
+        if self.input_std is not None and min(self.input_std) <= 0:
+            raise ValueError(f"expected model.input_std above 0, got {min(self.input_std):g}")
+        return self
 
 
 class TrainingAttackSpec(Spec):
@@ -199,6 +218,16 @@ class TrialSpec(Spec):
     training: TrainingSpec = TrainingSpec()
     measurement: MeasurementSpec = MeasurementSpec()
     seed: int = Field(0, ge=0, lt=2**31)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that it is trained: none with weights from elsewhere."""
+        return self.training.epochs if self.model.weights is None else 0
+
+    @property
+    def held_out(self) -> float:
+        """The share of the training images that is held out to choose `best`; none where nothing is trained."""
+        return self.data.validation if self.model.weights is None else 0.0
 
     @model_validator(mode="after")
     def _degree_fits(self) -> Self:

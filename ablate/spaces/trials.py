@@ -81,6 +81,12 @@ class ConfiguredSearch:
         """
         what = what or self.file.file.where(("search",))
         spec = build_spec(self._settings(values), self.seed, what)
+        if spec.model.weights is not None:
+            where = [setting.origin for setting in (*self.before, *self.after) if setting.path == "model.weights"]
+            raise SpecError(
+                f"{where[-1] if where else what}: model.weights: expected none in a search, which trains networks, "
+                f"got {spec.model.weights!r}"
+            )
         if spec.data.validation == 0:
             where = [setting.origin for setting in (*self.before, *self.after) if setting.path == "data.validation"]
             raise SpecError(

@@ -46,7 +46,7 @@ def load_state(content: bytes) -> dict[str, Any]:
         layout = loaded.get("layout")
         if layout == LAYOUT:
             return {part: loaded[part] for part in _PARTS}
-    except (KeyError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise StorageError(f"expected a checkpoint, got none that can be read ({type(error).__name__})") from error
     raise StorageError(
         f"expected a checkpoint of layout {LAYOUT}, got {layout}; use the version of ablate that wrote it"
@@ -56,6 +56,23 @@ def load_state(content: bytes) -> dict[str, Any]:
 def save_network(network: Mapping[str, Any]) -> bytes:
     """A network's `state_dict` alone, as `torch.load` reads it."""
     return _bytes(network)
+
+
+def load_network(content: bytes) -> dict[str, Any]:
+    """What `save_network` wrote, on the CPU.
+
+    Raises:
+        StorageError: It is nothing of that kind.
+    """
+    import torch
+
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise StorageError(f"expected a network, got none that can be read ({type(error).__name__})") from error
+    if not isinstance(loaded, dict):
+        raise StorageError(f"expected a network, got {type(loaded).__name__}")
+    return loaded
 
 
 def _bytes(content: Mapping[str, Any]) -> bytes:

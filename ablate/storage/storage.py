@@ -99,6 +99,28 @@ class Storage:
         if not there:
             self.files.write(path, json.dumps(identity, indent=1, sort_keys=True).encode())
 
+    def keep_weights(self, digest: str, content: bytes) -> None:
+        """Write weights that were trained elsewhere, where the workers that measure them look.
+
+        Args:
+            digest: Of the weights.
+            content: From `ablate.storage.checkpoints.save_network`.
+        """
+        self.files.write(f"weights/{digest}", content)
+
+    def weights(self, digest: str) -> bytes:
+        """What `keep_weights` wrote.
+
+        Raises:
+            StorageError: It is not there.
+        """
+        content = self.files.read(f"weights/{digest}")
+        if content is None:
+            raise StorageError(
+                f"expected the weights {digest} in {self.location}, got none; the same command brings them"
+            )
+        return content
+
     def view(self, key: str) -> TrainingView:
         """What there is of a training, from its valid manifests alone.
 

@@ -178,3 +178,24 @@ def test_a_dry_run_lists_what_would_travel(mine: Path) -> None:
         launch_here(replace(given, sets=["data.name=imagefolder", "data.root=pictures"]))
     _, text = launch_here(replace(given, sets=["data.name=imagefolder", "data.root=/no/such/pictures"]))
     assert "The plan cannot be seen from here" in text and "  ablate/launch/__main__.py" in text
+
+
+def test_weights_below_the_working_folder_travel_and_absolute_ones_are_the_clusters(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "w.pt").write_bytes(b"weights")
+    space = write_space(tmp_path, name="of_others", **{"label: large, set: {}": "label: a, set: {model.weights: W}"})
+    text = space.read_text()
+    space.write_text(text.replace("W}", "nets/none.pt}"))
+    with pytest.raises(UserError, match=r"of_others\.yaml:7: model\.weights: expected a file here, which travels"):
+        submit(submission_of(space=[str(space)]))
+    assert not server.submitted
+    space.write_text(text.replace("W}", "nets/w.pt}"))
+    submit(submission_of(space=[str(space)]))
+    assert "nets/w.pt" in server.carried
+    space.write_text(text.replace("W}", "/weights/w.pt}"))
+    _, output = submit(submission_of(space=[str(space)], plan_id="9876543210"))
+    assert "model.weights /weights/w.pt: an absolute path, which is read on the cluster" in output
+    assert "nets/w.pt" not in server.carried

@@ -108,6 +108,7 @@ def test_settings_without_effect_share_the_training(base: dict[str, Any], change
 
 FAT = {"model__quantization__bits": 4, "model__quantization__fat": True}
 MIXUP = {"training__augmentation__name": "mixup"}
+PIXELS = {"model__input_mean": [0, 0, 0], "model__input_std": [1, 1, 1]}
 MATTERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.image_size": (16, {}),
     "data.validation": (0.1, {}),
@@ -115,6 +116,8 @@ MATTERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.activation": ("hardtanh", {}),
     "model.width": (0.5, {}),
     "model.depth": (32, {}),
+    "model.input_mean": ([0.5, 0.5, 0.5], PIXELS),
+    "model.input_std": ([0.5, 0.5, 0.5], PIXELS),
     "model.quantization.bits": (2, {}),
     "model.quantization.activation_bits": (8, {}),
     "model.quantization.weights": ("max_abs", {"model__quantization__bits": 4}),
@@ -144,8 +147,8 @@ MATTERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "training.augmentation.beta": (0.5, MIXUP),
     "training.augmentation.bce_reduction": ("sum", MIXUP),
 }
-NOT_IN_THE_KEY = {"seed", "data.name", "data.root", "data.label"}
-"""The seed is no setting; the data's name stands behind its digest; the rest only says where or how it is called."""
+NOT_IN_THE_KEY = {"seed", "data.name", "data.root", "data.label", "model.weights"}
+"""The seed is no setting; data's names and weights' paths stand behind digests; the rest only says how it is called."""
 
 
 def test_every_setting_is_thought_of() -> None:
@@ -183,7 +186,9 @@ def test_a_field_added_later_is_left_out_at_the_value_that_keeps_the_old_behavio
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     full = training_identity(spec(), DIGEST, {})
-    monkeypatch.setattr(keys_module, "LATER", {"training.attack.network_mode": "eval", "model.width": 1.0})
+    monkeypatch.setattr(
+        keys_module, "LATER", {**keys_module.LATER, "training.attack.network_mode": "eval", "model.width": 1.0}
+    )
     without = training_identity(spec(), DIGEST, {})
     assert "network_mode" not in without["training"]["attack"]
     assert "width" not in without["model"]
@@ -198,6 +203,16 @@ def test_a_changed_default_never_changes_what_a_key_means(monkeypatch: pytest.Mo
     monkeypatch.setattr(keys_module, "LATER", {"model.activation": "hardtanh"})
     assert "activation" not in training_identity(spec(model__activation="hardtanh"), DIGEST, {})["model"]
     assert training_identity(spec(), DIGEST, {})["model"]["activation"] == "relu"
+
+
+def test_of_weights_from_elsewhere_the_content_counts_and_nothing_of_a_training() -> None:
+    measured = spec(model__weights="a.pt")
+    keys = {training_key(measured, DIGEST, None, weights) for weights in ("aa", "bb")}
+    assert len(keys | {key()}) == 3
+    for change in ({"model__weights": "b.pt"}, {"training__epochs": 3}, {"data__validation": 0.1}):
+        assert training_key(spec(**{"model__weights": "a.pt", **change}), DIGEST, None, "aa") in keys
+    for change in ({"model__arch": "mobilenet_v2"}, {"data__image_size": 16}):
+        assert training_key(spec(**{"model__weights": "a.pt", **change}), DIGEST, None, "aa") not in keys
 
 
 def test_whole_floats_and_integers_are_one_setting() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,31 @@ class Hardtanh(nn.Hardtanh):
         return super().forward(input)
 
 
+class Normalized(nn.Module):
+    """A network that takes images in [0, 1] and looks at (x - mean) / std.
+
+    Args:
+        network: What looks.
+        mean: Of each channel.
+        std: Of each channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        # Settings and no state: a checkpoint does without.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] in [0, 1] to logits."""
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
 def activation_module(spec: ModelSpec) -> nn.Module:
     """A new module of the spec's non-linearity; each place has its own, which quantization gives its own scale."""
     return Hardtanh() if spec.activation == "hardtanh" else nn.ReLU()
@@ -71,7 +97,9 @@ def blocks_per_group(spec: ModelSpec, default: int, outside: int, groups: int = 
     depth = default if spec.depth is None else spec.depth
     blocks, rest = divmod(depth - outside, 2 * groups)
     if rest or blocks < 1:
-        raise SpecError(f"expected model.depth of {2 * groups} n + {outside} with model.arch {spec.arch!r}, got {depth}")
+        raise SpecError(
+            f"expected model.depth of {2 * groups} n + {outside} with model.arch {spec.arch!r}, got {depth}"
+        )
     return blocks
 
 

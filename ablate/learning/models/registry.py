@@ -12,6 +12,7 @@ from ablate.core.randomness import stream
 from ablate.core.registry import Registry
 from ablate.learning.models import pointwise  # noqa: F401 (it mends a gradient that any network may ask for)
 from ablate.learning.models.calibration import calibrate
+from ablate.learning.models.layers import Normalized
 from ablate.learning.models.quantization import quantize_network
 from ablate.spaces.specs import ModelSpec
 
@@ -104,6 +105,8 @@ def build_network(spec: ModelSpec, num_classes: int, image_size: int, seed: int)
             raise SpecError(
                 f"expected model.arch {spec.arch!r} to return a torch.nn.Module, got {type(network).__name__}"
             )
+        if spec.input_mean is not None and spec.input_std is not None:
+            network = Normalized(network, spec.input_mean, spec.input_std)
         quantize_network(network.train(), spec.quantization)
         calibrate(network, image_size, stream(seed, "calibration"))
         return network
