@@ -148,6 +148,9 @@ def summary(plan: Plan) -> str:
     sharing = f" (sharing saves {saved})" if numbers["saved"] else ""
     words = {"reuse": "to reuse", "stopped": "stopped early", "continue": "to continue", "train": "to train"}
     words |= {"wait": "waiting", "failed": "failed"}
+    of_others = [training for training in plan.left() if training.weights is not None]
+    if of_others:
+        words["train"] += f" ({len(of_others):,} with weights that only need measuring)"
     actions = ", ".join(f"{numbers[action]:,} {word}" for action, word in words.items() if numbers[action])
     return (
         f"{plural(numbers['rows'], 'row')}, {plural(numbers['trials'], 'trial')}, "

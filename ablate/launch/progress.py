@@ -297,7 +297,8 @@ class TrainingsProgress:
                 lines.append((f"warning: {label}: {text}", "yellow"))
         if plain and event.kind == "started":
             what.printed = now
-            lines.append((f"{at}{label}: starts at epoch {what.done} of {what.total}", ""))
+            at_epoch = f"at epoch {what.done} of {what.total}" if what.total else "with weights from elsewhere"
+            lines.append((f"{at}{label}: starts {at_epoch}", ""))
         elif plain and now - what.printed >= self._every_s:
             what.printed = now
             numbers = self._numbers(what, [name for name, _ in _COLUMNS])

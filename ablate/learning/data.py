@@ -1,16 +1,10 @@
-"""Data sets as uint8 arrays: CIFAR-10, any folder of images, and scikit-learn's digits, which need no download."""
+"""Data sets as uint8 arrays: those torchvision downloads, any folder of images, and scikit-learn's digits."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import shutil
-import socket
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +12,13 @@ import numpy.typing as npt
 from ablate.core.errors import DataError, SpecError
 from ablate.core.places import local_path
 from ablate.core.randomness import permutation, stream
-from ablate.learning import imagefolder
+from ablate.learning import downloads, imagefolder
+from ablate.learning.downloads import PUBLISHED
 from ablate.learning.images import RECIPE, resize
 from ablate.spaces.specs import DataSpec
 
-_CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz; torchvision checks it on download
-_CIFAR10_SIZE = 32
-_CIFAR10_COUNTS = (50_000, 10_000)
 _DIGITS_DIGEST = "a0d5d6d04a2cada264d67267c2f35cd4"  # pixels, labels, split: planning needs no scikit-learn
 _DIGITS_COUNTS = (1_437, 360)
-_DOWNLOAD_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ def describe(spec: DataSpec, data_root: Path) -> DataSummary:
 
     Args:
         spec: Which data.
-        data_root: Where downloaded data lie; not looked at for CIFAR-10, whose digest is a constant.
+        data_root: Where downloaded data lie; not looked at, for their digests are constants.
 
     Returns:
         The summary.
@@ -92,9 +83,10 @@ def describe(spec: DataSpec, data_root: Path) -> DataSummary:
     """
     _check_root(spec)
     passed_over: tuple[str, ...] = ()
-    if spec.name == "cifar10":
-        digests = {split: _digest("cifar10", _CIFAR10_MD5, split, spec.image_size) for split in imagefolder.SPLITS}
-        counts, classes = _CIFAR10_COUNTS, 10
+    if spec.name in PUBLISHED:
+        found = PUBLISHED[spec.name]
+        digests = {name: _digest(spec.name, found.md5[name], name, spec.image_size) for name in imagefolder.SPLITS}
+        counts, classes = found.counts, found.classes
     elif spec.name == "digits":
         digests = {split: _digest("digits", _DIGITS_DIGEST, split, spec.image_size) for split in imagefolder.SPLITS}
         counts, classes = _DIGITS_COUNTS, 10
@@ -119,7 +111,7 @@ def load(spec: DataSpec, data_root: Path) -> Dataset:
 
     Args:
         spec: Which data, at which size.
-        data_root: Where CIFAR-10 lies or is downloaded to (170 MB, checked against its checksum).
+        data_root: Where downloaded data lie or are downloaded to, checked against their checksums.
 
     Returns:
         The arrays.
@@ -129,8 +121,8 @@ def load(spec: DataSpec, data_root: Path) -> Dataset:
         SpecError: `data.root` is missing where it is needed, or given where it means nothing.
     """
     _check_root(spec)
-    if spec.name == "cifar10":
-        classes, arrays = _load_cifar10(data_root)
+    if spec.name == "cifar10" or spec.name == "cifar100" or spec.name == "svhn":
+        classes, arrays = downloads.load(spec.name, data_root)
     elif spec.name == "digits":
         pixels, targets, test = _raw_digits()
         gray = (pixels.astype(np.uint16) * 255 + 8) // 16  # 0 .. 16 to 0 .. 255, rounded
@@ -197,9 +189,9 @@ def _stratified(labels: npt.NDArray[np.int64], count: int, purpose: str) -> npt.
 def _label(spec: DataSpec) -> str:
     if spec.label is not None:
         return spec.label
-    return (
-        _root(spec).resolve().name if spec.name == "imagefolder" else {"cifar10": "CIFAR-10"}.get(spec.name, spec.name)
-    )
+    if spec.name == "imagefolder":
+        return _root(spec).resolve().name
+    return PUBLISHED[spec.name].label if spec.name in PUBLISHED else spec.name
 
 
 def _digest(*parts: object) -> str:
@@ -230,55 +222,6 @@ def _raw_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDA
             f"expected scikit-learn's digits of digest {_DIGITS_DIGEST}, got {content}; install another one"
         )
     return pixels, labels, test
-
-
-_Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-
-
-def _load_cifar10(data_root: Path) -> tuple[tuple[str, ...], _Arrays]:
-    from torchvision.datasets import CIFAR10
-
-    try:
-        data_root.mkdir(parents=True, exist_ok=True)
-        _download_cifar10(CIFAR10, data_root)
-        train, test = (CIFAR10(str(data_root), train=is_train) for is_train in (True, False))
-    except (OSError, RuntimeError) as error:
-        reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-        raise DataError(f"expected CIFAR-10 in {data_root} or a network to download it, got: {reason}") from error
-    images = [np.ascontiguousarray(split.data.transpose(0, 3, 1, 2), dtype=np.uint8) for split in (train, test)]
-    labels = [np.asarray(split.targets, dtype=np.int64) for split in (train, test)]
-    return tuple(train.classes), (images[0], labels[0], images[1], labels[1])
-
-
-def _download_cifar10(cifar10: Any, data_root: Path) -> None:
-    """Download beside the final place and move the whole folder in: two launches at once never see half a file."""
-    with contextlib.suppress(RuntimeError):  # torchvision's "not found or corrupted"
-        cifar10(str(data_root))
-        return
-    target = data_root / cifar10.base_folder
-    with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=data_root) as scratch, _patience(_DOWNLOAD_PATIENCE_S):
-        archive = data_root / cifar10.filename
-        if archive.is_file():  # brought here by hand: torchvision checks it and downloads only if it is wrong
-            shutil.copy(archive, scratch)
-        cifar10(scratch, download=True)
-        if target.exists():
-            target.rename(Path(scratch) / "replaced")
-        try:
-            (Path(scratch) / cifar10.base_folder).rename(target)
-        except OSError:
-            if not target.exists():  # else another launch has just put it there; it is checked when loaded
-                raise
-
-
-@contextlib.contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    # torchvision sets no time-out: behind a firewall that drops packets it would wait for minutes.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def dataset_name(spec: DataSpec) -> str:

@@ -33,7 +33,9 @@ PerChannel = Annotated[tuple[float, float, float], Field(strict=False)]
 class DataSpec(Spec):
     """Which images are trained on and measured with."""
 
-    name: Literal["cifar10", "imagefolder", "digits"] = Field("cifar10", description="Which data set.")
+    name: Literal["cifar10", "cifar100", "svhn", "imagefolder", "digits"] = Field(
+        "cifar10", description="Which data set."
+    )
     root: str | None = Field(None, description="imagefolder: the folder with train/ and test/. Not part of any key.")
     image_size: int = Field(32, ge=8, le=256, multiple_of=2, description="Height and width in pixels.")
     validation: float = Field(

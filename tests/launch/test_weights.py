@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from ablate.attacks import build_attack, evaluate
 from ablate.core.errors import DataError, SpecError
 from ablate.learning import data
 from ablate.learning.models import build_network
+from ablate.report.__main__ import app
 from ablate.spaces.specs import DataSpec, MeasurementSpec, ModelSpec
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, write_space
@@ -129,3 +132,13 @@ def test_a_search_trains_and_takes_no_weights(folder: Path) -> None:
     )
     with pytest.raises(SpecError, match=r"looking\.yaml:2: .*model\.weights: expected none in a search"):
         launch_here(options_of(folder, "looking"))
+
+
+def test_its_runs_in_mlflow_are_whole_and_reported(folder: Path, template: Path) -> None:
+    store = folder / "mlflow.db"
+    shutil.copy(template, store)
+    uri = f"sqlite:///{store}"
+    code, output = launch_here(options_of(folder, rows=["foreign"], tracking=True, tracking_uri=uri))
+    assert code == 0 and "Left out" not in output, output
+    done = CliRunner().invoke(app, ["--space", "tiny", "--tracking-uri", uri, "--out", str(folder / "report")])
+    assert done.exit_code == 0 and "Left out" not in done.output, done.output
