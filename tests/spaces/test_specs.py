@@ -47,7 +47,7 @@ def test_the_defaults_are_the_papers_settings() -> None:
         ("seed", 2**31),
         ("seed", 1.0),
         ("seed", True),
-        ("data.name", "cifar100"),
+        ("data.name", "imagenet"),
         ("data.image_size", 6),
         ("data.image_size", 258),
         ("data.image_size", 31),
