@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ablate.launch.api import space_names as space_names
     from ablate.learning.augmentation import register_augmentation as register_augmentation
     from ablate.learning.models import register_network as register_network
+    from ablate.learning.objectives import register_objective as register_objective
     from ablate.spaces.figures import Drawing as Drawing
     from ablate.spaces.figures import register_figure as register_figure
 else:

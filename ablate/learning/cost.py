@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ablate.attacks import Attack, Square, Together, build_attack
 from ablate.learning.models import build_network
+from ablate.learning.objectives import traits
 from ablate.spaces.specs import ModelSpec, PlannedMeasurement, TrainingAttackSpec, TrialSpec
 
 STEP_COST, UPDATE_COST = 2.0, 3.0
@@ -56,12 +57,15 @@ def training_cost(spec: TrialSpec, train_count: int) -> float:
 
 def image_cost(spec: TrialSpec) -> float:
     """Forward passes that training on one image amounts to."""
-    return STEP_COST * attack_steps(spec.training.attack) + UPDATE_COST
+    training = spec.training
+    known = traits(training.objective)
+    attack = STEP_COST * attack_steps(training.attack) + (1.0 if known.attacked == "divergence" else 0.0)
+    return attack + UPDATE_COST * known.passes * (2 if training.awp else 1)
 
 
 def attack_steps(attack: TrainingAttackSpec) -> int:
     """Steps of a training attack; 0 of natural training."""
-    return attack.steps if attack.name != "none" else 0
+    return attack.passes
 
 
 @functools.cache

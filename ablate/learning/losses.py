@@ -12,16 +12,17 @@ Loss = Callable[[Tensor], Tensor]
 """Logits [N, K] -> the loss of each example, [N]."""
 
 
-def cross_entropy(labels: Tensor) -> Loss:
+def cross_entropy(labels: Tensor, smoothing: float = 0.0) -> Loss:
     """-log softmax(z)_y of each example.
 
     Args:
         labels: [N] int64.
+        smoothing: Share of a label that is spread over all classes alike.
 
     Returns:
         A function of the logits.
     """
-    return lambda logits: functional.cross_entropy(logits, labels, reduction="none")
+    return lambda logits: functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
 
 def binary_cross_entropy(targets: Tensor, reduction: Literal["mean", "sum"]) -> Loss:

@@ -117,6 +117,9 @@ class Validation:
 def _attack(spec: TrainingAttackSpec) -> Attack:
     if spec.name == "none":
         return Natural()
+    if spec.name in ("fgsm_rs", "n_fgsm"):
+        # One step says nothing of robustness once a network has overfitted to it; the paper's own attack, scaled.
+        return PGD(name="validation", eps_255=spec.eps_255, step_255=spec.eps_255 / 4, steps=TrainingAttackSpec().steps)
     return PGD(
         name="validation",
         eps_255=spec.eps_255,

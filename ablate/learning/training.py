@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ablate.attacks.base import full_precision
 from ablate.attacks.evaluation import as_float
-from ablate.attacks.linf import ascend, uniform_start
+from ablate.attacks.linf import ascend, divergence_from, uniform_start
 from ablate.core import randomness
 from ablate.core.errors import SpecError
 from ablate.core.text import now_ms
@@ -33,8 +33,15 @@ from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
 from ablate.learning.models.folding import FoldedNetwork, InParts, as_measured, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
+from ablate.learning.objectives import START_STD, Batch, get_objective, kept_buffers, moved_weights, perturbable, traits
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, within
 from ablate.spaces.specs import TrialSpec
+
+FGSM_RS_STEP = 1.25
+"""Step of FGSM with a random start, in radii (arXiv 2001.03994)."""
+
+N_FGSM_NOISE = 2.0
+"""Radius of N-FGSM's noise, in radii of the attack (arXiv 2202.01181)."""
 
 
 class TrainingError(Exception):
@@ -177,7 +184,11 @@ class TrainingRun:
                 f"got {self.training.batch_size}"
             )
         self.augment: AugmentationFunction = get_augmentation(self.training.augmentation.name)
+        self.objective, self.traits = get_objective(self.training.objective), traits(self.training.objective)
+        given = self.training.objective_weight
+        self.weight = self.traits.weight if given is None else given
         self.images, self.labels = self._resident(dataset, trained_on)
+        self._refuse_mixed_labels()
         network = build_network(spec.model, self.classes, spec.data.image_size, spec.seed)
         self.network: nn.Module = network.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.validation: Validation | None = None
@@ -186,6 +197,7 @@ class TrainingRun:
             # On a CPU the network itself is asked: the last bits of its accuracies are those of earlier versions.
             measured = as_measured(self.network, spec.data.image_size) if device.type == "cuda" else None
             self.validation = Validation(images, labels, held_out, self.training.attack, spec.seed, measured)
+        self.perturbable = perturbable(self.network)
         self.optimizer = torch.optim.SGD(
             parameter_groups(self.network, self.training, spec.model),
             momentum=self.training.momentum,
@@ -216,6 +228,21 @@ class TrainingRun:
         labels = torch.from_numpy(dataset.train_labels[places]).to(self.device)
         return images.contiguous(memory_format=self.layout), labels
 
+    def _refuse_mixed_labels(self) -> None:
+        """A user's augmentation tells by what it gives back whether it mixes labels; two images are enough."""
+        training = self.training
+        if not (self.traits.hard_labels or training.label_smoothing):
+            return
+        images, labels = as_float(self.images[:2]), self.labels[:2]
+        hard = (labels[:, None] == torch.arange(self.classes, device=self.device)).to(images.dtype)
+        draws = Draws(self.spec.seed, 1, 0, len(images), self.device)
+        if self.augment(images, hard, draws, training.augmentation)[1] is not hard:
+            what = "label_smoothing" if training.label_smoothing else f"objective: {training.objective}"
+            raise SpecError(
+                f"expected hard labels with training.{what}, got training.augmentation.name: "
+                f"{training.augmentation.name}, which mixes them"
+            )
+
     def restore(self, state: TrainingState) -> None:
         """Go on from a state."""
         self.network.load_state_dict(state.network)
@@ -225,16 +252,16 @@ class TrainingRun:
         for group, fused in zip(self.optimizer.param_groups, kinds, strict=True):
             group["fused"] = fused  # this device's, whichever wrote the state
 
-    def rate_of(self, group: dict[str, Any], epoch: int) -> float:
-        """A parameter group's learning rate in an epoch from 1."""
-        rate: float = group["initial_lr"] * self.training.learning_rate_at(epoch) / self.training.learning_rate_at(1)
+    def rate_of(self, group: dict[str, Any], epoch: int, progress: float = 0.0) -> float:
+        """A parameter group's learning rate at a moment of an epoch from 1."""
+        rate: float = group["initial_lr"] * self.training.learning_rate_at(epoch, progress) / self.training.base_rate
         return rate
 
-    def set_learning_rate(self, epoch: int) -> float:
+    def set_learning_rate(self, epoch: int, progress: float = 0.0) -> float:
         """Set every group's rate to the schedule's; returns the schedule's own."""
-        rate = self.training.learning_rate_at(epoch)
+        rate = self.training.learning_rate_at(epoch, progress)
         for group in self.optimizer.param_groups:
-            value = self.rate_of(group, epoch)
+            value = self.rate_of(group, epoch, progress)
             if self.graphs is None:
                 group["lr"] = value
             elif isinstance(group["lr"], Tensor):
@@ -274,9 +301,13 @@ class TrainingRun:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         seen = 0
         with _seeded(randomness.stream(self.spec.seed, "layers", epoch), self.device):
-            for step, batch in enumerate(torch.split(order, self.training.batch_size)):
+            batches = torch.split(order, self.training.batch_size)
+            for step, batch in enumerate(batches):
                 if len(batch) == 1:
                     continue
+                if self.training.schedule != "milestones":
+                    # At the middle of the step: neither the first nor the last one is for nothing.
+                    self.set_learning_rate(epoch, (step + 0.5) / len(batches))
                 batch_loss, batch_correct = self.update(epoch, step, batch)
                 loss += batch_loss * len(batch)
                 correct += batch_correct
@@ -308,27 +339,47 @@ class TrainingRun:
         clean = as_float(pixels).contiguous(memory_format=self.layout)
         hard = (labels[:, None] == torch.arange(self.classes, device=self.device)).to(clean.dtype)
         with transformed_weights(self.network):
+            images = clean
             if training.augmentation.order == "clean":
                 images, targets = self.augment(clean, hard, draws, training.augmentation)
-                loss = self.loss(labels, hard, targets)
-                images = self.attacked(images, loss, draws)
+                adversarial = self.attacked(images, self.loss(labels, hard, targets), draws)
             else:
-                images = self.attacked(clean, cross_entropy(labels), draws)
-                images, targets = self.augment(images, hard, draws, training.augmentation)
-                loss = self.loss(labels, hard, targets)
+                adversarial = self.attacked(clean, cross_entropy(labels), draws)
+                adversarial, targets = self.augment(adversarial, hard, draws, training.augmentation)
+            loss = self.loss(labels, hard, targets, training.label_smoothing)
+            batch = Batch(self.answers, images, adversarial, labels, targets, loss, self.weight)
             self.network.train()
-            logits = self.forward(images.contiguous(memory_format=self.layout))
-            mean = loss(logits).mean()
-            torch.autograd.backward(mean)
+            if not training.awp:
+                mean = self.objective(batch)
+                torch.autograd.backward(mean)
+            else:
+                uphill = self.uphill(batch)
+        if training.awp:
+            batch = Batch(self.answers, images, adversarial, labels, targets, loss, self.weight)
+            with moved_weights(self.perturbable, uphill, training.awp), transformed_weights(self.network):
+                mean = self.objective(batch)
+                torch.autograd.backward(mean)
         self.optimizer.step()
         # At once: of a captured graph the gradients lie where its next run will write.
         self.optimizer.zero_grad(set_to_none=True)
-        return mean.detach(), (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
+        return mean.detach(), (batch.adversarial_logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
 
-    def loss(self, labels: Tensor, hard: Tensor, targets: Tensor) -> Loss:
+    def uphill(self, batch: Batch) -> list[Tensor]:
+        """AWP: where the weights would make the objective worst; the network's averages stay as they are."""
+        with kept_buffers(self.network):
+            value = self.objective(batch)
+            gradients = torch.autograd.grad(value, self.perturbable, allow_unused=True)
+        found = zip(self.perturbable, gradients, strict=True)
+        return [torch.zeros_like(weight) if gradient is None else gradient for weight, gradient in found]
+
+    def answers(self, images: Tensor) -> Tensor:
+        """Logits in training mode, for an objective."""
+        return self.forward(images.contiguous(memory_format=self.layout))
+
+    def loss(self, labels: Tensor, hard: Tensor, targets: Tensor, smoothing: float = 0.0) -> Loss:
         """Cross-entropy of labels that were not mixed, else binary cross-entropy."""
         if targets is hard:
-            return cross_entropy(labels)
+            return cross_entropy(labels, smoothing)
         return binary_cross_entropy(targets, self.training.augmentation.bce_reduction)
 
     def attacked(self, images: Tensor, loss: Loss, draws: Draws) -> Tensor:
@@ -338,21 +389,37 @@ class TrainingRun:
             return images
         self.network.train(attack.network_mode == "train")
         images = images.contiguous(memory_format=self.layout)
-        eps, start = attack.eps_255 / 255, images
-        if attack.random_start:
-            start = uniform_start(images, eps, draws.key("attack start"), torch.arange(len(images), device=self.device))
+        eps, step, start = attack.eps_255 / 255, attack.step_255 / 255, images
+        ball = eps
+        index = torch.arange(len(images), device=self.device)
+        diverging = self.traits.attacked == "divergence"
+        if attack.name == "n_fgsm":
+            # Its noise leaves the ball and is not brought back; only pixels stay pixels.
+            start = images + N_FGSM_NOISE * eps * self.signed_noise(images, draws, index)
+            step, ball = eps, 1.0
+        elif attack.name == "fgsm_rs":
+            step = FGSM_RS_STEP * eps
+            start = uniform_start(images, eps, draws.key("attack start"), index)
+        elif diverging:
+            noise = randomness.normal(draws.key("attack start"), index, tuple(images.shape[1:])).to(images.dtype)
+            start = images + START_STD * noise
+        elif attack.random_start:
+            start = uniform_start(images, eps, draws.key("attack start"), index)
         with frozen_parameters(self.network):
             if self.folded is not None:
                 self.folded.refresh()
-            return ascend(
-                self.ask,
-                images,
-                lambda logits: loss(logits).sum(),
-                start=start,
-                eps=eps,
-                step=attack.step_255 / 255,
-                steps=attack.steps,
-            )
+            increase = divergence_from(self.clean_answers(images)) if diverging else lambda logits: loss(logits).sum()
+            return ascend(self.ask, images, increase, start=start, eps=ball, step=step, steps=attack.passes)
+
+    def signed_noise(self, images: Tensor, draws: Draws, index: Tensor) -> Tensor:
+        """Uniform in [-1, 1), of the shape of images."""
+        noise = randomness.uniform(draws.key("attack start"), index, tuple(images.shape[1:])).to(images.dtype)
+        return 2.0 * noise - 1.0
+
+    @torch.no_grad()
+    def clean_answers(self, images: Tensor) -> Tensor:
+        """Logits as the attack sees them, of images that are not attacked."""
+        return self.ask(images)
 
     def ask(self, images: Tensor) -> Tensor:
         """Logits in float32 as the attack sees them."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.core.digest import digest
+from ablate.learning.objectives import identity_of
 from ablate.spaces.specs import AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
 
 TRAINING_RECIPE = 1
@@ -19,7 +20,15 @@ TRAINING_RECIPE = 1
 MEASUREMENT_RECIPES: dict[str, int] = {}
 """Attack, filter or analysis -> version (1 where absent); raise one to recompute only its numbers."""
 
-LATER: dict[str, Any] = {"model.input_mean": None, "model.input_std": None}
+LATER: dict[str, Any] = {
+    "model.input_mean": None,
+    "model.input_std": None,
+    "training.schedule": "milestones",
+    "training.objective": "pgd_at",
+    "training.objective_weight": None,
+    "training.awp": 0.0,
+    "training.label_smoothing": 0.0,
+}
 """Dotted path -> the value that keeps the old behaviour, for each field added after version 0.1."""
 
 
@@ -54,9 +63,15 @@ def _model(model: ModelSpec) -> dict[str, Any]:
 def _training(training: TrainingSpec) -> dict[str, Any]:
     settings = training.model_dump()
     # The rate in force: at 512 linear scaling is none, and a rate scaled to 0.2 is the rate 0.2.
-    settings["learning_rate"] = training.learning_rate_at(1)
+    settings["learning_rate"] = training.base_rate
     del settings["learning_rate_scaling"]
-    settings["milestones"] = [[milestone.epoch, milestone.factor] for milestone in training.schedule()]
+    settings["milestones"] = [[milestone.epoch, milestone.factor] for milestone in training.steps_of_rate()]
+    if training.schedule != "milestones":
+        del settings["milestones"]
+    settings |= identity_of(settings)
+    if training.attack.name in ("fgsm_rs", "n_fgsm"):  # one step, from noise of their own
+        for name in ("steps", "step_255", "random_start"):
+            del settings["attack"][name]
     if training.attack.name == "none":
         settings["attack"] = {"name": "none"}
         settings["augmentation"]["order"] = "clean"  # without an attack there is one order

@@ -17,6 +17,7 @@ from ablate.core.text import now_ms
 from ablate.learning import data, foreign
 from ablate.learning.augmentation import augmentation_source, get_augmentation
 from ablate.learning.models import check_model, source_digest
+from ablate.learning.objectives import get_objective, objective_source
 from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
 from ablate.spaces.metrics import Metric, Network, analysis_label, refused_scalar
@@ -339,7 +340,9 @@ def _user_code(spec: TrialSpec) -> dict[str, str]:
     get_augmentation(spec.training.augmentation.name)
     sources = {f"network:{spec.model.arch}": source_digest(spec.model.arch)}
     if spec.epochs:
-        name = spec.training.augmentation.name
+        name, objective = spec.training.augmentation.name, spec.training.objective
+        get_objective(objective)
+        sources[f"objective:{objective}"] = objective_source(objective)
         sources[f"augmentation:{name}"] = augmentation_source(name)
     return {name: source for name, source in sources.items() if source is not None}
 

@@ -6,6 +6,7 @@ computed from these models in `ablate.planning.keys`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -19,6 +20,10 @@ COLUMNS = ("natural", "gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20")
 PAPER_EPOCHS = 120
 PAPER_MILESTONES = ((60, 0.1), (90, 0.1), (110, 0.5))
 PAPER_BATCH_SIZE = 512
+MIXING = frozenset({"mixup", "cutmix"})
+"""Augmentations whose labels are mixed; a user's own are asked when training begins."""
+ONE_CYCLE = (1 / 25, 1 / 250_000, 0.3)
+"""Factors at the start and at the end, and when the rate is highest: PyTorch's defaults (arXiv 1708.07120)."""
 
 
 class Spec(BaseModel):
@@ -91,12 +96,21 @@ class ModelSpec(Spec):
 class TrainingAttackSpec(Spec):
     """The attack that makes the examples trained on; `none` is natural training."""
 
-    name: Literal["pgd", "none"] = Field("pgd", description="pgd: adversarial training; none: natural training.")
+    name: Literal["pgd", "fgsm_rs", "n_fgsm", "none"] = Field(
+        "pgd",
+        description="pgd; fgsm_rs: one step of 1.25 eps from a random start; n_fgsm: one of eps from noise of 2 eps, "
+        "not projected; none: natural training.",
+    )
     steps: int = Field(7, ge=1, le=1000, description="Iterations.")
     eps_255: float = Field(8.0, ge=0, le=255, description="Radius of the l-infinity ball, in 1/255.")
     step_255: float = Field(2.0, ge=0, le=255, description="Step size alpha, in 1/255.")
     random_start: bool = Field(True, description="Start from a uniform point of the ball.")
     network_mode: Literal["eval", "train"] = Field("eval", description="The network's mode while attacked.")
+
+    @property
+    def passes(self) -> int:
+        """Gradients that it takes of each image."""
+        return {"pgd": self.steps, "none": 0}.get(self.name, 1)
 
 
 class AugmentationSpec(Spec):
@@ -124,7 +138,7 @@ class TrainingSpec(Spec):
         ge=2,
         description="Images per optimizer step. An epoch's last batch may be smaller; a rest of one image joins none.",
     )
-    learning_rate: float = Field(0.1, gt=0, description="Of SGD, at the start.")
+    learning_rate: float = Field(0.1, gt=0, description="Of SGD: at the start, or the highest of the schedule.")
     learning_rate_scaling: Literal["none", "linear"] = Field(
         "none", description="linear: multiplied by batch_size / 512 (arXiv 1706.02677)."
     )
@@ -133,8 +147,21 @@ class TrainingSpec(Spec):
     milestones: Annotated[tuple[Milestone, ...], Field(strict=False)] | None = Field(
         None, description="Learning-rate steps; none: the paper's 60, 90, 110 of 120, scaled to `epochs`."
     )
+    schedule: Literal["milestones", "cosine", "one_cycle", "cyclic"] = Field(
+        "milestones",
+        description="Of the learning rate. cosine: half a wave to 0; one_cycle: up from 1/25 for 30 %, then down to "
+        "1/250,000; cyclic: up from 0 and down again in straight lines. All but milestones change with every step.",
+    )
     crop_padding: int = Field(4, ge=0, le=64, description="Random crop after padding by so many pixels; 0: none.")
     flip: bool = Field(True, description="Random horizontal flip.")
+    objective: str = Field(
+        "pgd_at", min_length=1, description="What is minimized: pgd_at, trades, mart or a registered one."
+    )
+    objective_weight: float | None = Field(
+        None, ge=0, description="Weight of its second term; none: its own, 6 of trades (1/lambda), 5 of mart."
+    )
+    awp: float = Field(0.0, ge=0, le=1, description="AWP: relative size of the weights' perturbation; 0: none.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the cross-entropy that is trained, not attacked.")
     attack: TrainingAttackSpec = TrainingAttackSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
@@ -151,7 +178,34 @@ class TrainingSpec(Spec):
                 )
         return self
 
-    def schedule(self) -> tuple[Milestone, ...]:
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        name, objective, smoothing = self.augmentation.name, self.objective, self.label_smoothing
+        if name in MIXING and smoothing:
+            raise ValueError(f"expected training.label_smoothing: 0 with mixed labels ({name}), got {smoothing:g}")
+        if objective == "pgd_at":
+            return self
+        if objective == "mart" and name in MIXING:
+            raise ValueError(
+                f"expected hard labels with training.objective: mart, got training.augmentation.name: {name}"
+            )
+        if objective == "mart" and smoothing:
+            raise ValueError(f"expected training.label_smoothing: 0 with training.objective: mart, got {smoothing:g}")
+        if name != "none" and self.augmentation.order != "clean":
+            raise ValueError(
+                f"expected training.augmentation.order: clean with training.objective: {objective}, which sets an "
+                f"image beside its adversarial example, got {self.augmentation.order}"
+            )
+        if objective in ("trades", "mart") and self.attack.name == "none":
+            raise ValueError(f"expected a training.attack with training.objective: {objective}, got none")
+        if objective == "trades" and self.attack.name == "pgd" and not self.attack.random_start:
+            raise ValueError(
+                "expected training.attack.random_start: true with training.objective: trades, whose attack has no "
+                "gradient at the image itself, got false"
+            )
+        return self
+
+    def steps_of_rate(self) -> tuple[Milestone, ...]:
         """The milestones in force: the given ones, or the paper's scaled to `epochs`.
 
         Returns:
@@ -162,22 +216,41 @@ class TrainingSpec(Spec):
         scaled = [(int(epoch * self.epochs / PAPER_EPOCHS + 0.5), factor) for epoch, factor in PAPER_MILESTONES]
         return tuple(Milestone(epoch=epoch, factor=factor) for epoch, factor in scaled if 1 <= epoch < self.epochs)
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """The learning rate during an epoch.
+    @property
+    def base_rate(self) -> float:
+        """learning_rate, times batch_size / 512 when scaled linearly: what schedules go by."""
+        scaled = self.learning_rate_scaling == "linear"
+        return self.learning_rate * (self.batch_size / PAPER_BATCH_SIZE) if scaled else self.learning_rate
+
+    def learning_rate_at(self, epoch: int, progress: float = 0.0) -> float:
+        """The learning rate at a moment.
 
         Args:
             epoch: From 1 to `epochs`.
+            progress: Share of the epoch that is done; of no effect on milestones.
 
         Returns:
-            learning_rate * (batch_size / 512 when scaled linearly) * the factors of the milestones passed.
+            The base rate * the factors of the milestones passed, or * the schedule's factor.
         """
-        rate = self.learning_rate
-        if self.learning_rate_scaling == "linear":
-            rate *= self.batch_size / PAPER_BATCH_SIZE
-        for milestone in self.schedule():
+        rate = self.base_rate
+        if self.schedule != "milestones":
+            return rate * _factor(self.schedule, (epoch - 1 + progress) / self.epochs)
+        for milestone in self.steps_of_rate():
             if epoch > milestone.epoch:
                 rate *= milestone.factor
         return rate
+
+
+def _factor(schedule: str, done: float) -> float:
+    """What a schedule multiplies the base rate by, once this share of a training is done."""
+    if schedule == "cosine":
+        return (1.0 + math.cos(math.pi * done)) / 2.0
+    if schedule == "cyclic":
+        return 1.0 - abs(2.0 * done - 1.0)
+    start, end, top = ONE_CYCLE
+    if done < top:
+        return start + (1.0 - start) * (1.0 - math.cos(math.pi * done / top)) / 2.0
+    return end + (1.0 - end) * (1.0 + math.cos(math.pi * (done - top) / (1.0 - top))) / 2.0
 
 
 class MeasurementSpec(Spec):

@@ -220,14 +220,14 @@ def test_the_papers_schedule() -> None:
     [(240, [120, 180, 220]), (12, [6, 9, 11]), (4, [2, 3]), (3, [2, 2]), (2, [1]), (1, []), (60, [30, 45, 55])],
 )
 def test_the_schedule_scales_with_the_epochs_and_keeps_an_epoch_after_each_step(epochs: int, steps: list[int]) -> None:
-    schedule = TrainingSpec(epochs=epochs).schedule()
+    schedule = TrainingSpec(epochs=epochs).steps_of_rate()
     assert [milestone.epoch for milestone in schedule][: len(steps)] == steps
     assert all(1 <= milestone.epoch < epochs for milestone in schedule)
 
 
 def test_given_milestones_are_sorted_and_not_scaled() -> None:
     spec = TrainingSpec(epochs=30, milestones=(Milestone(epoch=20, factor=0.5), Milestone(epoch=3, factor=2.0)))
-    assert [milestone.epoch for milestone in spec.schedule()] == [3, 20]
+    assert [milestone.epoch for milestone in spec.steps_of_rate()] == [3, 20]
     assert [spec.learning_rate_at(epoch) for epoch in (3, 4, 21)] == pytest.approx([0.1, 0.2, 0.1])
 
 

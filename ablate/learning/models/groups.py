@@ -15,7 +15,7 @@ def parameter_groups(network: nn.Module, training: TrainingSpec, model: ModelSpe
 
     In epoch e the schedule sets each group to
 
-        group["initial_lr"] * training.learning_rate_at(e) / training.learning_rate_at(1)
+        group["initial_lr"] * training.learning_rate_at(e) / training.base_rate
 
     so FAT's own rate is used as given (no scaling with the batch size) and has the same steps.
 
@@ -28,7 +28,7 @@ def parameter_groups(network: nn.Module, training: TrainingSpec, model: ModelSpe
         Groups for `torch.optim.SGD`, each with params, lr, initial_lr (equal at first) and weight_decay.
     """
     quantization = model.quantization
-    rate, decay = training.learning_rate_at(1), training.weight_decay
+    rate, decay = training.base_rate, training.weight_decay
     masks = [
         parameter
         for module in network.modules()

@@ -1,0 +1,226 @@
+"""What a training minimizes: PGD adversarial training, TRADES, MART, or a user's own; and AWP on top of each.
+
+An objective is a function of a batch to a scalar. The batch knows the network in training mode, the images, and the
+adversarial examples that the training attack made of them; a network's answers are computed when they are first asked
+for, and in that order.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablate.core.errors import SpecError
+from ablate.core.registry import Registry, table
+from ablate.learning.losses import Loss
+
+TINY = 1e-20
+"""What a gradient's norm is divided by at least, as in AWP's own code."""
+
+START_STD = 0.001
+"""Of the noise that an attack on the divergence starts from, pixels in [0, 1] (arXiv 1901.08573, Algorithm 1)."""
+
+Attacked = Literal["loss", "divergence"]
+"""What the training attack increases: the loss of the labels, or KL(network(x) || network(x'))."""
+
+
+@dataclass
+class Batch:
+    """What an objective looks at.
+
+    Args:
+        network: Images to logits in float32, in training mode: its batch normalizations see each batch apart.
+        images: [N, 3, H, W] in [0, 1], augmented, as they are before the attack.
+        adversarial: As `images`: what the attack made of them; with augmentation A-, what was then made of that.
+        labels: [N] int64, before any mixing.
+        targets: [N, K] that sum to 1; one-hot of `labels` unless they were mixed.
+        loss: Logits -> each example's loss: cross-entropy, smoothed where that is asked, or binary cross-entropy of
+            mixed labels.
+        weight: Of the objective's second term.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    images: Tensor
+    adversarial: Tensor
+    labels: Tensor
+    targets: Tensor
+    loss: Loss
+    weight: float
+
+    @functools.cached_property
+    def clean_logits(self) -> Tensor:
+        """What the network says of `images`."""
+        return self.network(self.images)
+
+    @functools.cached_property
+    def adversarial_logits(self) -> Tensor:
+        """What the network says of `adversarial`."""
+        return self.network(self.adversarial)
+
+
+ObjectiveFunction = Callable[[Batch], Tensor]
+"""A batch -> the scalar to minimize."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is known of an objective beside its function.
+
+    Args:
+        weight: Of its second term, where the spec tells none.
+        attacked: What the attack increases.
+        hard_labels: Whether it needs labels that are not mixed.
+        passes: Of each image through the network in an update.
+    """
+
+    weight: float = 1.0
+    attacked: Attacked = "loss"
+    hard_labels: bool = False
+    passes: int = 2
+
+
+_objectives: Registry[ObjectiveFunction] = Registry("training.objective")
+_traits: dict[str, Traits] = table({})
+get_objective = _objectives.get
+objective_names = _objectives.names
+objective_source = _objectives.source_digest
+
+
+def register_objective(
+    name: str, *, weight: float = 1.0, attacked: Attacked = "loss", hard_labels: bool = False, passes: int = 2
+) -> Callable[[ObjectiveFunction], ObjectiveFunction]:
+    """The decorator that makes an objective available as `training.objective: <name>`, for a user's own module too.
+
+    Args:
+        name: What space files call it.
+        weight: `batch.weight` where `training.objective_weight` is not set.
+        attacked: What the training attack increases.
+        hard_labels: Whether mixed labels are refused.
+        passes: Of each image through the network in an update, for estimates.
+
+    Returns:
+        The decorator; it returns the function unchanged.
+
+    Raises:
+        SpecError: The name belongs to another objective, or there is no such attack.
+    """
+    if attacked not in ("loss", "divergence"):
+        raise SpecError(f"expected attacked of an objective to be 'loss' or 'divergence', got {attacked!r}")
+
+    def decorate(function: ObjectiveFunction) -> ObjectiveFunction:
+        _objectives.register(name)(function)
+        _traits[name] = Traits(weight, attacked, hard_labels, passes)
+        return function
+
+    return decorate
+
+
+def traits(name: str) -> Traits:
+    """What is known of an objective.
+
+    Raises:
+        SpecError: Nobody registered it.
+    """
+    get_objective(name)
+    return _traits[name]
+
+
+@register_objective("pgd_at", weight=0.0, passes=1)
+def pgd_at(batch: Batch) -> Tensor:
+    """The mean loss of the adversarial examples (arXiv 1706.06083)."""
+    return batch.loss(batch.adversarial_logits).mean()
+
+
+@register_objective("trades", weight=6.0, attacked="divergence")
+def trades(batch: Batch) -> Tensor:
+    """The mean loss of the images + weight * KL(network(x) || network(x')) (arXiv 1901.08573; its code's beta).
+
+    Gradients reach both sides of the divergence, as in the authors' code.
+    """
+    clean, adversarial = batch.clean_logits, batch.adversarial_logits
+    divergence = F.kl_div(adversarial.log_softmax(dim=1), clean.softmax(dim=1), reduction="batchmean")
+    return batch.loss(clean).mean() + batch.weight * divergence
+
+
+@register_objective("mart", weight=5.0, hard_labels=True)
+def mart(batch: Batch) -> Tensor:
+    """Boosted cross-entropy + weight * KL(network(x) || network(x')) * (1 - p_y(x)) (ICLR 2020, Equation 11).
+
+    The boost is -log(1 - the highest probability of another class).
+    """
+    clean, adversarial = batch.clean_logits, batch.adversarial_logits
+    labels = batch.labels[:, None]
+    log_adversarial, log_clean = adversarial.log_softmax(dim=1), clean.log_softmax(dim=1)
+    wrong = adversarial.scatter(1, labels, -torch.inf).argmax(dim=1, keepdim=True)
+    # log(1 - p_k) = log of the sum of all the others: exact where p_k is nearly 1.
+    boost = -log_adversarial.scatter(1, wrong, -torch.inf).logsumexp(dim=1)
+    entropy = batch.loss(adversarial) + boost
+    divergence = F.kl_div(log_adversarial, log_clean, reduction="none", log_target=True).sum(dim=1)
+    doubt = 1.0 - log_clean.gather(1, labels)[:, 0].exp()
+    return entropy.mean() + batch.weight * (divergence * doubt).mean()
+
+
+def perturbable(network: nn.Module) -> list[nn.Parameter]:
+    """The weights of a network's convolutions and linear layers, which AWP moves."""
+    layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    weights: dict[int, nn.Parameter] = {}
+    for layer in layers:
+        if isinstance(layer.weight, nn.Parameter):  # else a user's parametrization computes it
+            weights[id(layer.weight)] = layer.weight
+    return list(weights.values())
+
+
+@contextmanager
+def kept_buffers(network: nn.Module) -> Iterator[None]:
+    """Inside, a forward in training mode may move a network's averages; afterwards they are what they were."""
+    buffers = list(network.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, kept in zip(buffers, before, strict=True):
+                buffer.copy_(kept)
+
+
+@contextmanager
+def moved_weights(weights: Sequence[nn.Parameter], gradients: Sequence[Tensor], size: float) -> Iterator[None]:
+    """Inside, each weight is w + size * ||w|| * g / ||g||; afterwards it is w again (arXiv 2004.05884, Equation 10).
+
+    Args:
+        weights: From `perturbable`.
+        gradients: Of what is to be increased, of the same shapes.
+        size: AWP's gamma.
+    """
+    before = [weight.detach().clone() for weight in weights]
+    with torch.no_grad():
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.add_(gradient * (size * weight.norm() / (gradient.norm() + TINY)))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, kept in zip(weights, before, strict=True):
+                weight.copy_(kept)
+
+
+def identity_of(settings: Mapping[str, object]) -> dict[str, object]:
+    """What of a training's settings tells its objective in a key.
+
+    Args:
+        settings: Of `TrainingSpec`.
+
+    Returns:
+        `objective_weight`: the one in force; None where the objective has no second term.
+    """
+    name, weight = str(settings["objective"]), settings["objective_weight"]
+    if name == "pgd_at":
+        return {"objective_weight": None}
+    return {"objective_weight": traits(name).weight if weight is None else weight}
