@@ -16,11 +16,11 @@ import torch
 
 from ablate.core.errors import place_of
 from ablate.core.text import duration, hours, named_line, plural, row_name
-from ablate.learning.cost import STEP_COST, UPDATE_COST, attack_steps, forward_flops, image_cost, measurement_cost
+from ablate.learning.cost import STEP_COST, attack_steps, forward_flops, image_cost, measurement_cost
 from ablate.learning.models import build_network
 from ablate.learning.monitoring import PROBE_IMAGES
 from ablate.planning.plan import Plan, PlannedTraining
-from ablate.spaces.specs import ModelSpec, TrainingAttackSpec, TrialSpec
+from ablate.spaces.specs import ModelSpec, TrainingSpec, TrialSpec
 from ablate.storage.checksums import read_json
 from ablate.storage.speeds import kind_of, known_speeds, mode_of
 from ablate.storage.storage import Storage
@@ -264,13 +264,18 @@ def _kind(identity: Mapping[str, Any]) -> tuple[str, str]:
     return str(identity.get("model", {}).get("arch")), mode
 
 
+_COUNTED = ("attack", "objective", "awp")
+"""Settings of training that tell how often an image passes through the network."""
+
+
 def _flops_per_image(identity: Mapping[str, Any]) -> float | None:
     settings = identity["model"]
     try:
         model = ModelSpec.model_validate({name: settings[name] for name in ("arch", "width", "depth")})
-        attack = TrainingAttackSpec.model_validate(identity["training"]["attack"])
+        known = {name: identity["training"][name] for name in _COUNTED if name in identity["training"]}
+        spec = TrialSpec(training=TrainingSpec.model_validate(known))
         size = int(identity["data"]["image_size"])
-        return forward_flops(model, size, 10) * (STEP_COST * attack_steps(attack) + UPDATE_COST)
+        return forward_flops(model, size, 10) * image_cost(spec)
     except Exception:  # another version's, or the user's network of another day
         return None
 

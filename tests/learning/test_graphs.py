@@ -66,6 +66,9 @@ MANY = {"training__epochs": 5, "training__milestones": [{"epoch": 3, "factor": 0
         {"training__crop_padding": 0, "training__flip": False},
         {"model__quantization": {"bits": 4, "fat": True}},
         {"model__arch": "test-dropout"},
+        {"training__objective": "trades", "training__awp": 0.01, "training__schedule": "cosine"},
+        {"training__objective": "mart", "training__attack__name": "n_fgsm", "training__schedule": "one_cycle"},
+        {"training__attack__name": "fgsm_rs", "training__label_smoothing": 0.1, "training__schedule": "cyclic"},
     ],
 )
 def test_replays_are_the_steps_themselves(changes: dict[str, Any], replayed: Any) -> None:

@@ -13,7 +13,7 @@ from ablate.spaces.presets import folder, load_preset
 from ablate.spaces.trials import configured_search
 from tests.support.helpers import run_launch, run_module
 
-MODULES = ("my_network", "my_attack", "my_augmentation", "my_analysis")
+MODULES = ("my_network", "my_attack", "my_augmentation", "my_objective", "my_analysis")
 IMPORTS = [part for module in MODULES for part in ("--import", module)]
 
 
@@ -57,7 +57,7 @@ def test_the_search_is_one(user: Path, preset: str) -> None:
 def test_network_attack_augmentation_analysis_and_figure_are_built_and_run(user: Path) -> None:
     arguments = ("--space", "my_experiment.yaml", *IMPORTS, "--local", "--cpus-per-trial", "1")
     text = run_launch(user, *arguments)
-    assert "plain" in text and "darkened" in text
+    assert "plain" in text and "darkened" in text and "paired" in text
     run_module("ablate.report", user, "--import", "my_analysis", "--out", "report")
     for suffix in ("png", "svg"):
         assert (user / "report" / "my_experiment" / f"figure-sizes.{suffix}").stat().st_size > 1000
@@ -81,6 +81,10 @@ def test_changed_code_is_another_experiment(user: Path) -> None:
     darken.write_text(darken.read_text().replace("0.5 + 0.5", "0.4 + 0.6"))
     other = json.loads(run_launch(user, *arguments))
     assert len(before["trainings"].keys() & other["trainings"].keys()) == 1  # the row without it
+    objective = user / "my_objective.py"
+    objective.write_text(objective.read_text().replace("square()", "abs()"))
+    paired = json.loads(run_launch(user, *arguments))
+    assert len(other["trainings"].keys() & paired["trainings"].keys()) == 2  # the rows without it
 
 
 def test_without_the_module_the_name_is_unknown(user: Path) -> None:
