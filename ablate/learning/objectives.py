@@ -24,9 +24,6 @@ from ablate.learning.losses import Loss
 TINY = 1e-20
 """What a gradient's norm is divided by at least, as in AWP's own code."""
 
-START_STD = 0.001
-"""Of the noise that an attack on the divergence starts from, pixels in [0, 1] (arXiv 1901.08573, Algorithm 1)."""
-
 Attacked = Literal["loss", "divergence"]
 """What the training attack increases: the loss of the labels, or KL(network(x) || network(x'))."""
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ablate.attacks.base import full_precision
 from ablate.attacks.evaluation import as_float
-from ablate.attacks.linf import ascend, divergence_from, uniform_start
+from ablate.attacks.linf import ascend, divergence_from
 from ablate.core import randomness
 from ablate.core.errors import SpecError
 from ablate.core.text import now_ms
@@ -33,15 +33,10 @@ from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
 from ablate.learning.models.folding import FoldedNetwork, InParts, as_measured, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
-from ablate.learning.objectives import START_STD, Batch, get_objective, kept_buffers, moved_weights, perturbable, traits
+from ablate.learning.objectives import Batch, get_objective, kept_buffers, moved_weights, perturbable, traits
+from ablate.learning.starts import start_of
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, within
 from ablate.spaces.specs import TrialSpec
-
-FGSM_RS_STEP = 1.25
-"""Step of FGSM with a random start, in radii (arXiv 2001.03994)."""
-
-N_FGSM_NOISE = 2.0
-"""Radius of N-FGSM's noise, in radii of the attack (arXiv 2202.01181)."""
 
 
 class TrainingError(Exception):
@@ -389,32 +384,13 @@ class TrainingRun:
             return images
         self.network.train(attack.network_mode == "train")
         images = images.contiguous(memory_format=self.layout)
-        eps, step, start = attack.eps_255 / 255, attack.step_255 / 255, images
-        ball = eps
-        index = torch.arange(len(images), device=self.device)
         diverging = self.traits.attacked == "divergence"
-        if attack.name == "n_fgsm":
-            # Its noise leaves the ball and is not brought back; only pixels stay pixels.
-            start = images + N_FGSM_NOISE * eps * self.signed_noise(images, draws, index)
-            step, ball = eps, 1.0
-        elif attack.name == "fgsm_rs":
-            step = FGSM_RS_STEP * eps
-            start = uniform_start(images, eps, draws.key("attack start"), index)
-        elif diverging:
-            noise = randomness.normal(draws.key("attack start"), index, tuple(images.shape[1:])).to(images.dtype)
-            start = images + START_STD * noise
-        elif attack.random_start:
-            start = uniform_start(images, eps, draws.key("attack start"), index)
+        start, step, ball = start_of(attack, images, draws, diverging=diverging)
         with frozen_parameters(self.network):
             if self.folded is not None:
                 self.folded.refresh()
             increase = divergence_from(self.clean_answers(images)) if diverging else lambda logits: loss(logits).sum()
             return ascend(self.ask, images, increase, start=start, eps=ball, step=step, steps=attack.passes)
-
-    def signed_noise(self, images: Tensor, draws: Draws, index: Tensor) -> Tensor:
-        """Uniform in [-1, 1), of the shape of images."""
-        noise = randomness.uniform(draws.key("attack start"), index, tuple(images.shape[1:])).to(images.dtype)
-        return 2.0 * noise - 1.0
 
     @torch.no_grad()
     def clean_answers(self, images: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Where training attacks start, how far their steps go, and in which ball they stay."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ablate.attacks.linf import uniform_start
+from ablate.core import randomness
+from ablate.learning.augmentation import Draws
+from ablate.spaces.specs import TrainingAttackSpec
+
+FGSM_RS_STEP = 1.25
+"""Step of FGSM with a random start, in radii (arXiv 2001.03994)."""
+
+N_FGSM_NOISE = 2.0
+"""Radius of N-FGSM's noise, in radii of the attack (arXiv 2202.01181)."""
+
+DIVERGENCE_STD = 0.001
+"""Of the noise that an attack on the divergence starts from, pixels in [0, 1] (arXiv 1901.08573, Algorithm 1)."""
+
+
+class Start(NamedTuple):
+    """How an attack goes about a batch; lengths are pixels in [0, 1]."""
+
+    images: Tensor
+    step: float
+    ball: float
+
+
+def start_of(attack: TrainingAttackSpec, images: Tensor, draws: Draws, *, diverging: bool) -> Start:
+    """Where an attack starts.
+
+    Args:
+        attack: Not `none`.
+        images: [N, 3, H, W] in [0, 1].
+        draws: The step's random numbers.
+        diverging: Whether it increases the divergence from the clean answer, which has no gradient at the image.
+
+    Returns:
+        The images to start from, the step, and the radius of the ball that every step is projected to.
+    """
+    eps, step, ball = attack.eps_255 / 255, attack.step_255 / 255, attack.eps_255 / 255
+    index, shape = torch.arange(len(images), device=images.device), tuple(images.shape[1:])
+    key = "attack start"
+    if attack.name == "n_fgsm":
+        # Its noise leaves the ball and is not brought back; only pixels stay pixels.
+        noise = 2.0 * randomness.uniform(draws.key(key), index, shape).to(images.dtype) - 1.0
+        return Start(images + N_FGSM_NOISE * eps * noise, eps, 1.0)
+    if attack.name == "fgsm_rs":
+        return Start(uniform_start(images, eps, draws.key(key), index), FGSM_RS_STEP * eps, ball)
+    if diverging:
+        noise = randomness.normal(draws.key(key), index, shape).to(images.dtype)
+        return Start(images + DIVERGENCE_STD * noise, step, ball)
+    if attack.random_start:
+        return Start(uniform_start(images, eps, draws.key(key), index), step, ball)
+    return Start(images, step, ball)
