@@ -107,7 +107,7 @@ class _Run:
                 # that a whole GPU has to be asked for, too.
                 share = 1.0
                 if self.task.gpu_share < 1:
-                    share = memory_share(self.task.gpu_share, _memory_of(self.device))
+                    share = memory_share(self.task.gpu_share, device_memory(self.device))
                 torch.cuda.set_per_process_memory_fraction(share, self.device.index or 0)
             ended = self._begin()
             if ended is not None:
@@ -453,7 +453,8 @@ def memory_share(share: float, memory: float) -> float:
     return max(_LEAST_SHARE, min(_WITHIN_SHARE * share, share - CONTEXT_BYTES / memory))
 
 
-def _memory_of(device: torch.device) -> float:
+def device_memory(device: torch.device) -> float:
+    """Bytes of a GPU."""
     return float(torch.cuda.get_device_properties(device).total_memory)
 
 

@@ -152,7 +152,7 @@ def test_a_share_of_a_gpu_is_set_on_a_device_that_torch_takes(
         given.append((fraction, torch.cuda._utils._get_device_index(device)))  # what torch itself asks of it
 
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", strict)
-    monkeypatch.setattr(worker, "_memory_of", lambda device: 80e9)
+    monkeypatch.setattr(worker, "device_memory", lambda device: 80e9)
     for device, share in (("cuda", 1.0), ("cuda:1", 0.25), ("cuda", 2.0)):
         outcome = worker.run(replace(doing, device=device, gpu_share=share), digits, lambda event: None)
         assert outcome.state == "finished", outcome.reason
