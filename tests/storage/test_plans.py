@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ablate.spaces.specs import DataSpec, TrialSpec
 from ablate.storage import plans
 from ablate.storage.checksums import seal
 from ablate.storage.plans import PlanFile
+from ablate.storage.registrations import RegistrationPart
 from ablate.storage.storage import Storage
 from tests.support.tracking_world import T0, plan_of
 
@@ -59,6 +60,7 @@ class Plan:
     overrides: list[str]
     seeds: list[int]
     trials: list[Planned]
+    registrations: dict[str, RegistrationPart] = field(default_factory=dict)
 
 
 @pytest.fixture
