@@ -124,9 +124,10 @@ class TuneExecutor:
             "folder": str(Path.cwd()),
             "metric": None if stopping is None else stopping.metric,
         }
+        cpus = self._cpus  # what is told a worker travels: without this executor, whose `note` may hold a terminal
         trainable = tune.with_resources(
             tune.with_parameters(_trainable, payload=payload),
-            lambda config: {"cpu": self._cpus, "gpu": config["gpus"]},
+            lambda config: {"cpu": cpus, "gpu": config["gpus"]},
         )
         scratch = tempfile.mkdtemp(prefix="ablate-tune-")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from rich.console import Console
 
 from ablate.execution.base import Event, Executor, GroupSize, Job, Lease, Outcome, Resources, Task, alone
 from ablate.execution.executors import open_executor
@@ -22,6 +24,9 @@ from tests.support.search_helpers import SEARCH
 from tests.support.tasks import planned
 
 pytestmark = pytest.mark.cluster
+
+say = Console(file=io.StringIO()).print
+"""As of a launch: it cannot travel to a worker."""
 
 Opened = Callable[[Plan, Path], AbstractContextManager[Executor]]
 
@@ -52,9 +57,9 @@ def opened(request: pytest.FixtureRequest) -> Opened:
         loaded = {data.dataset_name(spec): data.load(spec, folder) for spec in specs}
         files = Storage(str(folder / "storage")).files
         if request.param == "processes":
-            yield ProcessExecutor(["cpu", "cpu"], Resources(2, cpus=1), loaded, files, [], print)
+            yield ProcessExecutor(["cpu", "cpu"], Resources(2, cpus=1), loaded, files, [], say)
             return
-        with open_executor(request.param == "local", Resources(2, cpus=1), loaded, files, [], print) as executor:
+        with open_executor(request.param == "local", Resources(2, cpus=1), loaded, files, [], say) as executor:
             yield executor
 
     return open_
@@ -138,7 +143,7 @@ def test_processes_share_devices_and_a_lost_one_is_begun_again(tmp_path: Path, t
         for training in plan.trainings.values()
     }
     files = Storage(str(tmp_path / "storage")).files
-    executor = ProcessExecutor(["cpu"], Resources(2, cpus=1, gpus=0.5), loaded, files, [], print)
+    executor = ProcessExecutor(["cpu"], Resources(2, cpus=1, gpus=0.5), loaded, files, [], say)
     tasks = tasks_of(plan, tmp_path)
     groups = [tuple(tasks)] if together else [(task,) for task in tasks]
     queue = Jobs(*(Job(group, judged=True) for group in groups))
