@@ -99,7 +99,6 @@ def test_as_many_as_there_are_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._dynamo as dynamo
 
     limit, count = 2, 4
-    monkeypatch.setattr(dynamo.config, "recompile_limit", limit)
     # Followed by the compiler's front end, whose limits these are; what it makes of it is not the matter.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     quick = {"training__compile": True, "training__epochs": 1, "training__milestones": []}
@@ -109,8 +108,10 @@ def test_as_many_as_there_are_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     def on_epoch(name: str, state: TrainingState) -> None:
         refused.extend(text for text in dynamo.utils.counters["unimplemented"] if "limit" in text)
 
-    assert len(together(members, on_epoch)) == count and not refused
-    assert dynamo.config.recompile_limit == limit
+    # monkeypatch deletes what torch's settings do not hold as attributes, and a deleted setting is gone for all.
+    with dynamo.config.patch(recompile_limit=limit):
+        assert len(together(members, on_epoch)) == count and not refused
+        assert dynamo.config.recompile_limit == limit
 
 
 def test_what_is_broken_off_puts_everything_back() -> None:

@@ -216,7 +216,8 @@ def test_a_mistyped_choice_points_to_the_nearest() -> None:
     with pytest.raises(ValidationError) as caught:
         TrialSpec.model_validate({"training": {"attack": {"name": "pgf"}}})
     text = explain(caught.value, TrialSpec, lambda place: "here")
-    assert text == "here: training.attack.name: expected 'pgd' or 'none', got 'pgf'; did you mean 'pgd'?"
+    choices = "'pgd', 'fgsm_rs', 'n_fgsm' or 'none'"
+    assert text == f"here: training.attack.name: expected {choices}, got 'pgf'; did you mean 'pgd'?"
 
 
 def test_valid_keys_are_found_through_lists_and_unions() -> None:
