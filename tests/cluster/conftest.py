@@ -17,13 +17,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 
 @pytest.fixture
-def ray_cluster(request: pytest.FixtureRequest) -> RayCluster:
-    """The cluster of this process."""
+def ray_cluster(request: pytest.FixtureRequest) -> Iterator[RayCluster]:
+    """The cluster of this process; one whose head a test has killed is another one afterwards."""
     expected = f"expected {request.path.name} among the files of tests/conftest.py that share one cluster"
     assert request.path.name in ON_THE_CLUSTER, expected
     cluster: RayCluster = request.getfixturevalue("running")
-    cluster.start_again()
-    return cluster
+    if not cluster.folders:
+        cluster.start()
+    yield cluster
+    if cluster.headless:
+        cluster.shutdown()
 
 
 @pytest.fixture

@@ -48,20 +48,15 @@ class RayCluster:
         # A job's driver looks there which of the machine's clusters it belongs to; `ray start` would write it.
         (Path(self.folders[0]) / "ray_current_cluster").write_text(self.address)
         self.nodes: list[Any] = []
+        self.headless = False
         self.add_node()
 
-    def start_again(self) -> None:
-        """Start it again where a test has killed its head."""
-        if self.cluster.head_node.all_processes["gcs_server"][0].process.poll() is not None:
-            self.shutdown()
-            self.start()
-
     def kill_head(self) -> None:
-        """SIGKILL every process of the head."""
+        """SIGKILL every process of the head; what is left is to be shut down soon, or Ray ends this process."""
         for processes in self.cluster.head_node.all_processes.values():
             for each in processes:
                 each.process.kill()
-        self.cluster.head_node.all_processes["gcs_server"][0].process.wait()
+        self.headless = True
 
     @property
     def address(self) -> str:
@@ -88,9 +83,11 @@ class RayCluster:
         return int(node.all_processes["raylet"][0].process.pid)
 
     def shutdown(self) -> None:
-        self.cluster.shutdown()
-        for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        """End what runs of it."""
+        if self.folders:
+            self.cluster.shutdown()
+        while self.folders:
+            shutil.rmtree(self.folders.pop(), ignore_errors=True)
 
 
 @contextmanager
