@@ -51,6 +51,7 @@ def test_every_option_reaches_the_job_or_is_refused_or_means_nothing_there() -> 
         "tracking": False,
         "cpus_per_trial": 2,
         "gpus_per_trial": 2.0,
+        "trials_per_process": "2",
         "max_concurrent": 3,
         "max_failures": 5,
         "retry_failed": True,
@@ -68,7 +69,7 @@ def test_every_option_reaches_the_job_or_is_refused_or_means_nothing_there() -> 
         assert submission_of(**{name: value}).arguments == plain, name
     assert "--cluster" not in plain
     others = {"cluster", "storage_is_shared", "dry_run", "include", "local", "as_json", "list_spaces", "watch"}
-    assert OPTIONS.keys() == {*changes, *others}
+    assert OPTIONS.keys() == {*changes, *others, "version"}
 
 
 @pytest.mark.parametrize(

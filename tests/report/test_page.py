@@ -17,6 +17,7 @@ from ablate.report.results import Outcome, Results, published_results
 from ablate.report.tables import Cell, Line, Row, TableInput, build_table
 from ablate.report.verdicts.verdicts import judge
 from ablate.spaces.claims import Above, Claim, Value
+from ablate.spaces.looks import Design
 
 EVIL = "<script>alert('&\"')</script>"
 PNG = b"\x89PNG not really"
@@ -90,7 +91,7 @@ def space(name: str = "batch_size", **changes: object) -> SpacePage:
                 Link("seed 1", None, "b" * 32),
             ]
         },
-        verdicts=[(judge(claim, results()), judge(claim, theirs)) for claim in claims],
+        verdicts=[(judge(claim, results(), design=Design(looks=(2,))), judge(claim, theirs)) for claim in claims],
         verdict_note="About CIFAR-10.",
         figures=[Picture("2", "Spectra", "What to see.", PNG, b"<svg/>"), Missing("3: Kernels", "not measured yet.")],
         problems=["third, seed 0: failed: loss became nan in epoch 3"],
