@@ -10,6 +10,7 @@ Source: arXiv 2003.01690.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
@@ -19,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
-from ablate.attacks.remaining import Remaining, in_whole_batches
-from ablate.attacks.threats import Threat
+from ablate.attacks.linf import LinfAttack, corners, uniform_noise
+from ablate.attacks.remaining import Remaining, first_to_break, in_whole_batches
 from ablate.core.errors import SpecError
-from ablate.core.randomness import stream, uniform
+from ablate.core.randomness import stream
 from ablate.spaces.specs import MeasurementSpec
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -45,11 +46,12 @@ def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """[N] the targeted difference of logits ratio: -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2), of logits in order."""
     top = logits.topk(4, dim=1).values
-    own, other = _at(logits, labels), _at(logits, targets)
+    own, other = logit_of(logits, labels), logit_of(logits, targets)
     return -(own - other) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _TINY)
 
 
-def _at(logits: Tensor, classes: Tensor) -> Tensor:
+def logit_of(logits: Tensor, classes: Tensor) -> Tensor:
+    """[N] the logit of one class of each image, of [N, classes] and [N] int64."""
     return logits.gather(1, classes[:, None]).squeeze(1)
 
 
@@ -78,7 +80,7 @@ def start_on_the_face(images: Tensor, eps: float, key: int, index: Tensor) -> Te
         key: Stream of random numbers.
         index: [N] int64, what each image's numbers hang on.
     """
-    noise = 2.0 * uniform(key, index, tuple(images.shape[1:])).to(images.dtype) - 1.0
+    noise = uniform_noise(images, key, index)
     largest = noise.abs().amax(dim=(1, 2, 3), keepdim=True)
     return (images + eps * noise / (largest + _TINY)).clamp_(0.0, 1.0)
 
@@ -125,11 +127,12 @@ def ascend_adaptively(
     images = images.detach()
     done = torch.zeros_like(labels, dtype=torch.bool) if done is None else done
     zero = torch.zeros(len(images), dtype=images.dtype, device=images.device)
+    lower, upper = corners(images, eps)
     left = Remaining(
         images,
         done,
-        lower=(images - eps).clamp_(min=0.0),
-        upper=(images + eps).clamp_(max=1.0),
+        lower=lower,
+        upper=upper,
         labels=labels,
         targets=labels if targets is None else targets,
         now=start.detach(),
@@ -215,7 +218,7 @@ def wrong_already(
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class APGD(Attack):
+class APGD(LinfAttack):
     """Auto-PGD on the cross-entropy.
 
     Args:
@@ -235,11 +238,6 @@ class APGD(Attack):
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255", "steps", "restarts")
 
-    @property
-    def threat(self) -> Threat:
-        """The l-infinity ball."""
-        return Threat("linf", self.eps_255)
-
     def perturb(
         self,
         network: Network,
@@ -253,19 +251,18 @@ class APGD(Attack):
         """As in `Attack.perturb`."""
         eps = self.eps_255 / 255
         _, done = wrong_already(network, images, labels, clean_logits)
-        made = images.detach()
-        for restart in range(self.restarts):
+
+        def attempt(restart: int, done: Tensor) -> tuple[Tensor, Tensor]:
             start = start_on_the_face(images, eps, stream(seed, f"attack:{self.name}", restart), index)
-            found, broken = ascend_adaptively(
+            return ascend_adaptively(
                 network, images, labels, cross_entropy, start=start, eps=eps, steps=self.steps, done=done
             )
-            made = _where(broken | (~done if restart == 0 else broken), found, made)
-            done = done | broken
-        return made.clone() if made is images else made
+
+        return first_to_break(images, done, attempt, range(self.restarts))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class TargetedAPGD(Attack):
+class TargetedAPGD(LinfAttack):
     """Auto-PGD on the targeted difference of logits ratio, one target class after the other.
 
     Args:
@@ -288,11 +285,6 @@ class TargetedAPGD(Attack):
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255", "steps", "targets", "restarts")
 
-    @property
-    def threat(self) -> Threat:
-        """The l-infinity ball."""
-        return Threat("linf", self.eps_255)
-
     def perturb(
         self,
         network: Network,
@@ -308,26 +300,25 @@ class TargetedAPGD(Attack):
         logits, done = wrong_already(network, images, labels, clean_logits)
         if logits.shape[1] < self.least_classes:
             raise SpecError(f"{self.name}: expected at least {self.least_classes} classes, got {logits.shape[1]}")
-        made = images.detach()
         others = likeliest_others(logits, labels, self.targets)
-        for rank in range(others.shape[1]):
-            for restart in range(self.restarts):
-                key = stream(seed, f"attack:{self.name}", rank, restart)
-                found, broken = ascend_adaptively(
-                    network,
-                    images,
-                    labels,
-                    targeted_dlr,
-                    start=start_on_the_face(images, eps, key, index),
-                    eps=eps,
-                    steps=self.steps,
-                    targets=others[:, rank],
-                    done=done,
-                )
-                # Of an image that stays right, what was made for the likeliest other class.
-                made = _where(broken | (~done if rank == restart == 0 else broken), found, made)
-                done = done | broken
-        return made.clone() if made is images else made
+
+        def attempt(which: tuple[int, int], done: Tensor) -> tuple[Tensor, Tensor]:
+            rank, restart = which
+            key = stream(seed, f"attack:{self.name}", rank, restart)
+            return ascend_adaptively(
+                network,
+                images,
+                labels,
+                targeted_dlr,
+                start=start_on_the_face(images, eps, key, index),
+                eps=eps,
+                steps=self.steps,
+                targets=others[:, rank],
+                done=done,
+            )
+
+        # Of an image that stays right, what was made for the likeliest other class.
+        return first_to_break(images, done, attempt, itertools.product(range(others.shape[1]), range(self.restarts)))
 
 
 @register_attack("apgd_ce")

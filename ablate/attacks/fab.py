@@ -10,17 +10,18 @@ Source: arXiv 1907.02044.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ablate.attacks.apgd import likeliest_others, wrong_already
+from ablate.attacks.apgd import likeliest_others, logit_of, start_on_the_face, wrong_already
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
-from ablate.attacks.remaining import Remaining, in_whole_batches
-from ablate.attacks.threats import Threat
-from ablate.core.randomness import stream, uniform
+from ablate.attacks.linf import LinfAttack
+from ablate.attacks.remaining import Remaining, first_to_break, in_whole_batches
+from ablate.core.randomness import stream
 from ablate.spaces.specs import MeasurementSpec
 
 OVERSHOOT, BACK, MOST_BIAS = 1.05, 0.9, 0.1
@@ -66,7 +67,7 @@ def project_linf(points: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class TargetedFAB(Attack):
+class TargetedFAB(LinfAttack):
     """Targeted FAB: the boundary to one class after the other.
 
     Args:
@@ -88,11 +89,6 @@ class TargetedFAB(Attack):
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255", "steps", "targets", "restarts")
 
-    @property
-    def threat(self) -> Threat:
-        """The l-infinity ball."""
-        return Threat("linf", self.eps_255)
-
     def perturb(
         self,
         network: Network,
@@ -107,19 +103,17 @@ class TargetedFAB(Attack):
         images = images.detach()
         logits, done = wrong_already(network, images, labels, clean_logits)
         others = likeliest_others(logits, labels, self.targets)
-        made = images
-        for rank in range(others.shape[1]):
-            for restart in range(self.restarts):
-                start = images
-                if restart:
-                    key = stream(seed, f"attack:{self.name}", rank, restart)
-                    noise = 2.0 * uniform(key, index, tuple(images.shape[1:])).to(images.dtype) - 1.0
-                    largest = noise.abs().amax(dim=(1, 2, 3), keepdim=True)
-                    start = (images + self.eps_255 / 255 * noise / (largest + _TINY) / 2).clamp(0.0, 1.0)
-                found, broken = self._approach(network, images, labels, others[:, rank], start, done)
-                made = torch.where(broken[:, None, None, None], found, made)
-                done = done | broken
-        return made.clone() if made is images else made
+
+        def attempt(which: tuple[int, int], done: Tensor) -> tuple[Tensor, Tensor]:
+            rank, restart = which
+            start = images
+            if restart:
+                key = stream(seed, f"attack:{self.name}", rank, restart)
+                start = start_on_the_face(images, self.eps_255 / 255 / 2, key, index)
+            return self._approach(network, images, labels, others[:, rank], start, done)
+
+        # What is not broken comes back from `_approach` as it was, also of the first attempt.
+        return first_to_break(images, done, attempt, itertools.product(range(others.shape[1]), range(self.restarts)))
 
     def _approach(
         self, network: Network, images: Tensor, labels: Tensor, targets: Tensor, start: Tensor, done: Tensor
@@ -138,8 +132,7 @@ class TargetedFAB(Attack):
             with torch.enable_grad():
                 now = chosen["now"].detach().requires_grad_()
                 logits = ask(now)
-                own = logits.gather(1, chosen["labels"][:, None]).squeeze(1)
-                lead = logits.gather(1, chosen["targets"][:, None]).squeeze(1) - own
+                lead = logit_of(logits, chosen["targets"]) - logit_of(logits, chosen["labels"])
                 (gradient,) = torch.autograd.grad(lead.sum(), now)
             lead = lead.detach()
             if which is None:

@@ -19,6 +19,32 @@ from ablate.core.randomness import normal, stream, uniform
 from ablate.spaces.specs import MeasurementSpec
 
 
+class LinfAttack(Attack):
+    """An attack in an l-infinity ball around the image; a dataclass whose fields have its radius."""
+
+    eps_255: float
+
+    @property
+    def threat(self) -> Threat:
+        """The l-infinity ball."""
+        return Threat("linf", self.eps_255)
+
+
+def corners(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest values of the ball within [0, 1].
+
+    Both faces of ball and box cost one clamp a step, where clipping the difference would cost four kernels.
+
+    Args:
+        images: [N, C, H, W] float in [0, 1], the centres.
+        eps: Radius, pixels in [0, 1].
+
+    Returns:
+        Each like `images`.
+    """
+    return (images - eps).clamp_(min=0.0), (images + eps).clamp_(max=1.0)
+
+
 def ascend(
     network: Network,
     images: Tensor,
@@ -50,10 +76,7 @@ def ascend(
 
     Source: arXiv 1706.06083.
     """
-    images = images.detach()
-    # The two faces of (ball and box) cost one clamp per step, where clipping the difference would cost four kernels.
-    lower = (images - eps).clamp_(min=0.0)
-    upper = (images + eps).clamp_(max=1.0)
+    lower, upper = corners(images.detach(), eps)
     current = start.detach()
     with torch.enable_grad():
         for _ in range(steps):
@@ -93,6 +116,17 @@ def divergence_from(clean_logits: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda logits: F.kl_div(logits.log_softmax(dim=1), target, reduction="sum")
 
 
+def uniform_noise(images: Tensor, key: int | Tensor, index: Tensor) -> Tensor:
+    """Uniform numbers in [-1, 1), of the images' shape and type.
+
+    Args:
+        images: [N, C, H, W].
+        key: Stream of random numbers, see `ablate.core.randomness.stream`.
+        index: [N] int64, what each image's numbers hang on.
+    """
+    return 2.0 * uniform(key, index, tuple(images.shape[1:])).to(images.dtype) - 1.0
+
+
 def uniform_start(images: Tensor, eps: float, key: int | Tensor, index: Tensor) -> Tensor:
     """A uniform point of the ball, clamped to [0, 1].
 
@@ -105,8 +139,7 @@ def uniform_start(images: Tensor, eps: float, key: int | Tensor, index: Tensor) 
     Returns:
         [N, C, H, W] in [0, 1], of the images' type and memory format.
     """
-    noise = uniform(key, index, tuple(images.shape[1:])).to(images.dtype)
-    return (images + eps * (2.0 * noise - 1.0)).clamp_(0.0, 1.0)
+    return (images + eps * uniform_noise(images, key, index)).clamp_(0.0, 1.0)
 
 
 def restarted(
@@ -146,7 +179,7 @@ def _some(values: Tensor, which: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM(Attack):
+class FGSM(LinfAttack):
     """Fast gradient sign method: one step of eps (arXiv 1412.6572).
 
     Args:
@@ -158,11 +191,6 @@ class FGSM(Attack):
 
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255")
-
-    @property
-    def threat(self) -> Threat:
-        """The l-infinity ball."""
-        return Threat("linf", self.eps_255)
 
     def perturb(
         self,
@@ -180,7 +208,7 @@ class FGSM(Attack):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class PGD(Attack):
+class PGD(LinfAttack):
     """Projected gradient descent from a random point of the ball (arXiv 1706.06083).
 
     Args:
@@ -200,11 +228,6 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255", "step_255", "steps", "restarts")
-
-    @property
-    def threat(self) -> Threat:
-        """The l-infinity ball."""
-        return Threat("linf", self.eps_255)
 
     def perturb(
         self,
@@ -230,7 +253,7 @@ class PGD(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BIM(Attack):
+class BIM(LinfAttack):
     """Basic iterative method: PGD from the image itself (arXiv 1607.02533).
 
     Args:
@@ -246,11 +269,6 @@ class BIM(Attack):
 
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255", "step_255", "steps")
-
-    @property
-    def threat(self) -> Threat:
-        """The l-infinity ball."""
-        return Threat("linf", self.eps_255)
 
     def perturb(
         self,
@@ -268,7 +286,7 @@ class BIM(Attack):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class TPGD(Attack):
+class TPGD(LinfAttack):
     """TRADES' attack: away from what the network says of the clean image, labels unseen (arXiv 1901.08573).
 
     It starts from the image with a little noise, because at the image itself the gradient of the divergence is 0.
@@ -292,11 +310,6 @@ class TPGD(Attack):
 
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255", "step_255", "steps", "start_std", "restarts")
-
-    @property
-    def threat(self) -> Threat:
-        """The l-infinity ball."""
-        return Threat("linf", self.eps_255)
 
     def perturb(
         self,

@@ -5,10 +5,15 @@ Every image has its own state and its own random numbers, so leaving some out ch
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from ablate.attacks.base import Network, full_precision
+
+Which = TypeVar("Which")
 
 WHOLE_BATCHES = 16
 """On a CPU the network is asked about a multiple of so many images: kernels for fewer round otherwise, and what is said
@@ -40,6 +45,32 @@ def in_whole_batches(network: Network) -> Network:
         return full_precision(network(filled))[: len(images)]
 
     return ask
+
+
+def first_to_break(
+    images: Tensor,
+    done: Tensor,
+    attempt: Callable[[Which, Tensor], tuple[Tensor, Tensor]],
+    which: Iterable[Which],
+) -> Tensor:
+    """Attack again and again the images that are still right.
+
+    Args:
+        images: [N, C, H, W], what comes back for images that are not attacked at all.
+        done: [N] bool, those.
+        attempt: Which attempt, and [N] bool which images it is to leave alone, to [N, C, H, W] and [N] bool which of
+            these are misclassified now.
+        which: All attempts, in order.
+
+    Returns:
+        [N, C, H, W], of an image what the first attempt made that broke it, else what the first of all made.
+    """
+    made, first = images.detach().clone(), True
+    for each in which:
+        found, broken = attempt(each, done)
+        made = torch.where((broken | ~done if first else broken)[:, None, None, None], found, made)
+        done, first = done | broken, False
+    return made
 
 
 def _format(images: Tensor) -> torch.memory_format:

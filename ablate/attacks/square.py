@@ -18,8 +18,8 @@ from torch import Tensor
 from ablate.attacks.apgd import wrong_already
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
 from ablate.attacks.carlini_wagner import true_margin
-from ablate.attacks.remaining import Remaining, in_whole_batches
-from ablate.attacks.threats import Threat
+from ablate.attacks.linf import LinfAttack, corners
+from ablate.attacks.remaining import Remaining, first_to_break, in_whole_batches
 from ablate.core.randomness import bits, stream
 from ablate.spaces.specs import MeasurementSpec
 
@@ -48,7 +48,7 @@ def _below(raw: Tensor, limit: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Square(Attack):
+class Square(LinfAttack):
     """Random search by squares of one colour at the faces of the ball.
 
     Args:
@@ -68,11 +68,6 @@ class Square(Attack):
     def __post_init__(self) -> None:
         refuse_negative(self, "eps_255", "queries", "restarts")
 
-    @property
-    def threat(self) -> Threat:
-        """The l-infinity ball."""
-        return Threat("linf", self.eps_255)
-
     def perturb(
         self,
         network: Network,
@@ -86,13 +81,12 @@ class Square(Attack):
         """As in `Attack.perturb`."""
         images = images.detach()
         _, done = wrong_already(network, images, labels, clean_logits)
-        made = images
-        for restart in range(self.restarts):
+
+        def attempt(restart: int, done: Tensor) -> tuple[Tensor, Tensor]:
             key = stream(seed, f"attack:{self.name}", restart)
-            found, broken = self._search(network, images, labels, index, key, done)
-            made = torch.where((broken | (~done & (restart == 0)))[:, None, None, None], found, made)
-            done = done | broken
-        return made.clone() if made is images else made
+            return self._search(network, images, labels, index, key, done)
+
+        return first_to_break(images, done, attempt, range(self.restarts))
 
     @torch.no_grad()
     def _search(
@@ -100,7 +94,7 @@ class Square(Attack):
     ) -> tuple[Tensor, Tensor]:
         eps = self.eps_255 / 255
         channels, height, width = images.shape[1:]
-        lower, upper = (images - eps).clamp_(min=0.0), (images + eps).clamp_(max=1.0)
+        lower, upper = corners(images, eps)
         stripes = bits(stream(seed, "start"), index, (channels, 1, width)) & 1
         start = torch.where(stripes.bool(), upper, lower)
         best = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)

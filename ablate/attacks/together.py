@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ablate.attacks.base import Attack, Network, build_attack, register_attack
 from ablate.attacks.evaluation import CleanLogits, evaluate
+from ablate.attacks.linf import LinfAttack
 from ablate.attacks.threats import Threat
 from ablate.core.errors import SpecError
 from ablate.spaces.specs import MeasurementSpec
@@ -31,7 +32,7 @@ NOBODY = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together(Attack):
+class Together(LinfAttack):
     """The worst that several attacks do to each image.
 
     Args:
@@ -56,11 +57,6 @@ class Together(Attack):
             if not part.threat.is_part_of(self.threat):
                 ball, got = self.threat.words(), part.threat.words()
                 raise SpecError(f"{self.name}: expected attacks of {ball}, got {got} of {part.name!r}")
-
-    @property
-    def threat(self) -> Threat:
-        """The ball of all parts."""
-        return Threat("linf", self.eps_255)
 
     def perturb(
         self,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ablate.attacks.linf import uniform_start
+from ablate.attacks.linf import uniform_noise, uniform_start
 from ablate.core import randomness
 from ablate.learning.augmentation import Draws
 from ablate.spaces.specs import TrainingAttackSpec
@@ -47,8 +47,7 @@ def start_of(attack: TrainingAttackSpec, images: Tensor, draws: Draws, *, diverg
     key = "attack start"
     if attack.name == "n_fgsm":
         # Its noise leaves the ball and is not brought back; only pixels stay pixels.
-        noise = 2.0 * randomness.uniform(draws.key(key), index, shape).to(images.dtype) - 1.0
-        return Start(images + N_FGSM_NOISE * eps * noise, eps, 1.0)
+        return Start(images + N_FGSM_NOISE * eps * uniform_noise(images, draws.key(key), index), eps, 1.0)
     if attack.name == "fgsm_rs":
         return Start(uniform_start(images, eps, draws.key(key), index), FGSM_RS_STEP * eps, ball)
     if diverging:
