@@ -129,26 +129,23 @@ def _of_claim(
     def hours(count: int | None) -> float | None:
         return None if each is None or count is None else each * rows * count
 
-    told: list[tuple[float, Contrast, float | None, str, float | None, str, int | None, float | None]] = []
+    told = []
     for contrast in asked:
         effect, effect_from = _effect(claim, contrast, results)
         known, noise_from = _noise(contrast, results)
-        if known is None:
-            told.append((math.inf, contrast, effect, effect_from, None, "", None, None))
-            continue
-        noise = math.sqrt(sum(float(part.variance) for part in known.noise))
-        needed = None
-        if effect is not None:
-            needed = look_to_decide(contrast, _with(known, effect), list(shares), shares.__getitem__)
-        smallest = None if within is None else _smallest(contrast, known, shares[within], within)
-        order = math.inf if needed is None else needed
-        told.append((order, contrast, effect, effect_from, noise, noise_from, needed, smallest))
-    hardest = max(told, key=lambda item: (item[0], item[7] or 0.0))
-    _, contrast, effect, effect_from, known_noise, noise_from, needed, smallest = hardest
-    return Foresight(
-        claim.says, contrast.words, effect, effect_from, known_noise, noise_from, needed, hours(needed), within,
-        smallest, hours(within), unit,
-    )  # fmt: skip
+        noise = needed = smallest = None
+        if known is not None:
+            noise = math.sqrt(sum(float(part.variance) for part in known.noise))
+            if effect is not None:
+                needed = look_to_decide(contrast, _with(known, effect), list(shares), shares.__getitem__)
+            smallest = None if within is None else _smallest(contrast, known, shares[within], within)
+        told.append(
+            Foresight(
+                claim.says, contrast.words, effect, effect_from, noise, noise_from, needed, hours(needed), within,
+                smallest, hours(within), unit,
+            )
+        )  # fmt: skip
+    return max(told, key=lambda each: (math.inf if each.seeds is None else each.seeds, each.smallest or 0.0))
 
 
 def _with(known: Estimate, effect: float) -> Estimate:

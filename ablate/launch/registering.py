@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from ablate.storage.registrations import (
     read_all,
     write_first,
 )
+from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
 
 _RULES = ("looks", "seeds", "failures")
@@ -48,11 +50,10 @@ def register(
     Raises:
         StorageError: Storage cannot be written.
     """
-    parts = {}
-    for loaded in plan.spaces:
-        if loaded.space.claims and plan.preset.preset.decides_claims:
-            parts[loaded.name] = _register(loaded, plan, storage, provenance.get("git_commit", ""), data_root)
-    return parts
+    deciding = [loaded for loaded in plan.spaces if loaded.space.claims and plan.preset.preset.decides_claims]
+    there = read_all(storage.files) if deciding else ([], {})
+    commit = provenance.get("git_commit", "")
+    return {loaded.name: _register(loaded, plan, storage, there, commit, data_root) for loaded in deciding}
 
 
 def content_of(loaded: SpaceFile, plan: Plan) -> dict[str, Any]:
@@ -72,10 +73,17 @@ def content_of(loaded: SpaceFile, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _register(loaded: SpaceFile, plan: Plan, storage: Storage, commit: str, data_root: Path) -> RegistrationPart:
+def _register(
+    loaded: SpaceFile,
+    plan: Plan,
+    storage: Storage,
+    there: tuple[list[Registration], dict[str, str]],
+    commit: str,
+    data_root: Path,
+) -> RegistrationPart:
     content = content_of(loaded, plan)
     name = digest(content)
-    found, damaged = read_all(storage.files)
+    found, damaged = there
     earlier = [each for each in found if each.space == loaded.name]
     mine = next((each for each in earlier if each.digest == name), None)
     if mine is None and name not in damaged:
@@ -92,7 +100,7 @@ def _register(loaded: SpaceFile, plan: Plan, storage: Storage, commit: str, data
             changed=_changes(earlier[-1], content) if earlier else [],
         )
         write_first(storage.files, made)
-        found, damaged = read_all(storage.files)
+        found, damaged = read_all(storage.files)  # another launch's may be the first
         earlier = [each for each in found if each.space == loaded.name]
         mine = next((each for each in earlier if each.digest == name), None)
     standings = []
@@ -168,8 +176,12 @@ def _known(
         if trial.training in there:
             of_row.setdefault(trial.trial.label, []).append(trial)
 
+    view = functools.cache(storage.view)
+
     def measured(row: str, metrics: tuple[str, ...]) -> bool:
-        return any(all(_has(storage, trial, metric) for metric in metrics) for trial in of_row.get(row, []))
+        return any(
+            all(_has(view(trial.training), trial, metric) for metric in metrics) for trial in of_row.get(row, [])
+        )
 
     found = {}
     for number, claim in enumerate(content["claims"]):
@@ -182,9 +194,8 @@ def _known(
     return found
 
 
-def _has(storage: Storage, trial: PlannedTrial, metric: str) -> bool:
+def _has(view: TrainingView, trial: PlannedTrial, metric: str) -> bool:
     """Whether storage holds a metric of a trial; a curve or its end, once an epoch is there."""
-    view = storage.view(trial.training)
     columns = columns_of(trial.columns)
     if metric in columns:
         return trial.columns[columns[metric]] in view.records
