@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,8 +101,10 @@ def main(
             from ablate.storage.storage import Storage
 
             packing = _rates(found["packing"])
-            files, streams = Storage(storage).files, found.pop("rates_of_streams")
-            keep(files, found["speeds"], found["device_key"], found["cores"], packing, streams)
+            streams = _rates(
+                {**each, "images_per_second": each["images_per_second"]["median"]} for each in found["streams"]
+            )
+            keep(Storage(storage).files, found["speeds"], found["device_key"], found["cores"], packing, streams)
             console.print(Text(f"Speeds kept in {storage}: --dry-run of launches with this storage goes by them."))
     except UserError as error:
         open_console(sys.stderr).print(Text(str(error)))
@@ -182,7 +184,6 @@ def _run(
     from ablate.bench.cases import Case, time_columns, time_step
     from ablate.bench.machine import device_name as name_of
     from ablate.bench.machine import matmul_peak
-    from ablate.bench.streams import rates
     from ablate.learning.memory import ran_out_of_memory
     from ablate.learning.turns import convolutions_in
     from ablate.spaces.specs import COLUMNS
@@ -257,7 +258,6 @@ def _run(
         "results": rows,
         "packing": [each.as_json() for each in packed],
         "streams": [each.as_json() for each in streams],
-        "rates_of_streams": rates(streams),
         "speeds": speeds,
         "device_key": "cpu" if device.type == "cpu" else name_of(device),
         "cores": torch.get_num_threads(),
@@ -341,17 +341,17 @@ def _fitting(model: ModelSpec, count: int, what: str, device: torch.device) -> i
     return count
 
 
-def _rates(packed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By network, mode and batch size what the counts did."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for each in packed:
+def _rates(measured: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """By network, mode and batch size what the counts did, as `ablate.storage.speeds.keep` takes it."""
+    found: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for each in measured:
         what = {**{name: each[name] for name in ("model", "mode", "batch_size")}, "rates": {}}
-        entry = found.setdefault((each["label"], each["batch_size"]), what)
+        entry = found.setdefault((each["label"], each["mode"], each["batch_size"]), what)
         entry["rates"][str(each["count"])] = each["images_per_second"]
     return list(found.values())
 
 
-_INNER = ("cores", "rates_of_streams")
+_INNER = ("cores",)
 
 _HEAD = (
     f"{'network':<24} {'what':<8} {'batch':>5} {'mode':<17} {'images/s':>8} {'torchattacks':>21} "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 
 from ablate.attacks import CleanLogits, Together, build_attack, evaluate_together
 from ablate.bench.cases import CLASSES, IMAGE_SIZE, Case, Result, random_dataset
-from ablate.bench.timing import Timed
+from ablate.bench.timing import Timed, alternately
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import memory_format
@@ -73,13 +72,5 @@ def time_autoattack(case: Case, images: int, rounds: int, device: torch.device) 
     if library is not None:
         theirs = library.AutoAttack(plain, eps=attack.eps_255 / 255, seed=0, device=device, version="standard")
         contestants[RIVAL] = lambda: theirs.run_standard_evaluation(floats, labels, batch_size=case.batch_size)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds):
-        for name in list(contestants) if turn % 2 == 0 else reversed(list(contestants)):
-            began = time.perf_counter()
-            contestants[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds[name].append(time.perf_counter() - began)
-    timed = {name: Timed(tuple(taken), math.nan) for name, taken in seconds.items()}
+    timed = {name: Timed(taken, math.nan) for name, taken in alternately(contestants, rounds, device).items()}
     return Result(case, {"float32": timed.pop("float32")}, timed)

@@ -101,13 +101,3 @@ def time_streams(
         timed["in turn"].faster_than(timed["alone"]),
         timed["in turn"].peak_bytes,
     )
-
-
-def rates(found: Sequence[Streams]) -> list[dict[str, Any]]:
-    """By network, mode and batch size what the counts did, as `ablate.storage.speeds.keep` takes it."""
-    entries: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for each in found:
-        what = {"model": each.model, "mode": each.mode, "batch_size": each.batch_size, "rates": {}}
-        entry = entries.setdefault((each.label, each.mode, each.batch_size), what)
-        entry["rates"][str(each.count)] = each.rate.median
-    return list(entries.values())

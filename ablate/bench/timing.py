@@ -76,6 +76,13 @@ def in_turn(contestants: Mapping[str, Callable[[], Any]], rounds: int, device: t
         By name.
     """
     peaks = {name: _peak_bytes(work, device) for name, work in contestants.items()}
+    return {name: Timed(taken, peaks[name]) for name, taken in alternately(contestants, rounds, device).items()}
+
+
+def alternately(
+    contestants: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of each round of contestants that take turns, without a warm-up: as of `in_turn`."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
     for turn in range(rounds):
@@ -84,7 +91,7 @@ def in_turn(contestants: Mapping[str, Callable[[], Any]], rounds: int, device: t
             contestants[name]()
             wait(device)
             seconds[name].append(time.perf_counter() - began)
-    return {name: Timed(tuple(taken), peaks[name]) for name, taken in seconds.items()}
+    return {name: tuple(taken) for name, taken in seconds.items()}
 
 
 LEAST_ROUND_S = 0.5

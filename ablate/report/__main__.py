@@ -104,7 +104,7 @@ def print_results(results: Results, console: Console) -> Sequence[Masked]:
     console.print()
     given = table_input(results)
     console.print(to_terminal(build_table(given), width=console.width))
-    _print_verdicts(results, console)
+    _print_verdicts(results, given.masked, console)
     if results.space.search is not None:
         _print_search(results, console)
     return given.masked
@@ -154,7 +154,7 @@ def write_space(results: Results, formats: Sequence[str], folder: Path) -> list[
     return written
 
 
-def _print_verdicts(results: Results, console: Console) -> None:
+def _print_verdicts(results: Results, masked: Sequence[Masked], console: Console) -> None:
     if not results.claims:
         return
     console.print()
@@ -166,7 +166,7 @@ def _print_verdicts(results: Results, console: Console) -> None:
     data = " and ".join(results.planned.data_labels)
     paper = "the paper's data" if results.is_paper_data else "not the paper's data"
     console.print(Text(f"Verdicts on {printable(data)} ({paper})", style="bold"))
-    seconds = second_verdicts(results)
+    seconds = second_verdicts(results, masked)
     for number, (ours, published) in enumerate(verdicts_of(results)):
         console.print(Text(f"“{printable(ours.claim.says)}”"))
         lines = [f"ours: {ours.sentence()}" if ours.verdict in ours.sentence() else f"ours: {ours.verdict}"]

@@ -94,14 +94,14 @@ def page_of(
 
 def _space(results: Results, figures: Mapping[str, Picture | Missing], server: str | None) -> SpacePage:
     plan, space = results.planned, results.space
-    table, verdicts = build_table(table_input(results)), verdicts_of(results)
+    given, verdicts = table_input(results), verdicts_of(results)
     table_label = () if space.table is None else (("Paper", f"Table {space.table}"),)
     settings = (("Settings", " ".join(plan.overrides)),) if plan.overrides else ()
     return SpacePage(
         name=space.name,
         title=space.title,
         description=space.description.rstrip("."),
-        table=table,
+        table=build_table(given),
         facts=(
             *table_label,
             ("Plan", f"{plan.id}, preset {plan.preset}"),
@@ -113,7 +113,7 @@ def _space(results: Results, figures: Mapping[str, Picture | Missing], server: s
         ),
         runs=_runs(results.runs, server) if results.runs is not None else None,
         verdicts=verdicts,
-        second=second_verdicts(results) if verdicts else {},
+        second=second_verdicts(results, given.masked) if verdicts else {},
         verdict_note=_verdict_note(results),
         figures=list(figures.values()),
         problems=[
