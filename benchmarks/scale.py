@@ -44,22 +44,25 @@ from ablate.storage.records import Record
 
 METRICS = ("train/loss", "train/accuracy_attack", "energy/lfi_hfi_ratio", "learning_rate", "images_per_second")
 
-def train(spec, dataset, *, device, state=None, on_epoch=lambda state: None, warn=None):
+def train_in_turns(spec, dataset, *, device, state=None, on_epoch=lambda state: None, warn=None):
     history = []
     for epoch in range(spec.training.epochs + 1):
         metrics = {name: 1.0 / (1 + epoch) for name in METRICS}
         history = [*history, {"epoch": epoch, "timestamp_ms": worker.now_ms(), "metrics": metrics}]
         state = TrainingState(epoch, {"weight": torch.zeros(1)}, {}, history, None)
         on_epoch(state)
+        yield
     return state
 
 def measure(self, attempt, state, missing):
     for measurement in missing:
         arrays = {"correct": np.ones(360, np.bool_)}
         attempt.save_record(Record(measurement.key, {"accuracy": 50.0}, arrays, {"what": measurement.name}))
+        yield
 
-worker.train = train
-worker._Run._measure = measure
+for place, name, stub in ((worker, "train_in_turns", train_in_turns), (worker._Run, "_measure", measure)):
+    getattr(place, name)  # else trainings would do their work, and be timed with it
+    setattr(place, name, stub)
 """
 
 
