@@ -270,6 +270,7 @@ def plan_file_of(plan: Plan, provenance: Mapping[str, str] | None = None) -> Pla
         preset=plan.preset.name,
         overrides=[redact(text) for text in plan.overrides],
         seeds=list(plan.seeds),
+        decides_claims=plan.preset.preset.decides_claims,
         spaces=spaces,
         trials=_trials(plan.trials),
         provenance=_clean(origins.provenance() if provenance is None else provenance),

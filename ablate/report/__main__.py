@@ -31,7 +31,6 @@ from ablate.report.verdicts.masked import SECOND, Masked, second_verdicts
 from ablate.report.verdicts.verdicts import standing_of, verdicts_of
 from ablate.spaces.loading import table_names
 from ablate.spaces.metrics import Network
-from ablate.spaces.presets import decides_claims
 from ablate.storage.registrations import SHORT_DIGEST
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ def _print_verdicts(results: Results, masked: Sequence[Masked], console: Console
         return
     console.print()
     preset = results.planned.preset
-    if not decides_claims(preset):
+    if not results.planned.judges_claims:
         claims = len(results.claims)
         console.print(f"No verdicts on {claims} claims: the {preset} preset trains too briefly to decide any.")
         return

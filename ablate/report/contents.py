@@ -18,7 +18,6 @@ from ablate.report.verdicts.masked import second_verdicts
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
 from ablate.spaces.metrics import Network, from_array
-from ablate.spaces.presets import decides_claims
 from ablate.storage.plans import PlanFile
 
 _HOUR_S = 3600.0
@@ -135,7 +134,7 @@ def _verdict_note(results: Results) -> str:
     if not claims:
         return ""
     preset = results.planned.preset
-    if not decides_claims(preset):
+    if not results.planned.judges_claims:
         return f"None on {claims} claims: the {preset} preset trains too briefly to decide any."
     data = " and ".join(results.planned.data_labels)
     whose = "the paper's data" if results.is_paper_data else "not the paper's data"

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from ablate.core.errors import StorageError, nearest
 from ablate.core.redaction import redact
 from ablate.spaces.looks import Design
+from ablate.spaces.presets import decides_claims as preset_decides_claims
 from ablate.spaces.space import NAME
 from ablate.spaces.specs import Spec
 from ablate.storage.checksums import seal, unseal
@@ -107,6 +108,8 @@ class PlanFile(Spec):
     preset: str
     overrides: list[str]
     seeds: list[int]
+    decides_claims: bool | None = None
+    """Whether its preset trains long enough to judge claims by; plans of earlier versions leave it to the preset."""
     spaces: list[SpacePart]
     trials: list[TrialPart]
     provenance: dict[str, str]
@@ -119,6 +122,11 @@ class PlanFile(Spec):
         for trial in self.trials:
             shared.setdefault(trial.training, []).append(trial)
         return shared
+
+    @property
+    def judges_claims(self) -> bool:
+        """Whether its trainings are long enough to judge claims by."""
+        return preset_decides_claims(self.preset) if self.decides_claims is None else self.decides_claims
 
     @property
     def data_labels(self) -> list[str]:

@@ -117,6 +117,18 @@ def test_only_the_whole_cifar10_is_the_papers_data(plan: Any, name: str, change:
     assert plan_file_of(plan).trials[0].data.paper == paper
 
 
+def test_whether_claims_are_judged_is_the_launchs_word_and_of_older_plans_the_presets(
+    plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = plan_file_of(plan, {})
+    assert told.preset == "smoke" and told.decides_claims is False
+    told = told.model_copy(update={"decides_claims": True})  # as if the preset's file had changed since
+    older = {name: value for name, value in told.model_dump().items() if name != "decides_claims"}
+    assert told.judges_claims and not plans.parse(json.dumps(seal(older)), "older").judges_claims
+    monkeypatch.setattr(plans, "preset_decides_claims", lambda name: pytest.fail(f"{name} was read"))
+    assert plans.parse(told.to_json(), "plan").judges_claims
+
+
 def test_saved_and_loaded_it_is_the_same(plan: Any, storage: Storage) -> None:
     saved = plans.save(plan_file_of(plan, {"command": "launch"}), storage)
     assert plans.load(storage, plan.id) == saved

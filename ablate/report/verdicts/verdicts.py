@@ -36,7 +36,6 @@ from ablate.report.verdicts.evidence import Estimate, estimate
 from ablate.report.verdicts.looks import Look, looks_of
 from ablate.spaces.claims import Claim, Trend
 from ablate.spaces.looks import Design
-from ablate.spaces.presets import decides_claims
 from ablate.storage.plans import SpacePart
 from ablate.storage.registrations import SHORT_DIGEST
 
@@ -166,7 +165,7 @@ def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
         (ours, published) in the order of the claims; none for a preset whose trainings are too short to say
         anything.
     """
-    if not decides_claims(results.planned.preset):
+    if not results.planned.judges_claims:
         return []
     space = results.space
     claims, rows = results.claims, [row.label for row in space.rows]
