@@ -15,6 +15,8 @@ from ablate.report.results import columns_of
 from ablate.report.verdicts.contrasts import contrasts
 from ablate.report.verdicts.looks import needs
 from ablate.spaces.claims import Claim
+from ablate.spaces.masking import second_claims
+from ablate.spaces.metrics import is_accuracy
 from ablate.spaces.settings import parse_overrides
 from ablate.spaces.space import SpaceFile
 from ablate.spaces.trials import expand
@@ -23,8 +25,10 @@ from ablate.storage.registrations import (
     ClaimStanding,
     Registration,
     RegistrationPart,
+    claims_in,
     path_of,
     read_all,
+    second_places,
     write_first,
 )
 from ablate.storage.status import TrainingView
@@ -65,12 +69,20 @@ def content_of(loaded: SpaceFile, plan: Plan) -> dict[str, Any]:
         for place in ("root", "label"):  # where data lie and how reports call them changes no result
             settings["data"].pop(place, None)
         rows[trial.label] = settings
+    columns = {name for settings in rows.values() for name in settings["measurement"]["attacks"]}
+    second = second_claims(loaded.space.claims, columns)
     return {
         "space": loaded.name,
-        "claims": [claim.model_dump(mode="json", exclude_none=True) for claim in loaded.space.claims],
+        "claims": [_as_data(claim) for claim in loaded.space.claims],
+        # Left out where there are none, so that the digest of what was registered without them stays.
+        **({"second": {str(number): _as_data(claim) for number, claim in second.items()}} if second else {}),
         "rows": rows,
         **loaded.space.design.model_dump(mode="json"),
     }
+
+
+def _as_data(claim: Claim) -> dict[str, Any]:
+    return claim.model_dump(mode="json", exclude_none=True)
 
 
 def _register(
@@ -104,7 +116,7 @@ def _register(
         earlier = [each for each in found if each.space == loaded.name]
         mine = next((each for each in earlier if each.digest == name), None)
     standings = []
-    for number in range(len(content["claims"])):
+    for number in range(len(claims_in(content))):
         if mine is not None:
             standings.append(_standing(number, mine, earlier))
         else:
@@ -114,7 +126,8 @@ def _register(
         digest=name,
         registered_ms=mine.registered_ms if mine is not None else 0,
         commit=mine.commit if mine is not None else "",
-        claims=standings,
+        claims=standings[: len(content["claims"])],
+        second={number: standings[place] for number, place in second_places(content).items()},
         content=content,
         problems=list(damaged.values()),
     )
@@ -126,7 +139,7 @@ def _needs(claim: Mapping[str, Any], labels: list[str]) -> dict[str, tuple[str, 
 
 def _identity(content: Mapping[str, Any], number: int) -> dict[str, Any]:
     """What one claim's verdict rests on: a claim that is added beside it changes nothing of it."""
-    claim, labels = content["claims"][number], list(content["rows"])
+    claim, labels = claims_in(content)[number], list(content["rows"])
     rows = {row: content["rows"][row] for row in _needs(claim, labels)}
     return {"claim": claim, "rows": rows, **{rule: content[rule] for rule in _RULES}}
 
@@ -134,7 +147,7 @@ def _identity(content: Mapping[str, Any], number: int) -> dict[str, Any]:
 def _standing(number: int, mine: Registration, earlier: list[Registration]) -> ClaimStanding:
     identity = digest(_identity(mine.content, number))
     for each in earlier:
-        for other in range(len(each.content["claims"])):
+        for other in range(len(claims_in(each.content))):
             if digest(_identity(each.content, other)) == identity and other not in each.exploratory:
                 rows = each.known.get(str(other), [])
                 why = f"known by then: {', '.join(rows)}" if rows else ""
@@ -152,6 +165,7 @@ def _changes(before: Registration, content: Mapping[str, Any]) -> list[str]:
         f"claim {number + 1}" for number, claim in enumerate(content["claims"]) if claim not in before.content["claims"]
     ]
     told += [f"row {row}" for row, settings in content["rows"].items() if before.content["rows"].get(row) != settings]
+    told += ["what masked columns are judged by"] if before.content.get("second") != content.get("second") else []
     told += [rule for rule in _RULES if before.content.get(rule) != content[rule]]
     gone = [claim for claim in before.content["claims"] if claim not in content["claims"]]
     told += [f"{plural(len(gone), 'claim')} of {day} gone"] if gone else []
@@ -184,7 +198,7 @@ def _known(
         )
 
     found = {}
-    for number, claim in enumerate(content["claims"]):
+    for number, claim in enumerate(claims_in(content)):
         asked_of = contrasts(Claim.model_validate(claim), list(content["rows"]))
         rows = [row for row, metrics in needs(asked_of).items() if measured(row, metrics)]
         computable = any(
@@ -199,6 +213,8 @@ def _has(view: TrainingView, trial: PlannedTrial, metric: str) -> bool:
     columns = columns_of(trial.columns)
     if metric in columns:
         return trial.columns[columns[metric]] in view.records
+    if is_accuracy(metric):  # of a column that the row is not measured with
+        return False
     kind = metric.partition("/")[0]
     if kind in trial.analyses:
         return trial.analyses[kind] in view.records

@@ -196,7 +196,11 @@ def _print_registration(results: Results, console: Console) -> None:
     told = f"{results.space.name}: registration {found.digest[:SHORT_DIGEST]}, {when}{commit} ({found.digest})"
     console.print(Text(printable(told), style="bold", overflow="fold"))
     for number, claim in enumerate(results.space.claims):
-        console.print(Text(printable(f"  “{claim['says']}”: {standing_of(results.space, number)}"), overflow="fold"))
+        lines = [f"“{claim['says']}”: {standing_of(results.space, number)}"]
+        if str(number) in found.second:
+            lines.append(f"  on the worst of all attacks: {standing_of(results.space, number, second=True)}")
+        for line in lines:
+            console.print(Text(printable(f"  {line}"), overflow="fold"))
     for problem in found.problems:
         console.print(Text(printable(problem), overflow="fold"))
 

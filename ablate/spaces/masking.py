@@ -5,7 +5,7 @@ What is claimed the second time follows from the claim alone, so that it is know
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
@@ -49,6 +49,20 @@ def on_the_worst(claim: Claim) -> Claim | None:
         return Claim.model_validate({"says": claim.says, "note": claim.note, claim.kind: fields})
     except ValidationError:  # a gain of one masked column over another
         return None
+
+
+def second_claims(claims: Sequence[Claim], columns: Iterable[str]) -> dict[int, Claim]:
+    """The second claims that a table can have.
+
+    Args:
+        claims: Of the space.
+        columns: The attacks that its rows are measured with; without a search nothing is found to be masked.
+
+    Returns:
+        Number of a claim -> what is claimed the second time.
+    """
+    found = {number: on_the_worst(claim) for number, claim in enumerate(claims)} if SEARCH in set(columns) else {}
+    return {number: claim for number, claim in found.items() if claim is not None}
 
 
 def _replaced(names: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ The digest is that of the content; the first writer keeps time and commit. Nothi
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -26,7 +27,7 @@ class Registration(Spec):
     """One file.
 
     `content` is what the digest covers; `known` names, by the claim's number, the rows that had been measured by then,
-    and `exploratory` the claims of which a comparison could be computed.
+    and `exploratory` the claims of which a comparison could be computed. Numbers are those of `claims_in`.
     """
 
     layout: int
@@ -57,9 +58,29 @@ class RegistrationPart(Spec):
     registered_ms: int
     commit: str = ""
     claims: list[ClaimStanding]
+    second: dict[str, ClaimStanding] = {}
+    """Of second claims, by the number of the first; none in plans of earlier versions."""
     content: dict[str, Any]
     problems: list[str] = []
     """Registrations that are damaged or were edited."""
+
+
+def claims_in(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every claim that a registration covers: those of the space, then the second ones on masked columns.
+
+    Args:
+        content: Of a registration; `second` has them by the number of the first, and is left out where there are none.
+    """
+    return [*content["claims"], *(claim for _, claim in _seconds(content))]
+
+
+def second_places(content: Mapping[str, Any]) -> dict[str, int]:
+    """Number of a claim -> where its second one is in `claims_in`."""
+    return {number: len(content["claims"]) + place for place, (number, _) in enumerate(_seconds(content))}
+
+
+def _seconds(content: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return sorted(content.get("second", {}).items(), key=lambda item: int(item[0]))
 
 
 def path_of(name: str) -> str:

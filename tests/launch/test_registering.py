@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from ablate.core.digest import digest
 from ablate.launch.registering import register
 from ablate.planning.plan import Plan, plan_file_of
 from ablate.report.verdicts.verdicts import standing_of
 from ablate.storage.plans import PlanFile, parse
-from ablate.storage.registrations import RegistrationPart, path_of, read_all
+from ablate.storage.registrations import RegistrationPart, path_of, read_all, write_first
 from ablate.storage.storage import Record, Storage
 from tests.support.helpers import launch_here, options_of, plan_of, write_space
 
@@ -22,8 +23,8 @@ OTHER = 'above: {row: large, rows: ["large again"], metrics: [fgsm]}'
 PROVENANCE = {"git_commit": "c0ffee"}
 
 
-def space(folder: Path, *claims: str, more: str = "") -> Path:
-    path = write_space(folder)
+def space(folder: Path, *claims: str, more: str = "", **how: str) -> Path:
+    path = write_space(folder, **how)
     listed = "".join(f'  - {{says: "{claim[:5]}", {claim}}}\n' for claim in claims)
     path.write_text(path.read_text() + f"{more}\nclaims:\n{listed}")
     return path
@@ -112,6 +113,54 @@ def test_a_single_known_row_is_named_and_does_no_harm(tmp_path: Path) -> None:
     assert path.exists()
     _, part = registered(tmp_path)
     assert part.claims[0].registered and part.claims[0].why == "known by then: large"
+
+
+# Second claims, on masked columns
+
+ON_PGD = "above: {row: small, rows: [large], metrics: [pgd20]}"
+SEARCHED = "natural, fgsm, pgd20, square, worst"
+
+
+def test_what_is_claimed_of_masked_columns_is_registered_with_the_claim_itself(tmp_path: Path) -> None:
+    space(tmp_path, ABOVE, ON_PGD, attacks=SEARCHED)
+    plan, part = registered(tmp_path)
+    assert list(part.second) == ["1"] and part.second["1"].registered
+    assert part.content["second"]["1"]["above"]["metrics"] == ["worst"]
+    measure(tmp_path, plan, "small", "large")
+    assert registered(tmp_path)[1] == part, "what was registered before stays so"
+    kept = parse(plan_file_of(plan, {}).to_json(), "plan").spaces[0]
+    assert standing_of(kept, 1, second=True).startswith("registered 20")
+    assert standing_of(kept, 0, second=True) == "exploratory: its claim was registered without it"
+
+
+def test_a_second_claim_whose_rows_were_measured_before_is_exploratory_and_the_first_stays(tmp_path: Path) -> None:
+    space(tmp_path, ON_PGD)
+    plan, first = registered(tmp_path)
+    assert "second" not in first.content, "nothing was searched, so the digest is that of earlier versions"
+    measure(tmp_path, plan, "small", "large")
+    space(tmp_path, ON_PGD, attacks=SEARCHED)
+    plan, later = registered(tmp_path)
+    assert later.second["0"].registered and not later.claims[0].registered, "pgd20 was known, and worst was not"
+    measure(tmp_path, plan, "small", "large")
+    space(tmp_path, ON_PGD, attacks=SEARCHED, more="looks: [3]")
+    _, turned = registered(tmp_path)
+    assert not turned.second["0"].registered
+    assert "small and large had been measured" in turned.second["0"].why and turned.second["0"].why.endswith("looks")
+
+
+def test_registrations_of_earlier_versions_have_no_second_claims_and_keep_their_word(tmp_path: Path) -> None:
+    space(tmp_path, ON_PGD, attacks=SEARCHED)
+    plan, now = registered(tmp_path)
+    storage = Storage(str(tmp_path / "storage"))
+    [file] = files(tmp_path)
+    before = {name: value for name, value in now.content.items() if name != "second"}
+    old = read_all(storage.files)[0][0].model_copy(update={"content": before, "digest": digest(before)})
+    file.unlink()
+    write_first(storage.files, old)
+    measure(tmp_path, plan, "small", "large")
+    _, again = registered(tmp_path)
+    assert again.claims[0].registered and again.claims[0].digest == old.digest
+    assert not again.second["0"].registered and again.digest == now.digest
 
 
 @pytest.mark.parametrize("damage", ["edited", "cut", "no seal"])

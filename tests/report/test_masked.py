@@ -175,6 +175,7 @@ def test_a_claim_on_a_masked_column_keeps_its_verdict_and_gets_a_second_one() ->
     second = second_verdicts(results)
     assert list(second) == [0]  # of the others no column is masked, or none can be
     assert second[0].claim.statement.metrics == ("worst",)
+    assert second[0].sentence().endswith("exploratory: it was never registered")
     assert second[0].verdict == "fails" and second[0].comparisons[0].effect == pytest.approx(-15.0)
     first = verdicts_of(results)[0][0]
     assert first.claim == claims[0] and first.verdict == "not enough evidence"

@@ -21,7 +21,7 @@ from ablate.report.results import Outcome, Results
 from ablate.report.verdicts.contrasts import Contrast
 from ablate.report.verdicts.decisions import smallest_level
 from ablate.report.verdicts.evidence import estimate
-from ablate.report.verdicts.verdicts import Verdict, judge
+from ablate.report.verdicts.verdicts import Verdict, judge, standing_of
 from ablate.spaces.masking import GRADIENT_COLUMNS, on_the_worst, search_beside
 from ablate.spaces.metrics import Metric
 
@@ -137,7 +137,8 @@ def second_verdicts(results: Results, masked: Sequence[Masked] | None = None) ->
         used = {(row, use.metric) for use in claim.metric_uses(number, labels) for row in use.rows}
         second = on_the_worst(claim) if used & marked else None
         if second is not None:
-            found[number] = judge(second, results, rows=labels, design=space.design)
+            verdict = judge(second, results, rows=labels, design=space.design)
+            found[number] = dataclasses.replace(verdict, standing=standing_of(space, number, second=True))
     return found
 
 

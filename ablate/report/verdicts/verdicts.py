@@ -179,16 +179,20 @@ def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
     return list(zip(ours, published, strict=True))
 
 
-def standing_of(space: SpacePart, number: int) -> str:
+def standing_of(space: SpacePart, number: int, *, second: bool = False) -> str:
     """Whether a claim of a plan was registered before its results were in, in words.
 
     Args:
         space: Of the plan.
         number: The claim's.
+        second: The one on masked columns is meant, and not the claim itself.
     """
-    if space.registration is None or number >= len(space.registration.claims):
+    registered = space.registration
+    if registered is None or number >= len(registered.claims):
         return "exploratory: it was never registered"
-    found = space.registration.claims[number]
+    if second and str(number) not in registered.second:
+        return "exploratory: its claim was registered without it"
+    found = registered.second[str(number)] if second else registered.claims[number]
     if not found.registered:
         return f"exploratory: {found.why}"
     day = time.strftime("%Y-%m-%d", time.gmtime(found.registered_ms / 1000))
