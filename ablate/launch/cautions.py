@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from ablate.core.text import plural, printable
+from ablate.spaces.inert import inert_beside
 from ablate.spaces.yamlfile import flatten
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def cautions(plan: Plan) -> list[str]:
             found += _overridden(loaded, trials, plan.preset.preset.section)
             found += _same(trials)
             found += _not_measured(loaded, of_space)
+        found += _inert(trials, str(plan.preset.file.path))
         found += _small_ranges(loaded)
         found += _small(trials, () if loaded.space.search is None else loaded.space.search.parameters)
         found += _passed_over(of_space)
@@ -94,6 +96,18 @@ def _not_measured(loaded: SpaceFile, planned: list[PlannedTrial]) -> Iterator[st
             f"{loaded.file.where(first.place)}: {names}{of_rows}, named by claims or published numbers, "
             f"will not be measured: {stays} in ours"
         )
+
+
+def _inert(trials: list[Trial], passed_over: str) -> Iterator[str]:
+    """Settings that change nothing in any trial for which they were written; presets are written for all spaces."""
+    written: dict[tuple[str, str], set[str | None]] = {}
+    for trial in trials:
+        last = {setting.path: setting for setting in trial.settings}
+        for path, setting in last.items():
+            written.setdefault((path, setting.origin), set()).add(inert_beside(trial.spec, path))
+    for (path, origin), beside in written.items():
+        if None not in beside and not origin.startswith(f"{passed_over}:"):
+            yield f"{printable(origin)}: {path} has no effect beside {' and '.join(sorted(filter(None, beside)))}"
 
 
 def _listed(rows: tuple[str, ...]) -> str:

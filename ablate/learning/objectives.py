@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from ablate.core.errors import SpecError
 from ablate.core.registry import Registry, table
+from ablate.learning.augmentation import Draws, get_augmentation
 from ablate.learning.losses import Loss
+from ablate.spaces.specs import TrainingSpec
 
 TINY = 1e-20
 """What a gradient's norm is divided by at least, as in AWP's own code."""
@@ -162,6 +164,31 @@ def mart(batch: Batch) -> Tensor:
     divergence = F.kl_div(log_adversarial, log_clean, reduction="none", log_target=True).sum(dim=1)
     doubt = 1.0 - log_clean.gather(1, labels)[:, 0].exp()
     return entropy.mean() + batch.weight * (divergence * doubt).mean()
+
+
+def refuse_mixed_labels(training: TrainingSpec, seed: int, images: Tensor, labels: Tensor, classes: int) -> None:
+    """Whether an augmentation mixes labels that have to be hard; it tells by what it gives back.
+
+    Args:
+        training: The trial's.
+        seed: The trial's.
+        images: [N, 3, H, W] float in [0, 1]; two are enough.
+        labels: [N] int64.
+        classes: How many there are.
+
+    Raises:
+        SpecError: It does.
+    """
+    if not (traits(training.objective).hard_labels or training.label_smoothing):
+        return
+    hard = F.one_hot(labels, classes).to(images.dtype)
+    draws = Draws(seed, 1, 0, len(images), images.device)
+    if get_augmentation(training.augmentation.name)(images, hard, draws, training.augmentation)[1] is not hard:
+        what = "label_smoothing" if training.label_smoothing else f"objective: {training.objective}"
+        raise SpecError(
+            f"expected hard labels with training.{what}, got training.augmentation.name: "
+            f"{training.augmentation.name}, which mixes them"
+        )
 
 
 def perturbable(network: nn.Module) -> list[nn.Parameter]:

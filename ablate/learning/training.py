@@ -33,7 +33,15 @@ from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
 from ablate.learning.models.folding import FoldedNetwork, InParts, as_measured, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
-from ablate.learning.objectives import Batch, get_objective, kept_buffers, moved_weights, perturbable, traits
+from ablate.learning.objectives import (
+    Batch,
+    get_objective,
+    kept_buffers,
+    moved_weights,
+    perturbable,
+    refuse_mixed_labels,
+    traits,
+)
 from ablate.learning.starts import start_of
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, within
 from ablate.spaces.specs import TrialSpec
@@ -183,7 +191,7 @@ class TrainingRun:
         given = self.training.objective_weight
         self.weight = self.traits.weight if given is None else given
         self.images, self.labels = self._resident(dataset, trained_on)
-        self._refuse_mixed_labels()
+        refuse_mixed_labels(self.training, spec.seed, as_float(self.images[:2]), self.labels[:2], self.classes)
         network = build_network(spec.model, self.classes, spec.data.image_size, spec.seed)
         self.network: nn.Module = network.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.validation: Validation | None = None
@@ -222,21 +230,6 @@ class TrainingRun:
         images = torch.from_numpy(dataset.train_images[places]).to(self.device)
         labels = torch.from_numpy(dataset.train_labels[places]).to(self.device)
         return images.contiguous(memory_format=self.layout), labels
-
-    def _refuse_mixed_labels(self) -> None:
-        """A user's augmentation tells by what it gives back whether it mixes labels; two images are enough."""
-        training = self.training
-        if not (self.traits.hard_labels or training.label_smoothing):
-            return
-        images, labels = as_float(self.images[:2]), self.labels[:2]
-        hard = (labels[:, None] == torch.arange(self.classes, device=self.device)).to(images.dtype)
-        draws = Draws(self.spec.seed, 1, 0, len(images), self.device)
-        if self.augment(images, hard, draws, training.augmentation)[1] is not hard:
-            what = "label_smoothing" if training.label_smoothing else f"objective: {training.objective}"
-            raise SpecError(
-                f"expected hard labels with training.{what}, got training.augmentation.name: "
-                f"{training.augmentation.name}, which mixes them"
-            )
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a state."""

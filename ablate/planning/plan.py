@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from ablate.analysis.registry import analysis_source, declared_scalars, get_analysis
 from ablate.attacks import Attack, Together, attack_source, build_attack
 from ablate.core import digest
@@ -17,7 +19,7 @@ from ablate.core.text import now_ms
 from ablate.learning import data, foreign
 from ablate.learning.augmentation import augmentation_source, get_augmentation
 from ablate.learning.models import check_model, source_digest
-from ablate.learning.objectives import get_objective, objective_source
+from ablate.learning.objectives import get_objective, objective_source, refuse_mixed_labels
 from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
 from ablate.spaces.metrics import Metric, Network, analysis_label, refused_scalar
@@ -168,6 +170,7 @@ def make_plan(
         _check_batch(trial, summary)
         try:
             user_code = _user_code(trial.spec)
+            _refuse_mixed_labels(trial.spec, summary)
             weights = _weights(trial.spec, summary)
             key = keys.training_key(trial.spec, summary.train_digest, user_code, weights)
             measurements = list(_measurements(trial.spec, key, summary))
@@ -323,6 +326,14 @@ def _check_batch(trial: Trial, summary: data.DataSummary) -> None:
             f"{trial.where(path)}: {path}: expected at most the {left} training images of {summary.label}, "
             f"got {trial.spec.training.batch_size}"
         )
+
+
+def _refuse_mixed_labels(spec: TrialSpec, summary: data.DataSummary) -> None:
+    """A user's augmentation is tried on two grey images: nothing is downloaded to plan."""
+    if spec.epochs:
+        size = spec.data.image_size
+        images, labels = torch.full((2, 3, size, size), 0.5), torch.arange(2) % summary.classes
+        refuse_mixed_labels(spec.training, spec.seed, images, labels, summary.classes)
 
 
 def _place_of(trial: Trial, message: str) -> str:

@@ -21,7 +21,7 @@ PAPER_EPOCHS = 120
 PAPER_MILESTONES = ((60, 0.1), (90, 0.1), (110, 0.5))
 PAPER_BATCH_SIZE = 512
 MIXING = frozenset({"mixup", "cutmix"})
-"""Augmentations whose labels are mixed; a user's own are asked when training begins."""
+"""Augmentations whose labels are mixed; a user's own are asked by what they give back."""
 ONE_CYCLE = (1 / 25, 1 / 250_000, 0.3)
 """Factors at the start and at the end, and when the rate is highest: PyTorch's defaults (arXiv 1708.07120)."""
 
@@ -184,6 +184,11 @@ class TrainingSpec(Spec):
         if name in MIXING and smoothing:
             raise ValueError(f"expected training.label_smoothing: 0 with mixed labels ({name}), got {smoothing:g}")
         if objective == "pgd_at":
+            if self.objective_weight is not None:
+                raise ValueError(
+                    "expected no training.objective_weight with training.objective: pgd_at, which has no second term, "
+                    f"got {self.objective_weight:g}"
+                )
             return self
         if objective == "mart" and name in MIXING:
             raise ValueError(

@@ -78,3 +78,30 @@ def test_images_that_are_passed_over_are_told_with_their_number(tmp_path: Path) 
     Image.fromarray(pixels).save(tmp_path / "images" / "test" / "stray.jpe", "JPEG")
     [said] = [each for each in cautions(plan_of(asked)) if "passed over" in each]
     assert "3 images passed over" in said
+
+
+def test_settings_that_change_nothing_are_told_unless_some_row_needs_them(tmp_path: Path) -> None:
+    write_space(tmp_path, **{"set: {training.learning_rate: 0.05}": "set: {training.attack.name: fgsm_rs}"})
+    steps = ["training.attack.steps=3"]
+    assert not [each for each in cautions(plan_of(options_of(tmp_path, sets=steps))) if "no effect" in each]
+    found = cautions(plan_of(options_of(tmp_path, sets=[*steps, "training.attack.name=fgsm_rs"])))
+    assert "--set training.attack.steps=3: training.attack.steps has no effect beside a training.attack.name of" in str(
+        found
+    )
+
+
+@pytest.mark.parametrize(
+    ("sets", "beside"),
+    [
+        (["training.attack.eps_255=4", "training.attack.name=none"], "training.attack.name: none"),
+        (["training.augmentation.beta=0.5"], "training.augmentation.name: none"),
+        (["training.schedule=cosine", "training.milestones=[{epoch: 1, factor: 0.1}]"], "a training.schedule other"),
+        (["model.quantization.fat_weight_decay=0"], "model.quantization.fat: false"),
+        (["model.quantization.weights=max_abs"], "model.quantization.bits: 32"),
+        (["measurement.square_queries=10"], "measurement.attacks without square, aa and worst"),
+        (["measurement.cw_c=2"], "measurement.attacks without cw20"),
+    ],
+)
+def test_what_takes_a_settings_effect_is_named(tmp_path: Path, sets: list[str], beside: str) -> None:
+    write_space(tmp_path)
+    assert any(f"has no effect beside {beside}" in each for each in cautions(plan_of(options_of(tmp_path, sets=sets))))

@@ -77,7 +77,6 @@ INERT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"training__augmentation__beta": 0.5}),
     ({}, {"training__augmentation__bce_reduction": "sum"}),
     ({"training__augmentation__name": "cutout"}, {"training__augmentation__bce_reduction": "sum"}),
-    ({}, {"training__objective_weight": 2.0}),
     ({"training__objective": "trades"}, {"training__objective_weight": 6.0}),
     ({"training__attack__name": "n_fgsm"}, {"training__attack__steps": 20}),
     ({"training__attack__name": "fgsm_rs"}, {"training__attack__random_start": False}),

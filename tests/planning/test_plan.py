@@ -10,6 +10,8 @@ from ablate import spaces
 from ablate.attacks import Natural, register_attack
 from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
+from ablate.learning.augmentation import register_augmentation
+from ablate.learning.objectives import register_objective
 from ablate.planning import keys
 from ablate.planning.plan import Plan, decide, make_plan
 from ablate.storage.records import Record
@@ -152,3 +154,31 @@ class Silent(Natural):
     """Says nothing of its ball."""
 
     threat = None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("training.objective=mart", "hard labels with training.objective: mart"),
+        ("training.label_smoothing=0.1", "hard labels with training.label_smoothing"),
+    ],
+)
+def test_an_augmentation_of_ones_own_that_mixes_labels_is_refused_where_they_have_to_be_hard(
+    tmp_path: Path, settings: str, words: str
+) -> None:
+    sets = ["training.augmentation.name=soften", "training.augmentation.order=clean", settings]
+    with temporary_registrations():
+        register_augmentation("soften")(lambda images, targets, draws, spec: (images, 0.9 * targets + 0.01))
+        with pytest.raises(SpecError, match=f"^--set .*: expected {words}, got .*soften, which mixes them$"):
+            plan_of(["batch_size"], tmp_path, *sets)
+        register_augmentation("darken")(lambda images, targets, draws, spec: (0.5 * images, targets))
+        sets[0] = "training.augmentation.name=darken"
+        assert len(plan_of(["batch_size"], tmp_path, *sets).trainings) == 5
+
+
+def test_an_objective_of_ones_own_that_needs_hard_labels_refuses_shipped_mixing_too(tmp_path: Path) -> None:
+    sets = ["training.augmentation.name=mixup", "training.augmentation.order=clean", "training.objective=first_label"]
+    with temporary_registrations():
+        register_objective("first_label", hard_labels=True)(lambda batch: batch.adversarial_logits.sum())
+        with pytest.raises(SpecError, match=r"expected hard labels with training\.objective: first_label, got .*mixup"):
+            plan_of(["batch_size"], tmp_path, *sets)

@@ -1,0 +1,130 @@
+"""Settings that change nothing beside others: a table of which, and beside what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.spaces.specs import COLUMNS, TrialSpec
+
+ONE_STEP = ("fgsm_rs", "n_fgsm")
+"""Training attacks of one step, whose size and start are their own."""
+
+
+@dataclass(frozen=True)
+class Inert:
+    """Settings without effect where something else is as it is.
+
+    Args:
+        paths: Of them, or of groups of them.
+        beside: What it is that takes their effect.
+        holds: Whether it is so in a trial.
+    """
+
+    paths: tuple[str, ...]
+    beside: str
+    holds: Callable[[TrialSpec], bool]
+
+
+def _full_precision(spec: TrialSpec) -> bool:
+    quantization = spec.model.quantization
+    other = quantization.activation_bits
+    return quantization.bits == 32 and (other is None or other == 32)
+
+
+_YARDSTICK = ("apgd_ce", "apgd_t", "fab_t", "square", "aa", "worst")
+_SHIPPED = frozenset({*COLUMNS, "cw20_exact", *_YARDSTICK})
+
+
+def _without(*names: str) -> Callable[[TrialSpec], bool]:
+    """None of some columns is measured, and no attack of a user's own, which may read any setting."""
+    return lambda spec: set(spec.measurement.attacks) <= _SHIPPED - set(names)
+
+
+_TABLE = (
+    Inert(("training",), "model.weights, which are trained never", lambda spec: spec.model.weights is not None),
+    Inert(
+        ("training.attack.steps", "training.attack.step_255", "training.attack.random_start"),
+        "a training.attack.name of one step",
+        lambda spec: spec.training.attack.name in ONE_STEP,
+    ),
+    Inert(
+        tuple(f"training.attack.{name}" for name in ("steps", "step_255", "eps_255", "random_start", "network_mode")),
+        "training.attack.name: none",
+        lambda spec: spec.training.attack.name == "none",
+    ),
+    Inert(
+        tuple(f"training.augmentation.{name}" for name in ("order", "beta", "bce_reduction")),
+        "training.augmentation.name: none",
+        lambda spec: spec.training.augmentation.name == "none",
+    ),
+    Inert(
+        ("training.augmentation.bce_reduction",),
+        "training.augmentation.name: cutout, whose labels are hard",
+        lambda spec: spec.training.augmentation.name == "cutout",
+    ),
+    Inert(
+        ("training.milestones",),
+        "a training.schedule other than milestones",
+        lambda spec: spec.training.schedule != "milestones",
+    ),
+    Inert(
+        ("model.quantization.fat_learning_rate", "model.quantization.fat_weight_decay"),
+        "model.quantization.fat: false",
+        lambda spec: not spec.model.quantization.fat,
+    ),
+    Inert(
+        ("model.quantization.weights",),
+        "model.quantization.bits: 32",
+        lambda spec: _full_precision(spec) and not spec.model.quantization.fat,
+    ),
+    Inert(
+        ("measurement.cw_c", "measurement.cw_kappa", "measurement.cw_learning_rate"),
+        "measurement.attacks without cw20 and cw20_exact",
+        _without("cw20", "cw20_exact"),
+    ),
+    Inert(("measurement.noise_std",), "measurement.attacks without gn", _without("gn")),
+    Inert(
+        ("measurement.square_queries",),
+        "measurement.attacks without square, aa and worst",
+        _without("square", "aa", "worst"),
+    ),
+    Inert(
+        ("measurement.images",),
+        "measurement.attacks without apgd_ce, apgd_t, fab_t, square, aa and worst",
+        _without(*_YARDSTICK),
+    ),
+    Inert(
+        ("measurement.lowpass_adaptive",),
+        "a measurement.lowpass_degree of none",
+        lambda spec: spec.measurement.lowpass_degree is None,
+    ),
+)
+
+_DEFAULT = TrialSpec()
+
+
+def inert_beside(spec: TrialSpec, path: str) -> str | None:
+    """What takes a setting's effect in a trial.
+
+    Args:
+        spec: The trial.
+        path: Of the setting.
+
+    Returns:
+        In words; None where it has an effect, or is at its default.
+    """
+    if _value(spec, path) == _value(_DEFAULT, path):
+        return None
+    for each in _TABLE:
+        if each.holds(spec) and any(path == other or path.startswith(f"{other}.") for other in each.paths):
+            return each.beside
+    return None
+
+
+def _value(spec: TrialSpec, path: str) -> Any:
+    value: Any = spec
+    for step in path.split("."):
+        value = getattr(value, step, None)
+    return value
