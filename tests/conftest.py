@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2`: a file's tests stay in one process, which makes its fixtures once, and one has the Ray cluster.
+    """Under xdist: a file's tests stay in one process, which makes its fixtures once, and one has the Ray cluster.
 
     xdist's own `loadgroup` would read markers, but its way of passing them on is lost on pytest 9.
     """

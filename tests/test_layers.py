@@ -172,6 +172,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("package", TABLE)
+@pytest.mark.slow
 def test_a_package_is_imported_without_what_it_may_not_need(package: str, failures: dict[str, str]) -> None:
     assert failures[package] == ""
 
@@ -182,6 +183,7 @@ def test_every_package_is_installed() -> None:
     assert set(listed) == there | {"ablate.search_spaces"}
 
 
+@pytest.mark.slow
 def test_a_local_launch_runs_with_neither_ray_nor_mlflow_nor_pyarrow(tmp_path: Path) -> None:
     space = write_space(tmp_path, epochs=1)
     blocked = ("ray", "mlflow", "pyarrow", "pandas", "boto3", "optuna", "matplotlib")

@@ -64,6 +64,7 @@ def test_rivals_run_under_torchs_own_defaults_and_once_more_in_our_precision(mon
     assert seen == [True, True, False]
 
 
+@pytest.mark.slow
 def test_trainings_in_turn_are_timed_beside_the_same_ones_one_by_one(tmp_path: Path) -> None:
     done = CliRunner().invoke(bench.app, ["--what", "streams", "--json", "--storage", str(tmp_path), *TINY])
     assert done.exit_code == 0, done.output

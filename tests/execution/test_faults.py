@@ -112,6 +112,7 @@ class Refusing:
 @pytest.mark.parametrize(
     ("method", "name"), [("write", "checkpoint-000002-"), ("write", "manifest-000003"), ("write", "record-")]
 )
+@pytest.mark.slow
 def test_storage_that_refuses_for_a_while_costs_no_retry_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any], method: str, name: str
 ) -> None:

@@ -209,6 +209,7 @@ def test_as_long_as_one_of_a_process_gets_on_none_of_it_hangs() -> None:
     assert list(watch.hung()) == ["b"]
 
 
+@pytest.mark.slow
 def test_a_launch_of_groups_leaves_the_storage_of_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     groups: list[int] = []

@@ -95,6 +95,7 @@ def test_what_a_launch_would_do_about_it(here: Path) -> None:
     assert sorted(found) == ["reuse", "stopped", "stopped"]
 
 
+@pytest.mark.slow
 def test_a_table_goes_on_where_it_was_cut_off(here: Path) -> None:
     storage = Storage(str(here / "storage"))
     attempts = {key: storage.view(key).attempts for key in list(storage.keys())}
@@ -123,6 +124,7 @@ def test_a_search_goes_on_with_more_samples(here: Path) -> None:
     assert code == 0 and before.items() < after.items() and len(after) == 4
 
 
+@pytest.mark.slow
 def test_what_follows_is_sent_to_its_database(here: Path) -> None:
     """What is there is not sent twice; what is trained from now on takes its place in the same runs."""
     known = runs(here)

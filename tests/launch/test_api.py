@@ -67,6 +67,7 @@ def test_plan_run_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert {training["action"] for training in json.loads(shared)["trainings"].values()} == {"reuse"}
 
 
+@pytest.mark.slow
 def test_trained_networks_are_those_that_were_measured(tmp_path: Path) -> None:
     import torch
 

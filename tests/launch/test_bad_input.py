@@ -148,6 +148,7 @@ def _shipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(max_examples=900, **FEW)
 @given(text=edited_text(SPACE) | edited_data(SPACE), preset=st.sampled_from(["paper", "smoke"]))
+@pytest.mark.slow
 def test_any_space_file_works_or_is_refused_by_name(place: Path, text: str, preset: str) -> None:
     path = place / "space.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
@@ -175,6 +176,7 @@ def test_any_bytes_are_refused_by_name(place: Path, content: bytes) -> None:
     path=st.sampled_from(setting_paths()) | st.text(max_size=12) | edited_text("training.attack.steps"),
     value=VALUES.map(lambda value: yaml.safe_dump(value, default_flow_style=True)) | TOKENS | st.text(max_size=12),
 )
+@pytest.mark.slow
 def test_any_set_works_or_is_refused_by_name(place: Path, path: str, value: str) -> None:
     loaded = load_good(place)
     text = f"{path}={value}"

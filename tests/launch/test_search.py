@@ -53,6 +53,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_asha_stops_early_and_says_so(searched: Path) -> None:
     found = results(searched)
     states = [sample.state for sample in found.samples]
@@ -116,6 +117,7 @@ def test_the_best_is_a_space_whose_first_seed_is_trained_already(searched: Path)
     assert [training.action for training in plan.trainings.values()] == ["reuse", "train"]
 
 
+@pytest.mark.slow
 def test_a_table_takes_up_what_a_search_stopped(tmp_path: Path) -> None:
     write_search(tmp_path, samples=3)
     assert run(tmp_path)[0] == 0
@@ -150,7 +152,8 @@ def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     have_tasks_run_by(dying, monkeypatch)
 
 
-@pytest.mark.parametrize("searcher", ["random", pytest.param("optuna", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searcher: str
 ) -> None:

@@ -134,6 +134,7 @@ def of_page(page: str) -> Told:
     return found
 
 
+@pytest.mark.slow
 def test_the_table_json_files_and_page_agree_number_for_number(told: Mapping[str, Any]) -> None:
     assert told["code"] == 1  # one row fails
     whole, table = of_json(told["json"]), of_csv(told["csv"])

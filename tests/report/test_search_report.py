@@ -163,6 +163,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[
     return folder, Tracker(uri), search_of(results_of(plan_file_of(plan_of(options)), Storage(options.storage)))
 
 
+@pytest.mark.slow
 def test_mlflow_holds_what_storage_holds(reported: tuple[Path, Tracker, SearchResults]) -> None:
     _, tracker, stored = reported
     plan = tracker.read_plan("tiny_search")

@@ -95,6 +95,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(
     assert files_of(tmp_path / "storage") == then
 
 
+@pytest.mark.slow
 def test_a_paused_launch_waits_for_the_results_of_the_one_that_took_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: Callable[..., Any]
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_paused_launch_waits_for_the_results_of_the_one_that_took_over(
     assert all(now[path] == there[path] for path in kept if not path.endswith("log.txt") and path in now)
 
 
+@pytest.mark.slow
 def test_a_paused_search_leaves_its_records_to_the_one_that_took_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: Callable[..., Any]
 ) -> None:

@@ -180,7 +180,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, template: Path) -> World:
     return World(folder, template)
 
 
-@pytest.mark.parametrize("chunk", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, CHUNKS))])
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.slow
 def test_whatever_is_edited_no_number_is_wrong_and_storage_brings_it_back(world: World, chunk: int) -> None:
     draw = random.Random(chunk)
     names = {path.name for path in world.folder.iterdir()} | {"out"}
