@@ -86,6 +86,7 @@ def kinds() -> list[Kind]:
     two, five = "ab", "abcde"
     first, last = {"a": EFFECT}, {"e": EFFECT}
     steps = {row: EFFECT * step for step, row in enumerate(five)}
+    four = dict(zip(("both", "one", "other", "neither"), "abcd", strict=True))
     above2 = {"above": {"row": "a", "rows": ["b"]}}
     above5 = {"above": {"row": "a", "rows": list("bcde")}}
     found = [
@@ -106,6 +107,9 @@ def kinds() -> list[Kind]:
         Kind("gain, 2 rows", {"gain": {"rows": ["a"], "over": "b", "than": OTHER}}, two, {}, first),
         Kind("gain, 5 rows", {"gain": {"rows": list("bcde"), "over": "a", "than": OTHER}}, five, {},
              {"a": -EFFECT}),
+        Kind("interaction, 4 rows", {"interaction": four}, "abcd", {}, first),
+        Kind("interaction within 6 noises", {"interaction": {**four, "within": 6.0}}, "abcd", {"a": 6.0},
+             {"a": -6.0}),
         Kind("value at least", {"value": {"row": "a", "at_least": 0.0}}, "a", {}, first, ratios=(1.0,)),
         Kind("value within", {"value": {"row": "a", "reference": 0.0, "within": 4.0}}, "a", {"a": 4.0},
              {"a": -4.0}, ratios=(1.0,)),
@@ -121,6 +125,7 @@ def kinds() -> list[Kind]:
         Kind("above, 2 rows, 200 images", above2, two, {}, first, metric=ACCURACY),
         Kind("above, 2 rows, shared, 200 images", above2, two, {}, first, metric=ACCURACY, shared=True),
         Kind("ordering, 5 rows, 200 images", {"ordering": {"rows": list(five)}}, five, {}, steps, metric=ACCURACY),
+        Kind("interaction, 4 rows, 200 images", {"interaction": four}, "abcd", {}, first, metric=ACCURACY),
         Kind("best, 5 rows, 200 images", {"best": {"row": "a", "among": list(five)}}, five, {}, first,
              metric=ACCURACY),
         Kind("value at least, 200 images", {"value": {"row": "a", "at_least": 50.0}}, "a", {}, first,

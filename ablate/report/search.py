@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ablate.core.text import plural
 from ablate.report.results import Results, Trial
 from ablate.spaces.search import Parameter, SearchSpec
+from ablate.spaces.settings import format_value
 from ablate.spaces.specs import Spec, TrialSpec
-from ablate.spaces.trials import format_value
 
 State = Literal["complete", "stopped", "failed", "open"]
 

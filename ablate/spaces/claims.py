@@ -1,9 +1,9 @@
 """Claims: the sentences a paper draws from a table, as data that can be checked.
 
 A claim is its own words (`says`) and exactly one statement, told by its key: `above`, `below`, `pairwise`, `best`,
-`ordering`, `difference`, `gain`, `value` or `trend`. A statement names rows by their labels and metrics by their names:
-a column (`pgd20`), a column under the adaptive attack (`adaptive/pgd20`) or a scalar (`energy/ratio`). Nothing in a
-claim is evaluated; `ablate.report.verdicts.verdicts` judges it from results.
+`ordering`, `difference`, `gain`, `interaction`, `value` or `trend`. A statement names rows by their labels and metrics
+by their names: a column (`pgd20`), a column under the adaptive attack (`adaptive/pgd20`) or a scalar (`energy/ratio`).
+Nothing in a claim is evaluated; `ablate.report.verdicts.verdicts` judges it from results.
 """
 
 from __future__ import annotations
@@ -172,6 +172,54 @@ class Gain(Statement):
         yield "over", self.over
 
 
+_CORNERS = ("both", "one", "other", "neither")
+
+
+class Interaction(Statement):
+    """What A adds where B is there, less what it adds without B: above 0, or at least, at most or within a bound.
+
+    `(both - other) - (one - neither)` is the same with A and B exchanged.
+    """
+
+    both: Name | None = Field(None, description="The row with A and B.")
+    one: Name | None = Field(None, description="The row with A alone.")
+    other: Name | None = Field(None, description="The row with B alone.")
+    neither: Name | None = Field(None, description="The row without either.")
+    factors: Pair | None = Field(None, description="Instead of rows: two factors of the space, of two levels each.")
+    at: dict[str, str] = Field({}, description="With factors: the level of each other factor.")
+    at_least: float | None = Field(None, description="The effect with B is larger by at least this; none: by any.")
+    at_most: float | None = Field(None, description="It is larger by at most this; 0: it is smaller.")
+    within: float | None = Field(None, gt=0, description="There is none: the two effects differ by +-this at most.")
+
+    @model_validator(mode="after")
+    def _four_rows(self) -> Self:
+        lacking = [field for field in _CORNERS if getattr(self, field) is None]
+        if self.factors is not None and len(lacking) < len(_CORNERS):
+            raise ValueError("expected either factors or the four rows, got both")
+        if self.factors is None and lacking:
+            raise ValueError(f"expected four rows, {', '.join(_CORNERS)}, or factors, got no {lacking[0]}")
+        if self.factors is None and self.at:
+            raise ValueError("expected no at without factors")
+        _refuse_repeats("factor", self.factors or ())
+        _refuse_repeats("row", (label for _, label in self.named_rows()))
+        bounds = {"at_least": self.at_least, "at_most": self.at_most, "within": self.within}
+        if any(bound is not None for bound in bounds.values()):
+            _exactly_one(**bounds)
+        return self
+
+    def named_rows(self) -> Iterator[NamedRow]:
+        """Every row the statement names, with the field that names it; none where a space has still to tell them."""
+        for field in _CORNERS:
+            label = getattr(self, field)
+            if label is not None:
+                yield field, label
+
+    def of_rows(self, corners: Sequence[str]) -> Interaction:
+        """The same about four rows, in the order of the fields, instead of factors."""
+        rows = dict(zip(_CORNERS, corners, strict=True))
+        return self.model_copy(update={**rows, "factors": None, "at": {}})
+
+
 class Value(Statement):
     """`row` itself: at least or at most a constant, or within a distance of a reference."""
 
@@ -219,6 +267,7 @@ class Claim(Spec):
     ordering: Ordering | None = None
     difference: Difference | None = None
     gain: Gain | None = None
+    interaction: Interaction | None = None
     value: Value | None = None
     trend: Trend | None = None
 
@@ -273,7 +322,7 @@ class Claim(Spec):
         ]
 
 
-KINDS = ("above", "below", "pairwise", "best", "ordering", "difference", "gain", "value", "trend")
+KINDS = ("above", "below", "pairwise", "best", "ordering", "difference", "gain", "interaction", "value", "trend")
 """The keys a claim's statement can stand under."""
 
 

@@ -59,6 +59,7 @@ def load_space(name_or_path: str, load_preset: Callable[[str], PresetFile] = pre
     file = YamlFile(path)
     _check_labels(file)
     loaded = SpaceFile(path.stem, file.validate(Space), file)
+    _place_shorthands(loaded)
     _check_claims(loaded)
     if loaded.space.search is not None:
         from ablate.spaces import trials as trials_module  # which stands on this module
@@ -93,12 +94,23 @@ def _check_labels(file: YamlFile) -> None:
     for section in SECTIONS:
         part = file.data.get(section)
         changed = part.get("rows") if isinstance(part, dict) else None
-        for label in changed if lines and isinstance(changed, dict) else ():
+        made = any(file.data.get(shorthand) for shorthand in ("factors", "grid", "zip"))
+        for label in changed if lines and not made and isinstance(changed, dict) else ():
             if label not in lines:
                 raise SpecError(
                     f"{file.where((section, 'rows', label))}: {section}.rows: expected a row's label, got {label!r}; "
                     f"{nearest(label, lines)}"
                 )
+
+
+def _place_shorthands(loaded: SpaceFile) -> None:
+    """Have every row that a shorthand stands for, and each of its settings, named by the line they come from."""
+    made = loaded.space.shorthands()
+    first = len(loaded.space.rows) - len(made)
+    for number, row in enumerate(made, first):
+        loaded.file.stands_for(("rows", number), row.place)
+        for path, place in row.places.items():
+            loaded.file.stands_for(("rows", number, "set", path), place)
 
 
 def _check_claims(loaded: SpaceFile) -> None:

@@ -58,6 +58,8 @@ def _schema(model: type[BaseModel], title: str, description: str) -> dict[str, A
         owner["properties"][field] = {"$ref": "#/$defs/Settings", "default": described.get("default", {})}
     if "SearchSpec" in definitions:
         _search(definitions)
+    if model is Space:
+        _shorthands(content["properties"], definitions)
     # Nothing reaches the models of a trial but settings, whose groups are written out.
     while unused := [name for name in definitions if not _used(name, content)]:
         for name in unused:
@@ -68,6 +70,20 @@ def _schema(model: type[BaseModel], title: str, description: str) -> dict[str, A
         "title": title,
         "description": description,
     }
+
+
+def _shorthands(properties: dict[str, Any], definitions: dict[str, Any]) -> None:
+    """The settings of factors, and the values of what grid and zip name by dotted path."""
+    properties["factors"]["additionalProperties"]["additionalProperties"] = {"$ref": "#/$defs/Settings"}
+    values = {
+        path: {"type": "array", "items": {"$ref": f"#/$defs/Settings/properties/{path}"}, "minItems": 1}
+        for path, leaf in definitions["Settings"]["properties"].items()
+        if "$ref" not in leaf
+    }
+    definitions["Values"] = {"type": "object", "properties": values, "additionalProperties": False}
+    for shorthand in ("grid", "zip"):
+        described = {key: properties[shorthand][key] for key in ("default", "description")}
+        properties[shorthand] = {"$ref": "#/$defs/Values", **described}
 
 
 def _search(definitions: dict[str, Any]) -> None:

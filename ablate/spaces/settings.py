@@ -28,6 +28,13 @@ class Setting:
     origin: str
 
 
+def format_value(value: Any) -> str:
+    """A value as tables and notes show it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def parse_overrides(texts: Iterable[str]) -> list[Setting]:
     """`--set path=value` arguments as settings.
 

@@ -11,12 +11,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ablate.core.errors import SpecError, nearest
 from ablate.spaces.claims import Claim, Use
+from ablate.spaces.factors import Factors, MadeRow, Values, corners, made_rows
 from ablate.spaces.figures import figure_kind
 from ablate.spaces.looks import DEFAULT_LOOKS, Design, Failures, Looks, Seeds
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.settings import Setting
 from ablate.spaces.specs import Spec, TrialSpec
-from ablate.spaces.yamlfile import YamlFile
+from ablate.spaces.yamlfile import Place, PlacedError, YamlFile
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """What a space's name may be: it becomes an experiment's name and part of paths."""
@@ -64,6 +65,9 @@ class Space(Spec):
     table: int | None = None
     base: dict[str, Any] = {}
     rows: list[Row] = []
+    factors: Factors = Field({}, description="Factor -> level -> settings: every combination of levels is a row.")
+    grid: Values = Field({}, description="Setting -> values: every combination is a row.")
+    zip: Values = Field({}, description="Setting -> values, as many of each: the first ones are a row, and so on.")
     search: SearchSpec | None = None
     claims: list[Claim] = []
     looks: Looks = Field(
@@ -75,6 +79,33 @@ class Space(Spec):
     )
     figures: list[FigureName] = []
     smoke: PresetPart = PresetPart()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """Write out what shorthands stand for: from here on rows are all there are."""
+        made = [Row(label=row.label, set=dict(row.set)) for row in self.shorthands()]
+        object.__setattr__(self, "rows", [*self.rows, *made])
+        claims = []
+        for number, claim in enumerate(self.claims):
+            asked = claim.interaction
+            if asked is not None and asked.factors is not None:
+                try:
+                    found = asked.of_rows(corners(self.factors, asked.factors, asked.at))
+                except PlacedError as error:
+                    place = ("claims", number, "interaction", *error.place)
+                    raise PlacedError(place, str(error)) from error
+                claim = claim.model_copy(update={"interaction": found})
+            claims.append(claim)
+        object.__setattr__(self, "claims", claims)
+        return self
+
+    def shorthands(self) -> list[MadeRow]:
+        """What factors, grid and zip stand for: the last of the rows.
+
+        Raises:
+            PlacedError: Something in them that makes no rows.
+        """
+        return made_rows(self.factors, self.grid, self.zip)
 
     @model_validator(mode="after")
     def _rows_or_search(self) -> Self:
@@ -104,12 +135,16 @@ class Space(Spec):
     @model_validator(mode="after")
     def _labels_once(self) -> Self:
         labels = [row.label for row in self.rows]
+        made = self.shorthands()
+        places: list[Place] = [("rows", number, "label") for number in range(len(labels) - len(made))]
+        places += [row.place for row in made]
         for number, label in enumerate(labels):
             if label in labels[:number]:
-                raise ValueError(f"expected each row's label once, got {label!r} twice")
+                raise PlacedError(places[number], f"expected each row's label once, got {label!r} twice")
         for label in self.smoke.rows:
             if label not in labels:
-                raise ValueError(f"expected a row's label in smoke.rows, got {label!r}; {nearest(label, labels)}")
+                told = f"expected a row's label, got {label!r}; {nearest(label, labels)}"
+                raise PlacedError(("smoke", "rows", label), told)
         return self
 
 

@@ -12,7 +12,7 @@ from ablate.core.errors import SpecError
 from ablate.spaces.figures import analyses_for
 from ablate.spaces.presets import preset_names
 from ablate.spaces.search import SearchSpec
-from ablate.spaces.settings import Setting, build_spec
+from ablate.spaces.settings import Setting, build_spec, format_value
 from ablate.spaces.space import PresetFile, Row, RowChange, SpaceFile, Trial
 from ablate.spaces.specs import TrialSpec
 from ablate.spaces.yamlfile import YamlFile, explain, flatten
@@ -39,13 +39,6 @@ class Sample:
     def note(self) -> str:
         """Its settings in words, shortened to what a table's footnote takes."""
         return ", ".join(f"{path.rpartition('.')[2]} {format_value(value)}" for path, value in self.values.items())
-
-
-def format_value(value: Any) -> str:
-    """A value as tables and notes show it."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "none"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,20 @@ from ablate.core.text import reason_of
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
+
+class PlacedError(ValueError):
+    """What a model refuses as a whole, though one place of it is to blame.
+
+    Args:
+        place: Keys and item numbers from the model on.
+        message: `expected ..., got ...`.
+    """
+
+    def __init__(self, place: Place, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 MOST_VALUES = 100_000
 """In one file, aliases counted each time: a few lines of them can stand for billions."""
 
@@ -210,6 +224,15 @@ class YamlFile:
                 return f"{self.path}:{line}"
         return str(self.path)
 
+    def stands_for(self, place: Place, source: Place) -> None:
+        """A place that is not in the file has the line of what was written for it.
+
+        Args:
+            place: Keys and item numbers from the top.
+            source: As of `where`.
+        """
+        self._lines[place] = int(self.where(source).rsplit(":", 1)[-1])
+
     def validate(self, model: type[Model]) -> Model:
         """The file as a pydantic model.
 
@@ -317,6 +340,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any, most: in
     problems = [each for each in problems if each["type"] != "too_short" or tuple(each["loc"]) not in inner]
     for problem in problems[:most]:
         place: Place = tuple(problem["loc"])
+        place += getattr(problem.get("ctx", {}).get("error"), "place", ())
         path = ".".join(str(step) for step in place) or "the whole"
         kind = problem["type"]
         if kind == "extra_forbidden":

@@ -155,6 +155,7 @@ QUICK = {
     "above, 5 rows, three of them surely": (5.0,),
     "equivalence within 4 noises": (1.0,),
     "gain, 5 rows": (10.0,),
+    "interaction, 4 rows": (10.0,),
     "value within": (1.0,),
     "trend": (1.0,),
     "above, 2 rows, shared trainings": (5.0,),
@@ -172,7 +173,9 @@ def test_at_any_look_a_claim_at_its_edge_is_seldom_decided(kind: Kind) -> None:
             assert rates.right[1] >= 0.9, "four noises are seen by five seeds"
 
 
-@pytest.mark.parametrize("name", ["ordering, 5 rows", "above, 2 rows, 200 images", "gain, 2 rows"])
+@pytest.mark.parametrize(
+    "name", ["ordering, 5 rows", "above, 2 rows, 200 images", "gain, 2 rows", "interaction, 4 rows"]
+)
 def test_thousands_of_tables_at_once_are_judged_as_each_of_them_is(name: str) -> None:
     [kind] = [kind for kind in kinds() if kind.name == name]
     made = outcomes(np.random.default_rng(4), kind, 1.0, kind.effect, 12)

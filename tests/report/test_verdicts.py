@@ -248,6 +248,30 @@ def test_gain_compares_gains_of_two_columns_within_each_training() -> None:
     assert judge(more, Results(outcomes)).comparisons[0].effect == pytest.approx(9.0)
 
 
+def test_an_interaction_is_a_difference_of_differences_and_the_same_with_a_and_b_exchanged() -> None:
+    rng = np.random.default_rng(6)
+    means = {"neither": 50.0, "a": 52.0, "b": 53.0, "ab": 65.0}
+    results = scalars_as_accuracy({row: list(mean + rng.normal(0, 0.5, 3)) for row, mean in means.items()}, 10_000)
+    rows = {"both": "ab", "one": "a", "other": "b", "neither": "neither", "metrics": ["pgd20"]}
+    more = judge(claim(interaction=rows), results)
+    turned = judge(claim(interaction={**rows, "one": "b", "other": "a"}), results)
+    mean = {row: float(np.mean(results.values(row, "pgd20"))) for row in means}
+    assert more.comparisons[0].effect == pytest.approx(mean["ab"] - mean["b"] - (mean["a"] - mean["neither"]))
+    assert more.verdict == turned.verdict == HOLDS
+    assert turned.comparisons[0].effect == pytest.approx(more.comparisons[0].effect)
+    assert more.comparisons[0].words == "(ab − b) − (a − neither), PGD-20"
+    assert "seed noise of its own rows, two by two" in more.test
+    for bound, verdict in (({"at_most": 0}, FAILS), ({"at_least": 5}, HOLDS), ({"within": 2}, FAILS)):
+        assert judge(claim(interaction={**rows, **bound}), results).verdict == verdict
+
+
+def test_four_noises_have_the_bounds_of_their_pairs_put_together() -> None:
+    parts = tuple(Noise(np.asarray(variance), 3, 2.0) for variance in (1.0, 4.0, 9.0, 0.25))
+    whole = float(half_width(Estimate(np.asarray(0.0), parts), 0.01))
+    pairs = [float(half_width(Estimate(np.asarray(0.0), parts[i : i + 2]), 0.01)) for i in (0, 2)]
+    assert whole == pytest.approx(math.hypot(*pairs))
+
+
 def test_trend_is_over_the_epochs_of_each_training() -> None:
     rng = np.random.default_rng(10)
 

@@ -16,6 +16,7 @@ STATEMENTS = {
     "ordering": {"rows": ["512", "256", "128"], "direction": "decreases", "metrics": ["energy/ratio"]},
     "difference": {"row": "128", "minus": "512", "within": 1, "metrics": ["adaptive/pgd20"]},
     "gain": {"rows": ["128"], "over": "512", "than": "pgd20", "metrics": ["natural"]},
+    "interaction": {"both": "512", "one": "256", "other": "128", "neither": "64", "metrics": ["pgd20"]},
     "value": {"row": "32", "reference": 77.14, "within": 1.0, "metrics": ["natural"]},
     "trend": {"row": "32", "metrics": ["energy/ratio"]},
 }
@@ -76,6 +77,13 @@ def test_numbers_as_row_labels_are_refused() -> None:
             "got at_least and within",
         ),
         ({"difference": {"row": "a", "minus": "b", "within": -1, "metrics": ["pgd20"]}}, "greater than 0"),
+        ({"interaction": {"both": "c", "one": "a", "other": "a", "neither": "d", "metrics": ["pgd20"]}}, "'a' twice"),
+        ({"interaction": {"both": "c", "one": "a", "metrics": ["pgd20"]}}, "four rows, both.*got no other"),
+        ({"interaction": {"both": "c", "factors": ["a", "b"], "metrics": ["pgd20"]}}, "either factors or the four"),
+        (
+            {"interaction": {"factors": ["a", "b"], "at_least": 1, "within": 1, "metrics": ["pgd20"]}},
+            "got at_least and within",
+        ),
         ({"value": {"row": "a", "within": 1, "metrics": ["pgd20"]}}, "reference and within together"),
         ({"value": {"row": "a", "at_least": float("nan"), "metrics": ["pgd20"]}}, "finite"),
         ({"gain": {"rows": ["a"], "over": "b", "than": "pgd20", "metrics": ["pgd20"]}}, "got 'pgd20' twice"),

@@ -35,7 +35,7 @@ def user(tmp_path: Path) -> Path:
 def test_the_readme_shows_each_kind_in_under_twenty_lines() -> None:
     found = examples()
     assert {f"{module}.py" for module in MODULES} <= found.keys()
-    assert {"my_ablation.yaml", "my_search.yaml", "my_experiment.yaml"} <= found.keys()
+    assert {"my_ablation.yaml", "my_factors.yaml", "my_search.yaml", "my_experiment.yaml"} <= found.keys()
     for name, content in found.items():
         assert len(content.strip().splitlines()) < 20, name
 
@@ -44,6 +44,18 @@ def test_the_first_file_is_a_space(user: Path) -> None:
     plan = json.loads(run_launch(user, "--space", "my_ablation.yaml", "--dry-run", "--json"))
     assert [trial["row"] for trial in plan["trials"]] == ["8", "12"]
     assert len(plan["trainings"]) == 2
+
+
+def test_the_factors_are_rows_and_their_interaction_a_claim(user: Path) -> None:
+    space = load_space(str(user / "my_factors.yaml")).space
+    assert [row.label for row in space.rows] == [
+        "FAT off, bits 32", "FAT off, bits 4", "FAT on, bits 32", "FAT on, bits 4",
+    ]  # fmt: skip
+    plan = json.loads(run_launch(user, "--space", "my_factors.yaml", "--dry-run", "--json", "--seeds", "0-2"))
+    assert list(dict.fromkeys(trial["row"] for trial in plan["trials"])) == [row.label for row in space.rows]
+    [told] = plan["claims"]
+    assert told["words"].startswith("(FAT on, bits 4 − FAT off, bits 4) − (FAT on, bits 32 − FAT off, bits 32)")
+    assert told["asked"] == 3 and told["smallest"] > 0
 
 
 @pytest.mark.parametrize("preset", ["paper", "smoke"])

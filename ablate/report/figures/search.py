@@ -12,7 +12,7 @@ from ablate.report.figures.style import COLOURS, SEQUENTIAL, STYLE, new_figure
 from ablate.report.search import SampleResult, SearchResults, coordinates, importances, pareto_front
 from ablate.spaces.figures import Drawing
 from ablate.spaces.search import Parameter
-from ablate.spaces.trials import format_value
+from ablate.spaces.settings import format_value
 
 _GREY = "0.72"
 _BEST = COLOURS[1]

@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from ablate.report.names import column_name
 from ablate.report.results import TREND
 from ablate.report.verdicts.evidence import Weights
-from ablate.spaces.claims import Above, Below, Best, Claim, Difference, Gain, Ordering, Pairwise, Trend, Value
+from ablate.spaces.claims import (
+    Above,
+    Below,
+    Best,
+    Claim,
+    Difference,
+    Gain,
+    Interaction,
+    Ordering,
+    Pairwise,
+    Trend,
+    Value,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,8 @@ def contrasts(claim: Claim, rows: Sequence[str]) -> list[Contrast]:
             return [_difference(statement.row, statement.minus, metric, low, high) for metric in metrics]
         case Gain():
             return [_gain(row, statement.over, metric, statement.than) for metric in metrics for row in statement.rows]
+        case Interaction():
+            return [_interaction(statement, metric) for metric in metrics]
         case Value():
             low, high = _region(statement.at_least, statement.at_most, statement.within, statement.reference or 0.0)
             words = f"{statement.row}, {{}}{_range_words(low, high)}"
@@ -89,6 +103,18 @@ def _difference(row: str, minus: str, metric: str, low: float, high: float) -> C
 def _gain(row: str, over: str, metric: str, than: str) -> Contrast:
     words = f"({row} − {over}) on {column_name(metric)} less that on {column_name(than)}"
     return Contrast(words, {row: {metric: 1.0, than: -1.0}, over: {metric: -1.0, than: 1.0}}, low=0.0)
+
+
+def _interaction(statement: Interaction, metric: str) -> Contrast:
+    both, one, other, neither = (label for _, label in statement.named_rows())
+    words = f"({both} − {other}) − ({one} − {neither}), {column_name(metric)}"
+    low, high = _region(statement.at_least, statement.at_most, statement.within, 0.0)
+    if math.isinf(low) and math.isinf(high):
+        low = 0.0
+    else:
+        words += _range_words(low, high)
+    weights = {both: {metric: 1.0}, other: {metric: -1.0}, one: {metric: -1.0}, neither: {metric: 1.0}}
+    return Contrast(words, weights, low, high)
 
 
 def _region(

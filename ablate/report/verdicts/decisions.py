@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ablate.report.verdicts.contrasts import Contrast
-from ablate.report.verdicts.evidence import Array, Estimate, Table, estimate
+from ablate.report.verdicts.evidence import Array, Estimate, Noise, Table, estimate
 
 ALPHA = 0.05
 """How often a claim may be decided wrongly, at any look, in either direction together."""
@@ -93,20 +93,26 @@ def welch_level(level: float, df: float) -> float:
 def half_width(found: Estimate, level: float) -> Array:
     """Half of the interval of an effect at a level; infinite where the noise is not known.
 
-    Seed noise and test-set error have an interval each, and the whole one is the root of their squares' sum. That keeps
+    Test-set error and seed noise have an interval each, the latter one for every two rows (an interaction has four),
+    and the whole one is the root of their squares' sum. That keeps
     the level: the rate is 2 Phi(-sqrt(x)) of x = (bound / standard error)^2, which is convex, and the x of the whole is
     the mean of the parts' weighted by their variances, so the rate is at most the weighted mean of theirs.
     """
     squared = _t(level, _image_df(found)) ** 2 * found.image_variance
-    if len(found.noise) == 1:
-        squared = squared + _t(level, found.noise[0].df) ** 2 * found.noise[0].share()
-    elif found.noise:
-        one, other = (part.share() for part in found.noise)
-        free = min(part.df for part in found.noise)
-        below = sum(part.share() ** 2 / part.df for part in found.noise)
-        welch = np.divide((one + other) ** 2, below, out=np.full_like(below, free), where=below > 0)
-        squared = squared + _t(welch_level(level, free), welch) ** 2 * (one + other)
+    for first in range(0, len(found.noise), 2):
+        squared = squared + _squared_bound(found.noise[first : first + 2], level)
     return np.where(found.same, 0.0, np.where(found.mute, np.inf, np.sqrt(squared)))
+
+
+def _squared_bound(pair: Sequence[Noise], level: float) -> Array:
+    """The square of half an interval for the noise of one row, or of two rows of different trainings."""
+    if len(pair) == 1:
+        return np.asarray(_t(level, pair[0].df) ** 2 * pair[0].share())
+    one, other = (part.share() for part in pair)
+    free = min(part.df for part in pair)
+    below = one**2 / pair[0].df + other**2 / pair[1].df
+    welch = np.divide((one + other) ** 2, below, out=np.full_like(below, free), where=below > 0)
+    return np.asarray(_t(welch_level(level, free), welch) ** 2 * (one + other))
 
 
 def _image_df(found: Estimate) -> float:

@@ -392,6 +392,7 @@ class _Course:
             kind, noise = "t test", "seed noise of the row"
         else:
             kind, noise = "Welch's t test", "seed noise of its own rows"
+            noise += "" if len(found.noise) == 2 else ", two by two"
         words = f"{f'two one-sided {kind}s (TOST)' if both else kind}, {noise}"
         if found.images is not None:
             images = f"{found.images} test images" + (", paired by image" if found.paired_images else ", binomial")
