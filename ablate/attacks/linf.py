@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ablate.attacks.base import Attack, Network, full_precision, later, refuse_negative, register_attack
 from ablate.attacks.threats import Threat
-from ablate.core.randomness import normal, stream, uniform
+from ablate.core.randomness import normal, rows, stream, symmetric_of
 from ablate.spaces.specs import MeasurementSpec
 
 
@@ -124,7 +124,7 @@ def uniform_noise(images: Tensor, key: int | Tensor, index: Tensor) -> Tensor:
         key: Stream of random numbers, see `ablate.core.randomness.stream`.
         index: [N] int64, what each image's numbers hang on.
     """
-    return 2.0 * uniform(key, index, tuple(images.shape[1:])).to(images.dtype) - 1.0
+    return symmetric_of(rows(key, index), tuple(images.shape[1:])).to(images.dtype)
 
 
 def uniform_start(images: Tensor, eps: float, key: int | Tensor, index: Tensor) -> Tensor:

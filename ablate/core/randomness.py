@@ -7,8 +7,10 @@ wraps around silently on the CPU and on CUDA alike, and which torch.compile and 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,14 +37,80 @@ def stream(seed: int, purpose: str, *coordinates: int) -> int:
 
 def _shift(value: Tensor, bits: int) -> Tensor:
     # torch's >> keeps the sign; SplitMix64 wants zeros shifted in.
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+    return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _hash(value: Tensor) -> Tensor:
-    value = value + _GOLDEN
-    value = (value ^ _shift(value, 30)) * _MIX_1
-    value = (value ^ _shift(value, 27)) * _MIX_2
-    return value ^ _shift(value, 31)
+    return _hash_(value.clone())
+
+
+def _hash_(value: Tensor) -> Tensor:
+    """In place: pixels' numbers are millions a step, and each piece of new memory costs a CPU as much as the sum."""
+    value += _GOLDEN
+    for bits_, factor in ((30, _MIX_1), (27, _MIX_2)):
+        value ^= _shift(value, bits_)
+        value *= factor
+    value ^= _shift(value, 31)
+    return value
+
+
+_KERNEL = """template <typename T> T hashed(T row, T position) {
+    unsigned long long value = (unsigned long long)row ^ (unsigned long long)position;
+    value += 0x9E3779B97F4A7C15ull;
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9ull;
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EBull;
+    return (T)(value ^ (value >> 31));
+}"""
+"""As `_hash(row ^ position)`, for the compiler of CUDA's runtime: unsigned numbers wrap around, and shift zeros in."""
+
+
+@functools.cache
+def _kernel(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The hash as one operation of a GPU; None where it cannot be had, or says another thing than torch's own ones."""
+    if device.type != "cuda":
+        return None
+    probe = torch.tensor([0, 1, -1, _GOLDEN, _MIX_1, 1 << 62], device=device)
+    try:
+        made: Callable[[Tensor, Tensor], Tensor] = torch.cuda.jiterator._create_jit_fn(_KERNEL)
+        found = made(probe[:, None], probe[None, :])
+        return made if torch.equal(found, _hash(probe[:, None] ^ probe[None, :])) else None
+    except Exception:  # beta, and a compiler: without it numbers are the same, in more operations
+        return None
+
+
+@functools.cache
+def _positions(count: int, device: torch.device) -> Tensor:
+    """Hashes of 0 .. count - 1; made on the host, so that no stream finds them half done."""
+    return _hash_(torch.arange(count)).to(device)
+
+
+def rows(key: int | Tensor, index: Tensor) -> Tensor:
+    """What all numbers of an example hang on: `bits_of` makes them of it.
+
+    Args:
+        key: From `stream`; an int, or int64 of a shape that broadcasts to that of the index.
+        index: int64, which examples (their place in the data set, or in the batch).
+
+    Returns:
+        int64 of the index's shape.
+    """
+    return _hash_(_hash(index) ^ key)
+
+
+def bits_of(row: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """64 random bits for every (row, position).
+
+    Args:
+        row: [N] int64, from `rows`.
+        shape: What one example needs, e.g. (3, 32, 32); () for one number each.
+
+    Returns:
+        [N, *shape] int64.
+    """
+    position = _positions(math.prod(shape), row.device)
+    kernel = _kernel(row.device)
+    made = _hash_(row[:, None] ^ position) if kernel is None else kernel(row[:, None], position[None, :])
+    return made.reshape(len(row), *shape)
 
 
 def bits(key: int | Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -56,10 +124,27 @@ def bits(key: int | Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
     Returns:
         [N, *shape] int64.
     """
-    count = math.prod(shape)
-    row = _hash(_hash(index) ^ key)
-    position = torch.arange(count, device=index.device, dtype=torch.int64)
-    return _hash(row[:, None] ^ _hash(position)[None, :]).reshape(index.shape[0], *shape)
+    return bits_of(rows(key, index), shape)
+
+
+def uniform_of(row: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+    """As `uniform`, of rows."""
+    return _shift(bits_of(row, shape), 40).to(torch.float32).mul_(2.0**-24)
+
+
+def symmetric_of(row: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+    """Uniform numbers in [-1, 1), of rows: 2 `uniform_of` - 1, which no rounding touches.
+
+    Args:
+        row: [N] int64, from `rows`.
+        shape: What one example needs.
+
+    Returns:
+        [N, *shape] float32.
+    """
+    # The sign bit turned over, a shift that keeps the sign takes 2^23 from the upper 24 bits.
+    centred = bits_of(row, shape).bitwise_xor_(-(1 << 63)).bitwise_right_shift_(40)
+    return centred.to(torch.float32).mul_(2.0**-23)
 
 
 def uniform(key: int | Tensor, index: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
@@ -73,7 +158,7 @@ def uniform(key: int | Tensor, index: Tensor, shape: tuple[int, ...] = ()) -> Te
     Returns:
         [N, *shape] float32 with 24 random bits.
     """
-    return _shift(bits(key, index, shape), 40).to(torch.float32) * 2.0**-24
+    return uniform_of(rows(key, index), shape)
 
 
 def normal(key: int | Tensor, index: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
@@ -87,7 +172,12 @@ def normal(key: int | Tensor, index: Tensor, shape: tuple[int, ...] = ()) -> Ten
     Returns:
         [N, *shape] float32.
     """
-    raw = bits(key, index, shape)
+    return normal_of(rows(key, index), shape)
+
+
+def normal_of(row: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+    """As `normal`, of rows."""
+    raw = bits_of(row, shape)
     radius = (_shift(raw, 40).to(torch.float32) + 1.0) * 2.0**-24  # in (0, 1]: its logarithm is finite
     angle = ((raw & 0xFFFFFF).to(torch.float32)) * (2.0**-24 * 2.0 * math.pi)
     return torch.sqrt(-2.0 * torch.log(radius)) * torch.cos(angle)

@@ -7,78 +7,13 @@ batch) alone: a replayed step augments the same way, and nothing waits for the d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ablate.core import randomness
 from ablate.core.registry import Registry
+from ablate.learning.draws import Draws, columns_of
 from ablate.spaces.specs import AugmentationSpec
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The random numbers of one training step.
-
-    Attributes:
-        seed: The trial's seed.
-        epoch: From 1.
-        step: From 0.
-        count: Images in the batch.
-        device: Where the numbers are wanted.
-    """
-
-    seed: int
-    epoch: int
-    step: int
-    count: int
-    device: torch.device
-
-    def key(self, purpose: str) -> int:
-        """The key of a stream for this step, for the functions of `ablate.core.randomness`."""
-        return randomness.stream(self.seed, purpose, self.epoch, self.step)
-
-    def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
-        """Uniform numbers in [0, 1) for each image.
-
-        Args:
-            purpose: What they are for; different purposes are independent.
-            shape: What one image needs.
-
-        Returns:
-            [count, *shape] float32.
-        """
-        return randomness.uniform(self.key(purpose), torch.arange(self.count, device=self.device), shape)
-
-    def permutation(self, purpose: str) -> Tensor:
-        """A random order of the batch: [count] int64, each place once."""
-        return randomness.permutation(self.key(purpose), self.count, self.device)
-
-    def beta(self, purpose: str, parameter: float) -> Tensor:
-        """One number of Beta(parameter, parameter) for each image: the quantile at a uniform number.
-
-        Args:
-            purpose: What they are for.
-            parameter: Both parameters of the distribution, above 0.
-
-        Returns:
-            [count] float32 in [0, 1]; Beta(1, 1) is the uniform distribution itself.
-        """
-        if parameter == 1.0:
-            return self.uniform(purpose)
-        return self.quantiles(purpose, parameter)
-
-    def quantiles(self, purpose: str, parameter: float) -> Tensor:
-        """As `beta`, for any parameter; computed on the host."""
-        # torch has no quantiles of it. The uniform numbers are the same on the CPU, so nothing waits for the device.
-        rank = randomness.uniform(self.key(purpose), torch.arange(self.count)).double()
-        # Imported here: planning registers augmentations and draws nothing.
-        from scipy.special import betaincinv
-
-        quantile = betaincinv(parameter, parameter, rank.numpy())
-        return torch.from_numpy(quantile).clamp(0.0, 1.0).float().to(self.device, non_blocking=True)
-
 
 AugmentationFunction = Callable[[Tensor, Tensor, Draws, AugmentationSpec], tuple[Tensor, Tensor]]
 """(images [N, 3, H, W] in [0, 1], targets [N, K] one-hot, draws, spec) -> the augmented ones, of the same shapes.
@@ -109,18 +44,13 @@ def crop_and_flip(images: Tensor, draws: Draws, *, padding: int, flip: bool) -> 
     if padding == 0 and not flip:
         return images
     count, _, height, width = images.shape
-    rows = torch.arange(height, device=images.device).expand(count, height)
-    columns = torch.arange(width, device=images.device).expand(count, width)
-    if flip:
-        mirrored = draws.uniform("flip") < 0.5
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    window = draws.windows(padding, flip)
     if padding:
-        offset = (draws.uniform("crop", (2,)) * (2 * padding + 1)).long()
         images = torch.nn.functional.pad(images, (padding, padding, padding, padding))
-        rows = rows + offset[:, 0, None]
-        columns = columns + offset[:, 1, None]
     place = torch.arange(count, device=images.device)[:, None, None]
-    return images[place, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    row = window[:, :1] + torch.arange(height, device=images.device)
+    column = columns_of(width, padding, images.device)[window[:, 1]]
+    return images[place, :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
 
 
 @register_augmentation("none")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.core.text import named_line
-from ablate.learning.augmentation import Draws
+from ablate.learning.draws import Drawn, Draws
 from ablate.learning.memory import ran_out_of_memory
 
 Step = Callable[[], tuple[Tensor, Tensor]]
@@ -36,6 +36,8 @@ class _Trained(Protocol):
 
     @property
     def optimizer(self) -> torch.optim.Optimizer: ...
+
+    def draws(self, epoch: int, step: int, count: int) -> Draws: ...
 
     def step(self, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]: ...
 
@@ -66,52 +68,56 @@ def cuda_graph(step: Step) -> Step:
 class _Purposes:
     """What a step draws: learned from the steps that run as they are, in the order of first use."""
 
-    keys: dict[str, int] = field(default_factory=dict)
-    quantiles: dict[tuple[str, float], int] = field(default_factory=dict)
+    keys: dict[str, None] = field(default_factory=dict)
+    kinds: dict[Drawn, None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
 class _NotedDraws(Draws):
+    def __init__(self, now: Draws, purposes: _Purposes) -> None:
+        super().__init__(now.seed, now.epoch, now.step, now.count, now.device, now.ahead)
+        object.__setattr__(self, "purposes", purposes)
+
     purposes: _Purposes
 
     def key(self, purpose: str) -> int:
-        self.purposes.keys.setdefault(purpose, len(self.purposes.keys))
+        self.purposes.keys.setdefault(purpose)
         return super().key(purpose)
 
-    def quantiles(self, purpose: str, parameter: float) -> Tensor:
-        self.purposes.quantiles.setdefault((purpose, parameter), len(self.purposes.quantiles))
-        return Draws(self.seed, self.epoch, self.step, self.count, self.device).quantiles(purpose, parameter)
+    def drawn(self, what: Drawn) -> Tensor:
+        self.purposes.kinds.setdefault(what)
+        return super().drawn(what)
 
 
 class _ReplayedDraws(Draws):
-    """Draws whose keys and quantiles lie in memory that the host fills; seed, epoch and step it does not know."""
+    """Draws whose keys and numbers lie in memory that the host fills; seed, epoch and step it does not know."""
 
-    def __init__(self, count: int, device: torch.device, purposes: _Purposes) -> None:
-        for name, value in (("count", count), ("device", device), ("purposes", purposes)):
+    def __init__(self, now: Draws, purposes: _Purposes) -> None:
+        for name, value in (
+            ("count", now.count),
+            ("device", now.device),
+            ("keys", {purpose: place for place, purpose in enumerate(purposes.keys)}),
+            ("places", torch.zeros(max(1, len(purposes.keys)), dtype=torch.int64, device=now.device)),
+            ("numbers", {what: now.drawn(what).clone() for what in purposes.kinds}),
+        ):
             object.__setattr__(self, name, value)
-        keys = torch.zeros(max(1, len(purposes.keys)), dtype=torch.int64, device=device)
-        object.__setattr__(self, "keys", keys)
-        drawn = [torch.zeros(count, device=device) for _ in purposes.quantiles]
-        object.__setattr__(self, "drawn", drawn)
 
-    purposes: _Purposes
-    keys: Tensor
-    drawn: list[Tensor]
+    keys: dict[str, int]
+    places: Tensor
+    numbers: dict[Drawn, Tensor]
 
     def key(self, purpose: str) -> Tensor:  # type: ignore[override]
-        return self.keys[self.purposes.keys[purpose]]
+        return self.places[self.keys[purpose]]
 
-    def quantiles(self, purpose: str, parameter: float) -> Tensor:
-        return self.drawn[self.purposes.quantiles[purpose, parameter]]
+    def drawn(self, what: Drawn) -> Tensor:
+        return self.numbers[what]
 
     def fill(self, now: Draws) -> None:
         """Put the numbers of a step in their places."""
-        if self.purposes.keys:
+        if self.keys:
             # Else the host would wait for the step before; the numbers are staged before this returns.
-            keys = torch.tensor([now.key(purpose) for purpose in self.purposes.keys])
-            self.keys.copy_(keys, non_blocking=True)
-        for (purpose, parameter), place in self.purposes.quantiles.items():
-            self.drawn[place].copy_(now.quantiles(purpose, parameter))
+            self.places.copy_(torch.tensor([now.key(purpose) for purpose in self.keys]), non_blocking=True)
+        for what, numbers in self.numbers.items():
+            numbers.copy_(now.drawn(what))
 
 
 @dataclass
@@ -139,15 +145,14 @@ class StepGraphs:
 
     Args:
         run: The training; its `step`, images, network and optimizer are used.
-        seed: The trial's.
         capture: Makes a replay of a step.
         warn: Told once, in a line, why steps are not replayed.
     """
 
     def __init__(
-        self, run: _Trained, seed: int, *, capture: Callable[[Step], Step] = cuda_graph, warn: Callable[[str], None]
+        self, run: _Trained, *, capture: Callable[[Step], Step] = cuda_graph, warn: Callable[[str], None]
     ) -> None:
-        self.run, self.seed, self.capture, self.warn = run, seed, capture, warn
+        self.run, self.capture, self.warn = run, capture, warn
         self.refused = False
         self._slots: dict[int, _Slot] = {}
 
@@ -163,7 +168,7 @@ class StepGraphs:
             As `TrainingRun.step`; overwritten by the next step.
         """
         slot = self._slots.setdefault(len(batch), _Slot())
-        now = Draws(self.seed, epoch, number, len(batch), self.run.device)
+        now = self.run.draws(epoch, number, len(batch))
         if slot.replay is not None:
             slot.fill(batch, now)
             return slot.replay()
@@ -177,13 +182,13 @@ class StepGraphs:
         self._slots.clear()
 
     def _as_it_is(self, slot: _Slot, batch: Tensor, now: Draws) -> tuple[Tensor, Tensor]:
-        noted = _NotedDraws(now.seed, now.epoch, now.step, now.count, now.device, slot.purposes)
+        noted = _NotedDraws(now, slot.purposes)
         return self.run.step(self.run.images[batch], self.run.labels[batch], noted)
 
     def _captured(self, slot: _Slot, batch: Tensor, now: Draws) -> tuple[Tensor, Tensor]:
         """Capture, replay, go back, and make the step as it is: what it says counts, and judges the replay."""
         run, places = self.run, batch.clone()
-        slot.places, slot.draws = places, _ReplayedDraws(len(batch), run.device, slot.purposes)
+        slot.places, slot.draws = places, _ReplayedDraws(now, slot.purposes)
         draws = slot.draws
         slot.fill(batch, now)
         before = _Tensors(run)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from ablate.attacks.linf import uniform_noise, uniform_start
 from ablate.core import randomness
-from ablate.learning.augmentation import Draws
+from ablate.learning.draws import Draws
 from ablate.spaces.specs import TrainingAttackSpec
 
 FGSM_RS_STEP = 1.25
@@ -43,16 +41,18 @@ def start_of(attack: TrainingAttackSpec, images: Tensor, draws: Draws, *, diverg
         The images to start from, the step, and the radius of the ball that every step is projected to.
     """
     eps, step, ball = attack.eps_255 / 255, attack.step_255 / 255, attack.eps_255 / 255
-    index, shape = torch.arange(len(images), device=images.device), tuple(images.shape[1:])
-    key = "attack start"
+    row, shape = draws.rows("attack start"), tuple(images.shape[1:])
+
+    def noise() -> Tensor:
+        return randomness.symmetric_of(row, shape).to(images.dtype)
+
     if attack.name == "n_fgsm":
         # Its noise leaves the ball and is not brought back; only pixels stay pixels.
-        return Start(images + N_FGSM_NOISE * eps * uniform_noise(images, draws.key(key), index), eps, 1.0)
+        return Start(images + N_FGSM_NOISE * eps * noise(), eps, 1.0)
     if attack.name == "fgsm_rs":
-        return Start(uniform_start(images, eps, draws.key(key), index), FGSM_RS_STEP * eps, ball)
+        return Start((images + eps * noise()).clamp_(0.0, 1.0), FGSM_RS_STEP * eps, ball)
     if diverging:
-        noise = randomness.normal(draws.key(key), index, shape).to(images.dtype)
-        return Start(images + DIVERGENCE_STD * noise, step, ball)
+        return Start(images + DIVERGENCE_STD * randomness.normal_of(row, shape).to(images.dtype), step, ball)
     if attack.random_start:
-        return Start(uniform_start(images, eps, draws.key(key), index), step, ball)
+        return Start((images + eps * noise()).clamp_(0.0, 1.0), step, ball)
     return Start(images, step, ball)

@@ -26,8 +26,9 @@ from ablate.attacks.linf import ascend, divergence_from
 from ablate.core import randomness
 from ablate.core.errors import SpecError
 from ablate.core.text import now_ms
-from ablate.learning.augmentation import AugmentationFunction, Draws, crop_and_flip, get_augmentation
+from ablate.learning.augmentation import AugmentationFunction, crop_and_flip, get_augmentation
 from ablate.learning.data import Dataset, split_validation
+from ablate.learning.draws import Ahead, Draws
 from ablate.learning.graphs import StepGraphs
 from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
@@ -179,6 +180,7 @@ class TrainingRun:
     ) -> None:
         self.spec, self.training, self.device = spec, spec.training, device
         self.layout = memory_format(device, spec.training.precision)
+        self.draws = Ahead(spec.seed, device).draws
         self.classes = len(dataset.classes)
         trained_on, held_out = split_validation(dataset.train_labels, spec.data.validation)
         if self.training.batch_size > len(trained_on):
@@ -206,7 +208,7 @@ class TrainingRun:
             momentum=self.training.momentum,
             fused=True if device.type == "cuda" else None,
         )
-        self.graphs = StepGraphs(self, spec.seed, warn=warn) if device.type == "cuda" else None
+        self.graphs = StepGraphs(self, warn=warn) if device.type == "cuda" else None
         self.folded: FoldedNetwork | None = None
         self.asked: nn.Module = self.network  # by the attack
         if self.training.attack.name != "none" and self.training.attack.network_mode == "eval":
@@ -317,7 +319,7 @@ class TrainingRun:
         """The step of an epoch on these images, as a graph where there are graphs; returns as `step`."""
         if self.graphs is not None:
             return self.graphs.step(epoch, number, batch)
-        draws = Draws(self.spec.seed, epoch, number, len(batch), self.device)
+        draws = self.draws(epoch, number, len(batch))
         return self.step(self.images[batch], self.labels[batch], draws)
 
     def step(self, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

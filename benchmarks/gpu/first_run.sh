@@ -81,7 +81,7 @@ PY
 cat > "$W/check.py" <<'PY'
 from common import *
 from ablate.attacks import PGD
-from ablate.learning.augmentation import Draws, crop_and_flip
+from ablate.learning.augmentation import crop_and_flip; from ablate.learning.draws import Draws
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured, fold_normalization
 from torch._dynamo.utils import counters

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ablate.core.errors import SpecError
 from ablate.learning.augmentation import (
-    Draws,
     augmentation_names,
     augmentation_source,
     crop_and_flip,
@@ -17,6 +16,7 @@ from ablate.learning.augmentation import (
     patches,
     register_augmentation,
 )
+from ablate.learning.draws import Draws
 from ablate.spaces.specs import AugmentationSpec
 
 CPU = torch.device("cpu")

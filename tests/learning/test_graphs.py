@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ablate.learning import graphs, training
-from ablate.learning.augmentation import Draws, register_augmentation
+from ablate.learning.augmentation import register_augmentation
+from ablate.learning.draws import Draws
 from ablate.learning.graphs import Step, StepGraphs
 from ablate.learning.models import register_network
 from ablate.learning.training import TrainingRun, TrainingState
@@ -40,7 +41,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[TrainingSta
 
         def with_graphs(self: TrainingRun, *args: Any, **kwargs: Any) -> None:
             made(self, *args, **kwargs)
-            self.graphs = StepGraphs(self, self.spec.seed, capture=counted, warn=seen["warnings"].append)
+            self.graphs = StepGraphs(self, capture=counted, warn=seen["warnings"].append)
 
         monkeypatch.setattr(training.TrainingRun, "__init__", with_graphs)
         state = run(**changes)
@@ -153,7 +154,7 @@ def test_a_captured_step_keeps_alive_what_it_reads() -> None:
         kept.append(step)
         return graphs.cuda_graph(step) if torch.cuda.is_available() else step
 
-    made = StepGraphs(training_run, 0, capture=capture, warn=pytest.fail)
+    made = StepGraphs(training_run, capture=capture, warn=pytest.fail)
     training_run.set_learning_rate(1)
     for number in range(graphs.WARM_UP + 1):
         made.step(1, number, torch.arange(12))

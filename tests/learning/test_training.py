@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ablate.core.errors import SpecError
 from ablate.learning import training as training_module
-from ablate.learning.augmentation import Draws, register_augmentation
+from ablate.learning.augmentation import register_augmentation
+from ablate.learning.draws import Draws
 from ablate.learning.models import register_network
 from ablate.learning.training import TrainingState, train
 from ablate.spaces.specs import AugmentationSpec, ModelSpec
