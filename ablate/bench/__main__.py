@@ -89,7 +89,7 @@ def main(
     Ratios are round by round: median (smallest to largest); each round is a steady stream of at least half a second.
     The loops beside ours run under torch's own defaults, on a GPU TF32 convolutions, and once more in IEEE float32, the
     precision of our float32. The share of the peak is that of the best matrix product
-    in the same precision on the same device.
+    in the same precision on the same device; ops: operations that the host hands out for a step.
     """
     open_closed_streams()
     console = open_console(sys.stderr if as_json else None)
@@ -355,7 +355,7 @@ _INNER = ("cores",)
 
 _HEAD = (
     f"{'network':<24} {'what':<8} {'batch':>5} {'mode':<17} {'images/s':>8} {'torchattacks':>21} "
-    f"{'in IEEE float32':>21} {'written out':>21} {'peak':>5} {'memory':>9}"
+    f"{'in IEEE float32':>21} {'written out':>21} {'peak':>5} {'ops':>6} {'memory':>9}"
 )
 
 
@@ -378,6 +378,7 @@ def _rows(result: Result, count: int, peaks: dict[str, float]) -> list[dict[str,
                 "ratio": {rival: timed.faster_than(their).as_json() for rival, their in result.theirs.items()}
                 if whose == "ours"
                 else {},
+                "operations": result.operations.get(name),
                 "share_of_peak": rate.median * case.flops / peak,
                 "peak_bytes": None if math.isnan(timed.peak_bytes) else timed.peak_bytes,
             }
@@ -397,11 +398,12 @@ def _line(row: dict[str, Any]) -> str:
     equal = ratio(f"{first} {IEEE}") or ratio(first)  # a CPU has no other precision
     mode = row["mode"] if len(row["mode"]) <= 17 else row["mode"].replace("torchattacks", "t.attacks")
     memory = row["peak_bytes"]
+    operations = "" if row["operations"] is None else f"{row['operations']:,}"
     held = "" if memory is None else f"{memory / 2**20:>5,.0f} MiB"
     return (
         f"{row['network']:<24} {row['what']:<8} {row['batch']:>5} {mode:<17} "
         f"{row['images_per_second']['median']:>8,.1f} {library:>21} {equal:>21} "
-        f"{ratio('written out'):>21} {row['share_of_peak']:>5.0%} {held}"
+        f"{ratio('written out'):>21} {row['share_of_peak']:>5.0%} {operations:>6} {held}"
     )
 
 

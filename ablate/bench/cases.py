@@ -11,6 +11,7 @@ import torch
 
 from ablate.attacks import CleanLogits, build_attack, evaluate
 from ablate.bench import textbook
+from ablate.bench.operations import operations_of
 from ablate.bench.timing import Timed, in_turn, steady
 from ablate.core import modes
 from ablate.learning.cost import STEP_COST, forward_flops, image_cost
@@ -77,12 +78,14 @@ class Result:
         ours: By mode of training; measuring has one, `float32`.
         theirs: By whose and how: `torchattacks`, `written out`, and each in `IEEE` where torch's defaults are not.
         repeats: How often each did its work in a round.
+        operations: Of torch, that the host hands out for a step; of what is not compiled.
     """
 
     case: Case
     ours: dict[str, Timed]
     theirs: dict[str, Timed]
     repeats: Mapping[str, int] = field(default_factory=dict)
+    operations: Mapping[str, int] = field(default_factory=dict)
 
 
 def time_step(case: Case, modes_: Sequence[str], rounds: int, device: torch.device) -> Result:
@@ -122,7 +125,12 @@ def _timed(
         streams[name], repeats[name] = steady(work, device)
     timed = in_turn(streams, rounds, device)
     each = {name: found.over(repeats[name]) for name, found in timed.items()}
-    return Result(case, {name: each[name] for name in ours}, {name: each[name] for name in theirs}, repeats)
+    counted = {
+        name: operations_of(work)
+        for name, work in {**theirs, **ours}.items()
+        if case.what == "step" and "compile" not in name
+    }
+    return Result(case, {name: each[name] for name in ours}, {name: each[name] for name in theirs}, repeats, counted)
 
 
 def training_step(model: ModelSpec, batch_size: int, mode: str, device: torch.device) -> Callable[[], None]:

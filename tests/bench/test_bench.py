@@ -20,6 +20,7 @@ from ablate.attacks import APGD, Natural, Square, Together, build_attack
 from ablate.bench import __main__ as bench
 from ablate.bench import autoattack, cases, packing, streams, textbook, timing
 from ablate.bench.autoattack import standard as autoattack_whole
+from ablate.bench.operations import operations_of
 from ablate.bench.timing import Timed, in_turn
 from ablate.learning.models import build_network
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec
@@ -77,6 +78,13 @@ def test_trainings_in_turn_are_timed_beside_the_same_ones_one_by_one(tmp_path: P
     assert known_streams(LocalFiles(tmp_path)) == {}  # of a CPU, which gains nothing by it
 
 
+def test_operations_are_counted_with_those_of_gradients_and_without_views() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    assert operations_of(lambda: weight.view(3, 1)[:2].detach()) == 0
+    assert operations_of(lambda: (2 * weight).sum()) == 2
+    assert operations_of(lambda: torch.autograd.grad((2 * weight).sum(), weight)) > 3
+
+
 def test_contestants_run_in_turn_once_each_round() -> None:
     ran: list[str] = []
     timed = in_turn({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, 3, torch.device("cpu"))
@@ -113,6 +121,7 @@ def test_a_step_is_timed_beside_its_rivals_as_json() -> None:
     assert {(row["whose"], row["mode"]) for row in found["results"]} >= {("ours", "float32"), ("theirs", "written out")}
     for row in found["results"]:
         assert row["images_per_second"]["median"] > 0
+        assert (row["operations"] is not None) == (row["what"] == "step")
         assert 0 < row["share_of_peak"] < float("inf")  # of a peak that a busy machine may not have reached
     [ours] = [row for row in found["results"] if row["whose"] == "ours"]
     assert ours["ratio"]["written out"]["median"] > 0

@@ -10,9 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ablate.attacks.evaluation import as_float
+from ablate.bench.operations import operations_of
 from ablate.core import randomness
 from ablate.learning import draws as drawing
+from ablate.learning.augmentation import crop_and_flip
 from ablate.learning.draws import STEPS_AHEAD, Ahead, Draws
+from ablate.learning.starts import start_of
+from ablate.spaces.specs import TrainingAttackSpec
 
 CPU = torch.device("cpu")
 STEPS = (0, 1, STEPS_AHEAD - 1, STEPS_AHEAD, 999)
@@ -86,3 +91,18 @@ def test_purposes_without_end_do_not_fill_the_memory() -> None:
     for step in range(500):
         ahead.draws(1, 0, 4).uniform(f"purpose {step}")
     assert len(ahead._held) <= drawing._KINDS
+
+
+def test_what_is_random_in_a_step_is_a_dozen_operations_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    # There the hash is one kernel; that it says the same is another test's.
+    monkeypatch.setattr(randomness, "_kernel", lambda device: torch.bitwise_xor)
+    ahead = Ahead(0, CPU)
+    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+
+    def step(number: int) -> None:
+        now = ahead.draws(1, number, len(images))
+        clean = as_float(crop_and_flip(images, now, padding=4, flip=True))
+        start_of(TrainingAttackSpec(), clean, now, diverging=False)
+
+    step(0)  # draws ahead
+    assert operations_of(lambda: step(1)) <= 16
