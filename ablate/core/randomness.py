@@ -59,23 +59,44 @@ _KERNEL = """template <typename T> T hashed(T row, T position) {
     value += 0x9E3779B97F4A7C15ull;
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9ull;
     value = (value ^ (value >> 27)) * 0x94D049BB133111EBull;
-    return (T)(value ^ (value >> 31));
+    value = value ^ (value >> 31);
+    return RESULT;
 }"""
-"""As `_hash(row ^ position)`, for the compiler of CUDA's runtime: unsigned numbers wrap around, and shift zeros in."""
+"""As `_made`, for the compiler of CUDA's runtime: unsigned numbers wrap around, and shift zeros in."""
+
+_RESULTS = {"bits": "(T)value", "centred": "(T)((long long)(value >> 40) - 8388608ll)"}
+
+
+def _made(row: Tensor, position: Tensor, result: str) -> Tensor:
+    """The hash of row ^ position; centred: its upper 24 bits, less 2^23."""
+    value = _hash_(row ^ position)
+    if result == "centred":
+        # The sign bit turned over, a shift that keeps the sign takes 2^23 from them.
+        value.bitwise_xor_(-(1 << 63)).bitwise_right_shift_(40)
+    return value
 
 
 @functools.cache
-def _kernel(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The hash as one operation of a GPU; None where it cannot be had, or says another thing than torch's own ones."""
+def _kernel(device: torch.device, result: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """`_made` as one operation of a GPU; None where it cannot be had, or says another thing than torch's own ones."""
     if device.type != "cuda":
         return None
     probe = torch.tensor([0, 1, -1, _GOLDEN, _MIX_1, 1 << 62], device=device)
+    row, position = probe[:, None], probe[None, :]
     try:
-        made: Callable[[Tensor, Tensor], Tensor] = torch.cuda.jiterator._create_jit_fn(_KERNEL)
-        found = made(probe[:, None], probe[None, :])
-        return made if torch.equal(found, _hash(probe[:, None] ^ probe[None, :])) else None
+        kernel: Callable[[Tensor, Tensor], Tensor]
+        kernel = torch.cuda.jiterator._create_jit_fn(_KERNEL.replace("RESULT", _RESULTS[result]))
+        return kernel if torch.equal(kernel(row, position), _made(row, position, result)) else None
     except Exception:  # beta, and a compiler: without it numbers are the same, in more operations
         return None
+
+
+def _numbers(row: Tensor, shape: tuple[int, ...], result: str) -> Tensor:
+    """[N, *shape] int64 for every (row, position)."""
+    position = _positions(math.prod(shape), row.device)[None, :]
+    kernel = _kernel(row.device, result)
+    made = _made(row[:, None], position, result) if kernel is None else kernel(row[:, None], position)
+    return made.reshape(len(row), *shape)
 
 
 @functools.cache
@@ -107,10 +128,7 @@ def bits_of(row: Tensor, shape: tuple[int, ...]) -> Tensor:
     Returns:
         [N, *shape] int64.
     """
-    position = _positions(math.prod(shape), row.device)
-    kernel = _kernel(row.device)
-    made = _hash_(row[:, None] ^ position) if kernel is None else kernel(row[:, None], position[None, :])
-    return made.reshape(len(row), *shape)
+    return _numbers(row, shape, "bits")
 
 
 def bits(key: int | Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -132,19 +150,21 @@ def uniform_of(row: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
     return _shift(bits_of(row, shape), 40).to(torch.float32).mul_(2.0**-24)
 
 
-def symmetric_of(row: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-    """Uniform numbers in [-1, 1), of rows: 2 `uniform_of` - 1, which no rounding touches.
+def symmetric_of(
+    row: Tensor, shape: tuple[int, ...] = (), scale: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Uniform numbers in [-scale, scale), of rows: scale (2 `uniform_of` - 1), rounded once, by the scale.
 
     Args:
         row: [N] int64, from `rows`.
         shape: What one example needs.
+        scale: Half of the interval.
+        dtype: float32 or float64, in which they are scaled.
 
     Returns:
-        [N, *shape] float32.
+        [N, *shape].
     """
-    # The sign bit turned over, a shift that keeps the sign takes 2^23 from the upper 24 bits.
-    centred = bits_of(row, shape).bitwise_xor_(-(1 << 63)).bitwise_right_shift_(40)
-    return centred.to(torch.float32).mul_(2.0**-23)
+    return _numbers(row, shape, "centred").to(dtype).mul_(2.0**-23 * scale)
 
 
 def uniform(key: int | Tensor, index: Tensor, shape: tuple[int, ...] = ()) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ablate.core.registry import Registry
-from ablate.learning.draws import Draws, columns_of
+from ablate.learning.draws import Draws, columns_of, counted
 from ablate.spaces.specs import AugmentationSpec
 
 AugmentationFunction = Callable[[Tensor, Tensor, Draws, AugmentationSpec], tuple[Tensor, Tensor]]
@@ -47,8 +47,8 @@ def crop_and_flip(images: Tensor, draws: Draws, *, padding: int, flip: bool) -> 
     window = draws.windows(padding, flip)
     if padding:
         images = torch.nn.functional.pad(images, (padding, padding, padding, padding))
-    place = torch.arange(count, device=images.device)[:, None, None]
-    row = window[:, :1] + torch.arange(height, device=images.device)
+    place = counted(count, images.device)[:, None, None]
+    row = window[:, :1] + counted(height, images.device)
     column = columns_of(width, padding, images.device)[window[:, 1]]
     return images[place, :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
 

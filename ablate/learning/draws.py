@@ -189,11 +189,17 @@ class Draws:
 
 
 @functools.cache
+def counted(count: int, device: torch.device) -> Tensor:
+    """0 .. count - 1; made on the host, so that no stream finds them half done."""
+    return torch.arange(count).to(device)
+
+
+@functools.cache
 def columns_of(width: int, padding: int, device: torch.device) -> Tensor:
     """The columns of the padded image that a window shows, by what `Draws.windows` says.
 
     Returns:
-        [2 (2 padding + 1), width] int64, from left to right; made on the host, so that no stream finds them half done.
+        [2 (2 padding + 1), width] int64, from left to right; made on the host as well.
     """
     shown = torch.arange(2 * padding + 1)[:, None] + torch.arange(width)[None, :]
     return torch.cat([shown, shown.flip(1)]).to(device)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ablate.core.errors import SpecError
 from ablate.core.registry import Registry, table
-from ablate.learning.augmentation import Draws, get_augmentation
+from ablate.learning.augmentation import get_augmentation
+from ablate.learning.draws import Draws
 from ablate.learning.losses import Loss
 from ablate.spaces.specs import TrainingSpec
 

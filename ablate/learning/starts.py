@@ -43,16 +43,16 @@ def start_of(attack: TrainingAttackSpec, images: Tensor, draws: Draws, *, diverg
     eps, step, ball = attack.eps_255 / 255, attack.step_255 / 255, attack.eps_255 / 255
     row, shape = draws.rows("attack start"), tuple(images.shape[1:])
 
-    def noise() -> Tensor:
-        return randomness.symmetric_of(row, shape).to(images.dtype)
+    def noise(radius: float) -> Tensor:
+        return randomness.symmetric_of(row, shape, radius, images.dtype)
 
     if attack.name == "n_fgsm":
         # Its noise leaves the ball and is not brought back; only pixels stay pixels.
-        return Start(images + N_FGSM_NOISE * eps * noise(), eps, 1.0)
+        return Start(images + noise(N_FGSM_NOISE * eps), eps, 1.0)
     if attack.name == "fgsm_rs":
-        return Start((images + eps * noise()).clamp_(0.0, 1.0), FGSM_RS_STEP * eps, ball)
+        return Start((images + noise(eps)).clamp_(0.0, 1.0), FGSM_RS_STEP * eps, ball)
     if diverging:
         return Start(images + DIVERGENCE_STD * randomness.normal_of(row, shape).to(images.dtype), step, ball)
     if attack.random_start:
-        return Start((images + eps * noise()).clamp_(0.0, 1.0), step, ball)
+        return Start((images + noise(eps)).clamp_(0.0, 1.0), step, ball)
     return Start(images, step, ball)

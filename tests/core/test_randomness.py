@@ -51,11 +51,15 @@ def test_symmetric_numbers_are_the_uniform_ones_without_rounding() -> None:
     uniform, symmetric = randomness.uniform_of(row, (40,)), randomness.symmetric_of(row, (40,))
     assert torch.equal(symmetric, 2.0 * uniform - 1.0)
     assert symmetric.min() < -0.999 and symmetric.max() > 0.999
+    for scale in (8 / 255, 2 * 8 / 255, 0.3):
+        assert torch.equal(randomness.symmetric_of(row, (40,), scale), scale * symmetric)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_the_kernel_for_gpus_says_the_same_as_torch(tmp_path: Path) -> None:
-    source = f"""{randomness._KERNEL}
+@pytest.mark.parametrize("result", randomness._RESULTS)
+def test_the_kernel_for_gpus_says_the_same_as_torch(result: str, tmp_path: Path) -> None:
+    kernel = randomness._KERNEL.replace("RESULT", randomness._RESULTS[result])
+    source = f"""{kernel}
 extern "C" void all(const long long* row, const long long* position, long long* out, long n) {{
     for (long i = 0; i < n; i++) out[i] = hashed<long long>(row[i], position[i]);
 }}"""
@@ -67,17 +71,17 @@ extern "C" void all(const long long* row, const long long* position, long long* 
     out = torch.empty_like(row)
     pointers = [ctypes.cast(each.data_ptr(), ctypes.POINTER(ctypes.c_longlong)) for each in (row, position, out)]
     ctypes.CDLL(str(tmp_path / "kernel.so")).all(*pointers, ctypes.c_long(len(row)))
-    assert torch.equal(out, randomness._hash(row ^ position))
+    assert torch.equal(out, randomness._made(row, position, result))
 
 
-def test_a_kernel_that_cannot_be_had_costs_nothing_but_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_is_asked_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
 
     def kernel(row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         asked.append((len(row), position.shape[1]))
-        return randomness._hash(row ^ position)
+        return randomness._made(row, position, "bits")
 
     index, wanted = torch.arange(5), randomness.bits(9, torch.arange(5), (3, 4))
-    monkeypatch.setattr(randomness, "_kernel", lambda device: kernel)
+    monkeypatch.setattr(randomness, "_kernel", lambda device, result: kernel)
     assert torch.equal(randomness.bits(9, index, (3, 4)), wanted)
     assert asked == [(5, 12)]

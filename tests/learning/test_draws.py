@@ -93,9 +93,9 @@ def test_purposes_without_end_do_not_fill_the_memory() -> None:
     assert len(ahead._held) <= drawing._KINDS
 
 
-def test_what_is_random_in_a_step_is_a_dozen_operations_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_random_in_a_step_is_nine_operations_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # There the hash is one kernel; that it says the same is another test's.
-    monkeypatch.setattr(randomness, "_kernel", lambda device: torch.bitwise_xor)
+    monkeypatch.setattr(randomness, "_kernel", lambda device, result: torch.bitwise_xor)
     ahead = Ahead(0, CPU)
     images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
 
@@ -105,4 +105,4 @@ def test_what_is_random_in_a_step_is_a_dozen_operations_of_a_gpu(monkeypatch: py
         start_of(TrainingAttackSpec(), clean, now, diverging=False)
 
     step(0)  # draws ahead
-    assert operations_of(lambda: step(1)) <= 16
+    assert operations_of(lambda: step(1)) <= 11  # two of them make floats of the images
