@@ -29,6 +29,7 @@ from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
+from ablate.learning.resident import resident
 from ablate.learning.training import TrainingError, TrainingState, memory_format, train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
 from ablate.spaces.metrics import refused_scalar
@@ -263,10 +264,9 @@ class _Run:
 
     def _measure(self, attempt: Attempt, state: TrainingState, missing: list[PlannedMeasurement]) -> Turns[None]:
         spec = self.task.spec
-        images = torch.from_numpy(self.dataset.test_images).to(self.device)
         layout = memory_format(self.device, "float32")
-        images = images.contiguous(memory_format=layout)
-        labels = torch.from_numpy(self.dataset.test_labels).to(self.device)
+        shared = resident(self.dataset.test_images, self.dataset.test_labels, None, self.device, layout)
+        images, labels = shared.images, shared.labels
         network = build_network(spec.model, len(self.dataset.classes), spec.data.image_size, spec.seed)
         network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         total, done = len(missing), 0

@@ -43,6 +43,7 @@ from ablate.learning.objectives import (
     refuse_mixed_labels,
     traits,
 )
+from ablate.learning.resident import Resident, resident
 from ablate.learning.starts import start_of
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, within
 from ablate.spaces.specs import TrialSpec
@@ -192,13 +193,19 @@ class TrainingRun:
         self.objective, self.traits = get_objective(self.training.objective), traits(self.training.objective)
         given = self.training.objective_weight
         self.weight = self.traits.weight if given is None else given
-        self.images, self.labels = self._resident(dataset, trained_on)
+
+        def placed(places: npt.NDArray[np.int64]) -> Resident:
+            return resident(dataset.train_images, dataset.train_labels, places, device, self.layout)
+
+        self.resident = [placed(trained_on)]
+        self.images, self.labels = self.resident[0].images, self.resident[0].labels
         refuse_mixed_labels(self.training, spec.seed, as_float(self.images[:2]), self.labels[:2], self.classes)
         network = build_network(spec.model, self.classes, spec.data.image_size, spec.seed)
         self.network: nn.Module = network.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.validation: Validation | None = None
         if len(held_out):
-            images, labels = self._resident(dataset, held_out)
+            self.resident.append(placed(held_out))
+            images, labels = self.resident[1].images, self.resident[1].labels
             # On a CPU the network itself is asked: the last bits of its accuracies are those of earlier versions.
             measured = as_measured(self.network, spec.data.image_size) if device.type == "cuda" else None
             self.validation = Validation(images, labels, held_out, self.training.attack, spec.seed, measured)
@@ -227,11 +234,6 @@ class TrainingRun:
             if isinstance(self.asked, InParts):
                 with self.precision():
                     self.asked.compile_for(self.images[: self.training.batch_size])
-
-    def _resident(self, dataset: Dataset, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(dataset.train_images[places]).to(self.device)
-        labels = torch.from_numpy(dataset.train_labels[places]).to(self.device)
-        return images.contiguous(memory_format=self.layout), labels
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a state."""
