@@ -68,6 +68,8 @@ class Task:
         lease: Taken before anything is written, and looked at before training, at every epoch and at every
             measurement; None where nobody else could work on it.
         retry_failed: Train what has a stored failure.
+        failed_at: When that failure was stored, by its own time stamp; a later one is of this task, which another
+            process was given once more for another training's sake, and stays.
         weights: Digest of the weights in storage that its network has, and is not trained; None of a training.
     """
 
@@ -81,6 +83,7 @@ class Task:
     together: int = 1
     lease: Lease | None = None
     retry_failed: bool = True
+    failed_at: int | None = None
     weights: str | None = None
 
 

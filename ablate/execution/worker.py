@@ -143,7 +143,7 @@ class _Run:
         view = self.storage.view(task.key)  # between the launch's decision and this moment it may have been done
         if view.finished and not {each.key for each in task.measurements} - view.records.keys():
             return Outcome(task.key, "finished")
-        if view.failure and not task.retry_failed:
+        if view.failure and not (task.retry_failed and view.failure.get("timestamp_ms") == task.failed_at):
             return Outcome(task.key, "failed", str(view.failure["reason"]))
         return None
 

@@ -177,6 +177,7 @@ class TrainingQueue:
             self._storage.location,
             lease=Lease(self._leases.owner, free),
             retry_failed=self._retry_failed,
+            failed_at=None if training.view.failure is None else training.view.failure.get("timestamp_ms"),
             weights=training.weights,
         )
 

@@ -13,7 +13,7 @@ import torch
 
 from ablate.core.errors import DeviceError
 from ablate.execution import hanging, worker
-from ablate.execution.base import Event, Job, Outcome, Resources, Task
+from ablate.execution.base import Event, Job, Lease, Outcome, Resources, Task
 from ablate.execution.executors import run_watched
 from ablate.execution.packing import Together, gpus_of
 from ablate.execution.together import never_stopped, run_tasks
@@ -21,6 +21,7 @@ from ablate.learning import data, training
 from ablate.spaces.specs import DataSpec, ModelSpec, TrialSpec
 from ablate.storage import checkpoints
 from ablate.storage.files import LocalFiles
+from ablate.storage.leases import Leases
 from ablate.storage.speeds import keep
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, write_space
@@ -137,6 +138,40 @@ def test_a_gpu_that_failed_interrupts_all_and_each_goes_on_from_its_checkpoint(
     assert world.states == ["finished", "finished"] and numbers(world.storage.location) == whole
     begun = {event.key: event.done for event in world.events if event.kind == "started"}
     assert begun == {world.first: 1, world.second: 1}
+
+
+@pytest.mark.parametrize("failed_before", [True, False])
+def test_a_retry_that_another_caused_does_not_train_again_what_has_failed(
+    world: World, monkeypatch: pytest.MonkeyPatch, failed_before: bool
+) -> None:
+    failure = training.TrainingError("loss became nan in epoch 1")
+    if failed_before:  # and is tried again, as with --retry-failed
+        breaking(monkeypatch, 1, failure)
+        world.run(world.tasks[1:])
+        monkeypatch.undo()
+    known = world.storage.view(world.second).failure
+    assert (known is not None) == failed_before
+    launch = Leases(world.storage.files)
+    launch.beat()
+    leased = [replace(task, lease=Lease(launch.owner), retry_failed=True) for task in world.tasks]
+    tasks = (leased[0], replace(leased[1], failed_at=known["timestamp_ms"] if known else None))
+    world.ended.clear()
+    broken = iter([None, failure, torch.AcceleratorError("CUDA error: unspecified launch failure")])
+    step = training.TrainingRun.step
+
+    def fails(self: Any, *given: Any) -> Any:
+        if (error := next(broken, None)) is not None:
+            raise error
+        return step(self, *given)
+
+    monkeypatch.setattr(training.TrainingRun, "step", fails)
+    with pytest.raises(DeviceError):
+        world.run(tasks)
+    assert world.ended[world.second].state == "failed"
+    attempts = world.storage.view(world.second).attempts
+    world.run(tasks)  # as Ray does
+    assert world.states == ["finished", "failed"] and "nan" in world.ended[world.second].reason
+    assert world.storage.view(world.second).attempts == attempts
 
 
 def test_memory_that_runs_out_among_several_is_no_failure_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
