@@ -82,7 +82,8 @@ def content_of(loaded: SpaceFile, plan: Plan) -> dict[str, Any]:
 
 
 def _as_data(claim: Claim) -> dict[str, Any]:
-    return claim.model_dump(mode="json", exclude_none=True)
+    # Whose claim it is, and to which question, decides nothing.
+    return claim.model_dump(mode="json", exclude_none=True, exclude={"source", "question"})
 
 
 def _register(

@@ -28,6 +28,7 @@ from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import Table, build_table, table_input
 from ablate.report.verdicts.masked import SECOND, Masked, second_verdicts
+from ablate.report.verdicts.rivals import rivalries
 from ablate.report.verdicts.verdicts import standing_of, verdicts_of
 from ablate.spaces.loading import table_names
 from ablate.spaces.metrics import Network
@@ -165,9 +166,10 @@ def _print_verdicts(results: Results, masked: Sequence[Masked], console: Console
     data = " and ".join(results.planned.data_labels)
     paper = "the paper's data" if results.is_paper_data else "not the paper's data"
     console.print(Text(f"Verdicts on {printable(data)} ({paper})", style="bold"))
-    seconds = second_verdicts(results, masked)
-    for number, (ours, published) in enumerate(verdicts_of(results)):
-        console.print(Text(f"“{printable(ours.claim.says)}”"))
+    seconds, verdicts = second_verdicts(results, masked), verdicts_of(results)
+    for number, (ours, published) in enumerate(verdicts):
+        whose = f" ({ours.claim.source})" if ours.claim.source else ""
+        console.print(Text(printable(f"“{ours.claim.says}”{whose}")))
         lines = [f"ours: {ours.sentence()}" if ours.verdict in ours.sentence() else f"ours: {ours.verdict}"]
         if ours.test and ours.test != "none":
             lines.append(f"by {ours.test}")
@@ -178,10 +180,18 @@ def _print_verdicts(results: Results, masked: Sequence[Masked], console: Console
         if published is not None:
             lines.append(f"published: {published.sentence()}")
         if ours.claim.note:
-            lines.append(printable(ours.claim.note))
-        for line in lines:
-            # In a file lines stay whole; padding would cut them at the width of no terminal.
-            console.print(Text(f"  {line}") if console.soft_wrap else Padding(Text(line), (0, 0, 0, 2)))
+            lines.append(ours.claim.note)
+        _print_indented(lines, console)
+    for rivalry in rivalries(verdicts, seconds):
+        console.print(Text(f"Who is right? {printable(rivalry.question)}", style="bold"))
+        _print_indented([*rivalry.lines(), rivalry.sentence], console)
+
+
+def _print_indented(lines: Sequence[str], console: Console) -> None:
+    for line in lines:
+        # In a file lines stay whole; padding would cut them at the width of no terminal.
+        shown = Text(printable(line))
+        console.print(Text("  ") + shown if console.soft_wrap else Padding(shown, (0, 0, 0, 2)))
 
 
 def _print_registration(results: Results, console: Console) -> None:

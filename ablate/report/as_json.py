@@ -7,7 +7,7 @@ from typing import Any
 
 from ablate.report.results import Results, Trial
 from ablate.report.search import search_of, summary_as_json
-from ablate.report.verdicts import masked
+from ablate.report.verdicts import masked, rivals
 
 
 def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None = None) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None =
         "seeds": list(plan.seeds),
         "trials": trials,
         "masked": masked.as_json(results),
+        "rivals": rivals.as_json(results),
         "left_out": list(left_out),
         **({"search": searches[0]} if searches else {}),
     }

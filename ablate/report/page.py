@@ -16,6 +16,7 @@ from ablate.report.formats import MASKED, NOTHING, deviation, marks, number
 from ablate.report.names import column_name
 from ablate.report.tables import Line, Row, Table
 from ablate.report.verdicts.masked import SECOND
+from ablate.report.verdicts.rivals import Answer, rivalries
 from ablate.report.verdicts.verdicts import Verdict
 from ablate.spaces.metrics import is_accuracy
 
@@ -129,6 +130,15 @@ def _space(space: SpacePage) -> dict[str, Any]:
         "footnotes": space.table.footnotes(),
         "scalars": _scalars(space.table, scalars),
         "scalar_rows": [row.label for row in space.table.rows],
+        "rivalries": [
+            {
+                "question": each.question,
+                "sentence": each.sentence,
+                "published": any(answer.published is not None for answer in each.answers),
+                "answers": [_answer(answer) for answer in each.answers],
+            }
+            for each in rivalries(space.verdicts, space.second)
+        ],
         "verdicts": [
             _verdict(ours, published, space.second.get(number))
             for number, (ours, published) in enumerate(space.verdicts)
@@ -175,6 +185,7 @@ def _scalars(table: Table, columns: Sequence[str]) -> list[dict[str, Any]]:
 def _verdict(ours: Verdict, published: Verdict | None, second: Verdict | None) -> dict[str, Any]:
     return {
         "says": ours.claim.says,
+        "source": ours.claim.source or "",
         "note": ours.claim.note,
         "sides": [
             {
@@ -190,6 +201,19 @@ def _verdict(ours: Verdict, published: Verdict | None, second: Verdict | None) -
                 "folded": len(verdict.comparisons) >= _FOLDED_FROM,
             }
             for whose, verdict in (("Ours", ours), (SECOND, second), ("Published", published))
+            if verdict is not None
+        ],
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    return {
+        "source": answer.source,
+        "says": answer.says,
+        "on_worst": answer.on_worst,
+        "verdicts": [
+            {"verdict": verdict, "kind": verdict.replace(" ", "-"), "sign": _SIGNS[verdict]}
+            for verdict in (answer.ours, answer.published)
             if verdict is not None
         ],
     }

@@ -18,6 +18,7 @@ from ablate.core.errors import nearest
 from ablate.spaces.specs import Spec
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Words = Annotated[str, Field(min_length=1, max_length=300)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1, max_length=100)]
 Pair = Annotated[tuple[Name, Name], Field(strict=False)]
 Pairs = Annotated[tuple[Pair, ...], Field(strict=False, min_length=1, max_length=100)]
@@ -257,6 +258,12 @@ class Claim(Spec):
 
     says: str = Field(min_length=1, description="The paper's own words.")
     note: str | None = Field(None, description="What the published table really says, and any choice made here.")
+    source: Words | None = Field(
+        None, description="Whose claim it is: a paper, an arXiv number; none: the table's own."
+    )
+    question: Words | None = Field(
+        None, description="What it answers: reports set claims of several sources with the same question side by side."
+    )
     expects: float | None = Field(
         None, gt=0, description="The smallest effect of interest, from the claim's edge: --dry-run tells its seeds."
     )
@@ -273,6 +280,8 @@ class Claim(Spec):
 
     @model_validator(mode="after")
     def _one_statement(self) -> Self:
+        if self.question is not None and self.source is None:
+            raise ValueError("expected a source beside question, got none")
         _exactly_one(**{kind: getattr(self, kind) for kind in KINDS})
         return self
 

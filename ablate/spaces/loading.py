@@ -118,7 +118,24 @@ def _check_claims(loaded: SpaceFile) -> None:
     for number, claim in enumerate(loaded.space.claims):
         for problem in claim.problems(labels):
             raise SpecError(f"{loaded.file.where(('claims', number))}: claims.{number}: {problem}")
+    _check_questions(loaded)
     for use in loaded.metric_uses():
         unusable = refused(use.metric)
         if unusable is not None:
             raise SpecError(f"{loaded.file.where(use.place)}: {use.path}: {unusable}")
+
+
+def _check_questions(loaded: SpaceFile) -> None:
+    """A question that one source alone answers is mistyped, or nobody's rival."""
+    sources: dict[str, set[str | None]] = {}
+    for claim in loaded.space.claims:
+        if claim.question is not None:
+            sources.setdefault(claim.question, set()).add(claim.source)
+    for number, claim in enumerate(loaded.space.claims):
+        if claim.question is not None and len(sources[claim.question]) < 2:
+            others = [question for question in sources if question != claim.question]
+            raise SpecError(
+                f"{loaded.file.where(('claims', number, 'question'))}: claims.{number}.question: expected a question "
+                f"that claims of two sources answer, got {claim.question!r} of {claim.source!r} alone"
+                + (f"; {nearest(claim.question, others)}" if others else "")
+            )

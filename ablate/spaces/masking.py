@@ -46,7 +46,8 @@ def on_the_worst(claim: Claim) -> Claim | None:
     if "than" in fields and can_be_masked(fields["than"]):
         [fields["than"]] = _replaced([fields["than"]])
     try:
-        return Claim.model_validate({"says": claim.says, "note": claim.note, claim.kind: fields})
+        said = claim.model_dump(include={"says", "note", "source", "question"})
+        return Claim.model_validate({**said, claim.kind: fields})
     except ValidationError:  # a gain of one masked column over another
         return None
 

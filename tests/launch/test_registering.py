@@ -115,6 +115,14 @@ def test_a_single_known_row_is_named_and_does_no_harm(tmp_path: Path) -> None:
     assert part.claims[0].registered and part.claims[0].why == "known by then: large"
 
 
+def test_whose_claim_it_is_changes_no_digest(tmp_path: Path) -> None:
+    space(tmp_path, ABOVE)
+    _, first = registered(tmp_path)
+    space(tmp_path, f"{ABOVE}, source: a paper")
+    plan, again = registered(tmp_path)
+    assert again == first and plan_file_of(plan, {}).spaces[0].claims[0]["source"] == "a paper"
+
+
 # Second claims, on masked columns
 
 ON_PGD = "above: {row: small, rows: [large], metrics: [pgd20]}"
