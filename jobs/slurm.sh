@@ -36,6 +36,39 @@ chmod 600 "$RAY_AUTH_TOKEN_PATH"
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000 RAY_health_check_failure_threshold=3
 
+# Processes that share a GPU (--gpus-per-trial 0.25) only take turns on it, unless MPS merges their work. ABLATE_MPS=no
+# where the site forbids it, yes for --gpus-per-trial auto. The daemon is of this job and this user, and ends with it.
+mps=${ABLATE_MPS:-} share="" previous=""
+for argument; do
+  [ "$previous" = --gpus-per-trial ] && share=$argument
+  [ "${argument#--gpus-per-trial=}" = "$argument" ] || share=${argument#*=}
+  previous=$argument
+done
+case $mps/$share in /0.* | /.*) mps=yes ;; esac
+with_mps=()
+if [ "$mps" = yes ]; then
+  export CUDA_MPS_PIPE_DIRECTORY="/tmp/mps-$SLURM_JOB_ID" CUDA_MPS_LOG_DIRECTORY="/tmp/mps-$SLURM_JOB_ID/log"
+  # Around a node's Ray, in its job step: Slurm ends what a step leaves behind. Of all the step's GPUs, so that daemon and
+  # Ray number them alike.
+  with_mps=(bash -c '
+    folder=$CUDA_MPS_PIPE_DIRECTORY daemon=1
+    mkdir -p "$CUDA_MPS_LOG_DIRECTORY"
+    env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d || daemon=0
+    if [ "$daemon" = 0 ]; then
+      echo "no MPS on $(hostname): processes that share a GPU take turns on it" >&2
+      unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    fi
+    trap "kill \$! 2> /dev/null" TERM
+    "$@" &
+    while kill -0 $! 2> /dev/null; do
+      code=0
+      wait $! || code=$?
+    done
+    [ "$daemon" = 0 ] || echo quit | nvidia-cuda-mps-control
+    rm -rf "$folder"
+    exit "$code"' mps)
+fi
+
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 head_ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
@@ -44,6 +77,12 @@ export RAY_ADDRESS="$head_ip:$port"
 
 cleanup() {
   kill "${ray_pids[@]}" 2> /dev/null || true # srun passes it on: these nodes, this job, nobody else's Ray
+  if [ "$mps" = yes ]; then # time for the daemons to end in order, before Slurm ends what is left
+    for _ in {1..20}; do
+      kill -0 "${ray_pids[@]}" 2> /dev/null || break
+      sleep 1
+    done
+  fi
   rm -f "$RAY_AUTH_TOKEN_PATH"
 }
 ray_pids=()
@@ -55,7 +94,8 @@ start() { # NODE ARGUMENTS...: Ray on one node, in the foreground of its own job
   # A node that was cut off for longer than the head waits ends its Ray: it starts again, and joins. A head does not.
   [ "$1" = --head ] || again=(bash -c 'until "$@"; do sleep 5; done' again)
   srun --nodes=1 --ntasks=1 --overlap --nodelist="$node" --gpus-per-node="${SLURM_GPUS_PER_NODE:-0}" \
-    ${again[@]+"${again[@]}"} ray start --block --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --temp-dir="/tmp/ray-$SLURM_JOB_ID" "$@" \
+    ${with_mps[@]+"${with_mps[@]}"} ${again[@]+"${again[@]}"} \
+    ray start --block --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --temp-dir="/tmp/ray-$SLURM_JOB_ID" "$@" \
     > "ray-$SLURM_JOB_ID-$node.log" 2>&1 &
   ray_pids+=($!)
 }

@@ -152,29 +152,74 @@ def test_a_node_of_a_cluster_that_was_cut_off_joins_again(name: str, tmp_path: P
     until(lambda: not Path(f"/proc/{loop}").exists(), what="the loop's end")  # `ray stop` is not undone
 
 
-def test_a_node_of_slurm_that_was_cut_off_joins_again(tmp_path: Path) -> None:
+def slurm(tmp_path: Path, *arguments: str, mps: str | None = None, **programs: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script on two nodes that are this machine; its launch ends when the second node has joined."""
     waiting = f"until [ -e {tmp_path}/joined ] && [ $(wc -l < {tmp_path}/joined) = 3 ]; do /bin/sleep 0.05; done"
     _fake(
         tmp_path / "venv" / "bin",
         ray=JOINING,
-        sleep="exit 0",
+        sleep="exec /bin/sleep 0.05",
         scontrol="printf 'n1\\nn2\\n'",
         srun='while [[ $1 == --* ]]; do shift; done; [ "$1" = hostname ] && exec echo 10.0.0.1; exec "$@"',
         python=f'case "$1" in -c) echo token ;; -) cat > /dev/null ;; *) {waiting} ;; esac',
+        **programs,
     )
     variables = {
         **{"HOME": str(tmp_path), "PATH": os.environ["PATH"], "ABLATE_VENV": str(tmp_path / "venv")},
         **{
-            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_ID": str(os.getpid()),
             "SLURM_JOB_NODELIST": "n[1-2]",
             "ABLATE_STORAGE": "/shared",
             "MLFLOW_TRACKING_URI": "x",
+            "CUDA_VISIBLE_DEVICES": "2,3",
         },
+        **({} if mps is None else {"ABLATE_MPS": mps}),
     }
-    subprocess.run(["bash", str(JOBS / "slurm.sh")], env=variables, cwd=tmp_path, check=True, timeout=120)
+    command = ["bash", str(JOBS / "slurm.sh"), *arguments]
+    return subprocess.run(command, env=variables, cwd=tmp_path, check=True, timeout=120, capture_output=True, text=True)
+
+
+def test_a_node_of_slurm_that_was_cut_off_joins_again(tmp_path: Path) -> None:
+    slurm(tmp_path)
     joined = (tmp_path / "joined").read_text().splitlines()
     assert len(joined) == 3
-    assert all(line.startswith("start --block") and "--address 10.0.0.1:20007" in line for line in joined)
+    port = 20000 + os.getpid() % 20000
+    assert all(line.startswith("start --block") and f"--address 10.0.0.1:{port}" in line for line in joined)
+
+
+MPS = 'echo "$*:${CUDA_VISIBLE_DEVICES-unset}:$CUDA_MPS_PIPE_DIRECTORY $([ "$1" = -d ] || cat)" >> ~/mps'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mps", "started"),
+    [
+        (["--gpus-per-trial", "0.25"], None, True),
+        (["--gpus-per-trial=.5", "--space", "all"], None, True),
+        (["--gpus-per-trial", "0.25"], "no", False),
+        (["--gpus-per-trial", "auto"], None, False),
+        (["--gpus-per-trial", "auto"], "yes", True),
+        (["--gpus-per-trial", "0.5", "--gpus-per-trial", "1"], None, False),  # the last one counts
+        (["--cpus-per-trial", "0.5"], None, False),
+        ([], None, False),
+    ],
+)
+def test_slurm_starts_mps_where_processes_share_a_gpu(
+    tmp_path: Path, arguments: list[str], mps: str | None, started: bool
+) -> None:
+    slurm(tmp_path, *arguments, mps=mps, **{"nvidia-cuda-mps-control": MPS})
+    told = (tmp_path / "mps").read_text().splitlines() if (tmp_path / "mps").exists() else []
+    folder = f"/tmp/mps-{os.getpid()}"
+    # On both nodes; over before the job is.
+    assert sorted(told) == sorted([f"-d:unset:{folder} ", f":2,3:{folder} quit"] * 2 if started else [])
+    assert not Path(folder).exists()
+
+
+def test_slurm_goes_on_without_mps_where_it_is_not_allowed(tmp_path: Path) -> None:
+    slurm(tmp_path, "--gpus-per-trial", "0.25", **{"nvidia-cuda-mps-control": "echo no rights >&2; exit 1"})
+    assert len((tmp_path / "joined").read_text().splitlines()) == 3
+    for node in ("n1", "n2"):
+        assert "no MPS on" in (tmp_path / f"ray-{os.getpid()}-{node}.log").read_text()
+    assert not Path(f"/tmp/mps-{os.getpid()}").exists()
 
 
 def test_kuberay_starts_a_node_that_was_cut_off_again() -> None:
