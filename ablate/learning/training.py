@@ -182,6 +182,10 @@ class TrainingRun:
         self.spec, self.training, self.device = spec, spec.training, device
         self.layout = memory_format(device, spec.training.precision)
         self.draws = Ahead(spec.seed, device).draws
+        if device.type == "cuda":
+            note = slower_than_asked(spec.training.precision, torch.cuda.get_device_capability(device))
+            if note is not None:
+                warn(note)
         self.classes = len(dataset.classes)
         trained_on, held_out = split_validation(dataset.train_labels, spec.data.validation)
         if self.training.batch_size > len(trained_on):
@@ -426,6 +430,15 @@ def memory_format(device: torch.device, precision: str) -> torch.memory_format:
         For `Tensor.contiguous` and `Module.to`.
     """
     return torch.contiguous_format if device.type == "cuda" and precision == "float32" else torch.channels_last
+
+
+def slower_than_asked(precision: str, capability: tuple[int, int]) -> str | None:
+    """Why a precision gains nothing on a GPU of a compute capability, in a line; None where it does."""
+    if precision == "float32" or capability >= (8, 0):
+        return None
+    how = "computes in float32" if precision == "tf32" else "emulates it slowly"
+    asked = f"training.precision: {precision}"
+    return f"{asked} wants a GPU of compute capability 8.0, got {capability[0]}.{capability[1]}, which {how}"
 
 
 _with_compiled_code = 0

@@ -113,14 +113,16 @@ class OwnRandomNumbers:
 def convolutions_in(precision: str) -> Iterator[None]:
     """Inside, float32 convolutions and matrix products on a GPU are TF32's with `tf32`, and IEEE's else.
 
-    A CPU has no TF32 and computes in float32.
+    cuDNN tries its algorithms out for each shape, of which training has few. A CPU has no TF32 and computes in float32.
     """
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = precision == "tf32"
+    cudnn.benchmark = not cudnn.deterministic  # what is chosen by time may be another one the next time
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32 = before
 
 
 class OwnStream:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ablate.learning.training import TrainingError, TrainingState, train, train_in_turns
+from ablate.learning.training import TrainingError, TrainingState, slower_than_asked, train, train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, in_turn
 from tests.support.tiny_training import CPU, DATASET, assert_same, run, spec_of
 
@@ -133,6 +133,33 @@ def test_the_default_generator_goes_on_where_its_owner_left_it() -> None:
     torch.manual_seed(3)
     wanted = [torch.rand(()).item() for _ in range(2)]
     assert drawn[one] == drawn[other] == wanted
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_how_convolutions_round_and_are_chosen_is_a_trainings_own(precision: str, deterministic: bool) -> None:
+    seen = []
+
+    def look(state: TrainingState) -> None:
+        seen.append((cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, cudnn.benchmark))
+
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=True, benchmark=False, deterministic=deterministic, allow_tf32=True):
+        train(
+            spec_of(training__precision=precision, training__milestones=[], training__epochs=1),
+            DATASET,
+            device=CPU,
+            on_epoch=look,
+        )
+        assert (cudnn.allow_tf32, cudnn.benchmark) == (True, False)
+    tf32 = precision == "tf32"
+    assert set(seen) == {(tf32, tf32, not deterministic)}
+
+
+def test_a_precision_that_a_gpu_lacks_is_told() -> None:
+    assert slower_than_asked("float32", (7, 0)) is None and slower_than_asked("bfloat16", (9, 0)) is None
+    assert "tf32 wants a GPU of compute capability 8.0, got 7.5" in str(slower_than_asked("tf32", (7, 5)))
+    assert "bfloat16 wants" in str(slower_than_asked("bfloat16", (7, 0)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
