@@ -28,6 +28,8 @@ from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import Table, build_table, table_input
 from ablate.report.verdicts.masked import SECOND, Masked, second_verdicts
+from ablate.report.verdicts.noise import lines as noise_lines
+from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.rivals import rivalries
 from ablate.report.verdicts.verdicts import standing_of, verdicts_of
 from ablate.spaces.loading import table_names
@@ -185,6 +187,10 @@ def _print_verdicts(results: Results, masked: Sequence[Masked], console: Console
     for rivalry in rivalries(verdicts, seconds):
         console.print(Text(f"Who is right? {printable(rivalry.question)}", style="bold"))
         _print_indented([*rivalry.lines(), rivalry.sentence], console)
+    noise = table_noise(results)
+    if noise is not None:
+        console.print(Text("What makes the noise of a comparison, in points", style="bold"))
+        _print_indented([*noise_lines(noise), noise.sentence], console)
 
 
 def _print_indented(lines: Sequence[str], console: Console) -> None:

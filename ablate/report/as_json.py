@@ -7,7 +7,7 @@ from typing import Any
 
 from ablate.report.results import Results, Trial
 from ablate.report.search import search_of, summary_as_json
-from ablate.report.verdicts import masked, rivals
+from ablate.report.verdicts import masked, noise, rivals
 
 
 def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None = None) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None =
         "trials": trials,
         "masked": masked.as_json(results),
         "rivals": rivals.as_json(results),
+        "noise": noise.as_json(results),
         "left_out": list(left_out),
         **({"search": searches[0]} if searches else {}),
     }

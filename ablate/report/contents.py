@@ -15,6 +15,7 @@ from ablate.report.results import Results, Runs
 from ablate.report.search import search_facts, search_of
 from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.masked import second_verdicts
+from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
 from ablate.spaces.metrics import Network, from_array
@@ -113,6 +114,7 @@ def _space(results: Results, figures: Mapping[str, Picture | Missing], server: s
         runs=_runs(results.runs, server) if results.runs is not None else None,
         verdicts=verdicts,
         second=second_verdicts(results, given.masked) if verdicts else {},
+        noise=table_noise(results) if verdicts else None,
         verdict_note=_verdict_note(results),
         figures=list(figures.values()),
         problems=[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from ablate.report.formats import MASKED, NOTHING, deviation, marks, number
 from ablate.report.names import column_name
 from ablate.report.tables import Line, Row, Table
 from ablate.report.verdicts.masked import SECOND
+from ablate.report.verdicts.noise import TableNoise
 from ablate.report.verdicts.rivals import Answer, rivalries
 from ablate.report.verdicts.verdicts import Verdict
 from ablate.spaces.metrics import is_accuracy
@@ -54,6 +56,7 @@ class SpacePage:
         runs: (row label, source of a line) -> the runs its numbers come from; None of numbers that are not MLflow's.
         verdicts: (ours, published), by claim; no second one where nothing was published.
         second: Number of a claim on a masked column -> its verdict on `worst`.
+        noise: What makes the noise of the comparisons; None where that is not known.
         verdict_note: Which data verdicts are about, or why there are none.
         figures: Pictures, or why there is none.
         problems: Rows and seeds that failed or are missing, with the reason.
@@ -69,6 +72,7 @@ class SpacePage:
     runs: Mapping[tuple[str, str], Sequence[Link]] | None = field(default_factory=dict)
     verdicts: Sequence[tuple[Verdict, Verdict | None]] = ()
     second: Mapping[int, Verdict] = field(default_factory=dict)
+    noise: TableNoise | None = None
     verdict_note: str = ""
     figures: Sequence[Picture | Missing] = ()
     problems: Sequence[str] = ()
@@ -139,6 +143,7 @@ def _space(space: SpacePage) -> dict[str, Any]:
             }
             for each in rivalries(space.verdicts, space.second)
         ],
+        "noise": _noise(space.noise) if space.noise is not None else None,
         "verdicts": [
             _verdict(ours, published, space.second.get(number))
             for number, (ours, published) in enumerate(space.verdicts)
@@ -202,6 +207,25 @@ def _verdict(ours: Verdict, published: Verdict | None, second: Verdict | None) -
             }
             for whose, verdict in (("Ours", ours), (SECOND, second), ("Published", published))
             if verdict is not None
+        ],
+    }
+
+
+def _noise(noise: TableNoise) -> dict[str, Any]:
+    counts = sorted({column.n for column in noise.columns}), sorted({column.images for column in noise.columns})
+    n, images = (f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}" for found in counts)
+    return {
+        "sentence": noise.sentence,
+        "caption": f"Standard error of a comparison in points, with {n} seeds and {images} test images, and its parts.",
+        "columns": [
+            {
+                "name": column_name(column.metric),
+                "cells": [
+                    f"{math.sqrt(variance):.2f}"
+                    for variance in (column.parts.total, column.parts.seeds, column.parts.images, column.parts.both)
+                ],
+            }
+            for column in noise.columns
         ],
     }
 

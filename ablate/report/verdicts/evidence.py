@@ -177,6 +177,38 @@ def estimate(weights: Weights, table: Table, borrowed: Sequence[Mapping[str, flo
     )
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the variance of an effect is made of: trainings, test images, and what trainings disagree on by image."""
+
+    seeds: float
+    images: float
+    both: float
+    test_images: int
+
+    @property
+    def total(self) -> float:
+        """Of the effect."""
+        return self.seeds + self.images + self.both
+
+
+def parts_of(weights: Weights, table: Table) -> Parts | None:
+    """The parts of one contrast's variance; arguments as of `estimate`.
+
+    Returns:
+        None where a row has fewer than two trainings, or nothing was measured on images.
+    """
+    found = estimate(weights, table)
+    if found.problem is not None or not found.noise or found.images is None:
+        return None
+    both = 0.0
+    for group in _groups(weights, table) or []:
+        layouts = _layouts(group, weights)
+        both += sum(float(_disagreement(z)) / (z.shape[-2] * z.shape[-1]) for z in layouts.values())
+    trainings = sum(float(part.share()) for part in found.noise)
+    return Parts(max(0.0, trainings - both), float(found.image_variance), min(both, trainings), found.images)
+
+
 def _same_images(layouts: Mapping[str, Array], weights: Weights, effect: Array) -> NDArray[np.bool_]:
     """Where paired rows are right on the same images; equal counts of images that nobody kept are not that."""
     if not any(is_accuracy(metric) for metrics in weights.values() for metric in metrics):
