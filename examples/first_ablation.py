@@ -42,6 +42,11 @@ results = plan.results()
 columns = [column for column in results.columns if column.startswith("accuracy/")]
 print(results[columns].groupby("row", sort=False).agg(["mean", "std"]).round(1))
 
+# %% As a picture: a point for each row, with the spread of its seeds. In a notebook the name alone shows it.
+picture = plan.figures()["columns"]
+Path("first_ablation.png").write_bytes(picture.png)
+print(picture.caption)
+
 # %% The same call again trains nothing: everything is in storage, by its settings.
 again = space.plan(seeds=[0, 1])
 assert set(again.trials()["action"]) == {"reuse"}

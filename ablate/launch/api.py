@@ -5,6 +5,7 @@
     plan                                # in a notebook: what it would train, share and reuse
     plan.run(local=True)                # 0 once everything is there; again: reuses and goes on
     plan.results()["accuracy/pgd20"]    # a pandas frame with a line for each row and seed
+    plan.figures()["columns"]           # published against ours, as a picture
     plan.network("64", seed=1)          # the trained network itself, in evaluation mode
 
 The arguments are the options of the command line by name, and plans, keys and storage are the same: what a notebook has
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ablate.planning.plan import Plan
+    from ablate.report.figures.pictures import Picture
 
 
 def space_names() -> list[str]:
@@ -393,6 +395,29 @@ class LaunchPlan:
             return frame
         index = ["row", "seed"] if len(plan.spaces) == 1 else ["space", "row", "seed"]
         return frame.drop(columns=["space"] if len(plan.spaces) == 1 else []).set_index(index)
+
+    def figures(self) -> dict[str, Picture]:
+        """The figures of a report, from storage: `plan.figures()["columns"]` shows itself in a notebook.
+
+        Returns:
+            Name -> picture with its `title`, `caption`, `png` and `svg`: `columns`, `verdicts` and `training` of any
+            table, then those that its space lists; those without anything to draw are absent. With several spaces names
+            are `<space>/<name>`.
+        """
+        from ablate.planning.plan import plan_file_of
+        from ablate.report.contents import draw_all
+        from ablate.report.figures.pictures import Picture
+        from ablate.report.from_storage import all_results
+        from ablate.storage.storage import Storage
+
+        with _worded_for_python():
+            plan = self._decided()
+            return {
+                name if len(plan.spaces) == 1 else f"{results.space.name}/{name}": drawn
+                for results in all_results(plan_file_of(plan, {}), Storage(self._options.storage))
+                for name, drawn in draw_all(results).items()
+                if isinstance(drawn, Picture)
+            }
 
     def network(self, row: str, seed: int | None = None, *, which: Literal["last", "best"] = "last") -> nn.Module:
         """A trained network, to look into or to attack in other ways.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ablate.report.figures.overview import pictures as overview_pictures
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
 from ablate.report.page import Link, Missing, PageData, SpacePage
@@ -43,7 +44,7 @@ def figure_data(results: Results) -> FigureData:
 
 
 def draw_all(results: Results) -> dict[str, Picture | Missing]:
-    """Every figure that a plan's space lists.
+    """The figures of any table (`ablate.report.figures.overview`), then those that the plan's space lists.
 
     Args:
         results: Of a plan.
@@ -54,10 +55,11 @@ def draw_all(results: Results) -> dict[str, Picture | Missing]:
     space = results.space
     if space.search is not None:
         return dict(pictures(search_of(results)))
-    if not space.figures:
-        return {}
-    data = figure_data(results)
-    return {name: _drawn(name, data) for name in space.figures}
+    drawn: dict[str, Picture | Missing] = dict(overview_pictures(results))
+    if space.figures:
+        data = figure_data(results)
+        drawn |= {name: _drawn(name, data) for name in space.figures}
+    return drawn
 
 
 def _drawn(name: str, data: FigureData) -> Picture | Missing:
@@ -116,6 +118,7 @@ def _space(results: Results, figures: Mapping[str, Picture | Missing], server: s
         second=second_verdicts(results, given.masked) if verdicts else {},
         noise=table_noise(results) if verdicts else None,
         verdict_note=_verdict_note(results),
+        unjudged=() if verdicts else [claim.says for claim in results.claims],
         figures=list(figures.values()),
         problems=[
             f"{row}, seed {seed}: {reason}"

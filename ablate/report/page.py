@@ -58,6 +58,7 @@ class SpacePage:
         second: Number of a claim on a masked column -> its verdict on `worst`.
         noise: What makes the noise of the comparisons; None where that is not known.
         verdict_note: Which data verdicts are about, or why there are none.
+        unjudged: What its claims say, where there are no verdicts.
         figures: Pictures, or why there is none.
         problems: Rows and seeds that failed or are missing, with the reason.
         left_out: Runs that the page shows nothing of, each with what is wrong.
@@ -74,6 +75,7 @@ class SpacePage:
     second: Mapping[int, Verdict] = field(default_factory=dict)
     noise: TableNoise | None = None
     verdict_note: str = ""
+    unjudged: Sequence[str] = ()
     figures: Sequence[Picture | Missing] = ()
     problems: Sequence[str] = ()
     left_out: Sequence[str] = ()
@@ -250,5 +252,6 @@ def _figure(figure: Picture | Missing) -> dict[str, Any]:
         "title": figure.title,
         "reason": "",
         "caption": figure.caption,
+        "lines": figure.lines,
         "source": f"data:image/png;base64,{base64.b64encode(figure.png).decode()}",
     }

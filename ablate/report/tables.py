@@ -289,14 +289,22 @@ def _state(problems: Sequence[str]) -> str:
     return "failed" if any("failed" in problem for problem in problems) else "missing"
 
 
+def _higher(line: Line, one: str, other: str) -> bool:
+    return one in line.cells and other in line.cells and line.cells[one].value > line.cells[other].value
+
+
 def _caption(rows: Sequence[Row], paper_data: bool, data: str) -> str:
     counts = sorted({line.n for row in rows for line in row.lines if line.source == "ours" and line.n is not None})
     parts = ["Accuracy in %"]
+    if any(cell.best for row in rows for line in row.lines for cell in line.cells.values()):
+        parts.append("bold: the highest of its column")
     if counts and counts[-1] > 1:
         n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         parts.append(f"ours: mean ± standard deviation over {n} seeds")
     elif counts:
         parts.append("ours: one seed")
+    if any(_higher(line, "tpgd20", "natural") for row in rows for line in row.lines):
+        parts.append("TPGD-20 attacks what the network says, not the label, so it can lie above natural accuracy")
     if data:
         parts.append(f"data: {data}")
     if counts and not paper_data:

@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 
 import matplotlib
+from matplotlib.image import AxesImage
 from PIL import Image
 
 from ablate.report.figures import curves, kernels  # noqa: F401 (they say which figures they draw)
@@ -35,6 +36,12 @@ class Picture:
     caption: str
     png: bytes
     svg: bytes
+    lines: bool = False
+    """Whether it is of lines and text alone, so that a dark page may show it with light and dark exchanged."""
+
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        return self.png
 
 
 def draw(name: str, data: FigureData) -> Picture | None:
@@ -72,7 +79,8 @@ def picture(name: str, title: str, drawing: Drawing) -> Picture:
     Returns:
         The picture.
     """
-    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing))
+    lines = not drawing.figure.findobj(AxesImage)
+    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing), lines)
 
 
 def _png(drawing: Drawing) -> bytes:

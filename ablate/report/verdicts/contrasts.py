@@ -22,6 +22,7 @@ from ablate.spaces.claims import (
     Trend,
     Value,
 )
+from ablate.spaces.metrics import is_accuracy
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class Contrast:
     low: float = -math.inf
     high: float = math.inf
     signed: bool = True
+
+    @property
+    def unit(self) -> str:
+        """What its effect is in: `points` of accuracy, else the metric's readable name."""
+        metrics = [metric for row in self.weights.values() for metric in row]
+        if all(map(is_accuracy, metrics)):
+            return "points"
+        return "Kendall's tau" if metrics[0].startswith(TREND) else column_name(metrics[0])
 
 
 def contrasts(claim: Claim, rows: Sequence[str]) -> list[Contrast]:

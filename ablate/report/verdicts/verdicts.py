@@ -70,6 +70,8 @@ class Comparison:
         signed: Whether the effect is a difference, shown with its sign.
         look: At how many seeds it was decided; None where it is open.
         later: (seeds, effect) of all seeds there are, where they are more than its look has: an estimate.
+        region: Where the claim says that the effect lies.
+        unit: What the effect is in: `points` of accuracy, else a metric's readable name.
     """
 
     words: str
@@ -86,6 +88,8 @@ class Comparison:
     signed: bool = True
     look: int | None = None
     later: tuple[int, float] | None = None
+    region: tuple[float, float] = (-math.inf, math.inf)
+    unit: str = "points"
 
     def sentence(self) -> str:
         """The comparison in one line: effect, interval, n, and what is missing."""
@@ -333,6 +337,7 @@ class _Course:
             contrast.words, verdict, float(found.effect), low, high, 1 - level, p, found.counts,
             "" if found.problem is not None else self._test_words(contrast, found, at), why, n, contrast.signed,
             self.taken[at].seeds if verdict != UNDECIDED and self.taken else None, later,
+            (contrast.low, contrast.high), contrast.unit,
         )  # fmt: skip
 
     def _of_all_seeds(self, contrast: Contrast) -> Estimate:
@@ -348,7 +353,7 @@ class _Course:
         reason = "; ".join(told) or "no look has been taken yet"
         return Comparison(
             contrast.words, UNDECIDED, float(found.effect), nan, nan, 1 - level, nan, found.counts, "", reason, n,
-            contrast.signed,
+            contrast.signed, None, None, (contrast.low, contrast.high), contrast.unit,
         )  # fmt: skip
 
     def _shares(self) -> dict[int, float]:

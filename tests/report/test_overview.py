@@ -1,0 +1,152 @@
+"""The figures every table has: what is drawn of numbers, verdicts and curves is what the table says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Text
+
+from ablate.report.contents import draw_all
+from ablate.report.figures.overview import draw_columns, draw_training, draw_verdicts, numbers_of
+from ablate.report.figures.pictures import MOST_PNG_BYTES, Picture
+from ablate.report.formats import MASKED
+from ablate.report.results import Results, Trial
+from ablate.report.tables import build_table, table_input
+from ablate.report.verdicts.masked import Masked
+from ablate.report.verdicts.verdicts import verdicts_of
+from tests.support.tracking_world import plan_of
+
+ABOVE = {"says": "More of it is better", "above": {"row": "512", "rows": ["256", "64"], "metrics": ["pgd20"]}}
+RATIO = {"says": "R is near 6", "value": {"row": "512", "within": 0.5, "reference": 6.0, "metrics": ["energy/ratio"]}}
+
+
+def results(
+    rows: Sequence[str] = ("512", "256", "64"), seeds: int = 3, *, shared: bool = False, **given: Any
+) -> Results:
+    plan = plan_of(rows, range(seeds), shared=shared, **given)
+    trials = {}
+    for part in plan.trials:
+        row, seed = rows.index(part.row), part.seed
+        metrics = {"accuracy/natural": 80.0 - row + seed, "accuracy/pgd20": 40.0 - 5 * row + 0.1 * seed}
+        curves = {"train/loss": {0: 2.0, 1: 1.0 + seed, 2: 0.5}, "energy/ratio": {0: 1.0, 1: 2.0, 2: 6.0 + row}}
+        at_end = {"energy/ratio": 6.0 + row + 0.01 * seed}
+        trials[part.row, seed] = Trial(part, "finished", metrics, at_end, trained=True, curves=curves)
+    return Results.of_plan(plan, trials)
+
+
+def columns(of: Results, masked: Sequence[Masked] = ()) -> list[Axes]:
+    drawing = draw_columns(build_table(dataclasses.replace(table_input(of), masked=masked)), of)
+    assert drawing is not None
+    return [axes for axes in drawing.figure.axes if axes.get_visible()]
+
+
+def points(axes: Axes, horizontal: bool) -> list[list[float]]:
+    """The values that lines with markers go through, published first."""
+    lines = [line for line in axes.lines if line.get_marker() in "oDs"]
+    return [[float(v) for v in (line.get_xdata() if horizontal else line.get_ydata())] for line in lines]
+
+
+@pytest.mark.parametrize("labels", [["512", "64"], ["0.9", "0", "-3"], ["1e3", "2"]])
+def test_labels_that_are_numbers_are_numbers(labels: list[str]) -> None:
+    assert numbers_of(labels) == [float(label) for label in labels]
+
+
+@pytest.mark.parametrize("labels", [["512", "none"], ["1", "1.0"], ["nan", "1"], ["inf", "1"], ["7"], []])
+def test_words_repeated_and_endless_numbers_are_none(labels: list[str]) -> None:
+    assert numbers_of(labels) is None
+
+
+def test_numbers_are_an_axis_with_the_tables_means_above_it() -> None:
+    natural, pgd = columns(results())
+    assert natural.get_title() == "Natural, %" and pgd.get_title() == "PGD-20, %"
+    assert natural.get_xscale() == "log"
+    published, ours = points(pgd, horizontal=False)
+    assert published == [42.5] * 3 and ours == pytest.approx([30.1, 35.1, 40.1])  # by the number, not by the row
+    assert [label.get_text() for label in pgd.get_xticklabels()] == ["512", "256", "64"]
+
+
+def test_words_are_rows_with_the_tables_means_beside_them() -> None:
+    natural, pgd = columns(results(("a", "b"), published=False))
+    assert points(natural, horizontal=True) == [pytest.approx([81.0, 80.0])]
+    assert [label.get_text() for label in natural.get_yticklabels()] == ["a", "b"]
+    dots = [line for line in pgd.lines if line.get_marker() == "."]
+    assert sorted(float(x) for line in dots for x in line.get_xdata()) == pytest.approx(
+        [35, 35.1, 35.2, 40, 40.1, 40.2]
+    )
+
+
+def test_scalars_of_claims_have_a_panel_too_and_masked_numbers_a_mark() -> None:
+    of = results(claims=[RATIO])
+    panels = columns(of, [Masked("256", "pgd20", 12.0, 0.001)])
+    assert [axes.get_title() for axes in panels] == ["Natural, %", "PGD-20, %", "R = LFI/HFI"]
+    marked = [axes.get_title() for axes in panels if any(text.get_text() == MASKED for text in axes.texts)]
+    assert marked == ["PGD-20, %"]
+
+
+def test_a_forest_has_each_comparison_with_its_interval_and_region() -> None:
+    verdicts = verdicts_of(results(claims=[ABOVE, RATIO]))
+    drawing = draw_verdicts(verdicts)
+    assert drawing is not None
+    points_panel, ratio = drawing.figure.axes
+    assert (points_panel.get_xlabel(), ratio.get_xlabel()) == ("points of accuracy", "R = LFI/HFI")
+    for axes, (ours, _) in zip((points_panel, ratio), verdicts, strict=True):
+        drawn = {tuple(np.round(line.get_xdata(), 6)) for line in axes.lines if len(line.get_xdata()) == 2}
+        for each in ours.comparisons:
+            assert math.isfinite(each.low) and tuple(np.round([each.low, each.high], 6)) in drawn
+    regions = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ratio.patches]
+    assert regions == [(pytest.approx(5.5), pytest.approx(6.5))]
+    assert [bar.get_x() for bar in points_panel.patches] == [0.0, 0.0]
+    text = " ".join(each.get_text() for each in drawing.figure.findobj(Text))
+    assert "1. exploratory: More of it is better" in text and "2. exploratory: R is near 6" in text
+
+
+def test_without_an_effect_there_is_no_forest() -> None:
+    assert draw_verdicts([]) is None
+    missing = results(rows=("512", "256"), claims=[ABOVE])  # a row of the claim is not there at all
+    assert draw_verdicts(verdicts_of(missing)[:0]) is None
+
+
+def test_curves_of_rows_that_share_a_training_are_one_line() -> None:
+    for shared, lines in ((True, 1), (False, 3)):
+        drawing = draw_training(results(shared=shared))
+        assert drawing is not None
+        panels = [axes for axes in drawing.figure.axes if axes.get_visible()]
+        assert [axes.get_title() for axes in panels] == ["training loss", "R = |LFI| / |HFI|"]
+        thick = [line for line in panels[0].lines if line.get_linewidth() > 1]
+        assert len(thick) == lines and list(thick[0].get_ydata()) == [2.0, 2.0, 0.5]
+        assert ("on one network" in drawing.caption) == shared
+
+
+def test_a_training_that_is_not_finished_is_drawn_as_far_as_it_is() -> None:
+    of = results(("a", "b"), seeds=1)
+    part = of.trials["b", 0].part
+    trials = {
+        **of.trials,
+        ("b", 0): Trial(part, "training", problem="not finished", curves={"train/loss": {0: 2.0, 1: 1.5}}),
+    }
+    drawing = draw_training(Results.of_plan(of.planned, trials))
+    assert drawing is not None
+    assert sorted(len(line.get_xdata()) for line in drawing.figure.axes[0].lines) == [2, 3]
+
+
+@pytest.mark.parametrize("rows", [("512", "256", "64"), ("a long label that has to be broken", "$x_1$", "100 %")])
+def test_every_picture_is_small_captioned_and_the_same_again(rows: tuple[str, ...]) -> None:
+    claims = [{**ABOVE, "above": {"row": rows[0], "rows": list(rows[1:]), "metrics": ["pgd20"]}}]
+    of = results(rows, claims=claims)
+    drawn = draw_all(of)
+    assert list(drawn) == ["columns", "verdicts", "training"] and drawn == draw_all(of)
+    for picture in drawn.values():
+        assert isinstance(picture, Picture) and len(picture.png) < MOST_PNG_BYTES and picture.caption
+        assert picture._repr_png_() == picture.png
+
+
+def test_of_what_is_not_measured_nothing_is_drawn() -> None:
+    plan = plan_of(("a",), (0,))
+    trials = {("a", 0): Trial(plan.trials[0], "missing", problem="not trained")}
+    assert draw_all(Results.of_plan(plan, trials)) == {}
