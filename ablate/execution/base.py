@@ -71,6 +71,7 @@ class Task:
         failed_at: When that failure was stored, by its own time stamp; a later one is of this task, which another
             process was given once more for another training's sake, and stays.
         weights: Digest of the weights in storage that its network has, and is not trained; None of a training.
+        keep: Networks that are kept beside `last` and `best`, as keys call them.
     """
 
     key: str
@@ -85,6 +86,7 @@ class Task:
     retry_failed: bool = True
     failed_at: int | None = None
     weights: str | None = None
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -469,7 +469,8 @@ def unpack(content: Mapping[str, Any]) -> Task:
         spec=TrialSpec.model_validate_json(content["spec"]),
         measurements=measurements,
         lease=None if content["lease"] is None else Lease(**content["lease"]),
-        **{name: content[name] for name in _OF_TASK},
+        **{name: content[name] for name in _OF_TASK if name != "keep"},
+        keep=tuple(content["keep"]),
     )
 
 

@@ -240,7 +240,7 @@ class _Run:
         def on_epoch(now: TrainingState) -> None:
             self._check_lease()
             content = checkpoints.save_state(now)
-            attempt.save_checkpoint(now.epoch, content, now.history, finished=now.epoch == epochs)
+            attempt.save_checkpoint(now.epoch, content, now.history, finished=now.epoch == epochs, keeps=now.keeps)
             metrics = now.history[-1]["metrics"]
             self.log.info(f"epoch {now.epoch}/{epochs} " + " ".join(f"{k}={v:.6g}" for k, v in metrics.items()))
             self._save_log(attempt)
@@ -258,7 +258,13 @@ class _Run:
             return state
         return (
             yield from train_in_turns(
-                self.task.spec, self.dataset, device=self.device, state=state, on_epoch=on_epoch, warn=self.log.warning
+                self.task.spec,
+                self.dataset,
+                device=self.device,
+                state=state,
+                keep=self.task.keep,
+                on_epoch=on_epoch,
+                warn=self.log.warning,
             )
         )
 
@@ -271,12 +277,14 @@ class _Run:
         network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         total, done = len(missing), 0
         broken: list[Exception] = []
-        for which in ("last", "best"):
+        for which in dict.fromkeys(sorted((m.network for m in missing), key=lambda name: name != "last")):
             group = [m for m in missing if m.network == which]
-            if not group:
+            try:
+                chosen = state.network_of(which)
+            except MeasurementError as error:
+                self.log.warning(str(error))  # the plan tells of it
+                done += len(group)
                 continue
-            last: dict[str, Any] = {"network": state.network, "epoch": state.epoch}
-            chosen = last if which == "last" else state.best or {}
             network.load_state_dict(chosen["network"])
             network.eval()
             self._examples.clear()

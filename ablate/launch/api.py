@@ -419,13 +419,13 @@ class LaunchPlan:
                 if isinstance(drawn, Picture)
             }
 
-    def network(self, row: str, seed: int | None = None, *, which: Literal["last", "best"] = "last") -> nn.Module:
+    def network(self, row: str, seed: int | None = None, *, which: str = "last") -> nn.Module:
         """A trained network, to look into or to attack in other ways.
 
         Args:
             row: The label of its row.
             seed: One of the plan's; none: the first.
-            which: `last`, or the `best` on the images held out for validation.
+            which: `last`, the `best` on the images held out for validation, `ema`, `ema_best` or `epoch:60`.
 
         Returns:
             In evaluation mode, float32, on the CPU; [N, 3, H, W] float in [0, 1] -> [N, classes] logits.

@@ -179,6 +179,7 @@ class TrainingQueue:
             retry_failed=self._retry_failed,
             failed_at=None if training.view.failure is None else training.view.failure.get("timestamp_ms"),
             weights=training.weights,
+            keep=tuple(training.keep),
         )
 
     def _wait_for(self, training: PlannedTraining) -> None:

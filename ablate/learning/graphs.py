@@ -7,7 +7,7 @@ host fills, and computes all else itself. On a CPU steps run as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.core.text import named_line
+from ablate.learning.averages import Average
 from ablate.learning.draws import Drawn, Draws
 from ablate.learning.memory import ran_out_of_memory
 
@@ -33,6 +34,9 @@ class _Trained(Protocol):
     images: Tensor
     labels: Tensor
     device: torch.device
+
+    @property
+    def averages(self) -> Sequence[Average]: ...
 
     @property
     def optimizer(self) -> torch.optim.Optimizer: ...
@@ -231,6 +235,7 @@ class _Tensors:
             value for state in run.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
         ]
         self.changing = [tensor.detach() for tensor in (*self.parameters, *run.network.buffers(), *momenta)]
+        self.changing += [total for average in run.averages for total in average.sums]
         self.saved = [tensor.clone() for tensor in self.changing]
         self.device = run.device
         self.host, self.generator = torch.get_rng_state(), _generator_state(run.device)

@@ -10,9 +10,9 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,10 @@ from ablate.attacks.base import full_precision
 from ablate.attacks.evaluation import as_float
 from ablate.attacks.linf import ascend, divergence_from
 from ablate.core import randomness
-from ablate.core.errors import SpecError
+from ablate.core.errors import MeasurementError, SpecError
 from ablate.core.text import now_ms
 from ablate.learning.augmentation import AugmentationFunction, crop_and_flip, get_augmentation
+from ablate.learning.averages import RECALIBRATED_ON, Average, estimating_anew, holding
 from ablate.learning.data import Dataset, split_validation
 from ablate.learning.draws import Ahead, Draws
 from ablate.learning.graphs import StepGraphs
@@ -46,6 +47,7 @@ from ablate.learning.objectives import (
 from ablate.learning.resident import Resident, resident
 from ablate.learning.starts import start_of
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, within
+from ablate.spaces.networks import AverageName, asked_of_training, can_have, not_kept
 from ablate.spaces.specs import TrialSpec
 
 
@@ -66,6 +68,9 @@ class TrainingState:
         history: One entry for each epoch from 0 on: `{"epoch", "timestamp_ms", "metrics": {name: float}}`.
         best: `{"epoch", "accuracy", "network"}` of the first epoch with the highest `validation/attack`; None without
             validation images, and before the first epoch.
+        keeps: Names of the networks that it was asked to keep beside these, also of those to come.
+        averages: Name of `ema` -> what is needed to go on averaging.
+        kept: Name -> `{"epoch", "network"}`, of an `ema_best` its `"accuracy"` too; an `ema` comes last of all.
     """
 
     epoch: int
@@ -73,6 +78,29 @@ class TrainingState:
     optimizer: dict[str, Any]
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    keeps: list[str] = field(default_factory=list)
+    averages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def network_of(self, name: str) -> dict[str, Any]:
+        """A network that it left, with its epoch.
+
+        Args:
+            name: As keys call it: `last`, `best`, `ema:0.999@0`, `epoch:60`.
+
+        Returns:
+            `{"epoch", "network"}`.
+
+        Raises:
+            MeasurementError: It has none.
+        """
+        last = {"epoch": self.epoch, "network": self.network}
+        found = (
+            last if name in ("last", f"epoch:{self.epoch}") else self.best if name == "best" else self.kept.get(name)
+        )
+        if found is None:
+            raise MeasurementError(not_kept(name))
+        return found
 
 
 def train(
@@ -81,6 +109,7 @@ def train(
     *,
     device: torch.device,
     state: TrainingState | None = None,
+    keep: Iterable[str] | None = None,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> TrainingState:
@@ -100,6 +129,8 @@ def train(
         dataset: From `ablate.learning.data.load` of `spec.data`; the test split plays no part.
         device: Where to train.
         state: Where to go on; None: from the first weights.
+        keep: Names of networks to keep, as keys call them; those that it was begun too late for, it leaves out. None:
+            what the spec asks for.
         on_epoch: Called with the state before the first epoch and after each one, but not with the `state` given. It
             may keep what it gets.
         warn: Told in a line what does not run as fast as it could.
@@ -111,7 +142,7 @@ def train(
         TrainingError: The loss or an output is not finite.
         SpecError: A name nobody registered, or a batch larger than the images to train on.
     """
-    return finish(train_in_turns(spec, dataset, device=device, state=state, on_epoch=on_epoch, warn=warn))
+    return finish(train_in_turns(spec, dataset, device=device, state=state, keep=keep, on_epoch=on_epoch, warn=warn))
 
 
 def train_in_turns(
@@ -120,6 +151,7 @@ def train_in_turns(
     *,
     device: torch.device,
     state: TrainingState | None = None,
+    keep: Iterable[str] | None = None,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Turns[TrainingState]:
@@ -136,7 +168,7 @@ def train_in_turns(
 
     try:
         with _compiled_code(spec.training.compile):
-            return (yield from within(turn, _train(spec, dataset, device, warn, state, on_epoch)))
+            return (yield from within(turn, _train(spec, dataset, device, warn, state, keep, on_epoch)))
     finally:
         stream.leave()
         if device.type == "cuda":
@@ -150,9 +182,11 @@ def _train(
     device: torch.device,
     warn: Callable[[str], None],
     state: TrainingState | None,
+    keep: Iterable[str] | None,
     on_epoch: Callable[[TrainingState], None],
 ) -> Turns[TrainingState]:
-    run = TrainingRun(spec, dataset, device, warn)
+    asked = asked_of_training(spec) if keep is None else keep
+    run = TrainingRun(spec, dataset, device, warn, keeps=_to_keep(asked, state))
     try:
         if state is None:
             state = run.snapshot(0, run.measured(0), [], None)
@@ -169,6 +203,13 @@ def _train(
             run.graphs.release()
 
 
+def _to_keep(asked: Iterable[str], state: TrainingState | None) -> list[str]:
+    """What was kept so far, and what is asked for and not begun too late."""
+    if state is None:
+        return list(dict.fromkeys(asked))
+    return list(dict.fromkeys([*state.keeps, *(name for name in asked if can_have(name, state.keeps, state.epoch))]))
+
+
 class TrainingRun:
     """One training in this process: network, optimizer and images on the device."""
 
@@ -178,7 +219,9 @@ class TrainingRun:
         dataset: Dataset,
         device: torch.device,
         warn: Callable[[str], None] = lambda line: None,
+        keeps: Sequence[str] = (),
     ) -> None:
+        self.keeps, self.kept = list(keeps), dict[str, dict[str, Any]]()
         self.spec, self.training, self.device = spec, spec.training, device
         self.layout = memory_format(device, spec.training.precision)
         self.draws = Ahead(spec.seed, device).draws
@@ -214,6 +257,10 @@ class TrainingRun:
             measured = as_measured(self.network, spec.data.image_size) if device.type == "cuda" else None
             self.validation = Validation(images, labels, held_out, self.training.attack, spec.seed, measured)
         self.perturbable = perturbable(self.network)
+        names = {
+            str(replace(name, best=False)): replace(name, best=False) for name in map(AverageName.parse, keeps) if name
+        }
+        self.averages = [Average(name, self.network) for name in names.values()]
         self.optimizer = torch.optim.SGD(
             parameter_groups(self.network, self.training, spec.model),
             momentum=self.training.momentum,
@@ -247,6 +294,12 @@ class TrainingRun:
         self.optimizer.load_state_dict(copy.deepcopy(state.optimizer))
         for group, fused in zip(self.optimizer.param_groups, kinds, strict=True):
             group["fused"] = fused  # this device's, whichever wrote the state
+        self.kept = dict(state.kept)
+        for average in self.averages:
+            if str(average.name) in state.averages:  # else it is still to begin
+                average.restore(state.averages[str(average.name)])
+        if f"epoch:{state.epoch}" in self.keeps:
+            self.kept[f"epoch:{state.epoch}"] = {"epoch": state.epoch, "network": state.network}
 
     def rate_of(self, group: dict[str, Any], epoch: int, progress: float = 0.0) -> float:
         """A parameter group's learning rate at a moment of an epoch from 1."""
@@ -279,19 +332,67 @@ class TrainingRun:
         if epoch > 0:
             for group in optimizer["param_groups"]:
                 group["lr"] = self.rate_of(group, epoch)  # graphs read a rounded one
-        return TrainingState(epoch, network, optimizer, [*history, entry], best)
+        if f"epoch:{epoch}" in self.keeps:
+            self.kept[f"epoch:{epoch}"] = {"epoch": epoch, "network": network}
+        averages = {str(average.name): _copied(average.state()) for average in self.averages}
+        history = [*history, entry]
+        return TrainingState(epoch, network, optimizer, history, best, list(self.keeps), averages, dict(self.kept))
 
     def measured(self, epoch: int) -> dict[str, float]:
         """The probe's and the validation's metrics."""
         metrics = probe_metrics(self.network, self.images[:PROBE_IMAGES], self.labels[:PROBE_IMAGES])
         if math.isnan(metrics["train/accuracy_natural"]):
             raise TrainingError(f"the network's outputs became nan or infinite in epoch {epoch}")
-        return metrics | (self.validation.metrics(self.network) if self.validation else {})
+        metrics |= self.validation.metrics(self.network) if self.validation else {}
+        for average in self.averages:
+            if epoch > average.name.start and (self.validation or epoch == self.training.epochs):
+                metrics |= self.measured_average(average, epoch)
+        return metrics
+
+    def measured_average(self, average: Average, epoch: int) -> dict[str, float]:
+        """Keep an average after an epoch: the best one, and the last; returns its validation's metrics by its name."""
+        values = average.values()
+        if average.name.recalibrated:
+            values = self.recalibrated(values, epoch)
+        metrics: dict[str, float] = {}
+        if self.validation:
+            with holding(self.network, values):
+                metrics = self.validation.metrics(self.network)
+            name, accuracy = str(replace(average.name, best=True)), metrics["validation/attack"]
+            if name in self.keeps and accuracy > self.kept.get(name, {"accuracy": -1.0})["accuracy"]:
+                self.kept[name] = {"epoch": epoch, "accuracy": accuracy, "network": _copied(values)}
+        if epoch == self.training.epochs and str(average.name) in self.keeps:
+            self.kept[str(average.name)] = {"epoch": epoch, "network": _copied(values)}
+        return {average.name.curve(metric): value for metric, value in metrics.items()}
+
+    def recalibrated(self, values: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        """An average whose batch normalizations are estimated anew, on what the training attack makes of it."""
+        seed = self.spec.seed
+        order = randomness.permutation(randomness.stream(seed, "recalibration", epoch), len(self.images), self.device)
+        size = self.training.batch_size
+        batches = torch.split(order, size)[: max(1, min(RECALIBRATED_ON // size, len(order) // size))]
+        with (
+            holding(self.network, values),
+            _seeded(randomness.stream(seed, "recalibration layers", epoch), self.device),
+        ):
+            seen = []
+            for number, batch in enumerate(batches):
+                # Training draws nothing under these: its epochs begin at 1.
+                draws = Draws(seed, -epoch, number, len(batch), self.device)
+                with transformed_weights(self.network):
+                    _, adversarial, _, _ = self.examples(self.images[batch], self.labels[batch], draws)
+                seen.append(adversarial.detach())
+            with estimating_anew(self.network), torch.no_grad(), transformed_weights(self.network), self.precision():
+                for adversarial in seen:
+                    self.network(adversarial.contiguous(memory_format=self.layout))
+            return {name: value.clone() for name, value in self.network.state_dict().items()}
 
     def epoch(self, epoch: int) -> Turns[dict[str, float]]:
         """Visit every training image once, a batch a turn; returns the epoch's metrics of training alone."""
         began = time.perf_counter()
         rate = self.set_learning_rate(epoch)
+        for average in self.averages:
+            average.begin(epoch)
         order = randomness.permutation(randomness.stream(self.spec.seed, "order", epoch), len(self.images), self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -323,6 +424,8 @@ class TrainingRun:
 
     def update(self, epoch: int, number: int, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The step of an epoch on these images, as a graph where there are graphs; returns as `step`."""
+        for average in self.averages:
+            average.updates += 1
         if self.graphs is not None:
             return self.graphs.step(epoch, number, batch)
         draws = self.draws(epoch, number, len(batch))
@@ -331,17 +434,8 @@ class TrainingRun:
     def step(self, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """One update; returns the batch's mean loss and the number of correct answers, both on the device."""
         training = self.training
-        pixels = crop_and_flip(pixels, draws, padding=training.crop_padding, flip=training.flip)
-        clean = as_float(pixels).contiguous(memory_format=self.layout)
-        hard = (labels[:, None] == torch.arange(self.classes, device=self.device)).to(clean.dtype)
         with transformed_weights(self.network):
-            images = clean
-            if training.augmentation.order == "clean":
-                images, targets = self.augment(clean, hard, draws, training.augmentation)
-                adversarial = self.attacked(images, self.loss(labels, hard, targets), draws)
-            else:
-                adversarial = self.attacked(clean, cross_entropy(labels), draws)
-                adversarial, targets = self.augment(adversarial, hard, draws, training.augmentation)
+            images, adversarial, targets, hard = self.examples(pixels, labels, draws)
             loss = self.loss(labels, hard, targets, training.label_smoothing)
             batch = Batch(self.answers, images, adversarial, labels, targets, loss, self.weight)
             self.network.train()
@@ -358,7 +452,24 @@ class TrainingRun:
         self.optimizer.step()
         # At once: of a captured graph the gradients lie where its next run will write.
         self.optimizer.zero_grad(set_to_none=True)
+        for average in self.averages:
+            average.update()
         return mean.detach(), (batch.adversarial_logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
+
+    def examples(self, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a step trains on: images, what the training attack made of them, targets, and the targets unmixed."""
+        training = self.training
+        pixels = crop_and_flip(pixels, draws, padding=training.crop_padding, flip=training.flip)
+        clean = as_float(pixels).contiguous(memory_format=self.layout)
+        hard = (labels[:, None] == torch.arange(self.classes, device=self.device)).to(clean.dtype)
+        images = clean
+        if training.augmentation.order == "clean":
+            images, targets = self.augment(clean, hard, draws, training.augmentation)
+            adversarial = self.attacked(images, self.loss(labels, hard, targets), draws)
+        else:
+            adversarial = self.attacked(clean, cross_entropy(labels), draws)
+            adversarial, targets = self.augment(adversarial, hard, draws, training.augmentation)
+        return images, adversarial, targets, hard
 
     def uphill(self, batch: Batch) -> list[Tensor]:
         """AWP: where the weights would make the objective worst; the network's averages stay as they are."""

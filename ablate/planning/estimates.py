@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ablate.learning.cost import STEP_COST, attack_steps, forward_flops, image_c
 from ablate.learning.models import build_network
 from ablate.learning.monitoring import PROBE_IMAGES
 from ablate.planning.plan import Plan, PlannedTraining
+from ablate.spaces.networks import AverageName
 from ablate.spaces.specs import ModelSpec, TrainingSpec, TrialSpec
 from ablate.storage.checksums import read_json
 from ablate.storage.speeds import kind_of, known_speeds, mode_of
@@ -366,7 +367,8 @@ def work_flops(training: PlannedTraining, train_count: int, test_count: int, cla
     attack = attack_steps(spec.training.attack)
     epochs = 0 if training.view and training.view.finished else max(0, spec.epochs - max(0, training.epoch))
     epoch = (train_count - held_out) * image_cost(spec)
-    epoch += min(PROBE_IMAGES, train_count) * 2 + held_out * (2 + STEP_COST * attack)
+    averages = {str(replace(name, best=False)) for name in map(AverageName.parse, training.keep) if name is not None}
+    epoch += min(PROBE_IMAGES, train_count) * 2 + (1 + len(averages)) * held_out * (2 + STEP_COST * attack)
     done = {}
     for key, measurement in training.measurements.items():
         if key not in (training.missing or training.measurements if epochs else training.missing):

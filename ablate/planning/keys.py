@@ -62,6 +62,7 @@ def _model(model: ModelSpec) -> dict[str, Any]:
 
 def _training(training: TrainingSpec) -> dict[str, Any]:
     settings = training.model_dump()
+    del settings["ema"], settings["keep"]  # what is kept beside the network changes no bit of it
     # The rate in force: at 512 linear scaling is none, and a rate scaled to 0.2 is the rate 0.2.
     settings["learning_rate"] = training.base_rate
     del settings["learning_rate_scaling"]
@@ -147,7 +148,7 @@ def measurement_key(
         training: The training's key.
         what: Name of the attack or analysis.
         settings: All its hyperparameters, e.g. the attack's `repr`.
-        network: `last` or `best`.
+        network: As of `ablate.spaces.networks`: `last`, `best`, `ema:0.999@0`, `epoch:60`.
         test_digest: Of the test images.
         degree: Of the low-pass filter before the network; None without one.
         adaptive: Whether the attack sees the filter.

@@ -22,13 +22,14 @@ from ablate.learning.models import check_model, source_digest
 from ablate.learning.objectives import get_objective, objective_source, refuse_mixed_labels
 from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
-from ablate.spaces.metrics import Metric, Network, analysis_label, refused_scalar
+from ablate.spaces.metrics import Metric, analysis_label, refused_scalar
+from ablate.spaces.networks import asked_of_training, measured_networks
 from ablate.spaces.space import PresetFile, SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
 from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart
 from ablate.storage.registrations import RegistrationPart
-from ablate.storage.status import TrainingStatus, TrainingView
+from ablate.storage.status import TrainingStatus, TrainingView, never_measured
 from ablate.storage.storage import Storage
 
 Parts = tuple[tuple[str, str], ...]
@@ -71,12 +72,14 @@ class PlannedTraining:
         missing: Measurement keys without a record.
         failure: Why it failed, where it did.
         weights: Digest of the weights from elsewhere that it has, and is not trained.
+        keep: Networks that its trials want beside `last` and `best`, as keys call them.
     """
 
     key: str
     identity: dict[str, object]
     spec: TrialSpec
     rows: list[str] = field(default_factory=list)
+    keep: list[str] = field(default_factory=list)
     measurements: dict[str, PlannedMeasurement] = field(default_factory=dict)
     action: Action = "train"
     epoch: int = -1
@@ -183,6 +186,7 @@ def make_plan(
             content = keys.training_identity(trial.spec, summary.train_digest, user_code, weights)
             training = trainings[key] = PlannedTraining(key, content, trial.spec, weights=weights)
         training.rows.append(f"{trial.space}/{trial.label}")
+        training.keep += [name for name in asked_of_training(trial.spec) if name not in training.keep]
         columns: dict[str, str] = {}
         analyses: dict[str, str] = {}
         for metric, measurement in measurements:
@@ -221,12 +225,15 @@ def decide(
         training.missing = frozenset(training.measurements) - view.records.keys()
         training.failure = view.reason
         status = view.status(training.measurements)
+        never = never_measured(view, {key: each.network for key, each in training.measurements.items()})
         if status is TrainingStatus.FINISHED:
             training.action = "reuse"
         elif held_elsewhere(key):
             training.action = "wait"
         elif status is TrainingStatus.FAILED and not retry_failed:
             training.action = "failed"
+        elif never is not None:
+            training.action, training.failure = "failed", never
         elif status is TrainingStatus.STOPPED and plan.search:
             training.action = "stopped"
         elif view.has_checkpoint:
@@ -366,8 +373,7 @@ def _measurements(
     asked = settings.lowpass_degree
     degree = None if asked == spec.data.image_size else asked  # keeping everything is no filter
     images = settings.images or summary.test_count
-    networks: tuple[Network, ...] = ("last", "best") if spec.held_out > 0 else ("last",)
-    for network in networks:
+    for own, network in measured_networks(spec).items():
         for name in settings.attacks:
             attack = build_attack(name, settings)
 
@@ -377,7 +383,7 @@ def _measurements(
                     f"got {summary.classes} of {summary.label}"
                 )
 
-            def key_of(attack: Attack, adaptive: bool, network: Network = network) -> tuple[str, Parts]:
+            def key_of(attack: Attack, adaptive: bool, network: str = network) -> tuple[str, Parts]:
                 parts: Parts = ()
                 if isinstance(attack, Together):
                     parts = tuple((p.name, key_of(p, adaptive and p.uses_network)[0]) for p in attack.parts)
@@ -396,13 +402,13 @@ def _measurements(
                 )
                 return key, parts
 
-            def planned(adaptive: bool, attack: Attack = attack, network: Network = network) -> PlannedMeasurement:
+            def planned(adaptive: bool, attack: Attack = attack, network: str = network) -> PlannedMeasurement:
                 key, parts = key_of(attack, adaptive, network)
                 return PlannedMeasurement(key, "attack", attack.name, network, degree, adaptive, settings, parts)
 
-            yield Metric(name, network).run_name, planned(False)
+            yield Metric(name, own).run_name, planned(False)
             if asked is not None and settings.lowpass_adaptive and attack.uses_network:
-                yield Metric(name, network, adaptive=True).run_name, planned(degree is not None)
+                yield Metric(name, own, adaptive=True).run_name, planned(degree is not None)
         for name in settings.analyses:
             get_analysis(name)
             for problem in filter(None, map(refused_scalar, declared_scalars(name) or ())):
@@ -416,4 +422,4 @@ def _measurements(
                 source=analysis_source(name),
             )
             planned_analysis = PlannedMeasurement(key, "analysis", name, network, None, False, settings)
-            yield analysis_label(name, network), planned_analysis
+            yield analysis_label(name, own), planned_analysis

@@ -97,6 +97,7 @@ class SearchPlan:
             if known is not made.trainings[planned.training]:
                 known.rows.append(f"{trial.space}/{trial.label}")
                 known.measurements |= made.trainings[planned.training].measurements
+                known.keep += [name for name in made.trainings[planned.training].keep if name not in known.keep]
             self.plan.trials.append(planned)
             loaded = self.plan.spaces[0]
             row = Row.model_construct(label=sample.label, set=dict(sample.values), published={}, note=sample.note)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from ablate.core.errors import SpecError, StorageError, nearest
+from ablate.core.errors import MeasurementError, SpecError, StorageError, nearest
 from ablate.learning.models import build_network
+from ablate.learning.training import TrainingState
 from ablate.planning.plan import Plan, PlannedTrial
-from ablate.spaces.metrics import Network
+from ablate.spaces.networks import NAMES, Network, needed_for, networks_of
 from ablate.storage.checkpoints import load_state
 from ablate.storage.storage import Storage
 
@@ -20,21 +21,22 @@ def trained_network(plan: Plan, storage: Storage, row: str, seed: int, which: Ne
         storage: Where it was trained.
         row: The row's label.
         seed: One of the plan's.
-        which: `last`, or the `best` on the images held out for validation.
+        which: `last`, the `best` on the images held out for validation, `ema`, `ema_best` or `epoch:60`.
 
     Returns:
         In evaluation mode, float32, on the CPU; [N, 3, H, W] float in [0, 1] -> [N, classes] logits.
 
     Raises:
-        SpecError: No such row or seed, or no `best` one without `data.validation`.
-        StorageError: It is not trained to its end, or its checkpoints were dropped.
+        SpecError: No such row or seed, or the row asks for no such network.
+        StorageError: It is not trained to its end, has not kept the network, or its checkpoints were dropped.
     """
-    if which not in ("last", "best"):
-        raise SpecError(f"which: expected 'last' or 'best', got {which!r}")
+    if NAMES.fullmatch(str(which)) is None:
+        raise SpecError(f"which: expected last, best, ema, ema_best or epoch:60, got {which!r}")
     planned = _planned(plan, row, seed)
     spec = planned.trial.spec
-    if which == "best" and spec.held_out == 0:
-        raise SpecError("which: expected data.validation above 0 for the best network, got 0; the last one is there")
+    kept = networks_of(spec)
+    if which not in kept:
+        raise SpecError(f"which: expected {needed_for(which)} for {which}, got none; there are {', '.join(kept)}")
     view = storage.view(planned.training)
     if not view.finished:
         got = f"epoch {view.epoch} of {spec.epochs}" if view.epoch >= 0 else "none"
@@ -44,9 +46,12 @@ def trained_network(plan: Plan, storage: Storage, row: str, seed: int, which: Ne
     if state is None or state["epoch"] < spec.epochs:
         got = damaged[0] if damaged else "none left; a launch that prunes drops them"
         raise StorageError(f"expected the last checkpoint of {row}, seed {seed}, got {got}")
-    chosen = state["network"] if which == "last" or state["best"] is None else state["best"]["network"]
+    try:
+        chosen = TrainingState(**state).network_of(kept[which])
+    except MeasurementError as error:
+        raise StorageError(f"{row}, seed {seed}: {error}") from error
     network = build_network(spec.model, planned.data.classes, spec.data.image_size, spec.seed)
-    network.load_state_dict(chosen)
+    network.load_state_dict(chosen["network"])
     return network.eval()
 
 

@@ -33,7 +33,7 @@ from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.rivals import rivalries
 from ablate.report.verdicts.verdicts import standing_of, verdicts_of
 from ablate.spaces.loading import table_names
-from ablate.spaces.metrics import Network
+from ablate.spaces.networks import NAMES, Network
 from ablate.storage.registrations import SHORT_DIGEST
 
 if TYPE_CHECKING:
@@ -55,11 +55,10 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-class Which(StrEnum):
-    """Whose numbers."""
-
-    LAST = "last"
-    BEST = "best"
+def _network(given: str) -> Network:
+    if NAMES.fullmatch(given) is None:
+        raise SpecError(f"--network: expected last, best, ema, ema_best or epoch:60, got {given!r}")
+    return given
 
 
 def table_of(results: Results) -> Table:
@@ -381,7 +380,9 @@ def main(
         list[Format] | None, typer.Option("--format", help="May be repeated; default: terminal, all files with --out.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write DIR/index.html, figures, and tables as files.")] = None,
-    network: Annotated[Which, typer.Option(help="Numbers of the last or of the best network.")] = Which.LAST,
+    network: Annotated[
+        str, typer.Option(help="Whose numbers: last, best, ema, ema_best, or epoch:60 of training.keep.")
+    ] = "last",
     sync: Annotated[bool, typer.Option("--sync", help="First send MLflow what storage holds of the plan.")] = False,
     storage: Annotated[
         str | None,
@@ -407,7 +408,7 @@ def main(
         out = None if out is None else local_path(out, "--out")
 
         import_modules(imports or [])
-        which: Network = "best" if network is Which.BEST else "last"
+        which = _network(network)
         chosen = [format.value for format in formats or ([] if out or as_json else [Format.TERMINAL])]
         # What is told beside the tables must not get into a file that is written to standard output.
         beside = console if "terminal" in chosen else open_console(sys.stderr)

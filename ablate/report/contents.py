@@ -19,7 +19,8 @@ from ablate.report.verdicts.masked import second_verdicts
 from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
-from ablate.spaces.metrics import Network, from_array
+from ablate.spaces.metrics import from_array
+from ablate.spaces.networks import Network, words
 from ablate.storage.plans import PlanFile
 
 _HOUR_S = 3600.0
@@ -202,7 +203,7 @@ def _facts(plans: Sequence[Results]) -> list[tuple[str, str]]:
             f"{_count(len(trainings), 'training')} for {_count(len(trials), 'trial')}, "
             + (f"which saved {_hours(saved)} of training" if len(trainings) < len(trials) else "so none is shared"),
         ),
-        ("Networks", "of the last epoch" if plans[0].network == "last" else "best by validation accuracy"),
+        ("Networks", words(plans[0].network)),
         ("Versions", _each(_versions(plan.planned.provenance) for plan in plans)),
     ]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report.results import Curves, Results, State, Trial
-from ablate.spaces.metrics import Network, scalar_of
+from ablate.spaces.metrics import scalar_of
+from ablate.spaces.networks import Network
 from ablate.storage.plans import PlanFile, TrialPart
 from ablate.storage.status import TrainingStatus, TrainingView, reaches
 from ablate.storage.storage import Storage
@@ -58,16 +59,21 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
         view = views[part.training]
         metrics, whole, device = _metrics(storage, view, part)
         state = _STATES[view.status(part.measurements, to_the_end=plan.space(part.space).search is None)]
+        reason = view.reason if state == "failed" else part.never_measured(view) if state == "training" else None
+        state = state if reason is None else "failed"
         if state == "missing" and view.attempts:
             state = "training"  # begun, and no epoch is stored yet
+        whole = whole and (state != "finished" or reaches(history(part.training), view.epoch))
         last = history(part.training)[-1]["metrics"] if view.finished and history(part.training) else {}
         trials[part.row, part.seed] = Trial(
             part,
             state,
             metrics,
             {name: value for name, value in last.items() if name.startswith(OF_LAST_EPOCH) and math.isfinite(value)},
-            _problem(state, view, whole and (state != "finished" or reaches(history(part.training), view.epoch))),
-            view.reason if state == "failed" else None,
+            _problem(
+                state, view, reason, whole and (state != "finished" or reaches(history(part.training), view.epoch))
+            ),
+            reason,
             view.finished,
             view.epoch,
             Curves(
@@ -102,11 +108,11 @@ def _metrics(storage: Storage, view: TrainingView, part: TrialPart) -> tuple[dic
     return metrics, whole, device
 
 
-def _problem(state: State, view: TrainingView, whole: bool) -> str | None:
+def _problem(state: State, view: TrainingView, reason: str | None, whole: bool) -> str | None:
     if state == "finished":
         return None if whole else "left out: a file of it in storage is damaged"
     if state == "failed":
-        return f"failed: {view.reason}"
+        return f"failed: {reason}"
     if state == "stopped":
         return f"{STOPPED} after epoch {view.stopped}"
     if state == "missing":

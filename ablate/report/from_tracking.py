@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report.results import Curves, Results, Runs, State, Trial
-from ablate.spaces.metrics import Network
+from ablate.spaces.networks import Network
 from ablate.tracking.reading import STOPPED, storage_label
 from ablate.tracking.results import PlanResults, TrialResult
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ablate.report.verdicts.masked import Masked
 from ablate.spaces.masking import SEARCH
-from ablate.spaces.metrics import Metric, Network
+from ablate.spaces.metrics import Metric
+from ablate.spaces.networks import Network
 
 if TYPE_CHECKING:
     from ablate.tracking.results import PlanResults

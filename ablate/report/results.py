@@ -18,7 +18,8 @@ from scipy import stats
 
 from ablate.core.metric_names import EVERY_EPOCH, OF_LAST_EPOCH
 from ablate.spaces.claims import Claim
-from ablate.spaces.metrics import Metric, Network, is_accuracy
+from ablate.spaces.metrics import Metric, is_accuracy
+from ablate.spaces.networks import Network, needed_for
 from ablate.spaces.specs import COLUMNS
 from ablate.storage.plans import PlanFile, SpacePart, TrialPart
 
@@ -104,7 +105,7 @@ class Trial:
     Attributes:
         part: What was planned.
         state: How far it is.
-        metrics: What was measured, by the names that runs have (`accuracy_best/pgd20`); of both networks.
+        metrics: What was measured, by the names that runs have (`accuracy_best/pgd20`); of all networks.
         at_end: The training's own metrics after its last epoch that are numbers of the table too (`energy/ratio`).
         problem: Why tables show nothing of it; None where they do.
         reason: Why it failed.
@@ -134,10 +135,9 @@ class Trial:
         """The last epoch trained; -1 without any."""
         return max(self.curves.get(EVERY_EPOCH, {}), default=-1) if self.reached is None else self.reached
 
-    @property
-    def measured_best(self) -> bool:
-        """Whether there are accuracies of the best network."""
-        return any(metric.accuracy and metric.network == "best" for metric in map(Metric.from_run, self.metrics))
+    def measured(self, network: Network) -> bool:
+        """Whether there are accuracies of a network."""
+        return any(metric.accuracy and metric.network == network for metric in map(Metric.from_run, self.metrics))
 
     def outcome(self, network: Network) -> Outcome:
         """Its numbers in the form that tables and verdicts are made from."""
@@ -166,7 +166,7 @@ def columns_of(metrics: Iterable[str], network: Network = "last") -> dict[str, s
     found: dict[str, str] = {}
     for run_name in metrics:
         metric = Metric.from_run(run_name)
-        if metric.network == network and (metric.accuracy or network == "best"):
+        if metric.network == network and (metric.accuracy or network != "last"):
             found[metric.name] = run_name
         elif metric.network == network or (not metric.accuracy and metric.name.startswith(OF_LAST_EPOCH)):
             found.setdefault(metric.name, run_name)
@@ -258,8 +258,8 @@ class Results:
         for where, trial in trials.items():
             if where in problems:
                 continue
-            if network == "best" and not trial.measured_best:
-                problems[where] = "no best network, which needs data.validation above 0"
+            if network != "last" and not trial.measured(network):
+                problems[where] = f"no {network} network, which needs {needed_for(network)}"
                 continue
             outcomes[where] = trial.outcome(network)
         return cls(outcomes, problems, (), plan, trials, network)

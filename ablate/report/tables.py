@@ -15,6 +15,7 @@ from ablate.report.results import Results, Trial
 from ablate.report.verdicts.masked import Masked, masked_columns, notes_of
 from ablate.spaces.claims import Trend
 from ablate.spaces.metrics import Metric, is_accuracy
+from ablate.spaces.networks import words
 from ablate.spaces.specs import COLUMNS, MeasurementSpec
 
 ALL_QUERIES = MeasurementSpec().square_queries
@@ -152,10 +153,10 @@ def table_input(results: Results) -> TableInput:
     told = [data, f"preset {plan.preset}", *changed, f"plan {plan.id}"]
     if results.place:
         told.append(results.place)
-    if network == "best":
+    if network != "last":
         of_training = any(scalar.startswith(OF_LAST_EPOCH) for scalar in scalars)
         after = ", but energies and masks after the last epoch" if of_training else ""
-        told.append(f"best networks by validation accuracy{after}")
+        told.append(f"{words(network)}{after}")
     stopped = {row for (row, _), trial in results.trials.items() if trial.state == "stopped"}
     if space.search is not None:
         told.append(f"test images, by which nothing was chosen; {len(stopped)} samples stopped early are left out")

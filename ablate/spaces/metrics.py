@@ -6,31 +6,26 @@
     | `adaptive/pgd20`        | `accuracy_adaptive/pgd20` | `accuracy_adaptive_best/pgd20`   |
     | `energy/ratio`          | `energy/ratio`            | `best/energy/ratio`              |
 
-Nobody else cuts or joins such names.
+Likewise of `ema`, `ema_best` and `epoch:60`. Nobody else cuts or joins such names.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
 
 from ablate.core.errors import SpecError
-
-Network = Literal["last", "best"]
-"""Of the last epoch, or the best on the images held out for validation."""
+from ablate.spaces.networks import Network
 
 _ADAPTIVE = "adaptive/"
-_BEST = "best/"
-_BEST_LABEL = "_best"
-_ACCURACIES: dict[str, tuple[bool, Network]] = {
-    "accuracy/": (False, "last"),
-    "accuracy_best/": (False, "best"),
-    "accuracy_adaptive/": (True, "last"),
-    "accuracy_adaptive_best/": (True, "best"),
-}
-"""What runs put before a column -> whether the attack went through the filter, and whose accuracy it is."""
+_OTHER = r"best|ema|ema_best|epoch:[0-9]+"
+"""Networks that are not `last`, of which names tell nothing."""
+_OF_NETWORK = re.compile(rf"({_OTHER})/")
+_LABEL = re.compile(rf"(.*?)_({_OTHER})")
+_ACCURACY = re.compile(rf"accuracy(_adaptive)?(?:_({_OTHER}))?/")
+"""What runs put before a column: whether the attack went through the filter, and whose accuracy it is."""
 
-_MIXED = ("adaptive_best/",)
+_MIXED = re.compile(rf"adaptive_({_OTHER})/")
 """What people write who have seen both kinds of names."""
 
 
@@ -65,11 +60,11 @@ class Metric:
     @classmethod
     def from_run(cls, name: str) -> Metric:
         """A metric by the name that runs, plans and JSON have for it."""
-        for prefix, (adaptive, network) in _ACCURACIES.items():
-            if name.startswith(prefix):
-                return cls(name.removeprefix(prefix), network, adaptive)
-        if name.startswith(_BEST):
-            return cls(name.removeprefix(_BEST), "best", accuracy=False)
+        accuracy, other = _ACCURACY.match(name), _OF_NETWORK.match(name)
+        if accuracy is not None:
+            return cls(name[accuracy.end() :], accuracy[2] or "last", accuracy[1] is not None)
+        if other is not None:
+            return cls(name[other.end() :], other[1], accuracy=False)
         return cls(name, accuracy=False)
 
     @property
@@ -80,10 +75,11 @@ class Metric:
     @property
     def run_name(self) -> str:
         """What runs, plans and JSON call it."""
+        last = self.network == "last"
         if not self.accuracy:
-            return f"{_BEST}{self.column}" if self.network == "best" else self.column
-        places = {place: prefix for prefix, place in _ACCURACIES.items()}
-        return f"{places[self.adaptive, self.network]}{self.column}"
+            return self.column if last else f"{self.network}/{self.column}"
+        whose = "" if last else f"_{self.network}"
+        return f"accuracy{'_adaptive' if self.adaptive else ''}{whose}/{self.column}"
 
 
 def is_accuracy(name: str) -> bool:
@@ -104,11 +100,11 @@ def meant_by(name: str) -> Metric | None:
     Returns:
         None where it looks like none of them.
     """
-    for prefix in _MIXED:
-        if name.startswith(prefix):
-            return Metric(name.removeprefix(prefix), "best", adaptive=True)
+    mixed = _MIXED.match(name)
+    if mixed is not None:
+        return Metric(name[mixed.end() :], mixed[1], adaptive=True)
     found = Metric.from_run(name)
-    return found if found.accuracy or found.network == "best" else None
+    return found if found.accuracy or found.network != "last" else None
 
 
 def refused_scalar(name: str) -> str | None:
@@ -119,7 +115,7 @@ def refused_scalar(name: str) -> str | None:
     """
     if Metric.from_run(name) == Metric(name, accuracy=False) and not name.startswith(_ADAPTIVE):
         return None
-    return f"expected a scalar's name that does not begin as one of an accuracy or of the best network, got {name!r}"
+    return f"expected a scalar's name that does not begin as one of an accuracy or of another network, got {name!r}"
 
 
 def analysis_label(analysis: str, network: Network) -> str:
@@ -128,17 +124,19 @@ def analysis_label(analysis: str, network: Network) -> str:
     Raises:
         SpecError: A name that would be taken for that of another analysis.
     """
-    if analysis.endswith(_BEST_LABEL):
+    own, network_meant = from_analysis_label(analysis)
+    if network_meant != "last":
         raise SpecError(
-            f"measurement.analyses: expected a name that does not end in {_BEST_LABEL}, which says that the best "
-            f"network is meant, got {analysis!r}; did you mean {analysis.removesuffix(_BEST_LABEL)!r}?"
+            f"measurement.analyses: expected a name that does not end in _{network_meant}, which says that another "
+            f"network is meant, got {analysis!r}; did you mean {own!r}?"
         )
-    return f"{analysis}{_BEST_LABEL}" if network == "best" else analysis
+    return analysis if network == "last" else f"{analysis}_{network}"
 
 
 def from_analysis_label(label: str) -> tuple[str, Network]:
     """The analysis and the network of a label of `analysis_label`."""
-    return label.removesuffix(_BEST_LABEL), "best" if label.endswith(_BEST_LABEL) else "last"
+    found = _LABEL.fullmatch(label)
+    return (label, "last") if found is None else (found[1], found[2])
 
 
 def scalar_of(label: str, scalar: str) -> Metric:

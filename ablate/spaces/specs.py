@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ablate.spaces.metrics import Network
+from ablate.spaces.networks import NAMES, needed_for, networks_of
 
 COLUMNS = ("natural", "gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20")
 """The seven columns of the paper's tables."""
@@ -129,6 +129,18 @@ class Milestone(Spec):
     factor: float = Field(gt=0)
 
 
+class AverageSpec(Spec):
+    """An exponential moving average of a training's weights, measured beside them; no bit of the training changes."""
+
+    decay: float = Field(0.999, gt=0, lt=1, description="Share of the average that stays at each update.")
+    start: int = Field(0, ge=0, description="Epochs before it begins.")
+    normalization: Literal["averaged", "recalibrated"] = Field(
+        "averaged",
+        description="Of its batch normalizations. averaged: as the weights; recalibrated: estimated anew on "
+        "adversarial training batches of the average itself.",
+    )
+
+
 class TrainingSpec(Spec):
     """How the network is trained (Section 3)."""
 
@@ -164,6 +176,13 @@ class TrainingSpec(Spec):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the cross-entropy that is trained, not attacked.")
     attack: TrainingAttackSpec = TrainingAttackSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
+    ema: AverageSpec | None = Field(
+        None,
+        description="Average of the weights: networks ema and, with data.validation, ema_best. Not part of any key.",
+    )
+    keep: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = Field(
+        (), description="Epochs whose networks are kept and measured too, as epoch:60. Not part of any key."
+    )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         "float32", description="Of training; measuring is float32. tf32: a GPU's, float32 on a CPU."
     )
@@ -176,6 +195,17 @@ class TrainingSpec(Spec):
                 raise ValueError(
                     f"expected milestones before the last epoch ({self.epochs}), got one at epoch {milestone.epoch}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _kept_in_range(self) -> Self:
+        if self.ema is not None and self.ema.start >= self.epochs:
+            raise ValueError(f"expected training.ema.start before the last epoch ({self.epochs}), got {self.ema.start}")
+        for epoch in self.keep:
+            if epoch > self.epochs:
+                raise ValueError(f"expected training.keep of epochs up to the last one ({self.epochs}), got {epoch}")
+            if self.keep.count(epoch) > 1:
+                raise ValueError(f"expected each epoch of training.keep once, got {epoch} twice")
         return self
 
     @model_validator(mode="after")
@@ -280,6 +310,12 @@ class MeasurementSpec(Spec):
     lowpass_degree: int | None = Field(None, ge=2, description="Keep the central d x d of the spectrum; none: all.")
     lowpass_adaptive: bool = Field(True, description="With a degree: also attack through the filter.")
     analyses: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="Registered analyses to run.")
+    network: str | None = Field(
+        None,
+        pattern=f"^({NAMES.pattern})$",
+        description="Whose numbers the row has: last, best, ema, ema_best or epoch:60, and of no other network; none: "
+        "last's, and beside them those of all that the training keeps.",
+    )
 
     @model_validator(mode="after")
     def _no_column_twice(self) -> Self:
@@ -310,6 +346,18 @@ class TrialSpec(Spec):
         return self.data.validation if self.model.weights is None else 0.0
 
     @model_validator(mode="after")
+    def _network_is_kept(self) -> Self:
+        asked, kept = self.measurement.network, networks_of(self)
+        if asked is None:
+            return self
+        if asked.startswith("epoch:") and int(asked.removeprefix("epoch:")) > self.epochs:
+            raise ValueError(f"expected measurement.network of an epoch up to {self.epochs}, got {asked}")
+        if asked not in kept:
+            got = "weights that are not trained" if not self.epochs else "none"
+            raise ValueError(f"expected {needed_for(asked)} with measurement.network: {asked}, got {got}")
+        return self
+
+    @model_validator(mode="after")
     def _degree_fits(self) -> Self:
         degree = self.measurement.lowpass_degree
         if degree is not None and degree > self.data.image_size:
@@ -327,7 +375,7 @@ class PlannedMeasurement:
         key: Its measurement key.
         kind: Whether `name` is an attack or an analysis.
         name: As registered.
-        network: `last` or `best`.
+        network: As keys call it: `last`, `best`, `ema:0.999@0`, `epoch:60`.
         degree: Of the low-pass filter; None without one.
         adaptive: Whether the attack sees the filter.
         settings: Where the attack's hyperparameters come from.
@@ -337,7 +385,7 @@ class PlannedMeasurement:
     key: str
     kind: Literal["attack", "analysis"]
     name: str
-    network: Network
+    network: str
     degree: int | None
     adaptive: bool
     settings: MeasurementSpec

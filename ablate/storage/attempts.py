@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -48,7 +48,13 @@ class Attempt:
         }
 
     def save_checkpoint(
-        self, epoch: int, content: bytes, history: list[dict[str, Any]], *, finished: bool = False
+        self,
+        epoch: int,
+        content: bytes,
+        history: list[dict[str, Any]],
+        *,
+        finished: bool = False,
+        keeps: Sequence[str] = (),
     ) -> None:
         """Store a checkpoint with the history up to it; older ones than the last two go.
 
@@ -57,6 +63,7 @@ class Attempt:
             content: The checkpoint.
             history: Entries of every epoch so far.
             finished: Whether it is the last one.
+            keeps: Names of the networks beside `last` and `best` that are in it, or are to come.
 
         Raises:
             StorageError: No room, or no right to write; what was there before stays valid.
@@ -74,6 +81,7 @@ class Attempt:
             finished=finished,
             checkpoints=[*checkpoints[-kept:], (epoch, name, sha256(content))],
             histories=[*histories[-kept:], (story, sha256(lines))],
+            **({"keeps": list(keeps)} if keeps else {}),
         )
         for old in gone:
             self._files.delete(f"{self._base}/{old}")
@@ -251,5 +259,6 @@ class _Shape(BaseModel):
     records: dict[str, tuple[_Name, str]]
     failure: dict[str, Any] | None
     stopped: int | None = None
+    keeps: list[str] = []
     log: tuple[int, str] | None = None
     """Bytes of the log when the manifest was written, and their checksum: later lines only follow them."""

@@ -16,6 +16,8 @@ LAYOUT = 1
 """Of checkpoints; a newer one than this is refused by name."""
 
 _PARTS = ("epoch", "network", "optimizer", "history", "best")
+_LATER = ("keeps", "averages", "kept")
+"""Parts that only some trainings have; checkpoints of earlier versions never."""
 
 
 class State(Protocol):
@@ -26,11 +28,15 @@ class State(Protocol):
     optimizer: dict[str, Any]
     history: list[dict[str, Any]]
     best: dict[str, Any] | None
+    keeps: list[str]
+    averages: dict[str, dict[str, Any]]
+    kept: dict[str, dict[str, Any]]
 
 
 def save_state(state: State) -> bytes:
     """A training's state as the bytes of a checkpoint."""
-    return _bytes({"layout": LAYOUT, **{part: getattr(state, part) for part in _PARTS}})
+    later = {part: value for part in _LATER if (value := getattr(state, part))}
+    return _bytes({"layout": LAYOUT, **{part: getattr(state, part) for part in _PARTS}, **later})
 
 
 def load_state(content: bytes) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def load_state(content: bytes) -> dict[str, Any]:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         layout = loaded.get("layout")
         if layout == LAYOUT:
-            return {part: loaded[part] for part in _PARTS}
+            return {part: loaded[part] for part in _PARTS} | {part: loaded[part] for part in _LATER if part in loaded}
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise StorageError(f"expected a checkpoint, got none that can be read ({type(error).__name__})") from error
     raise StorageError(

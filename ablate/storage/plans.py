@@ -16,11 +16,14 @@ from pydantic import Field, ValidationError
 from ablate.core.errors import StorageError, nearest
 from ablate.core.redaction import redact
 from ablate.spaces.looks import Design
+from ablate.spaces.metrics import Metric, from_analysis_label
+from ablate.spaces.networks import measured_networks
 from ablate.spaces.presets import decides_claims as preset_decides_claims
 from ablate.spaces.space import NAME
-from ablate.spaces.specs import Spec
+from ablate.spaces.specs import Spec, TrialSpec
 from ablate.storage.checksums import seal, unseal
 from ablate.storage.registrations import RegistrationPart
+from ablate.storage.status import TrainingView, never_measured
 
 if TYPE_CHECKING:
     from ablate.storage.storage import Storage
@@ -95,6 +98,18 @@ class TrialPart(Spec):
     def measurements(self) -> set[str]:
         """Every measurement key it needs."""
         return {*self.columns.values(), *self.analyses.values()}
+
+    def never_measured(self, view: TrainingView) -> str | None:
+        """Why nothing more will be measured of it, as of `ablate.storage.status.never_measured`."""
+        if self.measurements <= view.records.keys():
+            return None
+        try:
+            names = measured_networks(TrialSpec.model_validate_json(json.dumps(self.spec)))
+        except ValidationError:  # of another version
+            return None
+        of_columns = {key: Metric.from_run(name).network for name, key in self.columns.items()}
+        of_analyses = {key: from_analysis_label(label)[1] for label, key in self.analyses.items()}
+        return never_measured(view, {key: names.get(n, n) for key, n in (of_columns | of_analyses).items()})
 
 
 class PlanFile(Spec):

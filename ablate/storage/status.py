@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ablate.spaces.networks import can_have, not_kept
+
 
 class TrainingStatus(StrEnum):
     """How far a training has got, with all that is to be measured on it."""
@@ -36,6 +38,7 @@ class TrainingView:
         failure: Reason of the latest attempt's failure, or None.
         attempts: How many there have been.
         stopped: The epoch after which a search stopped it early; None where none did, or where it was taken up since.
+        keeps: Names of the networks beside `last` and `best` that its furthest checkpoint has, or that are to come.
         histories: Checksum of the latest history of each attempt: the curves are others only where these are.
     """
 
@@ -48,6 +51,7 @@ class TrainingView:
     attempts: int = 0
     stopped: int | None = None
     histories: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str | None:
@@ -70,6 +74,23 @@ class TrainingView:
         if self.finished:
             return TrainingStatus.TRAINED
         return TrainingStatus.TRAINING if self.epoch >= 0 else TrainingStatus.MISSING
+
+
+def never_measured(view: TrainingView, wanted: Mapping[str, str]) -> str | None:
+    """Why nothing more will be measured of a finished training: it kept none of the networks that lack measurements.
+
+    Args:
+        view: Of the training. Without a checkpoint it is trained once more, and then keeps them.
+        wanted: Measurement key -> the network it is of, as keys call it.
+
+    Returns:
+        In a line; None where there is more to come, or all is there.
+    """
+    missing = {network for key, network in wanted.items() if key not in view.records}
+    if not (missing and view.finished and view.has_checkpoint):
+        return None
+    lacking = {name for name in missing if not can_have(name, view.keeps, view.epoch)}
+    return not_kept(sorted(lacking)[0]) if lacking == missing else None
 
 
 def reaches(history: Sequence[Mapping[str, Any]], epoch: int) -> bool:

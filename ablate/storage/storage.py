@@ -135,6 +135,7 @@ class Storage:
         failure = None
         stopped = None
         histories: list[str] = []
+        keeps: tuple[str, ...] = ()
         attempts = attempts_of(self.files, key)
         for attempt in attempts:
             manifest = read_manifest(self.files, key, attempt)
@@ -142,6 +143,8 @@ class Storage:
                 continue
             base = f"{key}/attempts/{attempt}"
             finished = finished or bool(manifest["finished"])
+            if int(manifest["epoch"]) >= epoch and manifest["checkpoints"]:
+                keeps = tuple(manifest.get("keeps", ()))
             epoch = max(epoch, int(manifest["epoch"]))
             has_checkpoint = has_checkpoint or bool(manifest["checkpoints"])
             records |= {name: (f"{base}/{entry[0]}", entry[1]) for name, entry in manifest["records"].items()}
@@ -150,7 +153,7 @@ class Storage:
             stopped = manifest.get("stopped")  # of the latest attempt alone: one after it has taken the training up
         stopped = None if finished else stopped
         return TrainingView(
-            key, epoch, finished, has_checkpoint, records, failure, len(attempts), stopped, tuple(histories)
+            key, epoch, finished, has_checkpoint, records, failure, len(attempts), stopped, tuple(histories), keeps
         )
 
     def history(self, key: str) -> list[dict[str, Any]]:

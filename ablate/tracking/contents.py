@@ -51,6 +51,8 @@ class TrainingContents:
     def status(self, trial: TrialPart, *, to_the_end: bool = False) -> TrainingStatus:
         """How far a trial has got, by what can be read; as of `TrainingView.status`."""
         found = self.view.status(trial.measurements, to_the_end=to_the_end)
+        if found is TrainingStatus.TRAINED and trial.never_measured(self.view) is not None:
+            return TrainingStatus.FAILED
         if found is not TrainingStatus.FINISHED or self.complete(trial):
             return found
         return TrainingStatus.TRAINED if self.view.failure is None else TrainingStatus.FAILED
@@ -93,6 +95,10 @@ class TrainingContents:
     def reason(self) -> str:
         """Why it failed."""
         return self.view.reason or "unknown"
+
+    def reason_of(self, trial: TrialPart) -> str:
+        """Why there is not all of a trial."""
+        return self.view.reason or trial.never_measured(self.view) or "unknown"
 
     def made_ms(self, record: Record) -> int:
         """When a record was made, milliseconds since 1970."""

@@ -68,6 +68,9 @@ _TRIAL_STATES = _TRAINING_STATES | {TrainingStatus.TRAINED: "measuring"}
 NETWORK_LIMIT_BYTES = 256 * 2**20
 """A larger network stays in storage alone; the largest of the paper (WRN-34-10) has 185 MB."""
 
+_UPLOADED = re.compile(r"[\w.]+")
+"""A network's name among those that were uploaded; what was not has a reason behind it."""
+
 
 def send(
     store: Store, opened: PlanRuns, storage: Storage, key: str, trials: Sequence[TrialPart], *, whole: bool = False
@@ -139,7 +142,7 @@ def _training_agrees(store: Store, opened: PlanRuns, run: Run, held: TrainingCon
     if not there <= known:
         return False
     opened.compared.add(run.id)
-    kept = [f"networks/{name}.pt" for name in run.tags.get(NETWORKS, "").split(", ") if name in ("last", "best")]
+    kept = [f"networks/{name}.pt" for name in run.tags.get(NETWORKS, "").split(", ") if _UPLOADED.fullmatch(name)]
     if there != known or not (opened.owns(run) and intact(run)) or not _artifacts_whole(store, run, kept):
         run.tags.pop(SYNCED, None)  # here alone, so that it is sent once more; exact repeats are dropped
         run.tags.pop(SYNCED_EPOCH, None)
@@ -278,6 +281,8 @@ def _send_networks(store: Store, run: Run, whole: TrainingContents) -> str:
     if state["epoch"] < whole.view.epoch:
         return "none: its last checkpoint is damaged"
     networks = {"last": state["network"], **({"best": state["best"]["network"]} if state.get("best") else {})}
+    # A name is part of a path there: ema:0.999@0 is the file ema_0.999_0.pt.
+    networks |= {re.sub(r"[:@]", "_", name): each["network"] for name, each in state.get("kept", {}).items()}
     told = []
     for name, network in networks.items():
         kept = save_network(network)
@@ -383,7 +388,7 @@ def _send_trial(
         **_trial_identity(opened, trial),
     }
     if failed:
-        tags["ablate.failure"] = held.reason
+        tags["ablate.failure"] = held.reason_of(trial)
     if stopped:
         tags["ablate.stopped_epoch"] = str(view.stopped)
     if complete and not synced(run):

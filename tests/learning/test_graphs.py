@@ -70,6 +70,8 @@ MANY = {"training__epochs": 5, "training__milestones": [{"epoch": 3, "factor": 0
         {"training__objective": "trades", "training__awp": 0.01, "training__schedule": "cosine"},
         {"training__objective": "mart", "training__attack__name": "n_fgsm", "training__schedule": "one_cycle"},
         {"training__attack__name": "fgsm_rs", "training__label_smoothing": 0.1, "training__schedule": "cyclic"},
+        {"training__ema": {"decay": 0.8, "start": 2}, "training__keep": [3]},
+        {"training__ema": {"decay": 0.9, "normalization": "recalibrated"}, "data__validation": 0.2},
     ],
 )
 def test_replays_are_the_steps_themselves(changes: dict[str, Any], replayed: Any) -> None:

@@ -20,6 +20,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "its second seed": {"model__arch": "test-dropout", "seed": 1, "training__epochs": 2},
     "natural": {"training__attack": {"name": "none"}, "training__augmentation": {"name": "mixup", "beta": 0.5}},
     "quantized": {"model__quantization": {"bits": 4, "fat": True}, "training__precision": "bfloat16"},
+    "averaged": {"training__ema": {"decay": 0.9, "normalization": "recalibrated"}, "training__keep": [2]},
 }
 
 

@@ -31,7 +31,7 @@ def planned(folder: Path, *sets: str) -> Plan:
 def task(plan: Plan, storage: Storage, number: int = -1) -> base.Task:
     training = list(plan.trainings.values())[number]
     measurements = tuple(training.measurements.values())
-    return base.Task(training.key, training.spec, measurements, storage.location, 1, "cpu")
+    return base.Task(training.key, training.spec, measurements, storage.location, 1, "cpu", keep=tuple(training.keep))
 
 
 Run = Callable[[base.Task, Dataset, base.Listener], base.Outcome]

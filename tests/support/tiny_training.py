@@ -110,3 +110,4 @@ def same(a: Any, b: Any) -> bool:
 def assert_same(a: TrainingState, b: TrainingState) -> None:
     assert a.epoch == b.epoch and timeless(a.history) == timeless(b.history)
     assert same(a.network, b.network) and same(a.optimizer, b.optimizer) and same(a.best, b.best)
+    assert a.keeps == b.keeps and same(a.averages, b.averages) and same(a.kept, b.kept)
