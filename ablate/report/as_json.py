@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ablate.report import overfitting
 from ablate.report.results import Results, Trial
 from ablate.report.search import search_of, summary_as_json
 from ablate.report.verdicts import masked, noise, rivals
@@ -19,8 +20,9 @@ def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None =
 
     Returns:
         What `json.dumps` takes: the plan's id, and for each trial `space`, `row`, `seed`, `training`, `state`, `epoch`,
-        `reason` of a failure, and `metrics`: `accuracy/pgd20` and the like in percent, and what analyses found; of a
-        search, `search` with its samples and the best of them.
+        `reason` of a failure, and `metrics`: `accuracy/pgd20` and the like in percent, and what analyses found; of rows
+        with held-out images `best_epochs`, the points of robust accuracy that the best epoch has more; of a search,
+        `search` with its samples and the best of them.
     """
     plan = results[0].planned
     searches = [summary_as_json(search_of(each)) for each in results if each.space.search is not None]
@@ -36,6 +38,7 @@ def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None =
         "masked": masked.as_json(results),
         "rivals": rivals.as_json(results),
         "noise": noise.as_json(results),
+        "best_epochs": {each.space.name: found for each in results if (found := overfitting.as_json(each))},
         "left_out": list(left_out),
         **({"search": searches[0]} if searches else {}),
     }

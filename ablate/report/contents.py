@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -11,8 +12,9 @@ from urllib.parse import quote
 from ablate.report.figures.overview import pictures as overview_pictures
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
+from ablate.report.overfitting import ROBUST, robust_curve, validated
 from ablate.report.page import Link, Missing, PageData, SpacePage
-from ablate.report.results import Results, Runs
+from ablate.report.results import Results, Runs, Trial
 from ablate.report.search import search_facts, search_of
 from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.masked import second_verdicts
@@ -40,12 +42,14 @@ def figure_data(results: Results) -> FigureData:
     for (row, seed), trial in results.trials.items():
         if trial.problem is None:
             arrays = _of_network(trial.arrays(), results.network)
-            rows.setdefault(row, {})[seed] = RowData(arrays, trial.outcome(results.network).values, trial.curves)
+            curves = _with_its_own(trial, results.network)
+            rows.setdefault(row, {})[seed] = RowData(arrays, trial.outcome(results.network).values, curves)
     return FigureData(rows, ", ".join(results.planned.data_labels))
 
 
 def draw_all(results: Results) -> dict[str, Picture | Missing]:
-    """The figures of any table (`ablate.report.figures.overview`), then those that the plan's space lists.
+    """The figures of any table (`ablate.report.figures.overview`), then those that the plan's space lists, and with
+    held-out images that of robust overfitting.
 
     Args:
         results: Of a plan.
@@ -57,10 +61,19 @@ def draw_all(results: Results) -> dict[str, Picture | Missing]:
     if space.search is not None:
         return dict(pictures(search_of(results)))
     drawn: dict[str, Picture | Missing] = dict(overview_pictures(results))
-    if space.figures:
+    names = [*space.figures, *(("overfitting",) if validated(results) and "overfitting" not in space.figures else ())]
+    if names:
         data = figure_data(results)
-        drawn |= {name: _drawn(name, data) for name in space.figures}
+        drawn |= {name: _drawn(name, data) for name in names}
     return drawn
+
+
+def _with_its_own(trial: Trial, network: Network) -> Mapping[str, Mapping[int, float]]:
+    """A trial's curves; that of robust accuracy is of the average where the row is about it."""
+    robust = robust_curve(trial, network)
+    if robust is None or robust == trial.curves.get(ROBUST):
+        return trial.curves
+    return ChainMap({ROBUST: dict(robust)}, trial.curves)  # type: ignore[arg-type]
 
 
 def _drawn(name: str, data: FigureData) -> Picture | Missing:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.report import overfitting
 from ablate.report.names import column_name, reduced_headers
 from ablate.report.results import Results, Trial
 from ablate.report.verdicts.masked import Masked, masked_columns, notes_of
@@ -115,6 +116,7 @@ class TableInput:
         extra: Scalars to show as columns too, e.g. `energy/ratio`.
         masked: Columns to mark.
         headers: As of `Table`.
+        remark: A sentence more for the caption.
     """
 
     title: str
@@ -128,6 +130,7 @@ class TableInput:
     extra: Sequence[str] = ()
     masked: Sequence[Masked] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
 
 
 def table_input(results: Results) -> TableInput:
@@ -172,6 +175,7 @@ def table_input(results: Results) -> TableInput:
         extra=list(dict.fromkeys(scalars)),
         masked=masked_columns(results),
         headers=reduced_headers(map(_reduced, results.trials.values())),
+        remark=overfitting.sentence(results),
     )
 
 
@@ -212,7 +216,10 @@ def build_table(given: TableInput) -> Table:
             parts.append(Line("ours, adaptive", adaptive[label], n))
         note = (given.notes[label],) if given.notes.get(label) else ()
         rows.append(Row(label, tuple(parts), (*note, *said.get(label, ()), *problems)))
-    return Table(given.title, columns, tuple(rows), _caption(rows, given.paper_data, given.data), given.headers)
+    caption = _caption(rows, given.paper_data, given.data)
+    if given.remark:
+        caption = f"{caption} {given.remark}."
+    return Table(given.title, columns, tuple(rows), caption, given.headers)
 
 
 def _columns(results: Results, published: Mapping[str, Mapping[str, float]], extra: Sequence[str]) -> tuple[str, ...]:

@@ -105,6 +105,7 @@ _SHIPPED = (
     FigureKind("6", "Similarity of the layers under attack", ("cka",)),
     FigureKind("7", "Similarity of the layers, by architecture", ("cka",)),
     FigureKind("8", "Kernels of the first quantized layer", ("quantized_kernels",)),
+    FigureKind("overfitting", "Robust accuracy on held-out images, by epoch", ()),
 )
 _kinds: dict[str, FigureKind] = table({kind.name: kind for kind in _SHIPPED})
 _drawers: Registry[Draw] = Registry("figures", in_keys=False)

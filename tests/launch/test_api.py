@@ -67,6 +67,11 @@ def test_plan_run_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert {training["action"] for training in json.loads(shared)["trainings"].values()} == {"reuse"}
 
 
+KEPT = [("last", "accuracy/natural")] + [
+    (name, f"accuracy_{name}/natural") for name in ("best", "ema", "ema_best", "epoch:1")
+]
+
+
 @pytest.mark.slow
 def test_trained_networks_are_those_that_were_measured(tmp_path: Path) -> None:
     import torch
@@ -74,7 +79,8 @@ def test_trained_networks_are_those_that_were_measured(tmp_path: Path) -> None:
     from ablate.learning.data import load
 
     space = ablate.load_space(write_space(tmp_path, epochs=2))
-    sets = {"measurement.attacks": ["natural"], "data.validation": 0.25}
+    averaged = {"training.ema.decay": 0.5, "training.keep": [1]}
+    sets = {"measurement.attacks": ["natural"], "data.validation": 0.25, **averaged}
     plan = space.plan(seeds=[3, 4], storage=tmp_path / "storage", sets=sets)
     with pytest.raises(ablate.UserError, match="expected a finished training of small, seed 3, got none"):
         plan.network("small")
@@ -86,8 +92,8 @@ def test_trained_networks_are_those_that_were_measured(tmp_path: Path) -> None:
     weights = []
     for row in ("small", "large"):
         for seed in (3, 4):
-            for which, metric in (("last", "accuracy/natural"), ("best", "accuracy_best/natural")):
-                network = plan.network(row, seed, which=which)  # type: ignore[arg-type]
+            for which, metric in KEPT:
+                network = plan.network(row, seed, which=which)
                 assert not network.training
                 with torch.no_grad():
                     right = (network(images).argmax(dim=1).numpy() == data.test_labels).mean()
@@ -95,7 +101,7 @@ def test_trained_networks_are_those_that_were_measured(tmp_path: Path) -> None:
                 assert results.loc[(row, seed), metric] == pytest.approx(100 * right, abs=0.3)
                 weights.append(torch.cat([value.flatten() for value in network.parameters()]))
     assert torch.equal(weights[0], torch.cat([value.flatten() for value in plan.network("small").parameters()]))
-    assert not torch.equal(weights[0], weights[2]), "another seed, the same network"
+    assert not torch.equal(weights[0], weights[len(KEPT)]), "another seed, the same network"
     with pytest.raises(ablate.UserError, match="expected the label of a row, got 'smal'; did you mean 'small'"):
         plan.network("smal")
     with pytest.raises(ablate.UserError, match=r"expected a seed of the plan \(3, 4\), got 0"):
@@ -211,7 +217,10 @@ def test_errors_of_results_networks_and_runs_name_their_arguments(
         (lambda: plan.network("smal"), "row: expected the label of a row, got 'smal'; did you mean 'small'?"),
         (lambda: plan.network(3), "row: expected the label of a row, got 3"),  # type: ignore[arg-type]
         (lambda: plan.network("small", 7), "seed: expected a seed of the plan (0), got 7"),
-        (lambda: plan.network("small", which="bst"), "which: expected 'last' or 'best', got 'bst'"),  # type: ignore
+        (
+            lambda: plan.network("small", which="bst"),
+            "which: expected last, best, ema, ema_best or epoch:60, got 'bst'",
+        ),
         (lambda: plan.network("small", which="best"), "which: expected data.validation above 0"),
         (lambda: plan.run(imports="my_module"), "imports: expected a list of modules' names"),
         (lambda: plan.run(imports=["no_such_module"]), "imports no_such_module: expected a module"),

@@ -109,7 +109,7 @@ def test_killed_and_resumed_the_averages_are_the_same_bits(normalization: str, s
 
 def test_an_unfinished_training_takes_up_what_begins_later_and_nothing_else() -> None:
     plain = states(data__validation=0.3, training__epochs=4)
-    late = {"training__ema": {"decay": 0.8, "start": 2}, "training__keep": [1, 2, 4]}
+    late: dict[str, Any] = {"training__ema": {"decay": 0.8, "start": 2}, "training__keep": [1, 2, 4]}
     whole = run(data__validation=0.3, training__epochs=4, **late)
     for epoch, wanted in ((1, set(whole.kept)), (2, set(whole.kept) - {"epoch:1"}), (3, {"epoch:4"})):
         state = run(state=plain[epoch], data__validation=0.3, training__epochs=4, **late)

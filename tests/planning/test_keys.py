@@ -67,6 +67,9 @@ INERT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"measurement__eps_255": 4}),
     ({}, {"measurement__attacks": ["natural"]}),
     ({}, {"measurement__lowpass_degree": 16}),
+    ({}, {"training__ema": {"decay": 0.9, "start": 60, "normalization": "recalibrated"}}),
+    ({}, {"training__keep": [60, 90]}),
+    ({"training__ema": {"decay": 0.9}}, {"measurement__network": "ema"}),
     (NATURAL, {"training__attack__steps": 20}),
     (NATURAL, {"training__attack__eps_255": 4}),
     (NATURAL, {"training__attack__step_255": 1}),
@@ -156,8 +159,10 @@ MATTERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "training.augmentation.beta": (0.5, MIXUP),
     "training.augmentation.bce_reduction": ("sum", MIXUP),
 }
-NOT_IN_THE_KEY = {"seed", "data.name", "data.root", "data.label", "model.weights"}
-"""The seed is no setting; data's names and weights' paths stand behind digests; the rest only says how it is called."""
+KEPT_BESIDE = {"training.ema.decay", "training.ema.start", "training.ema.normalization", "training.keep"}
+NOT_IN_THE_KEY = {"seed", "data.name", "data.root", "data.label", "model.weights"} | KEPT_BESIDE
+"""The seed is no setting; data's names and weights' paths stand behind digests; what is kept beside the network changes
+no bit of it; the rest only says how it is called."""
 
 
 def test_every_setting_is_thought_of() -> None:

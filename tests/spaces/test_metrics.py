@@ -28,8 +28,10 @@ from ablate.spaces.metrics import (
 )
 from tests.support.helpers import launch_here, options_of, plan_of, write_space
 
-networks = st.sampled_from(["last", "best"])
-words = st.text(alphabet="abest_0:. -", min_size=1, max_size=12) | st.sampled_from(["best", "adaptive", "accuracy"])
+networks = st.sampled_from(["last", "best", "ema", "ema_best", "epoch:60"])
+words = st.text(alphabet="abest_0:. -", min_size=1, max_size=12) | st.sampled_from(
+    ["best", "adaptive", "accuracy", "ema", "ema_best", "epoch:60"]
+)
 columns = words
 slashed = st.lists(words, min_size=2, max_size=3).map("/".join)
 accuracies = st.builds(Metric, columns | slashed, networks, st.booleans())
@@ -75,7 +77,7 @@ def test_the_names_of_earlier_versions_stay(name: str, run_name: str, of_best: s
 
 @given(words, networks, words)
 def test_an_analysis_and_its_arrays_say_which_network(analysis: str, network: Network, array: str) -> None:
-    assume(not analysis.endswith("_best"))
+    assume(not re.search("_(best|ema|epoch:[0-9]+)$", analysis))
     label = analysis_label(analysis, network)
     assert from_analysis_label(label) == (analysis, network)
     assert from_array(f"{label}/{array}") == (f"{analysis}/{array}", network)
@@ -96,7 +98,8 @@ def nothing(context: AnalysisContext) -> AnalysisResult:
     ("name", "declared", "said"),
     [
         ("kernel_best", None, "did you mean 'kernel'"),
-        ("mine", ["best/size"], "best network, got 'best/size'"),
+        ("kernel_ema_best", None, "did you mean 'kernel'"),
+        ("mine", ["best/size"], "another network, got 'best/size'"),
         ("mine", ["accuracy/size"], "got 'accuracy/size'"),
         ("mine", ["adaptive/size"], "got 'adaptive/size'"),
     ],
@@ -122,7 +125,10 @@ def test_a_scalar_that_was_not_declared_and_would_be_taken_for_another_number_fa
 
 def test_nobody_else_cuts_or_joins_such_names() -> None:
     """Strings of the code, docstrings aside, that begin or end as parts of these names do."""
-    parts = re.compile(r"(accuracy(_adaptive)?(_best)?|adaptive(_best)?|best)/|.*_best$|_best", re.DOTALL)
+    other = "best|ema|ema_best"
+    parts = re.compile(
+        rf"(accuracy(_adaptive)?(_({other}))?|adaptive(_({other}))?|({other}))/|.*_({other})$|_({other})", re.DOTALL
+    )
     root = Path(ablate.__file__).parent
     found = []
     for path in root.rglob("*.py"):
@@ -136,4 +142,5 @@ def test_nobody_else_cuts_or_joins_such_names() -> None:
         ("report/search.py", "_best.yaml"),  # a search's best samples, as a space of their own
         ("report/search.py", "_best.yaml --seeds 0,1,2\n"),
         ("report/publishing.py", "_best.yaml"),
+        ("spaces/networks.py", "ema_best"),  # a network's own name
     }

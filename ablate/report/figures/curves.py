@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
 
 from ablate.report.figures.style import (
     COLOURS,
@@ -92,14 +95,65 @@ def draw_ratio(data: FigureData) -> Drawing | None:
     Returns:
         The drawing; None where no row has it.
     """
-    rows = data.having("energy/ratio")
-    if not rows:
-        return None
     figure = new_figure("Figure 5 · Low over high frequencies in the first activation", 3.6, 7.0)
+    lines, spread = _by_epoch(figure, data, "energy/ratio", "R = |LFI| / |HFI|")
+    if not lines:
+        return None
+    told = [f"{each.label} from {each.mean[0]:.2f} to {each.mean[-1]:.2f} in epoch {each.epochs[-1]}" for each in lines]
+    caption = (
+        "R = |LFI| / |HFI| of hardtanh(bn1(conv1(x))) on the first 512 training images after each epoch; epoch 0 is "
+        "the untrained network. The higher the line, the more the first layer looks at the constant part of a channel."
+    )
+    return Drawing(figure, f"{caption}{spread} R goes: {'; '.join(told)}.")
+
+
+@draws("overfitting")
+def draw_overfitting(data: FigureData) -> Drawing | None:
+    """Robust accuracy on held-out images at each epoch, mean and spread over the seeds.
+
+    Args:
+        data: Rows whose trainings logged `validation/robust`.
+
+    Returns:
+        The drawing; None where no row has it.
+    """
+    figure = new_figure("Robust accuracy on held-out images", 3.6, 7.0)
+    lines, spread = _by_epoch(figure, data, "validation/robust", "accuracy under PGD-7, %")
+    if not lines:
+        return None
+    told = []
+    for each in lines:
+        best = int(each.mean[each.first :].argmax()) + each.first
+        told.append(f"{each.label} +{each.mean[best] - each.mean[-1]:.2f} (epoch {each.epochs[best]})")
+    caption = (
+        "Accuracy under PGD-7 of 8/255 on the images held out of training, after each epoch; epoch 0 is the untrained "
+        "network. A line that falls at its end is robust overfitting: its row is worse for having been trained on."
+    )
+    return Drawing(figure, f"{caption}{spread} The best epoch would be, over the last one: {'; '.join(told)}.")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row's mean over its seeds by epoch."""
+
+    label: str
+    epochs: list[int]
+    mean: NDArray[np.float64]
+
+    @property
+    def first(self) -> int:
+        """The place of the first epoch that was trained."""
+        return 1 if self.epochs[0] == 0 and len(self.epochs) > 1 else 0
+
+
+def _by_epoch(figure: Figure, data: FigureData, metric: str, words: str) -> tuple[list[_Line], str]:
+    """Draw a curve of each row; what was drawn, and what the caption says of the bands."""
+    rows = data.having(metric)
     axes = figure.subplots()
-    told, spread = [], False
+    lines: list[_Line] = []
+    spread = False
     for number, (label, seeds) in enumerate(rows.items()):
-        curves = [seen.curves["energy/ratio"] for seen in seeds.values()]
+        curves = [seen.curves[metric] for seen in seeds.values()]
         # A seed that is still training must not bend the mean of the others' later epochs.
         epochs = sorted(set(curves[0]).intersection(*curves[1:]))
         if not epochs:
@@ -113,20 +167,16 @@ def draw_ratio(data: FigureData) -> Drawing | None:
             spread = True
             deviation = values.std(axis=0, ddof=1)
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
-        told.append(f"{label} from {mean[0]:.2f} to {mean[-1]:.2f} in epoch {epochs[-1]}")
+        lines.append(_Line(label, epochs, mean))
     axes.set_xlabel("epoch")
-    axes.set_ylabel("R = |LFI| / |HFI|")
+    axes.set_ylabel(words)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=min(3, len(rows)), frameon=False)
-    caption = (
-        "R = |LFI| / |HFI| of hardtanh(bn1(conv1(x))) on the first 512 training images after each epoch; epoch 0 is "
-        "the untrained network. The higher the line, the more the first layer looks at the constant part of a channel."
-    )
-    caption += " Bands: ± one standard deviation over the seeds." if spread else ""
-    return Drawing(figure, f"{caption} R goes: {'; '.join(told)}.")
+    if lines:
+        figure.legend(loc="outside lower center", ncols=min(3, len(rows)), frameon=False)
+    return lines, " Bands: ± one standard deviation over the seeds." if spread else ""
 
 
 @draws("6")
