@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ablate.bench.cases import Case, Result
     from ablate.bench.packing import Packed
+    from ablate.bench.recipes import Recipe
     from ablate.bench.streams import Streams
     from ablate.spaces.specs import ModelSpec
 
@@ -33,6 +34,7 @@ Examples:
   python -m ablate.bench --network resnet20:4:fat --mode bfloat16+compile --batch 512
   python -m ablate.bench --what packing --network all      1, 2 and 4 processes on one device
   python -m ablate.bench --what streams --storage ./storage   trainings that take turns in one process
+  python -m ablate.bench --what recipes --mode float32     what TRADES, MART and AWP cost beside PGD-7
 Exit codes: 0 measured, 2 refused input."""
 
 NETWORKS = ("resnet20", "mobilenet_v2", "efficientnet_b0", "wrn_34_10")
@@ -50,6 +52,7 @@ class What(StrEnum):
     COLUMNS = "columns"
     PACKING = "packing"
     STREAMS = "streams"
+    RECIPES = "recipes"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -250,6 +253,7 @@ def _run(
                 attempt(case, count, partial(time_autoattack, case, count, rounds, device))
     packed = _packing(models, modes, batches, device, console) if What.PACKING in what else []
     streams = _streams(models, modes, batches, rounds, device, console) if What.STREAMS in what else []
+    recipes = _recipes(models, modes, batches, rounds, device, console) if What.RECIPES in what else []
     return {
         "device": name_of(device),
         "torch": torch.__version__,
@@ -258,6 +262,7 @@ def _run(
         "results": rows,
         "packing": [each.as_json() for each in packed],
         "streams": [each.as_json() for each in streams],
+        "recipes": [each.as_json() for each in recipes],
         "speeds": speeds,
         "device_key": "cpu" if device.type == "cpu" else name_of(device),
         "cores": torch.get_num_threads(),
@@ -322,6 +327,28 @@ def _streams(
                         console.print(Text(f"{model.arch:<24} {batch:>5} {count:>7} out of memory"))
                         break  # more of them at once need more
                     console.print(Text(found[-1].line()))
+    return found
+
+
+def _recipes(
+    models: list[ModelSpec],
+    modes: list[str],
+    batches: list[int] | None,
+    rounds: int,
+    device: torch.device,
+    console: Console,
+) -> list[Recipe]:
+    from ablate.bench import recipes
+
+    found = []
+    for mode in modes:
+        console.print(Text(f"\nA step of training recipes, {mode}\n{recipes.HEAD}"))
+        for model in models:
+            for batch in _step_batches(model, batches, device):
+                timed = recipes.time_recipes(model, batch, mode, rounds, device)
+                for each in timed:
+                    console.print(Text(each.line()))
+                found += timed
     return found
 
 

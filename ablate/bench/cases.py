@@ -20,6 +20,7 @@ from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.training import TrainingRun, memory_format
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, convolutions_in
+from ablate.spaces.networks import asked_of_training
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
 
 CLASSES, IMAGE_SIZE = 10, 32
@@ -133,7 +134,9 @@ def _timed(
     return Result(case, {name: each[name] for name in ours}, {name: each[name] for name in theirs}, repeats, counted)
 
 
-def training_step(model: ModelSpec, batch_size: int, mode: str, device: torch.device) -> Callable[[], None]:
+def training_step(
+    model: ModelSpec, batch_size: int, mode: str, device: torch.device, settings: Mapping[str, Any] | None = None
+) -> Callable[[], None]:
     """The training loop's own step on a batch of random images, with new random numbers each time.
 
     Args:
@@ -141,15 +144,16 @@ def training_step(model: ModelSpec, batch_size: int, mode: str, device: torch.de
         batch_size: Images.
         mode: Of `MODES`.
         device: Where.
+        settings: Of training, where they are not the defaults.
 
     Returns:
         What makes one step.
     """
     precision, _, compiled = mode.partition("+")
-    training = {"batch_size": batch_size, "precision": precision, "compile": bool(compiled)}
+    training = {**(settings or {}), "batch_size": batch_size, "precision": precision, "compile": bool(compiled)}
     spec = TrialSpec.model_validate({"model": model.model_dump(mode="json"), "training": training})
     with convolutions_in(precision):
-        run = TrainingRun(spec, random_dataset(batch_size), device)
+        run = TrainingRun(spec, random_dataset(batch_size), device, keeps=asked_of_training(spec))
     batch = torch.arange(batch_size, device=device)
     own, stream = OwnRandomNumbers(device), OwnStream(device)
     count = 0

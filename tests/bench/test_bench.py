@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from ablate.attacks import APGD, Natural, Square, Together, build_attack
 from ablate.bench import __main__ as bench
-from ablate.bench import autoattack, cases, packing, streams, textbook, timing
+from ablate.bench import autoattack, cases, packing, recipes, streams, textbook, timing
 from ablate.bench.autoattack import standard as autoattack_whole
 from ablate.bench.operations import operations_of
 from ablate.bench.timing import Timed, in_turn
@@ -83,6 +83,17 @@ def test_operations_are_counted_with_those_of_gradients_and_without_views() -> N
     assert operations_of(lambda: weight.view(3, 1)[:2].detach()) == 0
     assert operations_of(lambda: (2 * weight).sum()) == 2
     assert operations_of(lambda: torch.autograd.grad((2 * weight).sum(), weight)) > 3
+
+
+def test_recipes_are_timed_beside_pgd7(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"TRADES", "MART", "AWP", "TRADES + AWP"} <= recipes.RECIPES.keys()
+    monkeypatch.setattr(recipes, "RECIPES", {name: recipes.RECIPES[name] for name in ("PGD-7", "TRADES")})
+    done = CliRunner().invoke(bench.app, ["--what", "recipes", "--json", *TINY])
+    assert done.exit_code == 0, done.output
+    found = {each["name"]: each for each in json.loads(done.stdout)["recipes"]}
+    assert found["PGD-7"]["cost"]["median"] == found["PGD-7"]["counted"] == 1
+    assert all(each["cost"]["median"] > 0 and each["images_per_second"]["median"] > 0 for each in found.values())
+    assert found["TRADES"]["counted"] == (2 * 10 + 1 + 6) / (2 * 7 + 3)
 
 
 def test_contestants_run_in_turn_once_each_round() -> None:
