@@ -9,16 +9,38 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from ablate.spaces.specs import AverageSpec, TrialSpec
+from typing import Any, Protocol, Self
 
 Network = str
 """One of `last`, `best`, `ema`, `ema_best`, `epoch:<n>`: what a row, a table and `--network` call it."""
 
 NAMES = re.compile(r"last|best|ema|ema_best|epoch:[1-9][0-9]{0,5}")
 """Of networks, as a row calls them."""
+
+
+class TrialLike(Protocol):
+    """What is asked of a `TrialSpec`, which asks here in turn."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that it is trained."""
+        ...
+
+    @property
+    def held_out(self) -> float:
+        """Share of the training images."""
+        ...
+
+    @property
+    def training(self) -> Any:
+        """A `TrainingSpec`."""
+        ...
+
+    @property
+    def measurement(self) -> Any:
+        """A `MeasurementSpec`."""
+        ...
+
 
 _AVERAGE = re.compile(r"(ema|ema_best):([0-9.e-]+)@([0-9]+)(:recalibrated)?")
 _EPOCH = re.compile(r"epoch:([0-9]+)")
@@ -53,8 +75,8 @@ class AverageName:
         return cls(float(found[2]), int(found[3]), found[4] is not None, found[1] == "ema_best")
 
     @classmethod
-    def of(cls, spec: AverageSpec, *, best: bool = False) -> Self:
-        """What `training.ema` asks for."""
+    def of(cls, spec: Any, *, best: bool = False) -> Self:
+        """What `training.ema`, an `AverageSpec`, asks for."""
         return cls(spec.decay, spec.start, spec.normalization == "recalibrated", best)
 
     def curve(self, metric: str) -> str:
@@ -68,7 +90,7 @@ def epoch_of(name: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def networks_of(spec: TrialSpec) -> dict[Network, str]:
+def networks_of(spec: TrialLike) -> dict[Network, str]:
     """What a trial's training leaves, `last` first: as the row calls it -> as keys do."""
     found = {"last": "last"}
     if not spec.epochs:
@@ -106,7 +128,7 @@ def words(network: Network) -> str:
     }[network]
 
 
-def measured_networks(spec: TrialSpec) -> dict[Network, str]:
+def measured_networks(spec: TrialLike) -> dict[Network, str]:
     """The networks that are measured for a trial: under which name its row has their numbers -> as keys call them.
 
     Returns:
@@ -117,7 +139,7 @@ def measured_networks(spec: TrialSpec) -> dict[Network, str]:
     return found if asked is None else {"last": found[asked]}
 
 
-def asked_of_training(spec: TrialSpec) -> tuple[str, ...]:
+def asked_of_training(spec: TrialLike) -> tuple[str, ...]:
     """What a training is to keep for a trial beside `last` and `best`, as keys call it."""
     return tuple(name for name in networks_of(spec).values() if name not in ("last", "best"))
 

@@ -33,7 +33,7 @@ from ablate.spaces.figures import (
 )
 from tests.support.figure_data import data_of, seen
 
-SHIPPED = ["2", "3", "4", "5", "6", "7", "8"]
+SHIPPED = ["2", "3", "4", "5", "6", "7", "8", "overfitting"]
 
 
 TWO = data_of("Natural", "Adversarial")

@@ -25,7 +25,11 @@ def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) ->
     }
     arrays |= {f"kernel_spectra/group{g}": random.random((filters * (g + 1), 27 * 2**g)) for g in range(4)}
     scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3}
-    curves = {"energy/ratio": {epoch: 1.0 + epoch + seed for epoch in range(epochs + 1)}}
+    each = range(epochs + 1)
+    curves = {
+        "energy/ratio": {epoch: 1.0 + epoch + seed for epoch in each},
+        "validation/robust": {epoch: 10.0 + 5 * epoch - epoch**2 for epoch in each},
+    }
     return RowData(arrays, scalars, curves)
 
 

@@ -109,7 +109,7 @@ def draw_ratio(data: FigureData) -> Drawing | None:
 
 @draws("overfitting")
 def draw_overfitting(data: FigureData) -> Drawing | None:
-    """Robust accuracy on held-out images at each epoch, mean and spread over the seeds.
+    """Figure overfitting: robust accuracy on held-out images at each epoch, mean and spread over the seeds.
 
     Args:
         data: Rows whose trainings logged `validation/robust`.
