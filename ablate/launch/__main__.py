@@ -21,9 +21,8 @@ WIDTH = 100
 """Columns of the help text."""
 
 EPILOG = """\b
-Examples:
-  python -m ablate.launch --space batch_size --preset smoke      minutes on a laptop
-  python -m ablate.launch --space all --seeds 0,1,2 --dry-run    the time it would take
+Examples: python -m ablate.launch --space batch_size --preset smoke      minutes on a laptop
+          python -m ablate.launch --space all --seeds 0,1,2 --dry-run    the time it would take
 Exit codes: 0 all there, 1 something failed, 2 refused input, 130 interrupted (again: goes on)."""
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -81,7 +80,12 @@ def _launch(options: Options) -> int:
     from ablate.launch import session
 
     # With --json standard output is for the script alone.
-    return session.launch(request, open_console(sys.stderr if options.as_json else None), sys.stdout)
+    console = open_console(sys.stderr if options.as_json else None)
+    if options.rerun and options.cluster is None:
+        from ablate.launch import reruns
+
+        return reruns.rerun(request, console, sys.stdout)
+    return session.launch(request, console, sys.stdout)
 
 
 def _watch(options: Options) -> int:

@@ -178,6 +178,10 @@ class Options:
             call="plan",
         ),
     )
+    # Before the seeds, which mean another thing with it: none are all that are finished.
+    rerun: list[str] = field(
+        default_factory=list, metadata=_given("LABEL", "Train this finished row again; compare; may repeat.")
+    )
     seeds: list[int] = field(
         default_factory=lambda: [0],
         metadata=_given(
@@ -275,6 +279,8 @@ class Options:
                 values[name] = option.parse(str(value))
             else:
                 values[name] = list(value) if option.repeats else value
+        if "rerun" in values:
+            values.setdefault("seeds", [])
         return cls(**values)
 
     def to_arguments(self) -> list[str]:
@@ -286,7 +292,8 @@ class Options:
         words: list[str] = []
         for name, option in OPTIONS.items():
             value = getattr(self, name)
-            if value == option.default:
+            told = name == "seeds" and bool(self.rerun)  # its default is another one then
+            if value == ([] if told else option.default):
                 continue
             if option.is_switch:
                 words.append(option.flag)

@@ -90,14 +90,18 @@ class Request:
         """
         options = self.options
         trials = [
-            trial for space in self.spaces for trial in spaces.expand(space, self.preset, self.overrides, options.seeds)
+            trial
+            for space in self.spaces
+            for trial in spaces.expand(space, self.preset, self.overrides, options.seeds or [0])
         ]
         labels = {trial.label for trial in trials}
-        for row in options.rows:
-            if row not in labels:
-                hint = each_on_its_own("--row", row, labels) or nearest(row, labels)
-                raise SpecError(f"--row: expected the label of a row, got {row!r}; {hint}")
-        return [trial for trial in trials if not options.rows or trial.label in options.rows]
+        for flag, rows in (("--row", options.rows), ("--rerun", options.rerun)):
+            for row in rows:
+                if row not in labels:
+                    hint = each_on_its_own(flag, row, labels) or nearest(row, labels)
+                    raise SpecError(f"{flag}: expected the label of a row, got {row!r}; {hint}")
+        rows = options.rerun or options.rows
+        return [trial for trial in trials if not rows or trial.label in rows]
 
     def subject(self, storage: Storage) -> Subject:
         """What is to be done: the rows of tables, or the samples of one search.

@@ -198,6 +198,10 @@ def _show_submission(request: Request, console: Console, out: TextIO) -> int:
 
     options, submission = request.options, submission_of(request, None)
     parcel = jobs.checked(submission)
+    if options.rerun:  # compared with what the storage has, which may lie on the cluster alone
+        console.print("Which seeds are trained again is told on the cluster, by its storage.")
+        jobs.show(parcel, submission.cluster, console)
+        return 0
     here, plan = replace(request, options=replace(options, cluster=None)), io.StringIO()
     try:
         _launch_here(here, console, plan, elsewhere=True)

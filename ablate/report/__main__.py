@@ -23,7 +23,7 @@ from ablate.core.user_code import import_modules
 from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from ablate.report.from_tracking import CHANGED, keep_storages_apart, results_of
-from ablate.report.marking import mark_runs
+from ablate.report.marking import mark_replicated, mark_runs
 from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import Table, build_table, table_input
@@ -37,6 +37,7 @@ from ablate.spaces.networks import NAMES, Network
 from ablate.storage.registrations import SHORT_DIGEST
 
 if TYPE_CHECKING:
+    from ablate.storage.storage import Storage
     from ablate.tracking.results import PlanResults
     from ablate.tracking.tracker import Tracker
 
@@ -298,6 +299,12 @@ def _stored(
     return found
 
 
+def _storage(location: str | None) -> Storage:
+    from ablate.storage.storage import Storage
+
+    return Storage(location or "./storage")
+
+
 def _in_order(names: Sequence[str]) -> list[str]:
     """As the paper has its tables, then by name."""
     order = table_names()
@@ -432,6 +439,9 @@ def main(
             for told in aside:
                 beside.print(Text(printable(told), overflow="fold"))
             plans = [tracker.read_plan(name, plan, storage_id) for name in _spaces(tracker, space, plan)]
+            marked = [mark_replicated(tracker, each, _storage(storage)) for each in plans if sync]
+            if any(marked):
+                plans = [tracker.read_plan(name, plan, storage_id) for name in _spaces(tracker, space, plan)]
             keep_storages_apart(plans)
             read = [(results := results_of(plan, which), _others(tracker, results)) for plan in plans]
         if registration:

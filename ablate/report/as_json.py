@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,12 @@ def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None =
         "trials": trials,
         "masked": masked.as_json(results),
         "rivals": rivals.as_json(results),
+        "replications": [
+            {"space": each.space.name, "row": row, "seed": seed, **dataclasses.asdict(again)}
+            for each in results
+            for (row, seed), found in each.replications.items()
+            for again in found
+        ],
         "noise": noise.as_json(results),
         "best_epochs": {each.space.name: found for each in results if (found := overfitting.as_json(each))},
         "left_out": list(left_out),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.report.replications import Replication, replications_of
 from ablate.report.results import Curves, Results, State, Trial
 from ablate.spaces.metrics import scalar_of
 from ablate.spaces.networks import Network
+from ablate.storage import replications
 from ablate.storage.plans import PlanFile, TrialPart
 from ablate.storage.status import TrainingStatus, TrainingView, reaches
 from ablate.storage.storage import Storage
@@ -87,7 +90,18 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
             functools.partial(_arrays, storage, view, part),
             device,
         )
-    return Results.of_plan(plan, trials, network)
+    return replace(Results.of_plan(plan, trials, network), replications=_replications(storage, plan))
+
+
+def _replications(storage: Storage, plan: PlanFile) -> dict[tuple[str, int], list[Replication]]:
+    if not replications.names(storage):
+        return {}
+    rows: dict[str, list[TrialPart]] = {}
+    for part in plan.trials:
+        rows.setdefault(part.row, []).append(part)
+    return {
+        (row, seed): found for row, parts in rows.items() for seed, found in replications_of(storage, parts).items()
+    }
 
 
 def _metrics(storage: Storage, view: TrainingView, part: TrialPart) -> tuple[dict[str, float], bool, str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.report.replications import REPLICATED_TAG, Replication, from_tag
 from ablate.report.results import Curves, Results, Runs, State, Trial
 from ablate.spaces.networks import Network
 from ablate.tracking.reading import STOPPED, storage_label
@@ -33,9 +34,15 @@ def results_of(plan: PlanResults, network: Network = "last") -> Results:
     return replace(
         Results.of_plan(plan.plan, trials, network),
         place=place,
+        replications=_replications(plan),
         runs=Runs(plan.info.experiment_id, runs, plan.published_runs),
         left_out=lambda: left_out(plan),
     )
+
+
+def _replications(plan: PlanResults) -> dict[tuple[str, int], list[Replication]]:
+    told = {where: from_tag(trial.tags.get(REPLICATED_TAG)) for where, trial in plan.trials.items()}
+    return {where: found for where, found in told.items() if found}
 
 
 def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:

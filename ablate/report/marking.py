@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ablate.report.replications import REPLICATED_TAG, replications_of, to_tag
 from ablate.report.verdicts.masked import Masked
 from ablate.spaces.masking import SEARCH
 from ablate.spaces.metrics import Metric
 from ablate.spaces.networks import Network
+from ablate.storage.plans import TrialPart
+from ablate.storage.replications import names
 
 if TYPE_CHECKING:
+    from ablate.storage.storage import Storage
     from ablate.tracking.results import PlanResults
     from ablate.tracking.tracker import Tracker
 
@@ -37,6 +41,33 @@ def mark_runs(tracker: Tracker, plan: PlanResults, masked: Sequence[Masked], net
         columns = [Metric.from_name(each.column, network).run_name for each in masked if each.row == row]
         if trial.run_id is not None:
             tracker.tag(trial.run_id, tag, ", ".join(columns) or None)
+
+
+def mark_replicated(tracker: Tracker, plan: PlanResults, storage: Storage) -> bool:
+    """Tag the runs of trials that were trained again with how they came out.
+
+    Args:
+        tracker: Where the runs are.
+        plan: Whose.
+        storage: That has them.
+
+    Returns:
+        Whether a tag is another one now.
+
+    Raises:
+        TrackingError: The store does not answer.
+    """
+    rows: dict[str, list[TrialPart]] = {}
+    for part in plan.plan.trials:
+        rows.setdefault(part.row, []).append(part)
+    changed = False
+    for row, parts in rows.items() if names(storage) else ():
+        for seed, found in replications_of(storage, parts).items():
+            trial = plan.trials[row, seed]
+            if trial.run_id is not None and trial.tags.get(REPLICATED_TAG) != to_tag(found):
+                tracker.tag(trial.run_id, REPLICATED_TAG, to_tag(found))
+                changed = True
+    return changed
 
 
 def _column(name: str) -> str:

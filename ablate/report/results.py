@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ablate.core.metric_names import EVERY_EPOCH, OF_LAST_EPOCH
+from ablate.report.replications import Replication
 from ablate.spaces.claims import Claim
 from ablate.spaces.metrics import Metric, is_accuracy
 from ablate.spaces.networks import Network, needed_for
@@ -228,6 +229,7 @@ class Results:
         network: Whose numbers the outcomes are.
         place: Where the numbers lie, for the caption, where there are others elsewhere.
         runs: Where MLflow shows them; None of numbers that come from elsewhere.
+        replications: (row label, seed) -> how its training came out when it was trained again, each time.
         left_out: Gives what of them is not shown, a sentence each; what is fetched late is compared then, so ask last.
     """
 
@@ -239,6 +241,7 @@ class Results:
     network: Network = "last"
     place: str = ""
     runs: Runs | None = None
+    replications: Mapping[tuple[str, int], Sequence[Replication]] = field(default_factory=dict)
     left_out: Callable[[], Sequence[str]] = _none_left_out
 
     @classmethod

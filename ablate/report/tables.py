@@ -12,6 +12,7 @@ import numpy as np
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report import overfitting
 from ablate.report.names import column_name, reduced_headers
+from ablate.report.replications import Replication, row_note
 from ablate.report.results import Results, Trial
 from ablate.report.verdicts.masked import Masked, masked_columns, notes_of
 from ablate.spaces.claims import Trend
@@ -115,6 +116,7 @@ class TableInput:
         data: How the data set is called, for the caption.
         extra: Scalars to show as columns too, e.g. `energy/ratio`.
         masked: Columns to mark.
+        replicated: Row label -> how often its trainings were trained again, and with what outcome.
         headers: As of `Table`.
         remark: A sentence more for the caption.
     """
@@ -129,6 +131,7 @@ class TableInput:
     data: str = ""
     extra: Sequence[str] = ()
     masked: Sequence[Masked] = ()
+    replicated: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
 
@@ -174,9 +177,17 @@ def table_input(results: Results) -> TableInput:
         data=", ".join(told),
         extra=list(dict.fromkeys(scalars)),
         masked=masked_columns(results),
+        replicated=_replicated(results),
         headers=reduced_headers(map(_reduced, results.trials.values())),
         remark=overfitting.sentence(results),
     )
+
+
+def _replicated(results: Results) -> dict[str, str]:
+    rows: dict[str, dict[int, Sequence[Replication]]] = {}
+    for (row, seed), found in results.replications.items():
+        rows.setdefault(row, {})[seed] = found
+    return {row: row_note(of_row) for row, of_row in rows.items()}
 
 
 def _reduced(trial: Trial) -> tuple[int | None, int | None]:
@@ -215,7 +226,8 @@ def build_table(given: TableInput) -> Table:
         if adaptive[label]:
             parts.append(Line("ours, adaptive", adaptive[label], n))
         note = (given.notes[label],) if given.notes.get(label) else ()
-        rows.append(Row(label, tuple(parts), (*note, *said.get(label, ()), *problems)))
+        again = (given.replicated[label],) if label in given.replicated else ()
+        rows.append(Row(label, tuple(parts), (*note, *said.get(label, ()), *again, *problems)))
     caption = _caption(rows, given.paper_data, given.data)
     if given.remark:
         caption = f"{caption} {given.remark}."

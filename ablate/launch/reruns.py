@@ -1,0 +1,228 @@
+"""`--rerun ROW`: a finished row trained again, beside its results, and what that says of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from ablate.core.errors import SpecError, TrackingError, UserError, nearest
+from ablate.core.text import plural, printable
+from ablate.launch.console import plan_as_json, show_estimate, show_plan
+from ablate.launch.request import Request
+from ablate.launch.session import Session, check_reach
+from ablate.launch.sources import Rows
+from ablate.planning.estimates import DAY_S
+from ablate.planning.plan import Plan, decide, make_plan, plan_file_of
+from ablate.spaces.space import Trial
+from ablate.spaces.trials import expand
+from ablate.storage import plans
+from ablate.storage.replications import FOLDER, open_one
+from ablate.storage.storage import Storage
+
+
+def rerun(request: Request, console: Console, out: TextIO | None = None) -> int:
+    """Train finished rows again.
+
+    Args:
+        request: With `rerun`; its seeds are those to train again, none: every one that is finished.
+        console: Where to print.
+        out: Where JSON goes; none: standard output.
+
+    Returns:
+        The exit code: 0 all came out as before or as their rows let expect, 1 one did not or failed, 130 interrupted.
+
+    Raises:
+        UserError: Something the user gave cannot be used, or a row that is not finished; nothing was lost.
+    """
+    options, storage = request.options, Storage(request.options.storage)
+    plan = _finished(request, storage)
+    wanted = {key: list(training.measurements) for key, training in plan.trainings.items()}
+    name, inner = open_one(storage, wanted, write=False)
+    subject = Reruns(plan, storage, name)
+    subject.decide(inner, options)
+    check_reach(replace(options, tracking=False), bool(plan.left()))
+    expected = subject.expected(storage)
+    if options.dry_run:
+        if options.as_json:
+            (out or sys.stdout).write(
+                json.dumps({**plan_as_json(plan), "estimate": expected.as_json()}, indent=1) + "\n"
+            )
+            return 0
+        subject.show(console)
+        show_estimate(expected, console)
+        return 0
+    if expected.wall_s > DAY_S and not expected.guessed and not options.yes:
+        raise UserError(f"expected a launch of less than a day on this machine, or --yes; {expected.sentence()}")
+    storage.check()
+    subject.name, inner = open_one(storage, wanted)
+    return RerunSession(replace(options, tracking=False), subject, inner, console, out or sys.stdout).run(request)
+
+
+class Reruns(Rows):
+    """Finished rows that are trained again.
+
+    Args:
+        plan: Of them.
+        original: The storage that has their results.
+        name: Of the replication there.
+    """
+
+    def __init__(self, plan: Plan, original: Storage, name: str) -> None:
+        super().__init__(plan)
+        self.original = original
+        self.name = name
+
+    def show(self, console: Console) -> None:
+        """See `Subject`."""
+        show_plan(self.plan, console)
+        place = f"{FOLDER}/{self.name}"
+        console.print(Text(f"trained again into {place} of the storage, and compared; no result is read from there"))
+
+
+class RerunSession(Session):
+    """A launch whose end is a comparison with what is there."""
+
+    subject: Reruns
+
+    def run(self, request: Request | None = None) -> int:
+        """See `Session`."""
+        self.asked = request
+        return super().run()
+
+    def _finish(self, interrupted: bool) -> int:
+        """Compare, and tell MLflow."""
+        from ablate.report.from_storage import all_results
+
+        subject = self.subject
+        of_row = _with_all_seeds(self.plan, subject.original)
+        told, outside = [], False
+        self.console.print()
+        for results in all_results(of_row, subject.original):
+            for (row, seed), found in results.replications.items():
+                latest = [each for each in found if each.name == subject.name]
+                for each in latest:
+                    told.append({"space": results.space.name, "row": row, "seed": seed, **asdict(each)})
+                    outside = outside or each.ending == "outside"
+                    line = f"{row}, seed {seed}: {each.words}; replicated {plural(len(found), 'time')}"
+                    self.console.print(Text(printable(line), overflow="fold"))
+        left = [training for training in self.plan.trainings.values() if training.action != "reuse"]
+        if left:
+            again = "run the same command again" if interrupted or any(t.action != "failed" for t in left) else ""
+            reasons = "; ".join(dict.fromkeys(t.failure for t in left if t.failure))
+            said = f"{plural(len(left), 'training')} not trained again" + (f" ({reasons})" if reasons else "")
+            self.console.print(Text(printable(f"{said}; {again}" if again else said), overflow="fold"))
+        if self.asked is not None and self.asked.options.tracking and told:
+            self._mark(self.asked.options.tracking_uri, [str(each["space"]) for each in told])
+        if self.options.as_json:
+            self.out.write(json.dumps({"replication": subject.name, "trials": told}, indent=1) + "\n")
+        return 130 if interrupted else 1 if left or outside else 0
+
+    def _mark(self, uri: str | None, spaces: Sequence[str]) -> None:
+        """Tell the runs in MLflow, where there are any."""
+        from ablate.report.marking import mark_replicated
+        from ablate.tracking.tracker import Tracker
+
+        try:
+            tracker = Tracker(uri)
+            tracker.prepare(create=False)
+            for space in dict.fromkeys(spaces):
+                mark_replicated(tracker, tracker.read_plan(space, None, None), self.subject.original)
+        except TrackingError as error:
+            told = f"MLflow was not told ({error}); python -m ablate.report --sync does it."
+            self.console.print(Text(printable(told), overflow="fold"))
+
+
+def _finished(request: Request, storage: Storage) -> Plan:
+    """The plan of the rows that are to be trained again, all of them finished.
+
+    Raises:
+        SpecError: A row that is not there, was never trained, or is not finished.
+    """
+    options = request.options
+    if options.rows:
+        raise SpecError(f"--row: expected --rerun alone, which names its rows, got --row {options.rows[0]!r}, too")
+    for loaded in request.spaces:
+        if loaded.space.search is not None:
+            raise SpecError(f"--rerun: expected the row of a table, got the search {loaded.name!r}")
+    labels = [row.label for loaded in request.spaces for row in loaded.space.rows]
+    for row in options.rerun:
+        if row not in labels:
+            raise SpecError(f"--rerun: expected the label of a row, got {row!r}; {nearest(row, labels)}")
+    seeds = options.seeds or _known_seeds(request, storage)
+    plan = _plan(request, [trial for trial in _trials(request, seeds) if trial.label in options.rerun], seeds)
+    decide(plan, storage)
+    given = bool(options.seeds)
+    kept = []
+    for planned in plan.trials:
+        training, trial = plan.trainings[planned.training], planned.trial
+        if training.weights is not None:
+            raise SpecError(f"--rerun: expected a row that was trained, got {trial.label!r} of foreign weights")
+        if training.action == "reuse":
+            kept.append(trial)
+        elif given:
+            raise SpecError(
+                f"--rerun: expected finished seeds, got seed {trial.seed} of {trial.label!r}, which is not; launch it "
+                "without --rerun first"
+            )
+    lacking = [row for row in options.rerun if row not in {trial.label for trial in kept}]
+    if lacking:
+        raise SpecError(
+            f"--rerun: expected a finished row, got {lacking[0]!r} without a finished seed; launch it without --rerun "
+            "first"
+        )
+    # Nothing is decided here, so that nothing is registered.
+    return _plan(request, kept, sorted({trial.seed for trial in kept}), claims=False)
+
+
+def _trials(request: Request, seeds: Sequence[int]) -> list[Trial]:
+    return [trial for space in request.spaces for trial in expand(space, request.preset, request.overrides, seeds)]
+
+
+def _plan(request: Request, trials: Sequence[Trial], seeds: Sequence[int], *, claims: bool = True) -> Plan:
+    asked = {trial.space for trial in trials}
+    spaces = [space for space in request.spaces if space.name in asked]
+    if not claims:
+        spaces = [replace(each, space=each.space.model_copy(update={"claims": []})) for each in spaces]
+    return make_plan(
+        spaces,
+        trials,
+        preset=request.preset,
+        overrides=request.options.sets,
+        seeds=seeds,
+        data_root=request.options.data_root,
+    )
+
+
+def _known_seeds(request: Request, storage: Storage) -> list[int]:
+    """Every seed that a launch into this storage asked of one of the rows."""
+    spaces = {space.name for space in request.spaces}
+    asked = {
+        trial.seed
+        for file in plans.load_all(storage)
+        for trial in file.trials
+        if trial.space in spaces and trial.row in request.options.rerun
+    }
+    return sorted(asked) or [0]
+
+
+def _with_all_seeds(plan: Plan, storage: Storage) -> plans.PlanFile:
+    """The plan with every finished seed of its rows, by which a new training is judged."""
+    own = plan_file_of(plan, {})
+    trainings = {(trial.space, trial.row): trial for trial in own.trials}
+    found = {(trial.space, trial.row, trial.seed): trial for trial in own.trials}
+    for file in plans.load_all(storage):
+        for trial in file.trials:
+            like = trainings.get((trial.space, trial.row))
+            if like is not None and _settings(like.spec) == _settings(trial.spec) and like.data == trial.data:
+                found.setdefault((trial.space, trial.row, trial.seed), trial)
+    return own.model_copy(update={"trials": sorted(found.values(), key=lambda trial: (trial.row, trial.seed))})
+
+
+def _settings(spec: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in spec.items() if name != "seed"}
