@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from tests.support.helpers import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("training.batch_size=16", "model.width=0.25", "model.depth=8", "training.attack.steps=1")
+FEW = "measurement.attacks=[natural,fgsm]"
 
 
 def make_images(folder: Path) -> Path:
@@ -35,8 +37,17 @@ def test_the_first_run_on_a_gpu_can_be_rehearsed_on_a_cpu(tmp_path: Path) -> Non
     out, scratch = tmp_path / "out", tmp_path / "scratch"
     out.mkdir()
     scratch.mkdir()
-    switches = {"DEVICE": "cpu", "TINY": "1", "EAGER": "1", "EPOCHS": "1", "LIMIT": "280"}
-    extra = " ".join(["--cpus-per-trial 1", *(f"--set {setting}" for setting in SMALL)])
+    switches = {
+        "DEVICE": "cpu",
+        "TINY": "1",
+        "EAGER": "1",
+        "EPOCHS": "1",
+        "LIMIT": "570",
+        "SPEED_S": "250",
+        "CHECK_S": "150",
+    }
+    rows = ("--row", "Natural", "--row", "Adversarial", "--row", "32")
+    extra = " ".join(["--cpus-per-trial 1", *rows, *(f"--set {setting}" for setting in (*SMALL, FEW))])
     places = {"OUT": str(out), "TMPDIR": str(scratch), "DATA": str(make_images(tmp_path / "images"))}
     done = subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "gpu" / "first_run.sh")],
@@ -53,8 +64,16 @@ def test_the_first_run_on_a_gpu_can_be_rehearsed_on_a_cpu(tmp_path: Path) -> Non
         assert found, output
         failed = {name: entry for name, entry in found.items() if "FAILED" in str(entry)}
         assert not failed, output
-    with tarfile.open(out / "records.tgz") as records:
-        names = records.getnames()
+    names = brought_home(out)
     assert any("record-" in name for name in names), (out / "launch.log").read_text()
-    with tarfile.open(out / "checkpoints.tgz") as checkpoints:
-        assert len(checkpoints.getnames()) == 2, (out / "launch.log").read_text()  # one of each of two trainings
+    assert any(name.startswith("storage/speed/") for name in names)  # what trainings in turn did
+    assert sum("checkpoint-" in name for name in names) == 4  # of two trainings with two seeds
+    assert not any(name.startswith("storage/claims/") for name in names)
+    assert len(list(out.iterdir())) <= 8
+
+
+def brought_home(out: Path) -> list[str]:
+    pieces = sorted(out.glob("home.tgz.*"))
+    assert all(piece.stat().st_size <= 16_000_000 for piece in pieces)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))) as archive:
+        return archive.getnames()
