@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ablate import spaces
 from ablate.spaces.settings import setting_paths
 from ablate.spaces.specs import TrialSpec
+from ablate.spaces.yamlfile import models_in
 
 
 def space_names(incomplete: str) -> Iterator[tuple[str, str]]:
@@ -75,8 +76,7 @@ def field_of(path: str) -> FieldInfo:
     model: type[BaseModel] = TrialSpec
     *parents, leaf = path.split(".")
     for parent in parents:
-        inner: Any = model.model_fields[parent].annotation
-        model = inner
+        model = models_in(model.model_fields[parent].annotation)[0]  # a group that may be left out is a union with None
     return model.model_fields[leaf]
 
 
