@@ -11,7 +11,7 @@ Source: arXiv 2003.01690.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
 from ablate.attacks.linf import LinfAttack, corners, uniform_noise
-from ablate.attacks.remaining import Remaining, first_to_break, in_whole_batches
+from ablate.attacks.remaining import Remaining, first_of_several, first_to_break, in_whole_batches, joined, repeated
 from ablate.core.errors import SpecError
 from ablate.core.randomness import stream
 from ablate.spaces.specs import MeasurementSpec
@@ -302,23 +302,23 @@ class TargetedAPGD(LinfAttack):
             raise SpecError(f"{self.name}: expected at least {self.least_classes} classes, got {logits.shape[1]}")
         others = likeliest_others(logits, labels, self.targets)
 
-        def attempt(which: tuple[int, int], done: Tensor) -> tuple[Tensor, Tensor]:
-            rank, restart = which
-            key = stream(seed, f"attack:{self.name}", rank, restart)
+        def attempt(which: Sequence[tuple[int, int]], places: Tensor) -> tuple[Tensor, Tensor]:
+            chosen = repeated(images, places, 1)
+            keys = [stream(seed, f"attack:{self.name}", rank, restart) for rank, restart in which]
+            starts = [start_on_the_face(chosen, eps, key, index[places]) for key in keys]
             return ascend_adaptively(
                 network,
-                images,
-                labels,
+                repeated(images, places, len(which)),
+                repeated(labels, places, len(which)),
                 targeted_dlr,
-                start=start_on_the_face(images, eps, key, index),
+                start=joined(starts, images),
                 eps=eps,
                 steps=self.steps,
-                targets=others[:, rank],
-                done=done,
+                targets=torch.cat([others[places, rank] for rank, _ in which]),
             )
 
         # Of an image that stays right, what was made for the likeliest other class.
-        return first_to_break(images, done, attempt, itertools.product(range(others.shape[1]), range(self.restarts)))
+        return first_of_several(images, done, attempt, itertools.product(range(others.shape[1]), range(self.restarts)))
 
 
 @register_attack("apgd_ce")

@@ -11,6 +11,7 @@ Source: arXiv 1907.02044.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from ablate.attacks.apgd import likeliest_others, logit_of, start_on_the_face, wrong_already
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
 from ablate.attacks.linf import LinfAttack
-from ablate.attacks.remaining import Remaining, first_to_break, in_whole_batches
+from ablate.attacks.remaining import Remaining, first_of_several, in_whole_batches, joined, repeated
 from ablate.core.randomness import stream
 from ablate.spaces.specs import MeasurementSpec
 
@@ -104,23 +105,33 @@ class TargetedFAB(LinfAttack):
         logits, done = wrong_already(network, images, labels, clean_logits)
         others = likeliest_others(logits, labels, self.targets)
 
-        def attempt(which: tuple[int, int], done: Tensor) -> tuple[Tensor, Tensor]:
-            rank, restart = which
-            start = images
-            if restart:
-                key = stream(seed, f"attack:{self.name}", rank, restart)
-                start = start_on_the_face(images, self.eps_255 / 255 / 2, key, index)
-            return self._approach(network, images, labels, others[:, rank], start, done)
+        def attempt(which: Sequence[tuple[int, int]], places: Tensor) -> tuple[Tensor, Tensor]:
+            chosen = repeated(images, places, 1)
+            starts = []
+            for rank, restart in which:
+                start = chosen
+                if restart:
+                    key = stream(seed, f"attack:{self.name}", rank, restart)
+                    start = start_on_the_face(chosen, self.eps_255 / 255 / 2, key, index[places])
+                starts.append(start)
+            return self._approach(
+                network,
+                repeated(images, places, len(which)),
+                repeated(labels, places, len(which)),
+                torch.cat([others[places, rank] for rank, _ in which]),
+                joined(starts, images),
+            )
 
         # What is not broken comes back from `_approach` as it was, also of the first attempt.
-        return first_to_break(images, done, attempt, itertools.product(range(others.shape[1]), range(self.restarts)))
+        return first_of_several(images, done, attempt, itertools.product(range(others.shape[1]), range(self.restarts)))
 
     def _approach(
-        self, network: Network, images: Tensor, labels: Tensor, targets: Tensor, start: Tensor, done: Tensor
+        self, network: Network, images: Tensor, labels: Tensor, targets: Tensor, start: Tensor
     ) -> tuple[Tensor, Tensor]:
         eps = self.eps_255 / 255
         flat = torch.zeros_like(images)
         ahead = torch.zeros(len(images), dtype=images.dtype, device=images.device)
+        done = torch.zeros_like(labels, dtype=torch.bool)
         left = Remaining(
             images, done, image=images, labels=labels, targets=targets, now=start, gradient=flat, ahead=ahead
         )

@@ -5,7 +5,7 @@ Every image has its own state and its own random numbers, so leaving some out ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -21,6 +21,10 @@ of an image would hang on how many others are left."""
 
 _DROP_FROM = 16
 """On a CPU broken images are dropped once they are one in so many: copying the state costs, too."""
+
+ROWS_AT_ONCE = {True: 64, False: 2048}
+"""Rows of a batch, on a CPU and elsewhere, up to which several attempts at an image are made at once: a CPU asks the
+network in parts of so many, and a GPU is not filled by fewer."""
 
 _DROP_EVERY = 10
 """Of so many steps one looks on a GPU whether images can be dropped: each time, the host waits for the device."""
@@ -71,6 +75,54 @@ def first_to_break(
         made = torch.where((broken | ~done if first else broken)[:, None, None, None], found, made)
         done, first = done | broken, False
     return made
+
+
+def first_of_several(
+    images: Tensor,
+    done: Tensor,
+    attempt: Callable[[Sequence[Which], Tensor], tuple[Tensor, Tensor]],
+    which: Iterable[Which],
+) -> Tensor:
+    """As `first_to_break`, with several attempts at an image in one batch, where few images are left.
+
+    The first attempt runs by itself: it breaks most of what breaks at all, and the others would have been for nothing.
+
+    Args:
+        images: As in `first_to_break`.
+        done: As in `first_to_break`.
+        attempt: Which attempts, and [n] int64 which images, to [k n, C, H, W] and [k n] bool, attempt by attempt. What
+            comes of an image must not hang on the others.
+        which: All attempts, in order.
+
+    Returns:
+        As of `first_to_break`, the same bits.
+    """
+    made = images.detach().clone()
+    left, waiting, first = (~done).nonzero().squeeze(1), list(which), True
+    while waiting and len(left):
+        count = 1 if first else max(1, ROWS_AT_ONCE[images.device.type == "cpu"] // len(left))
+        now, waiting = waiting[:count], waiting[count:]
+        found, broken = attempt(now, left)
+        broken = broken.view(len(now), len(left))
+        hit, rank = broken.any(dim=0), broken.int().argmax(dim=0)  # the first of those that break it
+        chosen = found[rank * len(left) + torch.arange(len(left), device=left.device)]
+        if first:
+            made[left] = chosen
+        else:
+            made[left[hit]] = chosen[hit]
+        left, first = left[~hit], False
+    return made
+
+
+def repeated(values: Tensor, places: Tensor, times: int) -> Tensor:
+    """Some of the images, or of what belongs to them, several times one after the other."""
+    chosen = values[places].repeat(times, *(1 for _ in values.shape[1:]))
+    return chosen.contiguous(memory_format=_format(values)) if values.dim() == 4 else chosen
+
+
+def joined(parts: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Images one after the other, laid out as others are."""
+    return torch.cat(list(parts)).contiguous(memory_format=_format(like))
 
 
 def _format(images: Tensor) -> torch.memory_format:

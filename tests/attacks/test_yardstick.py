@@ -28,6 +28,7 @@ from ablate.attacks import (
 )
 from ablate.attacks.apgd import likeliest_others, windows
 from ablate.attacks.fab import project_linf
+from ablate.attacks.remaining import ROWS_AT_ONCE
 from ablate.attacks.square import side_of
 from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
@@ -173,7 +174,10 @@ def test_every_option_changes_the_examples(attack: Attack) -> None:
 
 
 @pytest.mark.parametrize("attack", [TargetedAPGD(steps=3), TargetedFAB(steps=3)], ids=lambda attack: attack.name)
-def test_each_target_class_is_asked_about_once_and_never_the_true_one(attack: Attack) -> None:
+def test_each_target_class_is_asked_about_once_and_never_the_true_one(
+    attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ROWS_AT_ONCE, True, 1)  # one target at a time
     network, images, labels = some(8)
     attack = dataclasses.replace(attack, eps_255=1e-3)  # nothing breaks
     asked: list[int] = []
@@ -191,6 +195,36 @@ def test_each_target_class_is_asked_about_once_and_never_the_true_one(attack: At
     assert counts == [counts[0], 2 * counts[0], 9 * counts[0], 9 * counts[0]]
     others = likeliest_others(network(images).detach(), labels, 9)
     assert not (others == labels[:, None]).any() and all(len(set(row)) == 9 for row in others.tolist())
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        TargetedAPGD(eps_255=EPS_255 / 2, steps=8, restarts=2),
+        TargetedFAB(eps_255=EPS_255 / 2, steps=8, targets=5, restarts=2),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_several_targets_in_one_batch_are_the_same_bits_in_fewer_batches(
+    attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, images, labels = some(24)
+    asked: list[int] = []
+
+    def counting(seen: Tensor) -> Tensor:
+        asked.append(len(seen))
+        return network(seen)
+
+    made, calls = [], []
+    for rows in (1, 64, 400):
+        monkeypatch.setitem(ROWS_AT_ONCE, True, rows)
+        asked.clear()
+        made.append(attack.perturb(counting, images, labels, index=torch.arange(24), seed=3))
+        calls.append(len(asked))
+    assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
+    assert calls[0] > calls[1] > calls[2]
+    wrong = network(made[0]).argmax(1) != labels
+    assert 2 < int(wrong.sum()) < 24  # some are broken by later targets, some by none
 
 
 def test_broken_images_cost_nothing_any_more() -> None:
