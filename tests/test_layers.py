@@ -52,6 +52,7 @@ class Room:
 
 TABLE = {
     "launch": Room(6),
+    "status": Room(6, ("torch", "ray", "mlflow", "ablate.planning", "ablate.launch")),
     "execution": Room(5, ("mlflow", "ablate.planning", "ablate.launch")),
     "planning": Room(5, ("ray", "mlflow")),
     "report": Room(5, ("torch", "ray", "ablate.planning")),

@@ -73,9 +73,7 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
             state,
             metrics,
             {name: value for name, value in last.items() if name.startswith(OF_LAST_EPOCH) and math.isfinite(value)},
-            _problem(
-                state, view, reason, whole and (state != "finished" or reaches(history(part.training), view.epoch))
-            ),
+            _problem(state, view, reason, whole),
             reason,
             view.finished,
             view.epoch,

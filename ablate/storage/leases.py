@@ -118,6 +118,18 @@ def in_force(files: Files, key: str, number: int) -> bool:
     return highest(files, key) == number and owner_of(files, key, number) is not None
 
 
+def held(files: Files, key: str) -> bool:
+    """Whether a launch that may be alive holds a lease; only one of this machine is known to be gone at once.
+
+    Args:
+        files: The storage's files.
+        key: Of what is leased.
+    """
+    number = highest(files, key)
+    owner = owner_of(files, key, number) if number else None
+    return owner is not None and not _gone(_heartbeat(files, owner))
+
+
 def take(files: Files, key: str, owner: str, free: int = 0) -> int | None:
     """Take the lease of what a launch asks a worker to do, in the launch's name.
 

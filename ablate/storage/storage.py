@@ -352,6 +352,26 @@ class Storage:
         path = f"{key}/attempts/{attempts[-1]}/log.txt"
         return f"{self.location}/{path}", (self.files.read(path) or b"").decode(errors="replace")
 
+    def sizes(self, key: str) -> tuple[int, int]:
+        """What a training takes.
+
+        Args:
+            key: The training's key.
+
+        Returns:
+            Bytes of checkpoints, which `prune` may drop, and of everything else.
+        """
+        checkpoints = others = 0
+        for attempt in attempts_of(self.files, key):
+            base = f"{key}/attempts/{attempt}"
+            for name in self.files.list(base):
+                size = self.files.size(f"{base}/{name}") or 0
+                if name.startswith("checkpoint-"):
+                    checkpoints += size
+                else:
+                    others += size
+        return checkpoints, others
+
     def attempt(self, key: str) -> Attempt:
         """A new attempt at a training; nobody else writes into its folder.
 
