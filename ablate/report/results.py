@@ -261,10 +261,13 @@ class Results:
         for where, trial in trials.items():
             if where in problems:
                 continue
-            if network != "last" and not trial.measured(network):
-                problems[where] = f"no {network} network, which needs {needed_for(network)}"
+            own = trial.part.spec.get("measurement", {}).get("network")  # then its numbers are of this one alone
+            wanted = "last" if own == network else network
+            if wanted != "last" and not trial.measured(wanted):
+                lacking = f"no {wanted} network, which needs {needed_for(wanted)}"
+                problems[where] = lacking if own is None else f"measured on its {own} network alone, not on {wanted}"
                 continue
-            outcomes[where] = trial.outcome(network)
+            outcomes[where] = trial.outcome(wanted)
         return cls(outcomes, problems, (), plan, trials, network)
 
     @property

@@ -69,6 +69,9 @@ def test_rows_of_other_networks_share_the_training_and_are_tabulated(tmp_path: P
         record.meta["network"]: record.meta["epoch"] for key in view.records if (record := storage.record(view, key))
     }
     assert networks.keys() == {"last", "ema:0.9@0", "ema_best:0.5@1", "epoch:2"} and networks["epoch:2"] == 2
+    averaged = results(tmp_path, "ema")  # a row that is about it is shown, and others say what they are about
+    assert averaged.outcomes["averaged", 0].values == found.outcomes["averaged", 0].values
+    assert averaged.problems["own", 0] == "measured on its last network alone, not on ema"
     # Every report of trainings with validation has the curve and the line.
     caption = table_of(found).caption
     best = overfitting.best_epochs(found)
