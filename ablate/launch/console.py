@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from ablate.core.redaction import redact
 from ablate.core.text import open_console, plural, printable, row_name
 from ablate.launch.cautions import cautions
 from ablate.launch.progress import Progress
+from ablate.report.opening import needs_no_uri, own_python, show_pages, show_step
 
 if TYPE_CHECKING:
     from ablate.planning.estimates import Estimate
@@ -38,9 +37,6 @@ __all__ = [
 
 SHORT_KEY = 8
 """Characters of a training's key that tell it apart on a screen."""
-
-DEFAULT_STORE = "mlflow.db"
-"""What MLflow takes by itself in the folder where it is started."""
 
 _SHARED_SHOWN = 4
 _STYLES = {"reuse": "green", "continue": "cyan", "train": "", "wait": "yellow", "failed": "red", "stopped": "green"}
@@ -245,6 +241,7 @@ def show_next_steps(
     out: Console,
     *,
     tracking_uri: str | None,
+    pages: Sequence[tuple[str, str]] = (),
     storage: str = "./storage",
     interrupted: bool = False,
     command: str | None = None,
@@ -256,13 +253,14 @@ def show_next_steps(
         plan: Decided again after the launch, so that its actions say what is left.
         out: Where to. Commands are never broken over lines, so that they can be copied.
         tracking_uri: Of the MLflow store; none: nothing was sent there.
+        pages: Where it shows the runs, as of `Tracker.paths`.
         storage: As given.
         interrupted: Whether it was ended early.
         command: What was launched; none: as this process was started.
         folder: The folder the user is in; none: the working directory.
     """
     folder = (folder or Path.cwd()).absolute()
-    python = _python(folder)
+    python = own_python(folder)
     command = command or _own_command(python)
     failed = failures(plan)
     left = sum(count for action, count in plan.counts().items() if action not in ("reuse", "failed", "stopped"))
@@ -273,19 +271,19 @@ def show_next_steps(
     out.print()
     if left or interrupted:
         what = f"{'Interrupted; ' if interrupted else ''}{plural(left, 'training')} to go."
-        _step(out, f"{what} To go on, run the same command again:", command)
+        show_step(out, f"{what} To go on, run the same command again:", command)
     if failed:
         retry = None if command is None else command + ("" if "--retry-failed" in command else " --retry-failed")
-        _step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
+        show_step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
     if tracking_uri is None:
         where = f"--storage {shlex.quote(redact(storage))} --plan {plan.id}"
-        _step(out, "To make the table again, from storage:", f"{python} -m ablate.report {where}")
-        _step(out, "Nothing was sent to MLflow. To send it:", f"{python} -m ablate.report --sync {where}")
+        show_step(out, "To make the table again, from storage:", f"{python} -m ablate.report {where}")
+        show_step(out, "Nothing was sent to MLflow. To send it:", f"{python} -m ablate.report --sync {where}")
         return
-    _step(out, "To see every number:", _see(tracking_uri, folder, python))
-    where = "" if _needs_no_uri(tracking_uri, folder) else f" --tracking-uri {shlex.quote(redact(tracking_uri))}"
+    show_pages(out, tracking_uri, pages, folder)
+    where = "" if needs_no_uri(tracking_uri, folder) else f" --tracking-uri {shlex.quote(redact(tracking_uri))}"
     reports = [f"{python} -m ablate.report --space {space.name}{where}" for space in plan.spaces]
-    _step(out, f"To make the {'table' if len(reports) == 1 else 'tables'} again:", *reports)
+    show_step(out, f"To make the {'table' if len(reports) == 1 else 'tables'} again:", *reports)
 
 
 def _own_command(python: str) -> str | None:
@@ -295,49 +293,3 @@ def _own_command(python: str) -> str | None:
         return None
     # It ends up in the logs of jobs; whoever has a secret in it has to fill that in again.
     return f"{python} -m ablate.launch {shlex.join(map(redact, sys.argv[1:]))}".rstrip()
-
-
-def _step(out: Console, words: str, *commands: str | None) -> None:
-    out.print(Text(words, overflow="fold"))
-    for command in commands:
-        if command is not None:
-            out.print(Text(f"  {command}", style="bold"), soft_wrap=True)
-
-
-def _see(uri: str, folder: Path, python: str) -> str:
-    """What opens the MLflow UI: its address where a server runs, else the command that starts one."""
-    if uri.startswith(("http://", "https://")):
-        return redact(uri)
-    beside = shutil.which("mlflow")
-    mlflow = "mlflow" if beside and Path(beside).parent == Path(sys.executable).parent else f"{python} -m mlflow"
-    if _is_default(uri, folder):
-        return f"{mlflow} ui"
-    return f"{mlflow} ui --backend-store-uri {shlex.quote(redact(uri))}"
-
-
-def _is_default(uri: str, folder: Path) -> bool:
-    """Whether a plain `mlflow ui` in the folder opens this store.
-
-    It does not where the environment names another one, nor beside an old file store, which MLflow then prefers.
-    """
-    if os.environ.get("MLFLOW_BACKEND_STORE_URI") or any((folder / "mlruns").glob("[0-9]*/meta.yaml")):
-        return False
-    return _is_default_store(uri, folder)
-
-
-def _is_default_store(uri: str, folder: Path) -> bool:
-    return uri.startswith("sqlite:///") and folder / uri.removeprefix("sqlite:///") == folder / DEFAULT_STORE
-
-
-def _needs_no_uri(uri: str, folder: Path) -> bool:
-    """Whether the report finds the store by itself."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    return uri == given if given else _is_default_store(uri, folder)
-
-
-def _python(folder: Path) -> str:
-    """How this Python is called from the folder."""
-    found, own = shutil.which("python"), Path(sys.executable)
-    if found and Path(found).absolute() == own.with_name("python"):
-        return "python"
-    return shlex.quote(str(own.relative_to(folder) if own.is_relative_to(folder) else own))

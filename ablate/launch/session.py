@@ -32,6 +32,7 @@ from ablate.launch.weights import keep_weights
 from ablate.learning import data
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, decide, plan_file_of
+from ablate.report.opening import show_watching
 from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
@@ -329,6 +330,7 @@ class Session:
 
         file = plan_file_of(self.plan, self.provenance)
         self.tracker.open_plan(file, self.storage)
+        show_watching(self.console, self.tracker.uri, self.tracker.paths(file.id))
         self.sync = tracker.BackgroundSync(self.tracker, file, self.storage)
         try:
             yield
@@ -409,6 +411,7 @@ class Session:
             self.plan,
             self.console,
             tracking_uri=self.tracker.uri if self.tracker is not None else None,
+            pages=self.tracker.paths(self.plan.id) if self.tracker is not None else (),
             interrupted=interrupted,
             storage=options.storage,
         )

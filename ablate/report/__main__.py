@@ -22,8 +22,9 @@ from ablate.core.text import harmless, open_closed_streams, open_console, plural
 from ablate.core.user_code import import_modules
 from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown, to_terminal
-from ablate.report.from_tracking import CHANGED, keep_storages_apart, results_of
+from ablate.report.from_tracking import CHANGED, keep_storages_apart, pages_of, results_of
 from ablate.report.marking import mark_replicated, mark_runs
+from ablate.report.opening import show_pages
 from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import Table, build_table, table_input
@@ -413,7 +414,6 @@ def main(
         if as_json and formats and out is None:
             raise SpecError(f"--json: expected no --format beside it without --out, got {formats[0].value}")
         out = None if out is None else local_path(out, "--out")
-
         import_modules(imports or [])
         which = _network(network)
         chosen = [format.value for format in formats or ([] if out or as_json else [Format.TERMINAL])]
@@ -453,6 +453,8 @@ def main(
             if tracker is not None and masked is not None:
                 mark_runs(tracker, plan_results, masked, which)
         shown = [results for results, _ in read]
+        if tracker is not None and "terminal" in chosen:
+            show_pages(console, tracker.uri, [pages_of(results) for results in shown], apart=True)
         if out is not None:
             from ablate.report.publishing import write_page  # brings matplotlib, which tables do without
 

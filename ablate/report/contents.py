@@ -12,6 +12,7 @@ from urllib.parse import quote
 from ablate.report.figures.overview import pictures as overview_pictures
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
+from ablate.report.from_tracking import pages_of
 from ablate.report.overfitting import ROBUST, robust_curve, validated
 from ablate.report.page import Link, Missing, PageData, SpacePage
 from ablate.report.results import Results, Runs, Trial
@@ -140,7 +141,7 @@ def _space(results: Results, figures: Mapping[str, Picture | Missing], server: s
             if results.trials[row, seed].state != "stopped"
         ],
         left_out=list(results.left_out()),
-        experiment=_experiment(results.runs.experiment, server) if results.runs is not None else None,
+        pages=_pages(results, server) if results.runs is not None else (),
     )
 
 
@@ -177,12 +178,12 @@ def _link(text: str, run_id: str, experiment_id: str, server: str | None) -> Lin
     return Link(text, f"{_address(experiment_id, server)}/{quote(run_id)}", run_id)
 
 
-def _experiment(experiment_id: str, server: str | None) -> Link | None:
+def _pages(results: Results, server: str | None) -> list[Link]:
     if server is None or not re.match(r"https?://", server):
-        return None
-    # Without the workflow MLflow may open its page for language models, which has no runs.
-    url = f"{_address(experiment_id, server)}?workflowType=machine_learning"
-    return Link("Compare these runs in MLflow", url)
+        return []
+    words = ("Runs in MLflow", "Compare the rows in MLflow")
+    paths = zip(words, pages_of(results), strict=True)
+    return [Link(text, f"{server.rstrip('/')}{path}") for text, path in paths if path]
 
 
 def _address(experiment_id: str, server: str) -> str:

@@ -12,6 +12,7 @@ from ablate.report.results import Curves, Results, Runs, State, Trial
 from ablate.spaces.networks import Network
 from ablate.tracking.reading import STOPPED, storage_label
 from ablate.tracking.results import PlanResults, TrialResult
+from ablate.tracking.views import compare_path, compared, runs_path
 
 CHANGED = "Left out, changed in MLflow since it was sent: "
 
@@ -35,9 +36,25 @@ def results_of(plan: PlanResults, network: Network = "last") -> Results:
         Results.of_plan(plan.plan, trials, network),
         place=place,
         replications=_replications(plan),
-        runs=Runs(plan.info.experiment_id, runs, plan.published_runs),
+        runs=Runs(plan.info.experiment_id, runs, plan.published_runs, plan.info.view),
         left_out=lambda: left_out(plan),
     )
+
+
+def pages_of(results: Results) -> tuple[str, str]:
+    """Where MLflow's UI shows the runs of a plan, and where it compares them.
+
+    Args:
+        results: From MLflow.
+
+    Returns:
+        Both paths, behind the server's address.
+    """
+    runs = results.runs
+    assert runs is not None
+    measured = {where: run for where, run in runs.trials.items() if results.trials[where].metrics}
+    shown = compared(measured or runs.trials, runs.published, [row.label for row in results.space.rows])
+    return runs_path(runs.experiment, runs.view), compare_path(runs.experiment, shown)
 
 
 def _replications(plan: PlanResults) -> dict[tuple[str, int], list[Replication]]:

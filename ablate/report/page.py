@@ -62,7 +62,7 @@ class SpacePage:
         figures: Pictures, or why there is none.
         problems: Rows and seeds that failed or are missing, with the reason.
         left_out: Runs that the page shows nothing of, each with what is wrong.
-        experiment: Where all runs of the space can be compared; None without a server.
+        pages: Where MLflow shows all runs of the space, and where it compares them; none without a server.
     """
 
     name: str
@@ -79,7 +79,7 @@ class SpacePage:
     figures: Sequence[Picture | Missing] = ()
     problems: Sequence[str] = ()
     left_out: Sequence[str] = ()
-    experiment: Link | None = None
+    pages: Sequence[Link] = ()
 
 
 @dataclass(frozen=True)

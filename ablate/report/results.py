@@ -203,11 +203,13 @@ class Runs:
         experiment: Id of the space's experiment.
         trials: (row label, seed) -> id of its run.
         published: Row label -> id of the run with its published numbers.
+        view: The key of the view of its rows in MLflow's UI; empty where there is none.
     """
 
     experiment: str
     trials: Mapping[tuple[str, int], str]
     published: Mapping[str, str]
+    view: str = ""
 
 
 def _none_left_out() -> list[str]:

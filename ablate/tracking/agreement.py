@@ -178,7 +178,7 @@ def take_over(store: Store, run: Run) -> bool:
     if there is not None and (there.experiment, there.name) != (run.experiment, run.name):
         store.untag(run, REPLACES)  # somebody's own tag: what it names is no run of this one's kind
         return False
-    for tag in ("mlflow.parentRunId", "ablate.training_run_id"):
+    for tag in ("mlflow.parentRunId", "ablate.plan_run_id", "ablate.training_run_id"):
         for linked in store.linked(tag, old):
             store.log(linked, tags={tag: run.id})
     store.delete_if_there(old)

@@ -54,6 +54,19 @@ def misfit(run: Run) -> str | None:
             continue
         if value is None or not form.fullmatch(value):
             return f"expected {what} in its tag {tag}, got {_got(value)}"
+    return mislabelled(run) if kind == "published" else None
+
+
+def mislabelled(run: Run) -> str | None:
+    """Why a run's parameters are not of the row and seed that its tags name; None where they are, or tell neither.
+
+    Args:
+        run: Of a trial or a published row.
+    """
+    for name in ("row", "seed"):
+        tag, value = run.tags.get(f"ablate.{name}"), run.params.get(name)
+        if tag is not None and value is not None and value != tag[:VALUE]:
+            return f"expected its parameter {name} as its tag ablate.{name}, got {_got(value)} and {_got(tag)}"
     return None
 
 
@@ -63,10 +76,10 @@ def nobodys(run: Run) -> bool:
 
 
 def stray(run: Run, plan: str) -> str | None:
-    """Why a run below a plan's run is none of the plan's: its tag names another plan, or none.
+    """Why a run that names a plan's run is none of the plan's: its tag names another plan, or none.
 
     Args:
-        run: Whose parent is the plan's run.
+        run: Which says that it belongs to the plan's run.
         plan: The plan's id.
 
     Returns:
@@ -102,7 +115,7 @@ def contradiction(run: Run, trial: TrialPart, trials: Iterable[TrialPart]) -> st
 
 
 def _fits(run: Run, trial: TrialPart) -> bool:
-    wanted = flat(trial.spec)
+    wanted = {"row": trial.row, **flat(trial.spec)}
     return all(value == wanted[name][:VALUE] for name, value in run.params.items() if name in wanted)
 
 

@@ -16,8 +16,10 @@ from ablate.storage.plans import PlanFile, TrialPart, parse
 from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_whole
 from ablate.tracking.agreement import problem as problem_of
 from ablate.tracking.identity import contradiction, misfit, nobodys, stray
+from ablate.tracking.layout import below
 from ablate.tracking.results import PlanInfo, PlanResults, TrialResult
 from ablate.tracking.store import Run, Store
+from ablate.tracking.views import VIEW, view_key
 
 PLAN = "plan.json"
 TRAINING, REPORT = "training", "report"
@@ -152,7 +154,7 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
             if problem_of(run) is not None:
                 altered.append(f"{run.name}: {problem_of(run)}")
     if parts.keys() - runs.keys() or {row.label for row in plan.spaces[0].rows if row.published} - published.keys():
-        for run in store.runs(info.experiment_id, {"mlflow.parentRunId": info.run_id}):
+        for run in below(store, info.experiment_id, info.run_id):
             problem = stray(run, info.id)
             if problem is not None:
                 altered.append(_aside(run, problem))
@@ -171,6 +173,9 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
     others = [plan for plan in plans if plan.id == info.id and plan.storage != info.storage]
     # The file says what was launched; tags can be edited, and decide whether verdicts are given.
     info = replace(info, preset=plan.preset, seeds=", ".join(map(str, plan.seeds)), overrides=" ".join(plan.overrides))
+    key = view_key(info.id, info.storage)
+    if f"{VIEW}{key}" in store.experiment_tags(info.experiment_id):
+        info = replace(info, view=key)
     return PlanResults(store, info, plan, trials, published, others, trainings, list(dict.fromkeys(altered)))
 
 

@@ -37,6 +37,7 @@ class PlanInfo:
         run_id: Of its run.
         experiment_id: Of the space's experiment.
         storage: Id of the storage that its runs show; empty where they are of a version that named none.
+        view: The key of the view of its rows in MLflow's UI; empty where there is none.
     """
 
     id: str
@@ -50,6 +51,7 @@ class PlanInfo:
     run_id: str
     experiment_id: str
     storage: str = ""
+    view: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A plan's runs in MLflow: found by their tags, or created, once.
 
 experiment `training`     a run per training (tag ablate.training_key): curves, final networks
-experiment <space>        a run per plan (tag ablate.kind=plan, artifact plan.json); below it a run per trial
-                          (`512 · seed 0`) and per published row (`512 · published`)
+experiment <space>        a run per plan (tag ablate.kind=plan, artifact plan.json); beside it a run per trial
+                          (`512 · seed 0`) and per published row (`512 · published`), which name it in a tag
 
 All of them are of one storage (tag ablate.storage): the same plan in another storage has other runs, which are left
 alone. Runs of versions before, which name none, are adopted where they agree with storage (`ablate.tracking.sending`).
@@ -19,17 +19,38 @@ from ablate.core.errors import TrackingError
 from ablate.core.text import now_ms
 from ablate.spaces.metrics import Metric
 from ablate.storage.plans import PlanFile, RowPart, SpacePart, TrialPart
-from ablate.tracking import reading
-from ablate.tracking.agreement import DIGEST, REPLACES, STORAGE, digest_of, intact, replacement, same, take_over, upload
+from ablate.tracking import reading, views
+from ablate.tracking.agreement import (
+    DIGEST,
+    REPLACES,
+    STORAGE,
+    digest_after,
+    intact,
+    replacement,
+    same,
+    take_over,
+    upload,
+)
 from ablate.tracking.identity import contradiction, misfit, stray
+from ablate.tracking.layout import (
+    PLACE,
+    PLAN_RUN,
+    PUBLISHED,
+    below,
+    places,
+    plan_run_of,
+    row_parameters,
+    unfold,
+    varying,
+)
 from ablate.tracking.reading import REPORT, TRAINING
-from ablate.tracking.store import Point, Run, Store
+from ablate.tracking.store import DataInput, Point, Run, Store
 
 SYNCED_LAYOUT = "1"
+"""What `ablate.synced` says of a run that has everything; raise it to have all runs sent again."""
 
 REGISTRATION = "registration.json"
 """A plan's artifact: what was registered of its claims before anything was trained."""
-"""What `ablate.synced` says of a run that has everything; raise it to have all runs sent again."""
 
 SEARCHED_ONE_BY_ONE = 50
 """Up to so many trainings are looked up by their keys; for more the experiment is read as a whole."""
@@ -56,6 +77,8 @@ class PlanRuns:
         repairs: What was mended, a line for each run.
         aside: Runs of this storage whose tags do not fit; once everything is there again, they are deleted.
         compared: Ids of runs whose curves and artifacts were compared as a whole in this process.
+        varying: Space -> dotted paths of what differs between its rows.
+        places: Space -> what `ablate.tracking.layout.places` says of its runs.
     """
 
     plan: PlanFile
@@ -68,6 +91,13 @@ class PlanRuns:
     repairs: list[str] = field(default_factory=list)
     aside: list[Run] = field(default_factory=list)
     compared: set[str] = field(default_factory=set)
+    varying: dict[str, list[str]] = field(init=False)
+    places: dict[str, dict[tuple[str, int | None], str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        spaces, trials = self.plan.spaces, self.plan.trials
+        self.varying = {space.name: varying(space, trials) for space in spaces}
+        self.places = {space.name: places(space, trials) for space in spaces}
 
     @property
     def storage_tags(self) -> dict[str, str]:
@@ -130,19 +160,20 @@ def find(store: Store, file: PlanFile, storages: Sequence[str] = (), adopts: Ado
                     opened.published[space.name, tags["ablate.row"]] = run
         parent = opened.parents.get(space.name)
         if parent is not None and _lacks_some(opened, space):
-            below = store.runs(experiment, {"mlflow.parentRunId": parent.id})
-            opened.aside += [run for run in below if stray(run, file.id) is not None and opened.owns(run)]
+            named_by = below(store, experiment, parent.id)
+            opened.aside += [run for run in named_by if stray(run, file.id) is not None and opened.owns(run)]
         if parent is None and "" in nameless and _agrees(opened, trials, adopts):
             parent = nameless[""]
             for run in runs:
                 if run.tags.get("ablate.kind") == "published" and STORAGE not in run.tags:
                     opened.published.setdefault((space.name, run.tags.get("ablate.row", "")), run)
-        named = {run.tags.get("mlflow.parentRunId", "") for run in runs if opened.owns(run)}
+        named = {plan_run_of(run) for run in runs if opened.owns(run)}
         _set_aside(store, opened, named - {run.id for run in runs}, experiment)
         opened.parents[space.name] = _parent(store, opened, space, experiment, parent)
     keys = set(file.trainings())
     experiment = store.experiment(TRAINING, create=True)
     assert experiment is not None
+    store.describe(experiment, {}, first={views.NOTE: views.TRAINING_NOTE})
     if len(keys) <= SEARCHED_ONE_BY_ONE:
         found = [run for key in sorted(keys) for run in store.runs(experiment, {"ablate.training_key": key})]
     else:
@@ -257,6 +288,12 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
     if run.status != "FINISHED" or space.search is not None:  # a search may go on with more samples
         store.set_status(run, "RUNNING")
     upload(store, run, reading.PLAN, part.to_json().encode())
+    key = views.view_key(file.id, opened.storages[0] if opened.storages else "")
+    store.describe(
+        experiment,
+        {f"{views.VIEW}{key}": views.view_of(file, space, run.id, opened.varying[space.name])},
+        first={views.NOTE: views.described(space)},
+    )
     if space.registration is not None:
         upload(store, run, REGISTRATION, space.registration.model_dump_json(indent=1).encode())
     return run
@@ -295,17 +332,21 @@ def _publish_row(store: Store, opened: PlanRuns, space: SpacePart, row: RowPart,
         "ablate.space": space.name,
         "ablate.row": row.label,
         "ablate.table": table_label(space),
-        "mlflow.parentRunId": parent.id,
+        PLAN_RUN: parent.id,
+        PLACE: opened.places[space.name][row.label, None],
         **opened.storage_tags,
     }
     if run is None:
         run = store.create(parent.experiment, f"{row.label} · published", tags, opened.plan.created_ms)
         opened.published[space.name, row.label] = run
+    unfold(store, run, parent.id)
+    store.log_data(run, [DataInput("as published", PUBLISHED, "test", None)])
     points = [
         Point(name, value, opened.plan.launched_ms, 0) for name, value in wanted.items() if name not in run.metrics
     ]
-    metrics = {**run.metrics, **{point.name: point.value for point in points}}
-    store.log(run, points, tags={**tags, DIGEST: digest_of(metrics, run.params)})
+    trial = next((each for each in opened.plan.trials if (each.space, each.row) == (space.name, row.label)), None)
+    params = row_parameters(row.label, PUBLISHED, opened.varying[space.name], trial)
+    store.log(run, points, params, {**tags, DIGEST: digest_after(run, points, params)})
     if points:
         # MLflow's compare view fails on runs that have no artifact at all.
         store.upload(run, "published.json", json.dumps(row.published, indent=1).encode())
@@ -345,6 +386,15 @@ def synced(run: Run | None) -> bool:
 def table_label(space: SpacePart) -> str:
     """The number of the space's table, as text."""
     return "none" if space.table is None else str(space.table)
+
+
+def data_inputs(trial: TrialPart) -> list[DataInput]:
+    """The data sets of a trial, as MLflow's own column shows them."""
+    data = trial.data
+    return [
+        DataInput(data.label, data.train_digest, "training", data.train_count),
+        DataInput(data.label, data.test_digest, "test", data.test_count),
+    ]
 
 
 def data_tags(trial: TrialPart) -> dict[str, str]:

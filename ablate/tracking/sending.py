@@ -40,13 +40,15 @@ from ablate.tracking.agreement import (
     value_text,
 )
 from ablate.tracking.contents import TrainingContents
-from ablate.tracking.identity import flat
+from ablate.tracking.identity import flat, mislabelled
+from ablate.tracking.layout import PLACE, PLAN_RUN, row_parameters, unfold
 from ablate.tracking.measurements import MEASUREMENTS, pack
 from ablate.tracking.reading import TRAINING
 from ablate.tracking.runs import (
     SYNCED_LAYOUT,
     Adopts,
     PlanRuns,
+    data_inputs,
     data_tags,
     place,
     provenance_tags,
@@ -103,6 +105,7 @@ def send(
         run = opened.trainings[key] = replacement(store, run)
     if run is None:
         run = opened.trainings[key] = _training_run(store, opened, key, trials[0], held)
+    store.log_data(run, data_inputs(trials[0])[:1])
     if not synced(run):
         _send_training(store, opened, run, held, trials[0])
     elif whole:
@@ -335,7 +338,7 @@ def _trial_agrees(
     whole: bool,
 ) -> bool:
     """Whether a trial's run shows what storage holds and nothing else; if it lacks some, it is sent once more."""
-    if not _values_agree(run, points):
+    if not _values_agree(run, points) or mislabelled(run) is not None:
         return False
     compare = whole and run.id not in opened.compared
     if compare:
@@ -359,8 +362,15 @@ def _send_trial(
     run = opened.trials.get(where)
     compare = whole and run is not None and run.id not in opened.compared
     trusted = run is not None and synced(run) and opened.owns(run) and intact(run) and not compare
-    links = {"mlflow.parentRunId": opened.parents[trial.space].id, "ablate.training_run_id": training.id}
+    parent = opened.parents[trial.space].id
+    links = {
+        PLAN_RUN: parent,
+        PLACE: opened.places[trial.space].get((trial.row, trial.seed), ""),
+        "ablate.training_run_id": training.id,
+    }
     if trusted and run is not None and run.tags.get(SENT_FROM) == held.trial_from(trial):
+        unfold(store, run, parent)
+        store.log_data(run, data_inputs(trial))
         store.log(run, tags=links)  # others where a run that it named was deleted or does not fit any more
         return True
     if run is not None and held.unreadable(trial):
@@ -376,9 +386,11 @@ def _send_trial(
         run = opened.trials[where] = replacement(store, run)
     if run is None:
         run = opened.trials[where] = _trial_run(store, opened, training, trial)
+    unfold(store, run, parent)
+    store.log_data(run, data_inputs(trial))
     state = _TRIAL_STATES[held.status(trial, to_the_end=opened.plan.space(trial.space).search is None)]
     complete, failed, stopped = state == "finished", state == "failed", state == "stopped"
-    params = flat(trial.spec)
+    params = row_parameters(trial.row, str(trial.seed), opened.varying[trial.space], trial)
     tags = {
         "ablate.state": state,
         "ablate.attempts": str(view.attempts),
@@ -435,7 +447,7 @@ def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) 
     plan, space, parent = opened.plan, opened.plan.space(trial.space), opened.parents[trial.space]
     note = next((row.note for row in space.rows if row.label == trial.row and row.note), None)
     tags = {
-        "mlflow.parentRunId": parent.id,
+        PLAN_RUN: parent.id,
         **_trial_identity(opened, trial),
         **({"mlflow.note.content": note} if note else {}),
         **provenance_tags(plan.provenance),

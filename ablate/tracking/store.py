@@ -12,7 +12,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,10 @@ from ablate.core.redaction import redact
 from ablate.core.text import named_line
 from ablate.tracking import database
 from ablate.tracking.address import artifact_address, artifact_folder, file_of, patience, quieten, resolve
+from ablate.tracking.entities import DataInput as DataInput
+from ablate.tracking.entities import Point as Point
+from ablate.tracking.entities import Run as Run
+from ablate.tracking.entities import data_inputs, run_of
 
 ARTIFACTS = "mlartifacts"
 """The folder beside a database file where artifacts go."""
@@ -31,35 +34,11 @@ BATCH = 1000
 _PAGE = 1000
 _PARAMETERS, _TAGS = 100, 100
 VALUE, _TAG_VALUE = 6000, 5000
+_DATA_TRIES = 3
 
 
 class ServerAway(TrackingError):  # noqa: N818  (a state of the server rather than a mistake)
     """The store did not answer; it may do so later."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of a metric, with its own time (milliseconds since 1970)."""
-
-    name: str
-    value: float
-    timestamp_ms: int
-    step: int
-
-
-@dataclass
-class Run:
-    """An MLflow run as last seen or written; `metrics` holds each one's latest value."""
-
-    id: str
-    experiment: str
-    name: str
-    status: str
-    start_ms: int
-    end_ms: int | None = None
-    tags: dict[str, str] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Store:
@@ -150,6 +129,31 @@ class Store:
         found = self._pages(lambda token: self._client.search_experiments(page_token=token))
         return {each.name: str(each.experiment_id) for each in found}
 
+    def experiment_tags(self, experiment: str) -> dict[str, str]:
+        """The tags of an experiment.
+
+        Args:
+            experiment: Its id.
+
+        Returns:
+            Name -> value.
+        """
+        return dict(self._talk(lambda: self._client.get_experiment(experiment)).tags)
+
+    def describe(self, experiment: str, tags: Mapping[str, str], *, first: Mapping[str, str] | None = None) -> None:
+        """Set tags of an experiment, where they differ.
+
+        Args:
+            experiment: Its id.
+            tags: Name -> value.
+            first: Those that stay as they are where there is one already: somebody may have changed it.
+        """
+        there = self.experiment_tags(experiment)
+        wanted = {**{name: value for name, value in (first or {}).items() if not there.get(name)}, **tags}
+        for name, value in wanted.items():
+            if there.get(name) != value:
+                self._talk(lambda name=name, value=value: self._client.set_experiment_tag(experiment, name, value))
+
     def runs(self, experiment: str, tags: Mapping[str, str] | None = None) -> list[Run]:
         """All runs of an experiment that carry some tags.
 
@@ -173,7 +177,7 @@ class Store:
             folder = artifact_folder(run.info.artifact_uri) if self.file is not None else None
             if folder is not None:
                 self._folders[run.info.run_id] = folder
-        return [_run(run) for run in found]
+        return [run_of(run) for run in found]
 
     def run(self, run_id: str) -> Run | None:
         """One run by its id; None where there is none, or where it was deleted."""
@@ -183,7 +187,7 @@ class Store:
             raise
         except TrackingError:
             return None
-        return _run(found) if found.info.lifecycle_stage == "active" else None
+        return run_of(found) if found.info.lifecycle_stage == "active" else None
 
     def linked(self, tag: str, run_id: str) -> list[Run]:
         """Runs of all experiments whose tag names a run.
@@ -215,7 +219,7 @@ class Store:
             lambda token: self._client.search_runs(experiments, wanted, max_results=_PAGE, page_token=token)
         )
         by_name: dict[str, list[Run]] = {}
-        for run in map(_run, found):
+        for run in map(run_of, found):
             by_name.setdefault(active[run.experiment], []).append(run)
         return by_name
 
@@ -268,6 +272,28 @@ class Store:
         run.params |= new_params
         run.tags |= new_tags
         run.metrics |= {point.name: point.value for point in points}
+
+    def log_data(self, run: Run, inputs: Sequence[DataInput]) -> None:
+        """Tell which data sets a run used, where it does not say so yet.
+
+        Args:
+            run: Brought up to date.
+            inputs: The data sets.
+        """
+        lacking = [each for each in inputs if each.known_as not in run.data]
+        if not lacking:
+            return
+        told = data_inputs(lacking)
+        for left in reversed(range(_DATA_TRIES)):
+            try:
+                self._talk(lambda: self._client.log_inputs(run.id, told))
+                break
+            except ServerAway:
+                raise
+            except TrackingError:  # another run told of the same data just now, and MLflow wrote it down twice
+                if not left:
+                    raise
+        run.data |= {each.known_as for each in lacking}
 
     def untag(self, run: Run, name: str) -> None:
         """Remove a tag, if the run has it."""
@@ -398,20 +424,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _run(found: Any) -> Run:
-    return Run(
-        id=found.info.run_id,
-        experiment=found.info.experiment_id,
-        name=found.info.run_name or "",
-        status=found.info.status,
-        start_ms=found.info.start_time,
-        end_ms=found.info.end_time,
-        tags=dict(found.data.tags),
-        params=dict(found.data.params),
-        metrics=dict(found.data.metrics),
-    )
 
 
 def _chunks(items: list[Any], size: int) -> list[list[Any]]:

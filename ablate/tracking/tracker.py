@@ -24,6 +24,7 @@ from ablate.tracking.results import PlanInfo, PlanResults
 from ablate.tracking.runs import PlanRuns
 from ablate.tracking.store import ServerAway, Store
 from ablate.tracking.sync import BackgroundSync as BackgroundSync
+from ablate.tracking.views import NOTE, REPORT_NOTE, compare_path, compared, runs_path, view_key
 
 SENDERS = 4
 """Trainings sent to a server at once: as many as `mlflow server` has workers by default."""
@@ -175,6 +176,31 @@ class Tracker:
         """Results of one plan of a space from one storage; see `tracked.read_plan`."""
         return reading.read_plan(self._store, space, plan_id, storage)
 
+    def paths(self, plan_id: str) -> list[tuple[str, str]]:
+        """Where MLflow's UI shows an opened plan's runs and compares them, behind the server's address.
+
+        Args:
+            plan_id: Of the plan.
+
+        Returns:
+            Of each space both paths; none where the plan was not opened, or lost on the way. Nothing is asked for it.
+        """
+        opened = self._opened.get(plan_id)
+        if opened is None:
+            return []
+        found = []
+        for space in opened.plan.spaces:
+            experiment = opened.parents[space.name].experiment
+            of_space = [trial for trial in opened.plan.trials if trial.space == space.name]
+            sent = {(trial.row, trial.seed): opened.trials.get(runs.place(trial)) for trial in of_space}
+            trials = {where: run.id for where, run in sent.items() if run is not None}
+            measured = {where: run.id for where, run in sent.items() if run is not None and run.metrics}
+            published = {row: run.id for (name, row), run in opened.published.items() if name == space.name}
+            shown = compared(measured or trials, published, [row.label for row in space.rows])
+            view = view_key(opened.plan.id, opened.storages[0] if opened.storages else "")
+            found.append((runs_path(experiment, view), compare_path(experiment, shown)))
+        return found
+
     def spaces(self) -> list[str]:
         """Names of the experiments of spaces."""
         return reading.spaces(self._store)
@@ -213,6 +239,7 @@ class Tracker:
         """
         experiment = self._store.experiment(REPORT, create=True)
         assert experiment is not None
+        self._store.describe(experiment, {}, first={NOTE: REPORT_NOTE})
         run = self._store.create(experiment, name, {"ablate.kind": "report", **(tags or {})}, now_ms())
         for path, content in files.items():
             self._store.upload(run, path, content)

@@ -139,6 +139,16 @@ def test_what_follows_is_sent_to_its_database(here: Path) -> None:
     assert then["cut off", "ours"]["natural"] == "" and float(found["cut off", "ours"]["natural"]) >= 0
 
 
+def test_its_nested_runs_lie_flat_once_they_are_sent_again(here: Path) -> None:
+    def nested() -> int:
+        with sqlite3.connect(here / "mlflow.db") as database:
+            return len(database.execute("select 1 from tags where key = 'mlflow.parentRunId'").fetchall())
+
+    known, before = runs(here), nested()
+    reported("tiny_search", "--sync")
+    assert before - nested() == len(THEN["tiny_search"]["stored"]) and runs(here) == known
+
+
 def test_its_storage_makes_the_same_report_in_a_new_database(here: Path) -> None:
     new = f"sqlite:///{here}/new.db"
     for space in SPACES:

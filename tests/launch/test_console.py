@@ -15,6 +15,7 @@ from rich.text import Text
 from ablate import spaces
 from ablate.launch.console import failures, open_console, plan_as_json, show_next_steps, show_plan, summary
 from ablate.planning.plan import Plan, make_plan
+from ablate.report.opening import show_watching
 from ablate.spaces.presets import load_preset
 from ablate.storage.status import TrainingView
 
@@ -197,6 +198,37 @@ def test_a_server_is_opened_not_started_and_its_password_not_printed(plan: Plan,
     assert "https://***@server:5000" in text
     assert "secret" not in text
     assert "mlflow ui" not in text
+
+
+PAGES = [("/#/experiments/1/runs?a=b", "/#/compare-runs?runs=%5B%22" + "0" * 90), ("/#/experiments/2/runs", "/#/two")]
+
+
+def test_where_runs_and_compare_are_is_whole_addresses_of_a_server(plan: Plan, tmp_path: Path) -> None:
+    text = steps(plan, tmp_path, "https://me:secret@server:5000/", pages=PAGES)
+    for path in (path for pages in PAGES for path in pages):
+        assert f"  https://server:5000{path}\n" in text  # never broken over lines
+    assert "secret" not in text
+
+
+def test_a_launch_can_be_watched_where_a_server_runs() -> None:
+    told = {}
+    for uri in ("https://me:secret@server:5000", "sqlite:///mlflow.db"):
+        show_watching(Console(file=(stream := io.StringIO()), width=60), uri, PAGES)
+        told[uri[:5]] = stream.getvalue()
+    assert "  https://server:5000/#/experiments/1/runs?a=b\n" in told["https"] and "compare" not in told["https"]
+    assert told["sqlit"] == ""
+
+
+def test_where_nothing_can_be_compared_nothing_is_said_of_it(plan: Plan, tmp_path: Path) -> None:
+    for uri in ("https://server:5000", "sqlite:///mlflow.db"):
+        assert "compare" not in steps(plan, tmp_path, uri, pages=[("/#/experiments/1/runs", "")])
+
+
+def test_where_runs_and_compare_are_is_told_behind_the_command_that_opens_them(plan: Plan, tmp_path: Path) -> None:
+    lines = steps(plan, tmp_path, "sqlite:///mlflow.db", pages=PAGES).splitlines()
+    command = next(number for number, line in enumerate(lines) if line.endswith("mlflow ui"))
+    told = [line.strip() for line in lines[command + 1 :] if line.startswith("  /#/")]
+    assert told == [PAGES[0][0], PAGES[1][0], PAGES[0][1], PAGES[1][1]]
 
 
 def test_failures_are_listed_with_their_reasons_and_how_to_go_on(plan: Plan, tmp_path: Path) -> None:

@@ -31,6 +31,17 @@ CLAIMS = [
 ]
 
 
+_ROWS = """
+Object.values([...document.querySelectorAll('.ag-row')].reduce((rows, part) => {
+  const row = rows[part.getAttribute('row-id')] ??= {place: Number(part.getAttribute('row-index'))};
+  for (const cell of part.querySelectorAll('[col-id]')) row[cell.getAttribute('col-id')] = cell.innerText.trim();
+  row.name ??= part.querySelector('[col-id*="Run Name"]')?.innerText.trim().split('\\n').pop();
+  return rows;
+}, {}))
+"""
+"""What MLflow's table shows: for each row its place, and the text of every column."""
+
+
 def plan() -> PlanFile:
     """Two rows, two seeds, every figure, published numbers, a claim."""
     made = plan_of(ROWS, (0, 1), space="frequency", analyses=ANALYSES, claims=CLAIMS, paper=True)
@@ -127,26 +138,49 @@ def test_a_number_leads_to_its_run_in_mlflow(browser: Browser, page: Path) -> No
     browser.wait_for("document.body.innerText.includes('Natural · seed 0')")
 
 
-def test_comparing_rows_in_mlflow_shows_the_table_beside_the_published_one(
-    browser: Browser, server: Server, page: Path
+@pytest.fixture(scope="module")
+def printed(server: Server) -> list[str]:
+    """The addresses that the report prints: of the runs, and of Compare."""
+    told = CliRunner().invoke(app, ["--space", "frequency", "--tracking-uri", server.uri])
+    assert told.exit_code == 0, told.output
+    return [line.strip() for line in told.stdout.splitlines() if line.strip().startswith(server.uri)]
+
+
+def test_the_printed_address_opens_the_table_with_ours_beside_the_published(
+    browser: Browser, server: Server, printed: list[str]
 ) -> None:
-    """As a user does it: open the experiment, unfold the plan, tick rows, press Compare, read the numbers."""
+    """Rows in the table's order, with their accuracies, parameters and data set, and nothing to unfold."""
     results = Tracker(server.uri).read_plan("frequency")
-    browser.resize(1600, 1000)
-    browser.open(page.as_uri())
-    browser.open(browser.evaluate("[...document.links].find(link => link.innerText.startsWith('Compare')).href"))
-    browser.click("document.querySelector('[col-id*=\"Run Name\"] button')")
-    for name in ("Natural · seed 0", "Adversarial · seed 0", "Natural · published"):
-        row = f"[...document.querySelectorAll('.ag-row')].find(row => row.innerText.includes('{name}'))"
-        browser.click(f"document.querySelector(`[row-id='${{{row}.getAttribute('row-id')}}'] .ag-checkbox-input`)")
-    browser.click("document.querySelector('[data-testid=runs-compare-button]')")
+    browser.resize(2200, 1000)
+    browser.open(printed[0])
+    names = [f"{row} · {what}" for row in ROWS for what in ("published", "seed 0", "seed 1")]
+    browser.wait_for(f"document.body.innerText.includes('{names[-1]}')")
+    browser.wait_for("document.querySelector('.ag-row [col-id*=Dataset]').innerText.includes('published')")
+    found = browser.evaluate(_ROWS)
+    lines = {each["name"]: each for each in sorted(found, key=lambda each: each["place"])}
+    assert list(lines) == names
+    for row in ROWS:
+        told = {"published": results.space.published[row]["pgd20"]}
+        told |= {f"seed {seed}": results.trials[row, seed].metrics.get("accuracy/pgd20") for seed in (0, 1)}
+        for what, number in told.items():
+            line = lines[f"{row} · {what}"]
+            assert line["metrics.`accuracy/pgd20`"] == ("-" if number is None else f"{number:.15g}")
+            assert (line["params.`row`"], line["params.`seed`"]) == (row, what.removeprefix("seed "))
+            assert ("as published" if what == "published" else "CIFAR-10") in line["attributes.`Dataset`"]
+
+
+def test_the_printed_address_of_compare_shows_the_numbers_beside_the_published(
+    browser: Browser, server: Server, printed: list[str]
+) -> None:
+    results = Tracker(server.uri).read_plan("frequency")
+    browser.open(printed[1])
     browser.wait_for("document.body.innerText.includes('No common artifacts')")
-    table = "[...document.querySelectorAll('table')].map(table => table.innerText).join('\\n')"
     wanted = [results.trials[row, 0].metrics["accuracy/pgd20"] for row in ROWS]
-    wanted += [results.space.published["Natural"]["pgd20"]]
-    for number in wanted:
+    table = "[...document.querySelectorAll('table')].map(table => table.innerText).join('\\n')"
+    for number in [*wanted, results.space.published["Natural"]["pgd20"]]:
         browser.wait_for(f"({table}).includes('{number:g}') || document.body.innerText.includes('{number:g}')")
     text = browser.evaluate("document.body.innerText")
-    assert "accuracy/pgd20" in text and "Natural · published" in text
+    assert "accuracy/pgd20" in text and all(f"{row} · published" in text for row in ROWS)
+    assert "unknown" not in text  # a published row has every parameter
     assert "Something went wrong" not in text
     browser.resize(1280, 900)

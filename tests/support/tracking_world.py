@@ -78,7 +78,7 @@ def plan_of(
                     columns={metric: key_of(training, metric, row) for metric in metrics},
                     analyses={name: key_of(training, name, row) for name in analyses},
                     data=data,
-                    spec=spec_of(512, seed),
+                    spec=spec_of(int(row) if row.isdecimal() else 512, seed),
                 )
             )
     parts = [RowPart(label=row, published={"natural": 75.0, "pgd20": 42.5} if published else {}) for row in rows]
@@ -185,7 +185,7 @@ def dump(tracker: Tracker, *, ids: bool = True) -> dict[str, Any]:
         for run in runs:
             tags = dict(run.tags)
             if not ids:
-                for tag in ("ablate.training_run_id", "mlflow.parentRunId"):
+                for tag in ("ablate.training_run_id", "ablate.plan_run_id"):
                     tags.pop(tag, None)
                 tags.pop("mlflow.log-model.history", None)
             artifacts = sorted(file.path for file in store._client.list_artifacts(run.id))

@@ -51,7 +51,7 @@ VALUES = (
 KINDS = ("tag", "tag", "tag", "untag", "untag", "swap", "name", "space", "param", "file", "file")
 SET_TAG = "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?"
 GET_TAG = "SELECT value FROM tags WHERE run_uuid = ? AND key = ?"
-PARAMETERS = ("seed", "training.epochs", "measurement.lowpass_degree")
+PARAMETERS = ("row", "seed", "training.epochs", "measurement.lowpass_degree")
 TABLES = ("experiments", "runs", "tags", "params")
 CLAIM = {"says": "large batches are better", "above": {"row": "512", "rows": ["256"], "metrics": ["natural"]}}
 
@@ -331,7 +331,7 @@ def test_a_run_whose_tags_do_not_fit_is_named_and_made_again(launched: Launched,
     assert "Repaired 1 run" in words(synced.output)
     with contextlib.closing(sqlite3.connect(launched.database)) as database:
         live = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'"
-        below = f"SELECT value FROM tags WHERE key = 'mlflow.parentRunId' AND run_uuid IN ({live})"
+        below = f"SELECT value FROM tags WHERE key = 'ablate.plan_run_id' AND run_uuid IN ({live})"
         parents = {row[0] for row in database.execute(below)}
         assert parents and parents <= {row[0] for row in database.execute(live)}
 

@@ -1,0 +1,116 @@
+"""How a person gets from a terminal to MLflow's pages: commands, and addresses behind a server's own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from ablate.core.redaction import redact, without_login
+
+DEFAULT_STORE = "mlflow.db"
+"""What MLflow takes by itself in the folder where it is started."""
+
+
+def show_step(out: Console, words: str, *commands: str | None) -> None:
+    """Print what can be done next, and how, in lines that can be copied.
+
+    Args:
+        out: Where to.
+        words: What it does.
+        commands: Commands or addresses; none: the words say it.
+    """
+    out.print(Text(words, overflow="fold"))
+    for command in commands:
+        if command is not None:
+            out.print(Text(f"  {command}", style="bold"), soft_wrap=True)
+
+
+def show_pages(
+    out: Console, uri: str, pages: Sequence[tuple[str, str]], folder: Path | None = None, *, apart: bool = False
+) -> None:
+    """Print where MLflow shows runs, and where it compares them.
+
+    Args:
+        out: Where to.
+        uri: The tracking URI.
+        pages: Of each space the paths of both, as of `ablate.tracking.views`, the second empty
+            where nothing can be compared; none: the UI alone is named.
+        folder: The folder the user is in; none: the working directory.
+        apart: Whether an empty line is printed first.
+    """
+    folder = (folder or Path.cwd()).absolute()
+    if apart:
+        out.print()
+    rows, compared = [runs for runs, _ in pages], [compare for _, compare in pages if compare]
+    if is_server(uri):
+        address = without_login(uri).rstrip("/")
+        show_step(out, "To see every number:", *([f"{address}{path}" for path in rows] or [redact(uri)]))
+        if compared:
+            show_step(out, "To compare the rows:", *(f"{address}{path}" for path in compared))
+        return
+    show_step(out, "To see every number:", _command(uri, folder, own_python(folder)))
+    if pages:
+        show_step(out, "and behind its address, as a table:", *rows)
+    if compared:
+        show_step(out, "or compared:", *compared)
+
+
+def show_watching(out: Console, uri: str, pages: Sequence[tuple[str, str]]) -> None:
+    """Print where a launch that begins can be watched, if a server runs.
+
+    Args:
+        out: Where to.
+        uri: The tracking URI.
+        pages: As of `show_pages`.
+    """
+    if is_server(uri) and pages:
+        show_step(out, "To watch it in MLflow:", *(f"{without_login(uri).rstrip('/')}{rows}" for rows, _ in pages))
+
+
+def is_server(uri: str) -> bool:
+    """Whether a browser reaches the store at its tracking URI."""
+    return uri.startswith(("http://", "https://"))
+
+
+def _command(uri: str, folder: Path, python: str) -> str:
+    """What opens the MLflow UI where no server runs."""
+    beside = shutil.which("mlflow")
+    mlflow = "mlflow" if beside and Path(beside).parent == Path(sys.executable).parent else f"{python} -m mlflow"
+    if _is_default(uri, folder):
+        return f"{mlflow} ui"
+    return f"{mlflow} ui --backend-store-uri {shlex.quote(redact(uri))}"
+
+
+def _is_default(uri: str, folder: Path) -> bool:
+    """Whether a plain `mlflow ui` in the folder opens this store.
+
+    It does not where the environment names another one, nor beside an old file store, which MLflow then prefers.
+    """
+    if os.environ.get("MLFLOW_BACKEND_STORE_URI") or any((folder / "mlruns").glob("[0-9]*/meta.yaml")):
+        return False
+    return _is_default_store(uri, folder)
+
+
+def _is_default_store(uri: str, folder: Path) -> bool:
+    return uri.startswith("sqlite:///") and folder / uri.removeprefix("sqlite:///") == folder / DEFAULT_STORE
+
+
+def needs_no_uri(uri: str, folder: Path) -> bool:
+    """Whether the report, started in a folder, finds a store by itself."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return uri == given if given else _is_default_store(uri, folder)
+
+
+def own_python(folder: Path) -> str:
+    """How this Python is called from the folder."""
+    found, own = shutil.which("python"), Path(sys.executable)
+    if found and Path(found).absolute() == own.with_name("python"):
+        return "python"
+    return shlex.quote(str(own.relative_to(folder) if own.is_relative_to(folder) else own))
