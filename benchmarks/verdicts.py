@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from ablate.report.results import TREND, Outcome, Results  # noqa: E402
 from ablate.report.verdicts.contrasts import contrasts  # noqa: E402
-from ablate.report.verdicts.decisions import ALPHA, Standing, follow, levels  # noqa: E402
-from ablate.report.verdicts.looks import looks_of  # noqa: E402
+from ablate.report.verdicts.decisions import Standing  # noqa: E402
+from ablate.report.verdicts.looks import walk  # noqa: E402
 from ablate.spaces.claims import Claim  # noqa: E402
 from ablate.spaces.looks import DEFAULT_LOOKS, Design  # noqa: E402
 
@@ -185,10 +185,7 @@ def outcomes(
 def decided(kind: Kind, made: Mapping[tuple[str, int], Outcome]) -> Standing:
     """The report's own decisions on tables; `look` of the claim is the last look of its comparisons."""
     asked = contrasts(kind.claim, list(kind.rows))
-    design = Design(looks=kind.looks)
-    tables = [look.table for look in looks_of(asked, Results(made), design) if look.table is not None]
-    standing, _ = follow(asked, tables, levels(design.looks, ALPHA))
-    return standing
+    return walk(asked, Results(made), Design(looks=kind.looks)).standing
 
 
 def by_look(kind: Kind, standing: Standing) -> tuple[np.ndarray, np.ndarray]:

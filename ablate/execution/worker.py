@@ -442,6 +442,7 @@ class _Run:
             "device": device,
             "threads": self.task.threads,
             **({"trainings_per_process": self.task.together} if self.task.together > 1 else {}),
+            **({"gpu_share": self.task.gpu_share} if self.task.gpu_share < 1 else {}),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "timestamp_ms": now_ms(),

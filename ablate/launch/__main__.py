@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.text import Text
 
 from ablate import __version__, spaces
@@ -22,8 +23,21 @@ WIDTH = 100
 
 EPILOG = """\b
 Examples: python -m ablate.launch --space batch_size --preset smoke      minutes on a laptop
-          python -m ablate.launch --space all --seeds 0,1,2 --dry-run    the time it would take
+          python -m ablate.launch --space all --until-decided --dry-run  what it would cost
 Exit codes: 0 all there, 1 something failed, 2 refused input, 130 interrupted (again: goes on)."""
+
+
+class _Command(typer.core.TyperCommand):
+    """The command, whose help leaves out how a shell learns to complete it: it fits one screen without."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """See click."""
+        found = super().get_params(ctx)
+        for parameter in found:
+            if parameter.name in ("install_completion", "show_completion"):
+                parameter.hidden = True  # type: ignore[attr-defined]
+        return found
+
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -60,7 +74,9 @@ def main(**given: Any) -> None:
 
 
 main.__signature__ = inspect.Signature([_parameter(option) for option in OPTIONS.values()])  # type: ignore[attr-defined]
-app.command(epilog=EPILOG, context_settings={"max_content_width": WIDTH, "help_option_names": ["-h", "--help"]})(main)
+app.command(
+    cls=_Command, epilog=EPILOG, context_settings={"max_content_width": WIDTH, "help_option_names": ["-h", "--help"]}
+)(main)
 
 
 def _do(options: Options) -> int:

@@ -30,7 +30,7 @@ from ablate.core.errors import SpecError, UserError, nearest
 from ablate.core.places import local_path
 from ablate.core.text import open_console
 from ablate.core.user_code import import_modules
-from ablate.launch.options import OPTIONS, Option, Options, parse_gpus, parse_per_process
+from ablate.launch.options import OPTIONS, Option, Options, parse_gpus, parse_hours, parse_per_process
 from ablate.launch.request import Request
 
 if TYPE_CHECKING:
@@ -150,6 +150,10 @@ def _per_process(per_process: int | Literal["auto"] | None) -> int | Literal["au
     return None if per_process is None else parse_per_process(str(per_process))
 
 
+def _hours(budget_hours: float | None) -> float | None:
+    return None if budget_hours is None else parse_hours(str(budget_hours))
+
+
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "preset": _preset,
     "sets": _assignments,
@@ -157,6 +161,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "rows": _texts("rows", "rows' labels", "64"),
     "storage": _storage,
     "data_root": _data_root,
+    "budget_hours": _hours,
     "gpus_per_trial": _gpus,
     "trials_per_process": _per_process,
     "imports": _texts("imports", "modules' names", "my_module"),
@@ -447,7 +452,7 @@ class LaunchPlan:
         from ablate.storage.storage import Storage
 
         with _worded_for_python():
-            if self._plan is None or self._plan.search:  # a search finds more samples while it runs
+            if self._plan is None or self._plan.grows:  # while it runs
                 self._plan = self._request.plan()
             decide(self._plan, Storage(self._options.storage))
             return self._plan

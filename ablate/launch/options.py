@@ -91,6 +91,27 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def parse_hours(text: str) -> float:
+    """`--budget-hours`: a number above 0.
+
+    Args:
+        text: As given.
+
+    Returns:
+        Hours.
+
+    Raises:
+        SpecError: Anything else.
+    """
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1.0
+    if not 0 < hours < math.inf:
+        raise SpecError(f"--budget-hours: expected hours, a number above 0, got {text[:80]!r}")
+    return hours
+
+
 def _parse_folder(text: str) -> Path:
     return local_path(text, "--data-root")
 
@@ -194,6 +215,16 @@ class Options:
     )
     rows: list[str] = field(
         default_factory=list, metadata=_given("LABEL", "Only this row; may repeat.", flag="--row", call="plan")
+    )
+    until_decided: bool = field(
+        default=False, metadata=_given(None, "Seeds only to rows of claims yet undecided.", call="plan")
+    )
+    budget_hours: float | None = field(
+        default=None,
+        metadata=_given("H", "Of it all: GPU-hours, else core-hours.", parse=parse_hours, write=repr, call="plan"),
+    )
+    max_seeds: int | None = field(
+        default=None, metadata=_given("N", "Of a row; default: the last look.", least=2, call="plan")
     )
     dry_run: bool = field(default=False, metadata=_given(None, "Show trials, sharing, reuse, time; stop."))
     yes: bool = field(default=False, metadata=_given(None, "Go on if it takes more than a day."))

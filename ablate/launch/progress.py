@@ -147,6 +147,12 @@ class TrainingsProgress:
         with self._lock:
             self._names[key] = self._label_of(key)
 
+    def forget(self, key: str) -> None:
+        """Leave out a training that is not wanted any more."""
+        with self._lock:
+            self._names.pop(key, None)
+            self._active.pop(key, None)
+
     def warn(self, text: str) -> None:
         """Print a warning above the live area."""
         self._print(f"warning: {printable(text)}", "yellow")

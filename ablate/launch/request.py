@@ -9,6 +9,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -117,6 +118,11 @@ class Request:
         """
         from ablate.launch.sources import Rows, Samples
 
+        if self.options.until_decided:
+            return self._until_decided(storage)
+        for flag, given in (("--budget-hours", self.options.budget_hours), ("--max-seeds", self.options.max_seeds)):
+            if given is not None:
+                raise SpecError(f"{flag}: expected --until-decided beside it, got none")
         if all(space.space.search is None for space in self.spaces):
             trials = self.trials()
             asked_for = {trial.space for trial in trials}  # a space without any row of --row has no table
@@ -144,6 +150,40 @@ class Request:
 
         return Samples(make)
 
+    def _until_decided(self, storage: Storage) -> Subject:
+        options, flag = self.options, "--until-decided"
+        for space in self.spaces:
+            if not space.space.claims:
+                what = "a search" if space.space.search is not None else "none"
+                raise SpecError(f"{flag}: expected a space with claims, got {what} in {space.name}")
+        if not self.preset.preset.decides_claims:
+            raise SpecError(f"{flag}: expected a preset that decides claims, got {self.preset.name}")
+        if options.rows:
+            raise SpecError(f"--row: expected none with {flag}, which has those of claims, got {options.rows[0]!r}")
+        if options.seeds != [0]:
+            raise SpecError(f"--seeds: expected none with {flag}, the space says their order; --max-seeds limits them")
+        if find_spec("scipy") is None:
+            raise SpecError(f"{flag}: expected scipy on this machine, which decides, got none")
+        from ablate.launch.until import Limits, UntilDecided
+        from ablate.report.verdicts.contrasts import contrasts
+        from ablate.report.verdicts.looks import needs
+
+        trials: list[Trial] = []
+        most = options.max_seeds or max(space.space.design.looks[-1] for space in self.spaces)
+        seeds: dict[int, None] = {}
+        for space in self.spaces:
+            design = space.space.design
+            if most < design.looks[0]:
+                least = f"at least {design.looks[0]}, the first look of {space.name}"
+                raise SpecError(f"--max-seeds: expected {least}, got {most}")
+            labels = [row.label for row in space.space.rows]
+            about = {row for claim in space.space.claims for row in needs(contrasts(claim, labels))}
+            first = list(design.first(max(n for n in design.looks if n <= most)))
+            seeds |= dict.fromkeys(first)
+            trials += [t for t in spaces.expand(space, self.preset, self.overrides, first) if t.label in about]
+        whole = self._plan(self.spaces, trials, list(seeds))
+        return UntilDecided(whole, storage, Limits(most, options.budget_hours), options.cpus_per_trial)
+
     def plan(self) -> Plan:
         """The plan, before storage is asked about trainings; of a search, its samples so far.
 
@@ -154,7 +194,7 @@ class Request:
 
         return self.subject(Storage(self.options.storage)).plan
 
-    def _plan(self, loaded: Sequence[SpaceFile], trials: Sequence[Trial]) -> Plan:
+    def _plan(self, loaded: Sequence[SpaceFile], trials: Sequence[Trial], seeds: Sequence[int] | None = None) -> Plan:
         from ablate.planning.plan import make_plan
 
         options = self.options
@@ -163,7 +203,7 @@ class Request:
             trials,
             preset=self.preset,
             overrides=options.sets,
-            seeds=options.seeds,
+            seeds=options.seeds if seeds is None else seeds,
             data_root=options.data_root,
         )
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -37,9 +37,6 @@ from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from ablate.tracking.address import resolve
-
-if TYPE_CHECKING:
-    from ablate.launch.foresight import Foresight
 
 CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
 """How long the end of a launch waits for MLflow; a preempted one has 30 s in all."""
@@ -103,17 +100,16 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
     """Show a plan and what it can decide, and record nothing."""
     unknown, who = subject.foresee()
     expected = subject.expected(storage)
-    claims: list[Foresight] = []
-    if any(space.space.claims for space in subject.plan.spaces):
-        from ablate.launch.foresight import foresee  # brings scipy
-
-        claims = foresee(subject.plan, storage, expected)
+    claims = subject.foreseen(storage, expected)
+    outlook = subject.outlook(claims)
     if options.as_json:
         content = {**plan_as_json(subject.plan), "estimate": expected.as_json()}
         if who:
             content["not_yet_known"] = unknown
         if claims:
             content["claims"] = [claim.as_json() for claim in claims]
+        if outlook:
+            content["until_decided"] = outlook
         out.write(json.dumps(content, indent=1) + "\n")
         return 0
     show_plan(subject.plan, console)
@@ -124,6 +120,12 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
         console.print("\nWhat these seeds can decide:")
     for claim in claims:
         console.print(Text(f"  {printable(claim.sentence())}", overflow="fold"))
+    if outlook:
+        limit = f", of a budget of {outlook['budget_hours']:g}" if outlook["budget_hours"] is not None else ""
+        console.print(
+            f"Until decided: about {outlook['expected_hours']:.2g} {outlook['unit']} if the effects are what is "
+            f"expected, {outlook['largest_hours']:.2g} at most; {outlook['spent_hours']:.2g} spent so far{limit}."
+        )
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -26,6 +26,9 @@ from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.samples import SampleEnd, sample_end
 from ablate.storage.storage import Storage
+
+if TYPE_CHECKING:
+    from ablate.launch.foresight import Foresight
 
 _FALLBACK_SHARE = 8
 """Trainings that share a cluster where only time limits a search."""
@@ -61,6 +64,12 @@ class Subject(Source, Protocol):
 
     def expected(self, storage: Storage) -> Estimate:
         """How long it would take at most."""
+
+    def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
+        """What the seeds asked for can decide."""
+
+    def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
+        """What it is expected to take, and at most, where these are not the same; else nothing."""
 
     def foresee(self) -> tuple[int, str]:
         """Take into the plan what comes for sure, before a dry run decides about it.
@@ -139,6 +148,18 @@ class Rows:
     def expected(self, storage: Storage) -> Estimate:
         """See `Subject`."""
         return estimate(self.plan, storage)
+
+    def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
+        """See `Subject`."""
+        if not any(space.space.claims for space in self.plan.spaces):
+            return []
+        from ablate.launch.foresight import foresee  # brings scipy
+
+        return foresee(self.plan, storage, expected)
+
+    def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
+        """See `Subject`."""
+        return {}
 
     def foresee(self) -> tuple[int, str]:
         """See `Subject`."""
@@ -256,6 +277,14 @@ class Samples:
     def expected(self, storage: Storage) -> Estimate:
         """See `Subject`; what can be foreseen is taken into the plan, which a launch makes anew when it begins."""
         return search_estimate(self.found, storage)
+
+    def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
+        """See `Subject`; a search decides no claims."""
+        return []
+
+    def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
+        """See `Subject`."""
+        return {}
 
     def foresee(self) -> tuple[int, str]:
         """See `Subject`."""

@@ -121,8 +121,8 @@ def watch(
             left = [key for key, watched in trainings.items() if watched.under_way]
             failed = [key for key, watched in trainings.items() if watched.status is TrainingStatus.FAILED]
             held = any(leases.held_elsewhere(key) for key in [*left, *failed, *searches, launch])
-            # A search that has ended what it began may be about to begin more, and what failed may be tried again.
-            if not left and not ((searches or failed) and held):
+            # What has ended what it began may be about to begin more, and what failed may be tried again.
+            if not left and not ((searches or file.until is not None or failed) and held):
                 break
             unheld = 0 if held else unheld + 1
             if unheld >= UNHELD_LOOKS:

@@ -103,6 +103,8 @@ class Plan:
         trainings: By key, in the order of their first trial.
         search: Whether the trials are samples of a search, where stopping early is an end; a table wants them whole.
         registrations: Space -> what was registered of its claims, once a launch has begun.
+        until: The largest number of seeds a row, of a plan that goes on until claims are decided; None of others.
+        not_needed: Space -> row -> why it gets no more seeds, of such a plan.
     """
 
     id: str
@@ -114,6 +116,13 @@ class Plan:
     trainings: dict[str, PlannedTraining]
     search: bool = False
     registrations: dict[str, RegistrationPart] = field(default_factory=dict)
+    until: int | None = None
+    not_needed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def grows(self) -> bool:
+        """Whether a launch of it may find more to train."""
+        return self.search or self.until is not None
 
     def counts(self) -> dict[Action, int]:
         """How many trainings there are of each action."""
@@ -269,6 +278,7 @@ def plan_file_of(plan: Plan, provenance: Mapping[str, str] | None = None) -> Pla
             claims=[claim.model_dump(mode="json", exclude_none=True) for claim in loaded.space.claims],
             design=loaded.space.design,
             registration=plan.registrations.get(loaded.name),
+            not_needed=plan.not_needed.get(loaded.name, {}),
             figures=list(loaded.space.figures),
             search=loaded.space.search.model_dump(mode="json", exclude_unset=True) if loaded.space.search else None,
         )
@@ -286,6 +296,7 @@ def plan_file_of(plan: Plan, provenance: Mapping[str, str] | None = None) -> Pla
         provenance=_clean(origins.provenance() if provenance is None else provenance),
         created_ms=now,
         launched_ms=now,
+        until=plan.until,
     )
 
 

@@ -138,7 +138,7 @@ def _space(results: Results, figures: Mapping[str, Picture | Missing], server: s
         problems=[
             f"{row}, seed {seed}: {reason}"
             for (row, seed), reason in sorted(results.problems.items())
-            if results.trials[row, seed].state != "stopped"
+            if (row, seed) in results.trials and results.trials[row, seed].state != "stopped"
         ],
         left_out=list(results.left_out()),
         pages=_pages(results, server) if results.runs is not None else (),

@@ -270,6 +270,8 @@ class Results:
                 problems[where] = lacking if own is None else f"measured on its {own} network alone, not on {wanted}"
                 continue
             outcomes[where] = trial.outcome(wanted)
+        for row, why in plan.spaces[0].not_needed.items():
+            problems |= {(row, seed): why for seed in plan.seeds if (row, seed) not in trials}
         return cls(outcomes, problems, (), plan, trials, network)
 
     @property

@@ -306,6 +306,8 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _state(problems: Sequence[str]) -> str:
+    if problems and all("not needed" in problem for problem in problems):
+        return "not needed"
     return "failed" if any("failed" in problem for problem in problems) else "missing"
 
 

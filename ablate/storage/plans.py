@@ -69,6 +69,8 @@ class SpacePart(Spec):
     """When its claims are decided; plans of earlier versions say nothing of it, and have the usual looks."""
     registration: RegistrationPart | None = None
     """Of its claims; none of plans of earlier versions, of searches, and where nothing can be decided."""
+    not_needed: dict[str, str] = {}
+    """Of a plan that goes on until claims are decided: row -> why it gets no more seeds."""
     figures: list[str] = []
     search: dict[str, Any] | None = None
     """What was searched, as of `ablate.spaces.search.SearchSpec`; its samples are the rows."""
@@ -130,6 +132,8 @@ class PlanFile(Spec):
     provenance: dict[str, str]
     created_ms: int
     launched_ms: int
+    until: int | None = None
+    """The largest number of seeds a row, of a plan that goes on until claims are decided."""
 
     def trainings(self) -> dict[str, list[TrialPart]]:
         """Training key -> the trials that share it, in the order of their first trial."""

@@ -285,7 +285,7 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
         store.log(run, tags=tags)
     else:
         store.log(run, tags=opened.storage_tags)
-    if run.status != "FINISHED" or space.search is not None:  # a search may go on with more samples
+    if run.status != "FINISHED" or space.search is not None or file.until is not None:  # it may go on with more
         store.set_status(run, "RUNNING")
     upload(store, run, reading.PLAN, part.to_json().encode())
     key = views.view_key(file.id, opened.storages[0] if opened.storages else "")

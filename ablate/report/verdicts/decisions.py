@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ablate.report.verdicts.contrasts import Contrast
-from ablate.report.verdicts.evidence import Array, Estimate, Noise, Table, estimate
+from ablate.report.verdicts.evidence import Array, Estimate, Noise
 
 ALPHA = 0.05
 """How often a claim may be decided wrongly, at any look, in either direction together."""
@@ -185,31 +185,6 @@ class Standing:
                     new = np.where(untold, sides(contrast, known, share), 0).astype(np.int8)
                     self.look[index] = np.where(new != 0, look, self.look[index])
                     self.sides[index] += new
-
-
-def follow(
-    asked: Sequence[Contrast], tables: Sequence[Table], level: Sequence[float]
-) -> tuple[Standing, list[list[Estimate]]]:
-    """A claim from look to look, until it is decided.
-
-    Args:
-        asked: Its comparisons.
-        tables: The outcomes of each look that can be taken, in their order.
-        level: Of each look.
-
-    Returns:
-        What has come of it, and what was known of each comparison at each look taken.
-    """
-    standing: Standing | None = None
-    seen = []
-    for look, (table, each) in enumerate(zip(tables, level, strict=False)):
-        if standing is not None and (standing.claim != 0).all():
-            break
-        found = [estimate(contrast.weights, table) for contrast in asked]
-        standing = standing or Standing.new(len(asked), np.broadcast_shapes(*(f.effect.shape for f in found)))
-        standing.take(look, asked, found, each)
-        seen.append(found)
-    return standing or Standing.new(len(asked)), seen
 
 
 def smallest_level(contrast: Contrast, found: Estimate) -> float:

@@ -1,4 +1,4 @@
-"""Which numbers a look is taken on: the first seeds of a claim's own rows, all of them there, or not yet."""
+"""From look to look: which numbers one is taken on, the first seeds of the rows that are still compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from ablate.report.names import column_name
 from ablate.report.results import Outcome, Results
 from ablate.report.verdicts.contrasts import Contrast
-from ablate.report.verdicts.evidence import Table
+from ablate.report.verdicts.decisions import ALPHA, Standing, levels
+from ablate.report.verdicts.evidence import Estimate, Table, estimate
 from ablate.spaces.looks import Design
 from ablate.spaces.metrics import is_accuracy
 
@@ -48,25 +49,66 @@ def needs(asked: Sequence[Contrast]) -> dict[str, tuple[str, ...]]:
     return {row: tuple(metrics) for row, metrics in found.items()}
 
 
-def looks_of(asked: Sequence[Contrast], results: Results, design: Design) -> list[Look]:
-    """The looks of a claim, up to the first that cannot be taken.
+@dataclass(frozen=True)
+class Walk:
+    """A claim from look to look.
+
+    Attributes:
+        looks: Those taken, and the next one, where there is one.
+        standing: What they came to.
+        found: At each look taken, what is known of each comparison.
+    """
+
+    looks: Sequence[Look]
+    standing: Standing
+    found: Sequence[Sequence[Estimate]]
+
+    @property
+    def taken(self) -> list[Look]:
+        """The looks that were taken."""
+        return [look for look in self.looks if look.table is not None]
+
+    @property
+    def waiting(self) -> Look | None:
+        """The next one; None where the claim is decided, or none is left."""
+        return self.looks[-1] if self.looks and self.looks[-1].table is None else None
+
+    def open(self, asked: Sequence[Contrast]) -> list[Contrast]:
+        """The comparisons that no look has decided."""
+        return _open(asked, self.standing)
+
+
+def walk(asked: Sequence[Contrast], results: Results, design: Design, alpha: float = ALPHA) -> Walk:
+    """Take the looks at a claim, until it is decided or one cannot be taken.
+
+    A look needs the rows of the comparisons that are open alone: nothing of the others is tested again.
 
     Args:
         asked: Its comparisons.
         results: Of all rows; those of others are not looked at.
         design: Of the space.
-
-    Returns:
-        Those taken, and the next one, where there is one.
+        alpha: How often the claim may be decided wrongly, at any look.
     """
-    rows = needs(asked)
-    looks = []
-    for count in design.looks:
-        look = _look(count, rows, results, design)
+    looks: list[Look] = []
+    found: list[list[Estimate]] = []
+    standing: Standing | None = None
+    for number, (count, level) in enumerate(zip(design.looks, levels(design.looks, alpha), strict=True)):
+        left = asked if standing is None else _open(asked, standing)
+        look = _look(count, needs(left), results, design)
         looks.append(look)
         if look.table is None:
             break
-    return looks
+        known = [estimate(contrast.weights, look.table) for contrast in asked]
+        standing = standing or Standing.new(len(asked), np.broadcast_shapes(*(each.effect.shape for each in known)))
+        standing.take(number, asked, known, level)
+        found.append(known)
+        if (standing.claim != 0).all():
+            break
+    return Walk(looks, standing or Standing.new(len(asked)), found)
+
+
+def _open(asked: Sequence[Contrast], standing: Standing) -> list[Contrast]:
+    return [contrast for contrast, side in zip(asked, standing.sides, strict=True) if (side == 0).any()]
 
 
 def _look(count: int, rows: Mapping[str, tuple[str, ...]], results: Results, design: Design) -> Look:

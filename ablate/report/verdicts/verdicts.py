@@ -24,7 +24,6 @@ from ablate.report.verdicts.decisions import (
     ALPHA,
     MOST_SEEDS,
     Standing,
-    follow,
     half_width,
     images_forbid,
     levels,
@@ -33,7 +32,7 @@ from ablate.report.verdicts.decisions import (
     smallest_level,
 )
 from ablate.report.verdicts.evidence import Estimate, estimate
-from ablate.report.verdicts.looks import Look, looks_of
+from ablate.report.verdicts.looks import Look, walk
 from ablate.spaces.claims import Claim, Trend
 from ablate.spaces.looks import Design
 from ablate.storage.plans import SpacePart
@@ -415,16 +414,12 @@ class _Course:
 
 def _course(asked: Sequence[Contrast], results: Results, alpha: float, design: Design) -> _Course:
     if results.noise:  # a table of single numbers: it is looked at once
-        found = [_estimate(contrast, results) for contrast in asked]
+        known = [_estimate(contrast, results) for contrast in asked]
         standing = Standing.new(len(asked))
-        standing.take(0, asked, found, alpha)
-        return _Course(asked, results, alpha, None, (), None, standing, [found])
-    looks = looks_of(asked, results, design)
-    taken = [look for look in looks if look.table is not None]
-    tables = [look.table for look in taken if look.table is not None]
-    standing, founds = follow(asked, tables, levels(design.looks, alpha))
-    waiting = looks[-1] if looks[-1].table is None else None
-    return _Course(asked, results, alpha, design, taken, waiting, standing, founds)
+        standing.take(0, asked, known, alpha)
+        return _Course(asked, results, alpha, None, (), None, standing, [known])
+    found = walk(asked, results, design, alpha)
+    return _Course(asked, results, alpha, design, found.taken, found.waiting, found.standing, found.found)
 
 
 def _estimate(contrast: Contrast, results: Results) -> Estimate:

@@ -1,0 +1,148 @@
+"""What trainings have cost and will: device-hours, or core-hours where there is no GPU; from storage alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ablate.planning.estimates import Estimate, estimate, work_flops
+from ablate.planning.plan import Plan, PlannedTraining
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
+
+_HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one training has cost.
+
+    Attributes:
+        training_s: Of each epoch: when it ended, and how long it took.
+        measuring: Of each measurement the same, with the devices or cores it had; None where that is not known.
+        devices: GPUs, or cores, that it has had; None before its first measurement.
+        gpu: Whether it was on a GPU.
+        whole: Whether it will cost nothing more.
+    """
+
+    training_s: tuple[tuple[int, float], ...]
+    measuring: tuple[tuple[int, float], ...]
+    devices: float | None
+    gpu: bool
+    whole: bool
+
+    def hours(self, usual: float, since_ms: int = 0) -> float:
+        """Device-hours from a time on; `usual` devices where its own are not known."""
+        seconds = sum(took for when, took in [*self.training_s, *self.measuring] if when >= since_ms)
+        return seconds * (self.devices or usual) / _HOUR_S
+
+
+def spent_on(storage: Storage, training: PlannedTraining) -> Spent:
+    """What storage tells of a training's cost."""
+    view = storage.view(training.key)
+    if view.attempts == 0:
+        return Spent((), (), None, False, False)
+    made = [record for name in view.records if (record := storage.record(view, name)) is not None]
+    epochs = [(int(each["timestamp_ms"]), _seconds(each["metrics"])) for each in storage.history(training.key)]
+    measuring = [(int(each.meta.get("timestamp_ms", 0)), _seconds(each.meta)) for each in made]
+    whole = view.finished and view.records.keys() >= training.measurements.keys()
+    devices = statistics.median(map(_devices, made)) if made else None
+    return Spent(tuple(epochs), tuple(measuring), devices, any(map(_on_gpu, made)), whole)
+
+
+def _seconds(told: Mapping[str, Any]) -> float:
+    found = float(told.get("seconds", 0.0))
+    return found if found > 0.0 else 0.0  # nan, too
+
+
+def _on_gpu(record: Record) -> bool:
+    return str(record.meta.get("device", "cpu")) != "cpu"
+
+
+def _devices(record: Record) -> float:
+    """How many cores, or which part of a GPU, a training had for itself."""
+    there = float(record.meta.get("gpu_share", 1.0)) if _on_gpu(record) else float(record.meta.get("threads", 1))
+    return there / float(record.meta.get("trainings_per_process", 1))
+
+
+class Costs:
+    """What the trainings of a plan have cost, and what others of it will.
+
+    Args:
+        plan: All that may be trained.
+        storage: Where they are.
+        cores: Of a training, where none has told its own.
+    """
+
+    def __init__(self, plan: Plan, storage: Storage, cores: int) -> None:
+        self._plan, self._storage, self._cores = plan, storage, cores
+        self._whole: dict[str, Spent] = {}
+        self._found: dict[str, Spent] = {}
+        self._work: dict[str, float] = {}
+        self._guess: float | None = None
+        self.gpu = False
+
+    def look(self, keys: Iterable[str]) -> None:
+        """Read what some trainings have cost by now."""
+        for key in keys:
+            if key not in self._whole:
+                self._found[key] = found = spent_on(self._storage, self._plan.trainings[key])
+                if found.whole:
+                    self._whole[key] = found
+        self.gpu = any(found.gpu for found in self._found.values()) if self._whole else self.machine.gpus > 0
+
+    @property
+    def unit(self) -> str:
+        """In words."""
+        return "GPU-hours" if self.gpu else "core-hours"
+
+    def spent(self, since_ms: int) -> float:
+        """Hours of all that was looked at, from a time on."""
+        return sum(found.hours(self._usual, since_ms) for found in self._found.values())
+
+    @property
+    def _usual(self) -> float:
+        known = [found.devices for found in self._found.values() if found.devices is not None]
+        return statistics.median(known) if known else 1.0 if self.gpu else float(self._cores)
+
+    def left(self, key: str) -> float:
+        """Hours that a training will take yet: as others of this plan took, else as estimated."""
+        if key in self._whole:
+            return 0.0
+        whole = self._rate() * self._operations(key)
+        found = self._found.get(key)
+        return max(0.0, whole - found.hours(self._usual)) if found is not None else whole
+
+    def _rate(self) -> float:
+        """Hours of an operation."""
+        hours = sum(found.hours(self._usual) for found in self._whole.values())
+        if hours > 0.0:
+            return hours / sum(map(self._operations, self._whole))
+        if self._guess is None:
+            expected = self.machine
+            work = sum(map(self._operations, self._plan.trainings))
+            self._guess = expected.work_s * (1 if expected.gpus else expected.cores) / _HOUR_S / work
+        return self._guess
+
+    @cached_property
+    def machine(self) -> Estimate:
+        """How long all of it would take here."""
+        fresh = replace(self._plan, trainings={key: self._fresh(key) for key in self._plan.trainings})
+        return estimate(fresh, self._storage)
+
+    def _fresh(self, key: str) -> PlannedTraining:
+        known = self._plan.trainings[key]
+        return replace(known, action="train", epoch=-1, missing=frozenset(known.measurements), view=None)
+
+    def _operations(self, key: str) -> float:
+        if key not in self._work:
+            data = next(planned.data for planned in self._plan.trials if planned.training == key)
+            try:
+                work = work_flops(self._fresh(key), data.train_count, data.test_count, data.classes)
+            except Exception:  # the user's own code, which may yet do where it is trained
+                work = 0.0
+            self._work[key] = max(work, 1.0)
+        return self._work[key]

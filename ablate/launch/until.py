@@ -1,0 +1,237 @@
+"""A launch that goes on until claims are decided: the rows of tables, where each look tells what is trained next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ablate.core.digest import digest
+from ablate.core.errors import StorageError, UserError
+from ablate.core.text import now_ms, plural, printable
+from ablate.launch.deciding import Courses, told_hours
+from ablate.launch.foresight import Foresight, foresee
+from ablate.launch.options import Options
+from ablate.launch.registering import content_of
+from ablate.launch.sources import Rows, Session
+from ablate.launch.spending import Costs
+from ablate.launch.weights import keep_weights
+from ablate.planning.estimates import Estimate
+from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
+from ablate.spaces.specs import DataSpec
+from ablate.storage import plans
+from ablate.storage.storage import Storage
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a launch goes.
+
+    Attributes:
+        seeds: The largest number of them, of a row.
+        hours: To be spent by the plan, over all launches; None: no limit.
+    """
+
+    seeds: int
+    hours: float | None
+
+
+class UntilDecided(Rows):
+    """The rows of undecided claims, look by look.
+
+    Args:
+        whole: The rows of all claims with as many seeds as there may be.
+        storage: The truth: from it alone every launch computes what comes next.
+        limits: How far to go.
+        cores: Of a training.
+    """
+
+    def __init__(self, whole: Plan, storage: Storage, limits: Limits, cores: int | None) -> None:
+        listing = {loaded.name: digest(content_of(loaded, whole)) for loaded in whole.spaces}
+        first = sorted({each.training for each in whole.trials})  # data and code, which a registration does not cover
+        asked = {"preset": whole.preset.name, "until": listing, "seeds": limits.seeds, "trainings": first}
+        self.whole = replace(whole, id=digest(asked)[:10], until=limits.seeds)
+        super().__init__(replace(self.whole, seeds=[], trials=[], trainings={}))
+        self._storage, self._limits = storage, limits
+        self.costs = Costs(self.whole, storage, cores or os.cpu_count() or 1)
+        self._courses = Courses(self.whole, storage, self.costs, limits.seeds, limits.hours)
+        self._session: Session | None = None
+        self._out: set[str] = set()
+        self._tried: dict[str, frozenset[str]] = {}
+        self._wanted: list[str] = []
+        self._waits: list[set[str]] = []
+        self._stale = False
+        self._look()
+
+    def data(self) -> Iterable[DataSpec]:
+        """See `Subject`: whatever a later look may want."""
+        return [training.spec.data for training in self.whole.trainings.values()]
+
+    def _look(self) -> list[str]:
+        """Compute from storage what is in play; keys of trainings that have joined."""
+        self._stale = False
+        again: Iterable[str] = ()
+        if self._session is not None and self._session.options.retry_failed:
+            again = self.whole.trainings.keys() - self._tried.keys()
+        self._courses.look(self._since(), again)
+        places, plan = self._courses.in_play(), self.plan
+        plan.trials[:] = [each for place, each in self._courses.planned.items() if place in places]
+        seeds = {place[2] for place in places}
+        plan.seeds = [seed for seed in self.whole.seeds if seed in seeds]
+        rows = {loaded.name: [row.label for row in loaded.space.rows] for loaded in plan.spaces}
+        plan.not_needed = self._courses.not_needed(rows)
+        before = set(plan.trainings)
+        for key in before - {each.training for each in plan.trials} - self._out:
+            del plan.trainings[key]
+        for planned in plan.trials:
+            known = self.whole.trainings[planned.training]
+            fresh = replace(known, spec=planned.trial.spec, rows=[], measurements={})
+            training = plan.trainings.setdefault(planned.training, fresh)
+            row = f"{planned.trial.space}/{planned.trial.label}"
+            training.rows += [] if row in training.rows else [row]
+            for key in {*planned.columns.values(), *planned.analyses.values()}:
+                training.measurements.setdefault(key, known.measurements[key])
+        self._wanted = list(dict.fromkeys(self._courses.wanted()))
+        self._waits = [
+            {self._courses.planned[place].training for place in each.places} & set(self._wanted)
+            for each in self._courses.stands
+            if each.fate == "goes on"
+        ]
+        return [key for key in plan.trainings if key not in before]
+
+    def _since(self) -> int:
+        """When the plan was launched first."""
+        try:
+            return plans.load(self._storage, self.plan.id).created_ms
+        except StorageError:  # it was not, or nobody can tell
+            return now_ms()
+
+    def decide(self, storage: Storage, options: Options) -> None:
+        """See `Subject`; a budget that pays for nothing is refused."""
+        super().decide(storage, options)
+        hours = self._limits.hours
+        keys = {self._courses.planned[place].training for each in self._courses.stands for place in each.places}
+        least = min(map(self.costs.left, keys), default=0.0)
+        if hours is not None and hours < least and not self._courses.spent:
+            told = f"about {told_hours(least, self.costs.unit)}, got {hours:g}"
+            raise UserError(f"--budget-hours: expected at least what one training takes, {told}")
+
+    def expected(self, storage: Storage) -> Estimate:
+        """See `Subject`: at most, within the budget."""
+        return self._estimate(min(self._largest(), max(0.0, self._courses.left)))
+
+    def _largest(self) -> float:
+        rows = {
+            (each.question.space, row)
+            for each in self._courses.stands
+            if each.fate in ("goes on", "budget")
+            for row in each.rows
+        }
+        return self._courses.hours(place for place in self._courses.planned if place[:2] in rows)
+
+    def _estimate(self, hours: float) -> Estimate:
+        machine = self.costs.machine
+        return replace(machine, work_s=hours * 3600 / (1 if machine.gpus else machine.cores), basis="at most")
+
+    def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
+        """See `Subject`: of as many seeds as there may be."""
+        decide(self.whole, storage)
+        return foresee(self.whole, storage, self._estimate(self._courses.hours(self._courses.planned)))
+
+    def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
+        """See `Subject`: what the effects foreseen would take, and what it takes at most."""
+        wants = set()
+        for each, told in zip(self._courses.stands, foreseen, strict=False):
+            if each.fate != "goes on":
+                continue
+            count = min(told.seeds or self._limits.seeds, self._limits.seeds)
+            wants |= set(each.question.places(each.rows, count))
+        most = min(self._largest(), max(0.0, self._courses.left))
+        return {
+            "expected_hours": min(self._courses.hours(wants), most),
+            "largest_hours": most,
+            "spent_hours": self._courses.spent,
+            "budget_hours": self._limits.hours,
+            "unit": self.costs.unit,
+        }
+
+    def show(self, console: Console) -> None:
+        """See `Subject`."""
+        super().show(console)
+        self._tell(console)
+
+    def begin(self, session: Session) -> None:
+        """See `Subject`."""
+        self._session = session
+        self._grow()
+
+    def take(self, like: Callable[[PlannedTraining], bool] = lambda training: True) -> PlannedTraining | None:
+        """See `Source`."""
+        if self._stale:
+            self._grow()
+        for key in self._wanted:
+            training = self.plan.trainings.get(key)
+            if training is None or key in self._out or self._tried.get(key) == frozenset(training.measurements):
+                continue
+            if like(training):
+                self._out.add(key)
+                self._tried[key] = frozenset(training.measurements)
+                return training
+        return None
+
+    def ended(self, training: PlannedTraining, *, before: bool) -> None:
+        """See `Source`: where it was the last that a look waited for, what comes next is computed anew."""
+        self._out.discard(training.key)
+        for waits in self._waits:
+            waits.discard(training.key)
+        self._stale = (
+            self._stale or self._limits.hours is not None or training.action != "reuse" or not all(self._waits)
+        )
+
+    def _grow(self) -> None:
+        session = self._session
+        assert session is not None
+        before = set(self.plan.trainings)
+        joined = self._look()
+        for key in before - self.plan.trainings.keys():
+            session.progress.forget(key)
+        for key in joined:
+            training = self.plan.trainings[key]
+            session.storage.describe(key, training.identity)
+            decide(self.plan, session.storage, retry_failed=session.options.retry_failed, only=[key])
+            if training.weights is not None and training.missing:
+                keep_weights(self.plan, training, session.storage)
+            session.progress.follow(key)
+        self._keep(session)
+
+    def _keep(self, session: Session) -> None:
+        file = plans.save(plan_file_of(self.plan, session.provenance), session.storage)
+        if session.sync is not None:
+            session.sync.grow(file)
+
+    def finished(self) -> None:
+        """See `Subject`: what was decided is written down."""
+        if self._session is not None:
+            self._look()
+            self._keep(self._session)
+
+    def tell(self, session: Session) -> None:
+        """See `Subject`."""
+        super().tell(session)
+        session.console.print()
+        self._look()
+        decide(self.plan, session.storage)
+        self._tell(session.console)
+
+    def _tell(self, console: Console) -> None:
+        stands, unit = self._courses.stands, self.costs.unit
+        done = sum(each.fate == "decided" for each in stands)
+        limit = f" of {self._limits.hours:g}" if self._limits.hours is not None else ""
+        spent = f"{told_hours(self._courses.spent, '').strip()}{limit} {unit} spent"
+        console.print(Text(f"{done} of {plural(len(stands), 'claim')} decided, {spent}:", overflow="fold"))
+        for each in stands:
+            console.print(Text(f"  {printable(each.sentence(unit))}", overflow="fold"))
