@@ -2,6 +2,7 @@
 
     python benchmarks/verdicts.py                     # 20,000 tables of each kind: some minutes on one core
     python benchmarks/verdicts.py --tables 2000 --only above
+    python benchmarks/verdicts.py --spending 200      # seeds of --until-decided against 13 fixed ones, Tables 1 to 5
 
 Every number of a simulated table is an array over many tables, so that the very functions that a report calls judge
 thousands of them at once. *Error*: a claim at the edge of being true (rows that are equal; a difference exactly at its
@@ -12,6 +13,7 @@ are decided rightly by each look. `docs/verdicts.md` explains the method.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +26,12 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ablate.report.results import TREND, Outcome, Results  # noqa: E402
-from ablate.report.verdicts.contrasts import contrasts  # noqa: E402
-from ablate.report.verdicts.decisions import Standing  # noqa: E402
-from ablate.report.verdicts.looks import walk  # noqa: E402
+from ablate.report.results import PAPER_BASELINES, PAPER_TEST_IMAGES, TREND, Outcome, Results  # noqa: E402
+from ablate.report.verdicts.contrasts import Contrast, contrasts  # noqa: E402
+from ablate.report.verdicts.decisions import Standing, levels  # noqa: E402
+from ablate.report.verdicts.futility import NextLook, chances, prospect  # noqa: E402
+from ablate.report.verdicts.looks import Walk, needs, walk  # noqa: E402
+from ablate.spaces import SpaceFile, load_space, space_names  # noqa: E402
 from ablate.spaces.claims import Claim  # noqa: E402
 from ablate.spaces.looks import DEFAULT_LOOKS, Design  # noqa: E402
 
@@ -37,6 +41,10 @@ IMAGES = 200
 EFFECT = 4.0
 """Of the tables that power is of, in standard deviations between trainings."""
 
+_FIXED = 13
+"""Seeds of every row, which `--until-decided` is compared with."""
+
+_FUTURES = 400
 _CHUNK = {False: 20_000, True: 500}
 _EPOCHS = 120
 _LUCK = 0.04
@@ -253,6 +261,138 @@ def _sizes(total: int, chunk: int) -> Iterator[int]:
         yield min(chunk, total - start)
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What became of one published claim, seeds given until it is decided against 13 of every row.
+
+    Attributes:
+        space: Of the claim.
+        table: The paper's.
+        says: Its words.
+        until: The share of tables in which `--until-decided` decides it.
+        fixed: The share that the same looks decide of 13 seeds.
+        one: The share that a fixed design of 13 seeds decides.
+        most: Of each of its rows, by table.
+    """
+
+    space: str
+    table: int | None
+    says: str
+    until: float
+    fixed: float
+    one: float
+    most: Mapping[str, np.ndarray]
+
+    @property
+    def seeds(self) -> float:
+        """Of its rows, in the mean."""
+        return float(np.mean([each.mean() for each in self.most.values()]))
+
+
+def spending(loaded: SpaceFile, tables: int, images: int | None, seed: int = SEED) -> list[Spending]:
+    """Simulate the published effects of a space with the noise of the paper's three baselines.
+
+    Args:
+        loaded: The space.
+        tables: How many.
+        images: Test images behind each number, whose binomial error counts; None: no test-set error.
+        seed: Of the random numbers.
+    """
+    rng = np.random.default_rng([seed, loaded.space.table or 0])
+    labels = [row.label for row in loaded.space.rows]
+    columns = list(PAPER_BASELINES[0])
+    noise = np.array([[each[column] for column in columns] for each in PAPER_BASELINES])
+    noise = (noise - noise.mean(0)) / np.sqrt(len(noise) - 1)
+    made: dict[tuple[str, int], Outcome] = {}
+    for row in loaded.space.rows:
+        for number in range(DEFAULT_LOOKS[-1] if row.published else 0):
+            luck = np.einsum("ic,it->ct", noise, rng.standard_normal((len(noise), tables)))
+            values = {m: mean + luck[columns.index(m)] for m, mean in row.published.items() if m in columns}
+            made[row.label, number] = Outcome(f"{row.label} {number}", values, images=images)
+    found = []
+    for claim in loaded.space.claims:
+        asked = contrasts(claim, labels)
+        if all((row, 0) in made and set(m) <= made[row, 0].values.keys() for row, m in needs(asked).items()):
+            found.append(_spending(loaded, claim, asked, made, tables))
+    return found
+
+
+def _spending(
+    loaded: SpaceFile, claim: Claim, asked: list[Contrast], made: Mapping[tuple[str, int], Outcome], tables: int
+) -> Spending:
+    until, most = 0, {row: np.zeros(tables) for row in needs(asked)}
+    for at in range(tables):  # one by one, as a launch has it
+        table = {
+            (row, seed): dataclasses.replace(each, values={m: float(each.values[m][at]) for m in needs(asked)[row]})
+            for (row, seed), each in made.items()
+            if row in most
+        }
+        for number, count in enumerate(DEFAULT_LOOKS):
+            first = Results({place: each for place, each in table.items() if place[1] < count})
+            so_far = walk(asked, first, Design())
+            for row in needs(_tested(asked, so_far, number)):
+                most[row][at] = count
+            if so_far.standing.claim != 0:
+                until += 1
+                break
+            left = futures(DEFAULT_LOOKS, number)
+            last = so_far.taken[-1].table
+            assert last is not None
+            likely = [float(each) for each in chances(asked, last, so_far.standing, left, _FUTURES)]
+            if prospect(likely, [1.0] * len(likely), np.inf).hopeless:
+                break
+    whole = Results({place: each for place, each in made.items() if place[1] < _FIXED})
+    fixed = (walk(asked, whole, Design()).standing.claim != 0).mean()
+    one = (walk(asked, whole, Design(looks=(_FIXED,))).standing.claim != 0).mean()
+    return Spending(loaded.name, loaded.space.table, claim.says, until / tables, float(fixed), float(one), most)
+
+
+def _tested(asked: list[Contrast], so_far: Walk, number: int) -> list[Contrast]:
+    """The comparisons that were open at a look."""
+    before = so_far.standing.look
+    return [each for each, look in zip(asked, before, strict=True) if look < 0 or look >= number]
+
+
+def print_spending(tables: int, seed: int) -> None:
+    """Print what `--until-decided` spends on the published effects of Tables 1 to 5."""
+    for images in (None, PAPER_TEST_IMAGES):
+        error = "no test-set error" if images is None else f"the binomial error of {images:,} images"
+        print(f"\nPublished effects, {tables} tables of each claim, {error}:\n")
+        print(
+            "| table | claim | until decided, % | 13 seeds, % | 13 seeds in one look, % | seeds a row until decided |"
+        )
+        print("|---|---|---|---|---|---|")
+        found = [each for loaded in tables_of_paper() for each in spending(loaded, tables, images, seed)]
+        for each in found:
+            shares = f"{100 * each.until:.0f} | {100 * each.fixed:.0f} | {100 * each.one:.0f}"
+            print(f"| {each.table} | {each.says[:60]} | {shares} | {each.seeds:.1f} |", flush=True)
+        alone = sum(sum(row.mean() for row in each.most.values()) for each in found)
+        alone_fixed = sum(_FIXED * len(each.most) for each in found)
+        rows: dict[tuple[str, str], np.ndarray] = {}
+        for each in found:
+            for row, count in each.most.items():
+                rows[each.space, row] = np.maximum(rows.get((each.space, row), 0.0), count)
+        together = sum(float(count.mean()) for count in rows.values()) / (_FIXED * len(rows))
+        until, fixed, one = (100 * np.mean([getattr(e, n) for e in found]) for n in ("until", "fixed", "one"))
+        print(
+            f"\ndecided: {until:.1f} % until decided, {fixed:.1f} % by 13 seeds of every row, {one:.1f} % by one look "
+            f"at 13\ntrainings, of those of 13 seeds: {100 * alone / alone_fixed:.0f} % where each claim is launched by "
+            f"itself, {100 * together:.0f} % where each table is"
+        )
+
+
+def tables_of_paper() -> list[SpaceFile]:
+    """The shipped spaces with claims about a table of the paper."""
+    found = [load_space(name) for name in space_names()]
+    return sorted((each for each in found if each.space.table and each.space.claims), key=lambda e: e.space.table or 0)
+
+
+def futures(looks: Sequence[int], number: int) -> list[NextLook]:
+    """The looks that are left after one."""
+    share = levels(looks)
+    return [NextLook(later, looks[later] - looks[number], share[later]) for later in range(number + 1, len(looks))]
+
+
 def lines(rates: Rates) -> str:
     """One line of the table."""
     power = " ".join(f"{100 * share:.0f}" for share in rates.right)
@@ -266,8 +406,13 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--only", default="", help="kinds whose name contains this")
+    parser.add_argument("--spending", type=int, metavar="TABLES", help="only the seeds that --until-decided spends")
     options = parser.parse_args()
     start = time.monotonic()
+    if options.spending:
+        print_spending(options.spending, options.seed)
+        print(f"{time.monotonic() - start:.0f} s")
+        return
     print(f"{options.tables:,} tables of each kind, seed {options.seed}, looks at {DEFAULT_LOOKS}\n")
     print("| statement | noise | error at any look, % | upper 95 % limit | decided by each look, % |")
     print("|---|---|---|---|---|")
