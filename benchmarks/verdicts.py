@@ -376,8 +376,8 @@ def print_spending(tables: int, seed: int) -> None:
         until, fixed, one = (100 * np.mean([getattr(e, n) for e in found]) for n in ("until", "fixed", "one"))
         print(
             f"\ndecided: {until:.1f} % until decided, {fixed:.1f} % by 13 seeds of every row, {one:.1f} % by one look "
-            f"at 13\ntrainings, of those of 13 seeds: {100 * alone / alone_fixed:.0f} % where each claim is launched by "
-            f"itself, {100 * together:.0f} % where each table is"
+            f"at 13\ntrainings, of those of 13 seeds: {100 * alone / alone_fixed:.0f} % where each claim is launched "
+            f"by itself, {100 * together:.0f} % where each table is"
         )
 
 

@@ -61,6 +61,8 @@ class Plan:
     seeds: list[int]
     trials: list[Planned]
     registrations: dict[str, RegistrationPart] = field(default_factory=dict)
+    until: int | None = None
+    not_needed: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @pytest.fixture
