@@ -147,6 +147,8 @@ def _finished(request: Request, storage: Storage) -> Plan:
     options = request.options
     if options.rows:
         raise SpecError(f"--row: expected --rerun alone, which names its rows, got --row {options.rows[0]!r}, too")
+    if options.until_decided:
+        raise SpecError("--rerun: expected it without --until-decided, which trains what was not, got both")
     for loaded in request.spaces:
         if loaded.space.search is not None:
             raise SpecError(f"--rerun: expected the row of a table, got the search {loaded.name!r}")

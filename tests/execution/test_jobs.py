@@ -45,6 +45,7 @@ def test_every_option_reaches_the_job_or_is_refused_or_means_nothing_there() -> 
         "sets": ["training.epochs=3"],
         "seeds": [1],
         "rows": ["512"],
+        "rerun": ["512"],
         "until_decided": True,
         "budget_hours": 12.5,
         "max_seeds": 8,
