@@ -29,7 +29,8 @@ from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evalua
 from ablate.learning import data  # noqa: E402
 from ablate.learning.models import build_network, frozen_parameters  # noqa: E402
 from ablate.learning.models.folding import as_measured  # noqa: E402
-from ablate.learning.training import memory_format, train  # noqa: E402
+from ablate.learning.precision import memory_format  # noqa: E402
+from ablate.learning.training import train  # noqa: E402
 from ablate.spaces.specs import MeasurementSpec, TrialSpec  # noqa: E402
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")

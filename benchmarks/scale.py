@@ -39,7 +39,7 @@ NO_WORK = """\
 import numpy as np
 import torch
 from ablate.execution import worker
-from ablate.learning.training import TrainingState
+from ablate.learning.state import TrainingState
 from ablate.storage.records import Record
 
 METRICS = ("train/loss", "train/accuracy_attack", "energy/lfi_hfi_ratio", "learning_rate", "images_per_second")

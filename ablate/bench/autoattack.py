@@ -17,7 +17,7 @@ from ablate.bench.cases import CLASSES, IMAGE_SIZE, Case, Result, random_dataset
 from ablate.bench.timing import Timed, alternately
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
-from ablate.learning.training import memory_format
+from ablate.learning.precision import memory_format
 from ablate.spaces.specs import MeasurementSpec
 
 RIVAL = "pyautoattack"

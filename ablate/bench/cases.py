@@ -18,7 +18,8 @@ from ablate.learning.cost import STEP_COST, forward_flops, image_cost
 from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
-from ablate.learning.training import TrainingRun, memory_format
+from ablate.learning.precision import memory_format
+from ablate.learning.training import TrainingRun
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, convolutions_in
 from ablate.spaces.networks import asked_of_training
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec

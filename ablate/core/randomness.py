@@ -77,7 +77,7 @@ def _made(row: Tensor, position: Tensor, result: str) -> Tensor:
 
 
 @functools.cache
-def _kernel(device: torch.device, result: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+def kernel_of(device: torch.device, result: str) -> Callable[[Tensor, Tensor], Tensor] | None:
     """`_made` as one operation of a GPU; None where it cannot be had, or says another thing than torch's own ones."""
     if device.type != "cuda":
         return None
@@ -94,7 +94,7 @@ def _kernel(device: torch.device, result: str) -> Callable[[Tensor, Tensor], Ten
 def _numbers(row: Tensor, shape: tuple[int, ...], result: str) -> Tensor:
     """[N, *shape] int64 for every (row, position)."""
     position = _positions(math.prod(shape), row.device)[None, :]
-    kernel = _kernel(row.device, result)
+    kernel = kernel_of(row.device, result)
     made = _made(row[:, None], position, result) if kernel is None else kernel(row[:, None], position)
     return made.reshape(len(row), *shape)
 

@@ -17,7 +17,7 @@ import torch
 
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError
 from ablate.learning.memory import ran_out_of_memory
-from ablate.learning.training import TrainingError
+from ablate.learning.state import TrainingError
 
 Ending = Literal["interrupted", "failed"]
 

@@ -24,13 +24,15 @@ from ablate.core.text import first_line, named_line, now_ms
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
-from ablate.learning import foreign
+from ablate.learning import foreign, memory
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
+from ablate.learning.precision import memory_format
 from ablate.learning.resident import resident
-from ablate.learning.training import TrainingError, TrainingState, memory_format, train_in_turns
+from ablate.learning.state import TrainingError, TrainingState
+from ablate.learning.training import train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
 from ablate.spaces.metrics import refused_scalar
 from ablate.spaces.specs import PlannedMeasurement
@@ -38,14 +40,6 @@ from ablate.storage import checkpoints, leases
 from ablate.storage.attempts import Attempt
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
-
-_WITHIN_SHARE = 0.95
-"""Of its share a training may fill: what libraries hold outside of torch's allocator comes on top."""
-
-CONTEXT_BYTES = 0.5e9
-"""What CUDA's own context takes of each process, however little it computes."""
-
-_LEAST_SHARE = 1e-3
 
 EXAMPLES_BLOCK = 256
 """Images that analyses have attacked at once; the blocks are fixed, so that the bits do not hang on who asks first."""
@@ -108,7 +102,7 @@ class _Run:
                 # that a whole GPU has to be asked for, too.
                 share = 1.0
                 if self.task.gpu_share < 1:
-                    share = memory_share(self.task.gpu_share, device_memory(self.device))
+                    share = memory.share_to_fill(self.task.gpu_share, memory.device_memory(self.device))
                 torch.cuda.set_per_process_memory_fraction(share, self.device.index or 0)
             ended = self._begin()
             if ended is not None:
@@ -447,24 +441,6 @@ class _Run:
             "python": platform.python_version(),
             "timestamp_ms": now_ms(),
         }
-
-
-def memory_share(share: float, memory: float) -> float:
-    """The part of a GPU's memory that torch may fill in a process.
-
-    Args:
-        share: The part that the process has, below 1.
-        memory: All of it, in bytes.
-
-    Returns:
-        What is left beside the process's context; a share that holds no more than that is out of memory at once.
-    """
-    return max(_LEAST_SHARE, min(_WITHIN_SHARE * share, share - CONTEXT_BYTES / memory))
-
-
-def device_memory(device: torch.device) -> float:
-    """Bytes of a GPU."""
-    return float(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurement]]:

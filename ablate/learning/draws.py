@@ -27,7 +27,7 @@ _KINDS = 64
 
 
 @dataclass(frozen=True)
-class _Steps:
+class Steps:
     """Some steps of an epoch, whose numbers are drawn together."""
 
     seed: int
@@ -67,7 +67,7 @@ class _Steps:
 
 
 Drawn = tuple[Hashable, ...]
-"""A kind of small numbers: the name of a method of `_Steps`, and its arguments."""
+"""A kind of small numbers: the name of a method of `Steps`, and its arguments."""
 
 
 class Ahead:
@@ -93,13 +93,14 @@ class Ahead:
         if drawn is None or epoch_and_first != (now.epoch, first):
             if len(self._held) >= _KINDS:
                 self._held.clear()
-            steps = _Steps(self.seed, now.epoch, range(first, first + STEPS_AHEAD), now.count)
-            drawn = _draw(what, steps, self.device)
+            steps = Steps(self.seed, now.epoch, range(first, first + STEPS_AHEAD), now.count)
+            drawn = draw(what, steps, self.device)
             self._held[what, now.count] = (now.epoch, first), drawn
         return drawn[now.step - first]
 
 
-def _draw(what: Drawn, steps: _Steps, device: torch.device) -> Tensor:
+def draw(what: Drawn, steps: Steps, device: torch.device) -> Tensor:
+    """Numbers of a kind for some steps: [steps, ...], on the device."""
     method, *arguments = what
     drawn: Tensor = getattr(steps, str(method))(*arguments)
     return drawn.to(device, non_blocking=True)  # staged before this returns: the host does not wait
@@ -185,7 +186,7 @@ class Draws:
         """Small numbers of a kind: not to be changed."""
         if self.ahead is not None:
             return self.ahead.look_up(what, self)
-        return _draw(what, _Steps(self.seed, self.epoch, range(self.step, self.step + 1), self.count), self.device)[0]
+        return draw(what, Steps(self.seed, self.epoch, range(self.step, self.step + 1), self.count), self.device)[0]
 
 
 @functools.cache

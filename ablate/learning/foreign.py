@@ -25,7 +25,8 @@ from ablate.learning.data import Dataset
 from ablate.learning.models import build_network
 from ablate.learning.models.layers import Normalized
 from ablate.learning.monitoring import PROBE_IMAGES, probe_metrics
-from ablate.learning.training import TrainingError, TrainingState, memory_format
+from ablate.learning.precision import memory_format
+from ablate.learning.state import TrainingError, TrainingState
 from ablate.spaces.specs import ModelSpec, TrialSpec
 
 _KEPT_IN = ("state_dict", "model_state_dict", "network", "model", "net")

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,11 @@ from ablate.attacks.base import full_precision
 from ablate.attacks.evaluation import as_float
 from ablate.attacks.linf import ascend, divergence_from
 from ablate.core import randomness
-from ablate.core.errors import MeasurementError, SpecError
+from ablate.core.errors import SpecError
 from ablate.core.text import now_ms
 from ablate.learning.augmentation import AugmentationFunction, crop_and_flip, get_augmentation
 from ablate.learning.averages import RECALIBRATED_ON, Average, estimating_anew, holding
+from ablate.learning.compiling import compiled_code, forget_unless_shared
 from ablate.learning.data import Dataset, split_validation
 from ablate.learning.draws import Ahead, Draws
 from ablate.learning.graphs import StepGraphs
@@ -44,63 +45,13 @@ from ablate.learning.objectives import (
     refuse_mixed_labels,
     traits,
 )
+from ablate.learning.precision import memory_format, slower_than_asked
 from ablate.learning.resident import Resident, resident
 from ablate.learning.starts import start_of
-from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, within
-from ablate.spaces.networks import AverageName, asked_of_training, can_have, not_kept
+from ablate.learning.state import TrainingError, TrainingState, copied
+from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, seeded, within
+from ablate.spaces.networks import AverageName, asked_of_training, can_have
 from ablate.spaces.specs import TrialSpec
-
-
-class TrainingError(Exception):
-    """A training that cannot go on, e.g. because its loss is no number; the message is the reason."""
-
-
-@dataclass
-class TrainingState:
-    """A training after an epoch: all that is needed to go on, and all that was measured so far.
-
-    Every tensor is a copy on the CPU, and all of it loads with `torch.load(weights_only=True)`.
-
-    Attributes:
-        epoch: Epochs done; 0 before the first.
-        network: Its `state_dict`.
-        optimizer: Its `state_dict`.
-        history: One entry for each epoch from 0 on: `{"epoch", "timestamp_ms", "metrics": {name: float}}`.
-        best: `{"epoch", "accuracy", "network"}` of the first epoch with the highest `validation/attack`; None without
-            validation images, and before the first epoch.
-        keeps: Names of the networks that it was asked to keep beside these, also of those to come.
-        averages: Name of `ema` -> what is needed to go on averaging.
-        kept: Name -> `{"epoch", "network"}`, of an `ema_best` its `"accuracy"` too; an `ema` comes last of all.
-    """
-
-    epoch: int
-    network: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-    keeps: list[str] = field(default_factory=list)
-    averages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def network_of(self, name: str) -> dict[str, Any]:
-        """A network that it left, with its epoch.
-
-        Args:
-            name: As keys call it: `last`, `best`, `ema:0.999@0`, `epoch:60`.
-
-        Returns:
-            `{"epoch", "network"}`.
-
-        Raises:
-            MeasurementError: It has none.
-        """
-        last = {"epoch": self.epoch, "network": self.network}
-        found = (
-            last if name in ("last", f"epoch:{self.epoch}") else self.best if name == "best" else self.kept.get(name)
-        )
-        if found is None:
-            raise MeasurementError(not_kept(name))
-        return found
 
 
 def train(
@@ -167,7 +118,7 @@ def train_in_turns(
             yield
 
     try:
-        with _compiled_code(spec.training.compile):
+        with compiled_code(spec.training.compile):
             return (yield from within(turn, _train(spec, dataset, device, warn, state, keep, on_epoch)))
     finally:
         stream.leave()
@@ -276,8 +227,7 @@ class TrainingRun:
             self.asked = InParts(self.folded or self.network)
         self.compiled: Callable[[Tensor], Tensor] = self.network
         if self.training.compile:
-            if not _with_compiled_code:
-                torch.compiler.reset()
+            forget_unless_shared()
             if device.type == "cpu":
                 # Compiling imports it, and it warns that there is no GPU, which nobody asked for.
                 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -323,18 +273,18 @@ class TrainingRun:
         self, epoch: int, metrics: dict[str, float], history: list[dict[str, Any]], best: dict[str, Any] | None
     ) -> TrainingState:
         """The state now, as a copy on the CPU."""
-        network = _copied(self.network.state_dict())
+        network = copied(self.network.state_dict())
         accuracy = metrics.get("validation/attack")
         if epoch > 0 and accuracy is not None and (best is None or accuracy > best["accuracy"]):
             best = {"epoch": epoch, "accuracy": accuracy, "network": network}
         entry = {"epoch": epoch, "timestamp_ms": now_ms(), "metrics": metrics}
-        optimizer = _copied(self.optimizer.state_dict())
+        optimizer = copied(self.optimizer.state_dict())
         if epoch > 0:
             for group in optimizer["param_groups"]:
                 group["lr"] = self.rate_of(group, epoch)  # graphs read a rounded one
         if f"epoch:{epoch}" in self.keeps:
             self.kept[f"epoch:{epoch}"] = {"epoch": epoch, "network": network}
-        averages = {str(average.name): _copied(average.state()) for average in self.averages}
+        averages = {str(average.name): copied(average.state()) for average in self.averages}
         history = [*history, entry]
         return TrainingState(epoch, network, optimizer, history, best, list(self.keeps), averages, dict(self.kept))
 
@@ -360,9 +310,9 @@ class TrainingRun:
                 metrics = self.validation.metrics(self.network)
             name, accuracy = str(replace(average.name, best=True)), metrics["validation/attack"]
             if name in self.keeps and accuracy > self.kept.get(name, {"accuracy": -1.0})["accuracy"]:
-                self.kept[name] = {"epoch": epoch, "accuracy": accuracy, "network": _copied(values)}
+                self.kept[name] = {"epoch": epoch, "accuracy": accuracy, "network": copied(values)}
         if epoch == self.training.epochs and str(average.name) in self.keeps:
-            self.kept[str(average.name)] = {"epoch": epoch, "network": _copied(values)}
+            self.kept[str(average.name)] = {"epoch": epoch, "network": copied(values)}
         return {average.name.curve(metric): value for metric, value in metrics.items()}
 
     def recalibrated(self, values: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
@@ -373,7 +323,7 @@ class TrainingRun:
         batches = torch.split(order, size)[: max(1, min(RECALIBRATED_ON // size, len(order) // size))]
         with (
             holding(self.network, values),
-            _seeded(randomness.stream(seed, "recalibration layers", epoch), self.device),
+            seeded(randomness.stream(seed, "recalibration layers", epoch), self.device),
         ):
             seen = []
             for number, batch in enumerate(batches):
@@ -397,7 +347,7 @@ class TrainingRun:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         seen = 0
-        with _seeded(randomness.stream(self.spec.seed, "layers", epoch), self.device):
+        with seeded(randomness.stream(self.spec.seed, "layers", epoch), self.device):
             batches = torch.split(order, self.training.batch_size)
             for step, batch in enumerate(batches):
                 if len(batch) == 1:
@@ -528,83 +478,3 @@ class TrainingRun:
         if self.training.precision == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
-
-
-def memory_format(device: torch.device, precision: str) -> torch.memory_format:
-    """How activations lie in memory: cuDNN's IEEE float32 convolutions are made for contiguous ones, all else is not.
-
-    Args:
-        device: Where the network is.
-        precision: Of `training.precision`; measuring is float32.
-
-    Returns:
-        For `Tensor.contiguous` and `Module.to`.
-    """
-    return torch.contiguous_format if device.type == "cuda" and precision == "float32" else torch.channels_last
-
-
-def slower_than_asked(precision: str, capability: tuple[int, int]) -> str | None:
-    """Why a precision gains nothing on a GPU of a compute capability, in a line; None where it does."""
-    if precision == "float32" or capability >= (8, 0):
-        return None
-    how = "computes in float32" if precision == "tf32" else "emulates it slowly"
-    asked = f"training.precision: {precision}"
-    return f"{asked} wants a GPU of compute capability 8.0, got {capability[0]}.{capability[1]}, which {how}"
-
-
-_with_compiled_code = 0
-"""Trainings of this process that compile and have not ended."""
-
-_limits = [0, 0]
-"""torch's own on recompilation: of one function, and of all code made from it."""
-
-
-@contextmanager
-def _compiled_code(compiles: bool) -> Iterator[None]:
-    """Around a training that compiles: what earlier ones compiled is dropped before the first and after the last.
-
-    It counts against torch's limits on recompilation, and it outlives its network. Each of several trainings in turn
-    compiles a folded network of its own, so that the limits grow with them: what is beyond runs uncompiled.
-    """
-    global _with_compiled_code
-    if not compiles:
-        yield
-        return
-    import torch._dynamo.config as limits  # takes seconds
-
-    if not _with_compiled_code:
-        torch.compiler.reset()
-        _limits[:] = limits.recompile_limit, limits.accumulated_recompile_limit
-    _with_compiled_code += 1
-    each, all_together = _limits
-    limits.recompile_limit = max(limits.recompile_limit, each * _with_compiled_code)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, all_together * _with_compiled_code)
-    try:
-        yield
-    finally:
-        _with_compiled_code -= 1
-        if not _with_compiled_code:
-            torch.compiler.reset()
-            limits.recompile_limit, limits.accumulated_recompile_limit = _limits
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    # For layers that draw random numbers, such as dropout in a user's network: the same ones in a resumed epoch.
-    # torch.manual_seed would reseed every accelerator, also those whose state is not restored here.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_copied(inner) for inner in value]
-    return value

@@ -110,6 +110,19 @@ class OwnRandomNumbers:
 
 
 @contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the default generators begin at a seed; outside they are as they were."""
+    # For layers that draw random numbers, such as dropout in a user's network: the same ones in a resumed epoch.
+    # torch.manual_seed would reseed every accelerator, also those whose state is not restored here.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def convolutions_in(precision: str) -> Iterator[None]:
     """Inside, float32 convolutions and matrix products on a GPU are TF32's with `tf32`, and IEEE's else.
 

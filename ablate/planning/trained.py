@@ -6,7 +6,7 @@ from torch import nn
 
 from ablate.core.errors import MeasurementError, SpecError, StorageError, nearest
 from ablate.learning.models import build_network
-from ablate.learning.training import TrainingState
+from ablate.learning.state import TrainingState
 from ablate.planning.plan import Plan, PlannedTrial
 from ablate.spaces.networks import NAMES, Network, needed_for, networks_of
 from ablate.storage.checkpoints import load_state

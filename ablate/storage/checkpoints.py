@@ -21,7 +21,7 @@ _LATER = ("keeps", "averages", "kept")
 
 
 class State(Protocol):
-    """What a checkpoint holds of a training, as of `ablate.learning.training.TrainingState`."""
+    """What a checkpoint holds of a training, as of `ablate.learning.state.TrainingState`."""
 
     epoch: int
     network: dict[str, Any]

@@ -40,7 +40,7 @@ else touch "$W/unpacked"; fi
 images() { while [ ! -f "$W/unpacked" ] && [ "$(left)" -gt 60 ]; do sleep 1; done; }
 
 # run SECONDS COMMAND...: under a limit of its own, and the script's.
-run() { local s=$1 l; shift; l=$(left); [ "$l" -lt "$s" ] && s=$l; [ "$s" -lt 5 ] && s=5; timeout -k 15 "$s" "$@"; local c=$?; echo "== ${*:0:6} : exit $c, $(left) s left"; return $c; }
+run() { local s=$1 l; shift; l=$(left); [ "$l" -lt "$s" ] && s=$l; [ "$s" -lt 5 ] && s=5; timeout -k 15 "$s" "$@"; local c=$?; echo "== ${*:1:5} : exit $c, $(left) s left"; return $c; }
 
 # launch SECONDS OPTIONS...: SIGTERM ends a launch in order, so that finished epochs and records stay.
 LABEL="data.label=CIFAR-10, JPEG quality 75"      # never to be taken for CIFAR-10

@@ -28,7 +28,8 @@ cat > "$W/common.py" <<'PY'
 import json, os, statistics, sys, time, torch
 began = time.monotonic()
 from ablate.core import randomness
-from ablate.learning.training import TrainingRun, convolutions_in
+from ablate.learning.training import TrainingRun
+from ablate.learning.turns import convolutions_in
 from ablate.bench.cases import random_dataset
 from ablate.spaces.specs import TrialSpec
 dev = torch.device(os.environ["DEVICE"]); TINY, EAGER = bool(os.environ.get("TINY")), bool(os.environ.get("EAGER")); GPU = dev.type == "cuda"

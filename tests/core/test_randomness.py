@@ -82,6 +82,6 @@ def test_a_kernel_is_asked_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -
         return randomness._made(row, position, "bits")
 
     index, wanted = torch.arange(5), randomness.bits(9, torch.arange(5), (3, 4))
-    monkeypatch.setattr(randomness, "_kernel", lambda device, result: kernel)
+    monkeypatch.setattr(randomness, "kernel_of", lambda device, result: kernel)
     assert torch.equal(randomness.bits(9, index, (3, 4)), wanted)
     assert asked == [(5, 12)]

@@ -14,7 +14,7 @@ import torch
 from ablate.core.errors import DataError, DeviceError, LeaseError, StorageError
 from ablate.execution import worker
 from ablate.execution.faults import fault_of, passes
-from ablate.learning.training import TrainingError
+from ablate.learning.state import TrainingError
 from ablate.storage.files import LocalFiles
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, write_space

@@ -16,6 +16,7 @@ from ablate.core.errors import DeviceError
 from ablate.core.registry import temporary_registrations
 from ablate.execution import worker
 from ablate.learning import data
+from ablate.learning import memory as memory_of
 from ablate.planning.plan import decide
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task
@@ -152,7 +153,7 @@ def test_a_share_of_a_gpu_is_set_on_a_device_that_torch_takes(
         given.append((fraction, torch.cuda._utils._get_device_index(device)))  # what torch itself asks of it
 
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", strict)
-    monkeypatch.setattr(worker, "device_memory", lambda device: 80e9)
+    monkeypatch.setattr(memory_of, "device_memory", lambda device: 80e9)
     for device, share in (("cuda", 1.0), ("cuda:1", 0.25), ("cuda", 2.0)):
         outcome = worker.run(replace(doing, device=device, gpu_share=share), digits, lambda event: None)
         assert outcome.state == "finished", outcome.reason
@@ -162,8 +163,8 @@ def test_a_share_of_a_gpu_is_set_on_a_device_that_torch_takes(
 @pytest.mark.parametrize("memory", [8e9, 80e9, 140e9])
 @pytest.mark.parametrize("count", [2, 4, 10, 15, 40])
 def test_what_shares_a_gpu_fits_with_the_context_of_each(count: int, memory: float) -> None:
-    each = worker.memory_share(1 / count, memory) * memory + worker.CONTEXT_BYTES
-    assert count * each <= memory * 1.0001 or 1 / count <= worker.CONTEXT_BYTES / memory
+    each = memory_of.share_to_fill(1 / count, memory) * memory + memory_of.CONTEXT_BYTES
+    assert count * each <= memory * 1.0001 or 1 / count <= memory_of.CONTEXT_BYTES / memory
 
 
 @pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"])

@@ -12,7 +12,8 @@ from ablate.core.errors import MeasurementError
 from ablate.learning import training as training_module
 from ablate.learning.averages import Average, estimating_anew, holding
 from ablate.learning.models import build_network
-from ablate.learning.training import TrainingRun, TrainingState, train
+from ablate.learning.state import TrainingState
+from ablate.learning.training import TrainingRun, train
 from ablate.planning.keys import training_key
 from ablate.spaces.networks import AverageName
 from ablate.storage.checkpoints import load_state, save_state

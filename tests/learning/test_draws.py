@@ -73,13 +73,13 @@ def test_what_an_augmentation_does_to_its_numbers_stays_there() -> None:
 
 def test_numbers_are_drawn_for_many_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    draw = drawing._draw
+    draw = drawing.draw
 
-    def counted(what: drawing.Drawn, steps: drawing._Steps, device: torch.device) -> Tensor:
+    def counted(what: drawing.Drawn, steps: drawing.Steps, device: torch.device) -> Tensor:
         made.append(str(what[0]))
         return draw(what, steps, device)
 
-    monkeypatch.setattr(drawing, "_draw", counted)
+    monkeypatch.setattr(drawing, "draw", counted)
     ahead = Ahead(0, CPU)
     for step in range(2 * STEPS_AHEAD):
         ahead.draws(1, step, 4).windows(4, True)
@@ -95,7 +95,7 @@ def test_purposes_without_end_do_not_fill_the_memory() -> None:
 
 def test_what_is_random_in_a_step_is_nine_operations_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # There the hash is one kernel; that it says the same is another test's.
-    monkeypatch.setattr(randomness, "_kernel", lambda device, result: torch.bitwise_xor)
+    monkeypatch.setattr(randomness, "kernel_of", lambda device, result: torch.bitwise_xor)
     ahead = Ahead(0, CPU)
     images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
 

@@ -15,7 +15,8 @@ from ablate.learning.augmentation import register_augmentation
 from ablate.learning.draws import Draws
 from ablate.learning.graphs import Step, StepGraphs
 from ablate.learning.models import register_network
-from ablate.learning.training import TrainingRun, TrainingState
+from ablate.learning.state import TrainingState
+from ablate.learning.training import TrainingRun
 from ablate.spaces.specs import AugmentationSpec, ModelSpec
 from tests.support.tiny_training import CPU, DATASET, assert_same, run, spec_of, tiny
 

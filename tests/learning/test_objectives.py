@@ -20,7 +20,8 @@ from ablate.learning.augmentation import register_augmentation
 from ablate.learning.cost import image_cost
 from ablate.learning.models import build_network
 from ablate.learning.objectives import Batch, get_objective, objective_names, register_objective
-from ablate.learning.training import TrainingState, train
+from ablate.learning.state import TrainingState
+from ablate.learning.training import train
 from ablate.planning.keys import training_key
 from ablate.spaces.specs import TrainingSpec, TrialSpec
 from tests.support.tiny_training import CLASSES, COUNT, CPU, DATASET, SIZE, assert_same, run, same, spec_of

@@ -15,7 +15,8 @@ from ablate.learning import training as training_module
 from ablate.learning.augmentation import register_augmentation
 from ablate.learning.draws import Draws
 from ablate.learning.models import register_network
-from ablate.learning.training import TrainingState, train
+from ablate.learning.state import TrainingState
+from ablate.learning.training import train
 from ablate.spaces.specs import AugmentationSpec, ModelSpec
 from tests.support.tiny_training import (
     CLASSES,

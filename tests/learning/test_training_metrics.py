@@ -12,7 +12,8 @@ import torch
 from ablate.learning.data import split_validation
 from ablate.learning.models.folding import as_measured
 from ablate.learning.monitoring import Validation
-from ablate.learning.training import TrainingError, TrainingRun, TrainingState, train
+from ablate.learning.state import TrainingError, TrainingState
+from ablate.learning.training import TrainingRun, train
 from tests.support.tiny_training import (
     CPU,
     DATASET,

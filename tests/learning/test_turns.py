@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from ablate.learning.training import TrainingError, TrainingState, slower_than_asked, train, train_in_turns
+from ablate.learning.precision import slower_than_asked
+from ablate.learning.state import TrainingError, TrainingState
+from ablate.learning.training import train, train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, in_turn
 from tests.support.tiny_training import CPU, DATASET, assert_same, run, spec_of
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ablate.core.errors import StorageError
-from ablate.learning.training import TrainingState
+from ablate.learning.state import TrainingState
 from ablate.storage.checkpoints import load_state, save_network, save_state
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ablate.learning.data import Dataset
 from ablate.learning.models import register_network
-from ablate.learning.training import TrainingState, train
+from ablate.learning.state import TrainingState
+from ablate.learning.training import train
 from ablate.spaces.specs import ModelSpec, TrialSpec
 
 CPU = torch.device("cpu")

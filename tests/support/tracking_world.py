@@ -15,7 +15,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from ablate.core.digest import digest
-from ablate.learning.training import TrainingState
+from ablate.learning.state import TrainingState
 from ablate.spaces.specs import TrialSpec
 from ablate.storage.attempts import Attempt
 from ablate.storage.checkpoints import save_state
