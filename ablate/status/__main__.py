@@ -101,6 +101,8 @@ def _overview(storage: Storage, files: Sequence[PlanFile], chosen: PlanFile, con
         if trial.reason is not None:
             told = f"{_name(trial, shown)} failed: {trial.reason}\n  {trial.log}"
             console.print(Text(printable(told), overflow="fold"))
+    for row, why in shown.not_needed.items():
+        console.print(Text(printable(f"{row}: further seeds {why}"), overflow="fold"))
     console.print(Text(_disk(storage, status), overflow="fold"))
 
 

@@ -68,6 +68,7 @@ class PlanStatus:
         launched_ms: When it was launched last.
         states: State -> how many trials.
         trials: In the plan's order.
+        not_needed: `space/row` -> why it gets no more seeds, of a plan that goes on until claims are decided.
     """
 
     id: str
@@ -78,6 +79,7 @@ class PlanStatus:
     launched_ms: int
     states: Mapping[str, int]
     trials: tuple[TrialStatus, ...] = field(repr=False)
+    not_needed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -109,6 +111,7 @@ def plan_status(plan: PlanFile, storage: Storage) -> PlanStatus:
         plan.launched_ms,
         dict(Counter(trial.state for trial in trials)),
         trials,
+        {f"{space.name}/{row}": why for space in plan.spaces for row, why in space.not_needed.items()},
     )
 
 
