@@ -250,3 +250,10 @@ def test_a_fixed_design_is_one_look() -> None:
     verdict = judge(SCALAR, scalars({row: [*values, *values] for row, values in CLEAR.items()}), design=fixed(6))
     assert verdict.verdict == HOLDS and "a fixed design of 6 seeds" in verdict.test
     assert verdict.comparisons[0].confidence == pytest.approx(0.95)
+
+
+def test_a_comparison_that_is_open_names_the_level_of_the_look_that_left_it_so() -> None:
+    rows = {"a": [1.0, 1.2, 1.1, 0.9, 1.0], "b": [1.1, 1.0, 1.2, 1.0, 0.9]}
+    for seeds, level in ((3, "0.03"), (5, "0.01")):
+        found = judge(SCALAR, scalars({row: values[:seeds] for row, values in rows.items()}))
+        assert found.verdict == UNDECIDED and f"at level {level} of looks" in found.test

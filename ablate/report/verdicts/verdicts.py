@@ -406,7 +406,9 @@ class _Course:
         if self.design is None:
             return words
         looks = [str(seeds) for seeds in self.design.looks]
-        level = levels(self.design.looks, self.alpha)[at]
+        level = levels(self.design.looks, self.alpha)[
+            at if at >= 0 else len(self.found) - 1
+        ]  # open: the last one taken
         if len(looks) == 1:
             return f"{words}, a fixed design of {looks[0]} seeds"
         return f"{words}, at level {level:.3g} of looks at {', '.join(looks[:-1])} and {looks[-1]} seeds"
