@@ -5,6 +5,7 @@ Robust accuracy falls while training goes on (arXiv 2002.11569), so that a row m
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -84,8 +85,9 @@ def sentence(results: Results) -> str:
 
 
 def as_json(results: Results) -> dict[str, dict[str, float | int]]:
-    """The same as plain data: row -> epoch and points."""
-    return {row: {"epoch": each.epoch, "gain": each.gain} for row, each in best_epochs(results).items()}
+    """The same of the networks after the last epoch as plain data, whichever are shown: row -> epoch and points."""
+    last = best_epochs(dataclasses.replace(results, network="last"))
+    return {row: {"epoch": each.epoch, "gain": each.gain} for row, each in last.items()}
 
 
 def _curves(results: Results) -> dict[str, list[Mapping[int, float]]]:

@@ -96,7 +96,7 @@ def test_the_page_opens_from_disk_with_its_tables_figures_and_no_error(browser: 
     assert browser.errors == []
     assert browser.evaluate("document.querySelectorAll('table').length") == 2
     shown = browser.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth > 300)))")
-    assert shown == [True] * len(FIGURES)
+    assert shown == [True] * len(["columns", "verdicts", "training", *FIGURES])
     text = browser.evaluate("document.body.innerText")
     for words in ("Adversarial", "42.50", "loss became nan in epoch 2", "adversarial is better", "not enough evidence"):
         assert words in text
@@ -117,18 +117,18 @@ def test_the_first_key_leads_past_the_contents(browser: Browser, page: Path) -> 
     assert browser.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
 
 
-def test_dark_where_the_reader_prefers_it_and_pictures_on_white_all_the_same(browser: Browser, page: Path) -> None:
+def test_dark_where_the_reader_prefers_it_and_colour_maps_on_white_all_the_same(browser: Browser, page: Path) -> None:
     colours = {}
     for scheme in ("light", "dark"):
         browser.prefer(scheme)
         browser.open(page.as_uri())
         colours[scheme] = [
-            browser.evaluate(f"getComputedStyle({element}).backgroundColor")
-            for element in ("document.body", "document.querySelector('.picture')")
+            browser.evaluate(f"getComputedStyle(document.querySelector('{element}')).backgroundColor")
+            for element in ("body", ".picture:not(.lines)", ".picture.lines")
         ]
     browser.prefer("light")
-    assert colours["light"] == ["rgb(255, 255, 255)"] * 2
-    assert colours["dark"] == ["rgb(22, 24, 27)", "rgb(255, 255, 255)"]
+    assert colours["light"] == ["rgb(255, 255, 255)"] * 3
+    assert colours["dark"] == ["rgb(22, 24, 27)", "rgb(255, 255, 255)", "rgb(22, 24, 27)"]
 
 
 def test_a_number_leads_to_its_run_in_mlflow(browser: Browser, page: Path) -> None:
