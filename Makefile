@@ -26,12 +26,12 @@ check: $(VENV)/.installed-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# Three processes on two cores: much of a test is waiting, for Ray above all.
+# More processes than cores: much of a test is waiting, for Ray above all.
 fast: check
 	$(RUN) -m pytest -n 3 -m "not cluster and not browser and not slow"
 
 test: check
-	$(RUN) -m pytest -n 3
+	$(RUN) -m pytest -n 4
 
 format: $(VENV)/.installed-test
 	$(RUN) -m ruff check --fix .

@@ -285,7 +285,9 @@ def _send_networks(store: Store, run: Run, whole: TrainingContents) -> str:
         return "none: its last checkpoint is damaged"
     networks = {"last": state["network"], **({"best": state["best"]["network"]} if state.get("best") else {})}
     # A name is part of a path there: ema:0.999@0 is the file ema_0.999_0.pt.
-    networks |= {re.sub(r"[:@]", "_", name): each["network"] for name, each in state.get("kept", {}).items()}
+    networks |= {
+        name.replace(":", "_").replace("@", "_"): each["network"] for name, each in state.get("kept", {}).items()
+    }
     told = []
     for name, network in networks.items():
         kept = save_network(network)

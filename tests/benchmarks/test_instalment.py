@@ -38,7 +38,8 @@ read -r code < {codes}; sed -i 1d {codes}; exit "$code"
 def instalment(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     out = folder / "out"
     out.mkdir(exist_ok=True)
-    places = {"OUT": str(out), "TMPDIR": str(folder), "DATA": str(folder), "DEVICE": "cpu"}
+    brought = str(folder / "brought")
+    places = {"OUT": str(out), "TMPDIR": str(folder), "BROUGHT": brought, "DATA": str(folder), "DEVICE": "cpu"}
     command = ["bash", str(SCRIPT), *arguments]
     env = environment(**{**places, **variables})
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=590)

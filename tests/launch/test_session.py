@@ -80,6 +80,9 @@ def test_a_table_that_cannot_be_shown_is_no_failure(tmp_path: Path, monkeypatch:
     class Tracker:
         uri = "http://server"
 
+        def paths(self, plan_id: str) -> list[tuple[str, str]]:
+            return []
+
     def away(*_: Any) -> None:
         raise TrackingError("expected MLflow at http://server to take the call")
 

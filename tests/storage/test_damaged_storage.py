@@ -51,6 +51,9 @@ class Sent:
         self.points.setdefault(run.id, set()).update(points)
         run.tags.update(tags or {})
 
+    def log_data(self, run: Run, inputs: object) -> None:
+        pass
+
     def untag(self, run: Run, name: str) -> None:
         run.tags.pop(name, None)
 
@@ -171,7 +174,9 @@ def launched(storage: Storage, plan: PlanFile) -> RowData:
     """The way of a launch that is given again: what is there is reused, the rest is made again."""
     told: list[str] = []
     planned = {
-        key: SimpleNamespace(measurements=dict.fromkeys(name for trial in trials for name in trial.measurements))
+        key: SimpleNamespace(
+            measurements={name: SimpleNamespace(network="last") for trial in trials for name in trial.measurements}
+        )
         for key, trials in plan.trainings().items()
     }
     launch: Any = SimpleNamespace(trainings=planned, search=False)

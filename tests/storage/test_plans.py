@@ -191,10 +191,10 @@ def test_a_damaged_file_is_replaced_by_the_next_launch(storage: Storage) -> None
 
 
 def test_trainings_are_shared_in_order() -> None:
-    file = plan_of(rows=("1", "2"), seeds=(0, 1), shared=True)
+    file = plan_of(rows=("32", "16"), seeds=(0, 1), shared=True)
     assert [[(t.row, t.seed) for t in trials] for trials in file.trainings().values()] == [
-        [("1", 0), ("2", 0)],
-        [("1", 1), ("2", 1)],
+        [("32", 0), ("16", 0)],
+        [("32", 1), ("16", 1)],
     ]
 
 
