@@ -94,6 +94,7 @@ def brief(attack: Attack) -> Attack:
 
 
 @pytest.mark.parametrize("attack", PARTS, ids=lambda attack: attack.name)
+@pytest.mark.slow
 def test_it_is_as_strong_as_pyautoattacks(attack: Attack) -> None:
     pyautoattack = pytest.importorskip("pyautoattack")
     network, images, labels = trained()
@@ -115,6 +116,7 @@ def test_it_is_as_strong_as_pyautoattacks(attack: Attack) -> None:
 
 
 @pytest.mark.parametrize("attack", PARTS, ids=lambda attack: attack.name)
+@pytest.mark.slow
 def test_it_is_as_strong_as_torchattacks(attack: Attack) -> None:
     torchattacks = pytest.importorskip("torchattacks")
     network, images, labels = trained()

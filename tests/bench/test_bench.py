@@ -85,6 +85,7 @@ def test_operations_are_counted_with_those_of_gradients_and_without_views() -> N
     assert operations_of(lambda: torch.autograd.grad((2 * weight).sum(), weight)) > 3
 
 
+@pytest.mark.slow
 def test_recipes_are_timed_beside_pgd7(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"TRADES", "MART", "AWP", "TRADES + AWP"} <= recipes.RECIPES.keys()
     monkeypatch.setattr(recipes, "RECIPES", {name: recipes.RECIPES[name] for name in ("PGD-7", "TRADES")})
@@ -125,6 +126,7 @@ def test_with_torchattacks_every_column_has_a_rival() -> None:
     assert set(textbook.columns(build_network(ModelSpec(), 10, 32, 0))) == set(COLUMNS)
 
 
+@pytest.mark.slow
 def test_a_step_is_timed_beside_its_rivals_as_json() -> None:
     done = CliRunner().invoke(bench.app, ["--what", "steps", "--json", *TINY])
     assert done.exit_code == 0, done.output
@@ -192,6 +194,7 @@ def test_mistakes_are_refused_with_what_would_do(arguments: list[str], words: st
     assert words in done.output
 
 
+@pytest.mark.slow
 def test_what_runs_out_of_memory_is_told_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     time_step = cases.time_step
 

@@ -148,6 +148,7 @@ def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monk
 
 @pytest.mark.skipif(not hasattr(hanging.signal, "SIGUSR2"), reason="a signal of POSIX")
 @pytest.mark.parametrize("how", ["waits", "computes"])
+@pytest.mark.slow
 def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

@@ -37,6 +37,7 @@ def test_every_public_name_is_there() -> None:
         ablate.lod_space  # noqa: B018
 
 
+@pytest.mark.slow
 def test_plan_run_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = ablate.load_space(write_space(tmp_path, epochs=1))
     assert space.name == "tiny" and space.title == "A tiny space"

@@ -25,6 +25,8 @@ from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of, plan_of
 from tests.support.tasks import planned, task
 
+pytestmark = pytest.mark.slow
+
 SPACE = """\
 title: With and without averages
 base: {model: {width: 0.25, depth: 8}, training: {batch_size: 64, crop_padding: 1, attack.steps: 1, epochs: 3},

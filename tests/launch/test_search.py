@@ -29,6 +29,8 @@ from tests.support.helpers import launch_here, options_of, plan_of
 from tests.support.search_helpers import search_of, trained_epochs, write_search
 from tests.support.tasks import have_tasks_run_by, what_runs_tasks
 
+pytestmark = pytest.mark.slow
+
 
 def options(folder: Path, **changes: Any) -> Options:
     return options_of(folder, "tiny_search", **changes)
@@ -53,7 +55,6 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_asha_stops_early_and_says_so(searched: Path) -> None:
     found = results(searched)
     states = [sample.state for sample in found.samples]
@@ -117,7 +118,6 @@ def test_the_best_is_a_space_whose_first_seed_is_trained_already(searched: Path)
     assert [training.action for training in plan.trainings.values()] == ["reuse", "train"]
 
 
-@pytest.mark.slow
 def test_a_table_takes_up_what_a_search_stopped(tmp_path: Path) -> None:
     write_search(tmp_path, samples=3)
     assert run(tmp_path)[0] == 0
@@ -153,7 +153,6 @@ def killing(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna"])
-@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searcher: str
 ) -> None:

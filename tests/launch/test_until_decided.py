@@ -100,6 +100,7 @@ def counts(trained: list[tuple[str, int]]) -> Mapping[str, int]:
     return {row: len([each for each in trained if each[0] == row]) for row in dict(trained)}
 
 
+@pytest.mark.slow
 def test_one_is_decided_at_once_one_goes_on_one_is_given_up_and_a_killed_launch_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

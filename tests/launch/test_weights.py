@@ -19,6 +19,8 @@ from ablate.spaces.specs import DataSpec, MeasurementSpec, ModelSpec
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, plan_of, write_space
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelSpec(depth=8, width=0.25)
 ROWS = """  - {label: foreign, set: {model.weights: w.pt, data.validation: 0.1, measurement.analyses: [first_kernels]}}
   - {label: copy, set: {model.weights: copy.pt, training.epochs: 9}}

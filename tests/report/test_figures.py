@@ -46,6 +46,7 @@ def _known_figures_stay() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.slow
 def test_files_are_small_whole_and_the_same_each_time(name: str) -> None:
     picture = draw(name, TWO)
     assert picture is not None and picture.caption.endswith(".") and picture.title
@@ -65,6 +66,7 @@ def test_without_what_it_is_drawn_from_there_is_no_figure(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.slow
 def test_many_rows_with_any_label_and_one_that_is_not_measured_yet(name: str) -> None:
     labels = [f"row {n} & $x_{n} < 'quoted'$ \\frac" for n in range(5)]
     data = data_of(*labels, seeds=1, filters=4)

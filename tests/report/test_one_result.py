@@ -36,6 +36,8 @@ from ablate.tracking.sync import BackgroundSync
 from ablate.tracking.tracker import Tracker
 from tests.support.helpers import launch_here, options_of
 
+pytestmark = pytest.mark.slow
+
 SPACE = """\
 title: Told in four ways
 base: {model.width: 0.25, model.depth: 8, training.batch_size: 64, training.crop_padding: 1, training.attack.steps: 1,
@@ -134,7 +136,6 @@ def of_page(page: str) -> Told:
     return found
 
 
-@pytest.mark.slow
 def test_the_table_json_files_and_page_agree_number_for_number(told: Mapping[str, Any]) -> None:
     assert told["code"] == 1  # one row fails
     whole, table = of_json(told["json"]), of_csv(told["csv"])

@@ -136,6 +136,7 @@ def test_a_training_that_is_not_finished_is_drawn_as_far_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("rows", [("512", "256", "64"), ("a long label that has to be broken", "$x_1$", "100 %")])
+@pytest.mark.slow
 def test_every_picture_is_small_captioned_and_the_same_again(rows: tuple[str, ...]) -> None:
     claims = [{**ABOVE, "above": {"row": rows[0], "rows": list(rows[1:]), "metrics": ["pgd20"]}}]
     of = results(rows, claims=claims)

@@ -21,6 +21,8 @@ from tests.support import tracking_world
 from tests.support.search_helpers import search_of as searched
 from tests.support.tracking_world import EPOCHS, measure, plan_of, tracker_at, train
 
+pytestmark = pytest.mark.slow
+
 ANALYSIS = "spectrum"
 Read = Callable[..., tuple[Results, Results, PlanResults]]
 """A plan -> its results by MLflow, by storage, and what MLflow has of it."""

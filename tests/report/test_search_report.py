@@ -39,6 +39,8 @@ from tests.support import search_helpers
 from tests.support.helpers import plan_of
 from tests.support.search_helpers import SEARCH, write_search
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS = {
     "training.learning_rate": {"loguniform": [0.01, 1]},
     "training.momentum": {"uniform": [0.1, 0.9]},
@@ -163,7 +165,6 @@ def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[
     return folder, Tracker(uri), search_of(results_of(plan_file_of(plan_of(options)), Storage(options.storage)))
 
 
-@pytest.mark.slow
 def test_mlflow_holds_what_storage_holds(reported: tuple[Path, Tracker, SearchResults]) -> None:
     _, tracker, stored = reported
     plan = tracker.read_plan("tiny_search")

@@ -206,6 +206,7 @@ EDITS = [
 
 
 @pytest.mark.parametrize("timestamp", [None, 5], ids=["now", "long ago"])
+@pytest.mark.slow
 def test_values_edited_by_hand_are_repaired(
     make: Callable[[], Tracker], storage: Storage, plan: PlanFile, timestamp: int | None
 ) -> None:

@@ -222,6 +222,7 @@ DECIDE = {
 
 
 @pytest.mark.parametrize("kind", DECIDE)
+@pytest.mark.slow
 def test_a_tag_that_decides_what_is_shown_is_sent_again(world: World, kind: str) -> None:
     with world.open() as database:
         of_kind = "SELECT MIN(run_uuid) FROM tags WHERE key = 'ablate.kind' AND value = ?"
@@ -311,6 +312,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("what", NAMED)
+@pytest.mark.slow
 def test_a_run_whose_tags_do_not_fit_is_named_and_made_again(launched: Launched, what: str, tmp_path: Path) -> None:
     statement, said = NAMED[what]
     launched.edited(*statement)
@@ -347,6 +349,7 @@ def test_an_epoch_that_is_none_costs_no_number(launched: Launched, value: str) -
 
 
 @pytest.mark.parametrize("name", ["../../x", "{outside}/x", "Tiny", "a'b\x1b[2J"])
+@pytest.mark.slow
 def test_no_path_is_made_from_an_experiments_name(launched: Launched, name: str, tmp_path: Path) -> None:
     name = name.format(outside=launched.outside)
     statement = ("UPDATE experiments SET name = ? WHERE name = 'tiny'", (name,))
