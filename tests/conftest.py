@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is there: threads that wait must not spin. With two processes on two cores, spinning ones kept the
 # others from what they waited for, and a test of 17 s took 145.
@@ -13,6 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from tests.support.tracking_world import Tracker
 
 # An MLflow server starts seven job consumers, of which no test needs one and each takes seconds of a core.
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
@@ -68,6 +72,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.tracking_world import make_template
 
     return make_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture(scope="session")
+def at(template: Path) -> Callable[[Path], Tracker]:
+    """A folder -> a tracker of the database in it, which is copied there first."""
+    from tests.support.tracking_world import tracker_at
+
+    return tracker_at(template)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -19,7 +19,7 @@ from ablate.storage.plans import PlanFile
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 from tests.support.figure_data import seen
-from tests.support.tracking_world import T0, Tracker, measure, plan_of, tracker_at, train
+from tests.support.tracking_world import T0, Tracker, measure, plan_of, train
 
 SERVER = "http://host:5000/"
 
@@ -44,11 +44,6 @@ def fill(storage: Storage, plan: PlanFile, broken: str | None = None) -> None:
                 }
                 attempt.save_record(Record(record, {f"{base}/share": float(name != base)}, own, {"timestamp_ms": T0}))
             measure(attempt, trial.model_copy(update={"analyses": {}}))
-
-
-@pytest.fixture(scope="module")
-def at(template: Path) -> Callable[[Path], Tracker]:
-    return tracker_at(template)
 
 
 @pytest.fixture(scope="module")

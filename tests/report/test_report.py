@@ -21,16 +21,10 @@ from tests.support.tracking_world import (
     correct_of,
     finish,
     plan_of,
-    tracker_at,
     train,
 )
 
 CLAIM = {"says": "large batches are better", "above": {"row": "512", "rows": ["256"], "metrics": ["natural"]}}
-
-
-@pytest.fixture(scope="module")
-def at(template: Path) -> Callable[[Path], Tracker]:
-    return tracker_at(template)
 
 
 @pytest.fixture(scope="module")

@@ -22,23 +22,7 @@ from ablate.storage.storage import Storage
 from ablate.tracking.agreement import ARTIFACTS, CURVES, DIGEST, SENT_FROM, STORAGE
 from ablate.tracking.reading import storage_label
 from ablate.tracking.store import Run
-from tests.support.tracking_world import EPOCHS, T0, Tracker, finish, measure, plan_of, tracker_at, train
-
-
-@pytest.fixture(scope="module")
-def at(template: Path) -> Callable[[Path], Tracker]:
-    return tracker_at(template)
-
-
-@pytest.fixture
-def make(at: Callable[[Path], Tracker], tmp_path: Path) -> Callable[[], Tracker]:
-    """Each call gives a tracker as a new process has it."""
-    return lambda: at(tmp_path)
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path / "storage"))
+from tests.support.tracking_world import EPOCHS, T0, Tracker, finish, measure, plan_of, train
 
 
 @pytest.fixture

@@ -17,23 +17,7 @@ from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 from ablate.tracking import layout, views
 from ablate.tracking.store import DataInput, Run
-from tests.support.tracking_world import T0, Tracker, finish, plan_of, tracker_at
-
-
-@pytest.fixture(scope="module")
-def at(template: Path) -> Callable[[Path], Tracker]:
-    return tracker_at(template)
-
-
-@pytest.fixture
-def make(at: Callable[[Path], Tracker], tmp_path: Path) -> Callable[[], Tracker]:
-    """Each call gives a tracker as a new process has it."""
-    return lambda: at(tmp_path)
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path / "storage"))
+from tests.support.tracking_world import T0, Tracker, finish, plan_of
 
 
 def sent(make: Callable[[], Tracker], plan: PlanFile, storage: Storage) -> Tracker:

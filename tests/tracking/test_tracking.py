@@ -26,12 +26,7 @@ from ablate.tracking.address import resolve
 from ablate.tracking.store import Point, ServerAway
 from tests.support.tasks import planned
 from tests.support.tracking_contract import Make, TrackingContract
-from tests.support.tracking_world import Tracker, finish, plan_of, tracker_at
-
-
-@pytest.fixture(scope="session")
-def at(template: Path) -> Callable[[Path], Tracker]:
-    return tracker_at(template)
+from tests.support.tracking_world import Tracker, finish, plan_of
 
 
 class TestSqlite(TrackingContract):
