@@ -104,6 +104,11 @@ class PlanRuns:
         """The tag that names the storage."""
         return {STORAGE: self.storages[0]} if self.storages else {}
 
+    @property
+    def view(self) -> str:
+        """The key of the view of its rows in MLflow's UI."""
+        return views.view_key(self.plan.id, self.storages[0] if self.storages else "")
+
     def owns(self, run: Run) -> bool:
         """Whether a run is of this storage."""
         return run.tags.get(STORAGE) in self.storages if self.storages else STORAGE not in run.tags
@@ -274,7 +279,7 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
         "ablate.overrides": " ".join(file.overrides),
         "ablate.launched_ms": str(file.launched_ms),
         "ablate.table": table_label(space),
-        "mlflow.note.content": "\n\n".join(text for text in (f"**{space.title}**", space.description) if text),
+        views.NOTE: "\n\n".join(text for text in (f"**{space.title}**", space.description) if text),
         **({"ablate.registration": space.registration.digest} if space.registration is not None else {}),
         **provenance_tags(file.provenance),
         **opened.storage_tags,
@@ -288,10 +293,9 @@ def _parent(store: Store, opened: PlanRuns, space: SpacePart, experiment: str, r
     if run.status != "FINISHED" or space.search is not None or file.until is not None:  # it may go on with more
         store.set_status(run, "RUNNING")
     upload(store, run, reading.PLAN, part.to_json().encode())
-    key = views.view_key(file.id, opened.storages[0] if opened.storages else "")
     store.describe(
         experiment,
-        {f"{views.VIEW}{key}": views.view_of(file, space, run.id, opened.varying[space.name])},
+        {f"{views.VIEW}{opened.view}": views.view_of(file, space, run.id, opened.varying[space.name])},
         first={views.NOTE: views.described(space)},
     )
     if space.registration is not None:

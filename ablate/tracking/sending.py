@@ -56,6 +56,7 @@ from ablate.tracking.runs import (
     table_label,
 )
 from ablate.tracking.store import Point, Run, Store
+from ablate.tracking.views import NOTE
 
 NETWORKS = "ablate.networks"
 """Of a training: which networks are among its artifacts."""
@@ -451,7 +452,7 @@ def _trial_run(store: Store, opened: PlanRuns, training: Run, trial: TrialPart) 
     tags = {
         PLAN_RUN: parent.id,
         **_trial_identity(opened, trial),
-        **({"mlflow.note.content": note} if note else {}),
+        **({NOTE: note} if note else {}),
         **provenance_tags(plan.provenance),
     }
     return store.create(parent.experiment, f"{trial.row} · seed {trial.seed}", tags, training.start_ms)

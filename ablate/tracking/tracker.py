@@ -24,7 +24,7 @@ from ablate.tracking.results import PlanInfo, PlanResults
 from ablate.tracking.runs import PlanRuns
 from ablate.tracking.store import ServerAway, Store
 from ablate.tracking.sync import BackgroundSync as BackgroundSync
-from ablate.tracking.views import NOTE, REPORT_NOTE, compare_path, compared, runs_path, view_key
+from ablate.tracking.views import NOTE, REPORT_NOTE, compare_path, compared, runs_path
 
 SENDERS = 4
 """Trainings sent to a server at once: as many as `mlflow server` has workers by default."""
@@ -197,8 +197,7 @@ class Tracker:
             measured = {where: run.id for where, run in sent.items() if run is not None and run.metrics}
             published = {row: run.id for (name, row), run in opened.published.items() if name == space.name}
             shown = compared(measured or trials, published, [row.label for row in space.rows])
-            view = view_key(opened.plan.id, opened.storages[0] if opened.storages else "")
-            found.append((runs_path(experiment, view), compare_path(experiment, shown)))
+            found.append((runs_path(experiment, opened.view), compare_path(experiment, shown)))
         return found
 
     def spaces(self) -> list[str]:
