@@ -218,11 +218,12 @@ class YamlFile:
         Returns:
             `path:line`.
         """
-        for length in range(len(place), -1, -1):
-            line = self._lines.get(place[:length])
-            if line is not None:
-                return f"{self.path}:{line}"
-        return str(self.path)
+        line = self._line(place)
+        return str(self.path) if line is None else f"{self.path}:{line}"
+
+    def _line(self, place: Place) -> int | None:
+        lines = (self._lines.get(place[:length]) for length in range(len(place), -1, -1))
+        return next((line for line in lines if line is not None), None)
 
     def stands_for(self, place: Place, source: Place) -> None:
         """A place that is not in the file has the line of what was written for it.
@@ -231,7 +232,9 @@ class YamlFile:
             place: Keys and item numbers from the top.
             source: As of `where`.
         """
-        self._lines[place] = int(self.where(source).rsplit(":", 1)[-1])
+        line = self._line(source)
+        if line is not None:
+            self._lines[place] = line
 
     def validate(self, model: type[Model]) -> Model:
         """The file as a pydantic model.
