@@ -9,16 +9,14 @@ A request of which something is left to do is gone on with; the same trainings a
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Mapping
-
-from pydantic import ValidationError
 
 from ablate.core.errors import StorageError
 from ablate.core.text import now_ms
 from ablate.spaces.specs import Spec
-from ablate.storage.status import TrainingView
+from ablate.storage.checksums import read_json
+from ablate.storage.status import TrainingStatus, TrainingView
 from ablate.storage.storage import Storage
 
 LAYOUT = 1
@@ -88,8 +86,7 @@ def open_one(storage: Storage, wanted: Mapping[str, Iterable[str]], *, write: bo
     for name in reversed(there):
         if _request(storage, name) == sorted(wanted):
             inner = storage_of(storage, name)
-            views = {key: inner.view(key) for key in wanted}
-            if any(not (v.finished and v.records.keys() >= set(wanted[key])) for key, v in views.items()):
+            if any(inner.view(key).status(keys) is not TrainingStatus.FINISHED for key, keys in wanted.items()):
                 return name, inner
             break
     first = 1 + int(there[-1]) if there else 1
@@ -105,6 +102,6 @@ def open_one(storage: Storage, wanted: Mapping[str, Iterable[str]], *, write: bo
 def _request(storage: Storage, name: str) -> list[str] | None:
     """The trainings that a replication is of; None where that cannot be read."""
     content = storage.files.read(f"{FOLDER}/{name}/request.json")
-    with contextlib.suppress(ValidationError, ValueError):
-        return sorted(Request.model_validate(json.loads(content or b"")).keys)
+    with contextlib.suppress(ValueError):
+        return sorted(Request.model_validate(read_json(content)).keys)
     return None

@@ -130,8 +130,10 @@ def test_an_unfinished_request_is_gone_on_with_and_a_finished_one_is_followed_by
     assert replications.open_one(storage, dict([*wanted.items()][:1]))[0] == "0002", "another request"
     done(inner, plan, {1: 5})
     assert replications.open_one(storage, wanted)[0] == "0003"
-    (Path(storage.location) / "replications/0003/request.json").write_text("{")
-    assert replications.open_one(storage, wanted)[0] == "0004", "nobody knows what a damaged request is of"
+    for number, damaged in enumerate(("{", "[]", "[" * 100_000), 3):  # the last is deeper than Python reads
+        (Path(storage.location) / f"replications/{number:04d}/request.json").write_text(damaged)
+        following = replications.open_one(storage, wanted)[0]
+        assert following == f"{number + 1:04d}", "nobody knows what a damaged request is of"
 
 
 @pytest.mark.parametrize(
