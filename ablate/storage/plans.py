@@ -103,7 +103,7 @@ class TrialPart(Spec):
 
     def never_measured(self, view: TrainingView) -> str | None:
         """Why nothing more will be measured of it, as of `ablate.storage.status.never_measured`."""
-        if self.measurements <= view.records.keys():
+        if not view.finished or self.measurements <= view.records.keys():  # told without reading the settings
             return None
         try:
             names = measured_networks(TrialSpec.model_validate_json(json.dumps(self.spec)))
