@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ablate.core.errors import SpecError, nearest
 from ablate.spaces.claims import Claim, Use
-from ablate.spaces.factors import Factors, MadeRow, Values, corners, made_rows
+from ablate.spaces.factors import LONGEST_LABEL, Factors, MadeRow, Values, corners, made_rows
 from ablate.spaces.figures import figure_kind
 from ablate.spaces.looks import DEFAULT_LOOKS, Design, Failures, Looks, Seeds
 from ablate.spaces.search import SearchSpec
@@ -36,7 +36,7 @@ FigureName = Annotated[str, AfterValidator(_known_figure)]
 class Row(Spec):
     """One line of a table: its label, what makes it, and what was published."""
 
-    label: str = Field(min_length=1, max_length=80)
+    label: str = Field(min_length=1, max_length=LONGEST_LABEL)
     set: dict[str, Any] = {}
     published: dict[str, float] = {}
     note: str | None = None
