@@ -13,7 +13,7 @@ from ablate.attacks.evaluation import as_float
 from ablate.core.modes import evaluating
 from ablate.learning.models import first_activation, frozen_parameters, mask_statistics
 from ablate.learning.models.folding import InParts
-from ablate.spaces.specs import TrainingAttackSpec
+from ablate.spaces.specs import ONE_STEP, TrainingAttackSpec
 
 PROBE_IMAGES = 512
 """How many of the images trained on, from the first, unaugmented, the energies and the natural accuracy are of."""
@@ -117,7 +117,7 @@ class Validation:
 def _attack(spec: TrainingAttackSpec) -> Attack:
     if spec.name == "none":
         return Natural()
-    if spec.name in ("fgsm_rs", "n_fgsm"):
+    if spec.name in ONE_STEP:
         # One step says nothing of robustness once a network has overfitted to it; the paper's own attack, scaled.
         return PGD(name="validation", eps_255=spec.eps_255, step_255=spec.eps_255 / 4, steps=TrainingAttackSpec().steps)
     return PGD(

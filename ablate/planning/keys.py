@@ -12,7 +12,7 @@ from typing import Any
 
 from ablate.core.digest import digest
 from ablate.learning.objectives import identity_of
-from ablate.spaces.specs import AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
+from ablate.spaces.specs import ONE_STEP, AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
 
 TRAINING_RECIPE = 1
 """Raise it when the same spec trains to other numbers; every old training is then another one."""
@@ -70,7 +70,7 @@ def _training(training: TrainingSpec) -> dict[str, Any]:
     if training.schedule != "milestones":
         del settings["milestones"]
     settings |= identity_of(settings)
-    if training.attack.name in ("fgsm_rs", "n_fgsm"):  # one step, from noise of their own
+    if training.attack.name in ONE_STEP:  # one step, from noise of their own
         for name in ("steps", "step_255", "random_start"):
             del settings["attack"][name]
     if training.attack.name == "none":

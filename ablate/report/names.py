@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from ablate.spaces.metrics import Metric
+from ablate.spaces.specs import ON_FIRST_IMAGES
 
 COLUMN_NAMES = {
     "natural": "Natural",
@@ -32,8 +33,8 @@ COLUMN_NAMES = {
     "quantized_kernels/smoothness": "Quantized kernels' smoothness",
 }
 
-_BY_QUERIES, _BY_IMAGES = ("square", "aa"), ("apgd_ce", "apgd_t", "fab_t", "square", "aa", "worst")
-"""Columns that `measurement.square_queries` and `measurement.images` change."""
+_BY_QUERIES = ("square", "aa")
+"""Columns that `measurement.square_queries` changes."""
 
 _GROUP = re.compile(r"_group(\d+)$")
 """How the metrics of one layer group end; group 0 is the first convolution."""
@@ -52,10 +53,10 @@ def reduced_headers(settings: Iterable[tuple[int | None, int | None]]) -> dict[s
     given = set(settings)
     queries, images = ([*dict.fromkeys(each[place] for each in sorted(given, key=str))] for place in (0, 1))
     headers = {}
-    for column in _BY_IMAGES:
+    for column in ON_FIRST_IMAGES:
         parts = [
             f"{' or '.join('all' if value is None else str(value) for value in values)} {what}"
-            for what, values, columns in (("queries", queries, _BY_QUERIES), ("images", images, _BY_IMAGES))
+            for what, values, columns in (("queries", queries, _BY_QUERIES), ("images", images, ON_FIRST_IMAGES))
             if column in columns and any(value is not None for value in values)
         ]
         if parts:

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.spaces.specs import COLUMNS, TrialSpec
-
-ONE_STEP = ("fgsm_rs", "n_fgsm")
-"""Training attacks of one step, whose size and start are their own."""
+from ablate.spaces.specs import COLUMNS, ON_FIRST_IMAGES, ONE_STEP, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,7 @@ def _full_precision(spec: TrialSpec) -> bool:
     return quantization.bits == 32 and (other is None or other == 32)
 
 
-_YARDSTICK = ("apgd_ce", "apgd_t", "fab_t", "square", "aa", "worst")
-_SHIPPED = frozenset({*COLUMNS, "cw20_exact", *_YARDSTICK})
+_SHIPPED = frozenset({*COLUMNS, "cw20_exact", *ON_FIRST_IMAGES})
 
 
 def _without(*names: str) -> Callable[[TrialSpec], bool]:
@@ -93,7 +89,7 @@ _TABLE = (
     Inert(
         ("measurement.images",),
         "measurement.attacks without apgd_ce, apgd_t, fab_t, square, aa and worst",
-        _without(*_YARDSTICK),
+        _without(*ON_FIRST_IMAGES),
     ),
     Inert(
         ("measurement.lowpass_adaptive",),

@@ -16,6 +16,10 @@ from ablate.spaces.networks import NAMES, needed_for, networks_of
 
 COLUMNS = ("natural", "gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20")
 """The seven columns of the paper's tables."""
+ON_FIRST_IMAGES = ("apgd_ce", "apgd_t", "fab_t", "square", "aa", "worst")
+"""Columns of the field's yardstick, which `measurement.images` cuts short."""
+ONE_STEP = frozenset({"fgsm_rs", "n_fgsm"})
+"""Training attacks of one step, whose size and start are their own."""
 
 PAPER_EPOCHS = 120
 PAPER_MILESTONES = ((60, 0.1), (90, 0.1), (110, 0.5))
