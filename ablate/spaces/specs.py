@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ablate.spaces.networks import NAMES, needed_for, networks_of
+from ablate.spaces.networks import NAMES, epoch_of, needed_for, networks_of
 
 COLUMNS = ("natural", "gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20")
 """The seven columns of the paper's tables."""
@@ -354,7 +354,8 @@ class TrialSpec(Spec):
         asked, kept = self.measurement.network, networks_of(self)
         if asked is None:
             return self
-        if asked.startswith("epoch:") and int(asked.removeprefix("epoch:")) > self.epochs:
+        epoch = epoch_of(asked)
+        if epoch is not None and epoch > self.epochs:
             raise ValueError(f"expected measurement.network of an epoch up to {self.epochs}, got {asked}")
         if asked not in kept:
             got = "weights that are not trained" if not self.epochs else "none"
