@@ -81,14 +81,14 @@ def replications_of(storage: Storage, row: Sequence[TrialPart]) -> dict[int, lis
     Returns:
         Seed -> each time, the first one first; seeds that were not trained again are absent.
     """
-    again = {part.seed: replications.of_training(storage, part.training) for part in row}
+    again = replications.of_trainings(storage, [part.training for part in row])
     if not any(again.values()):
         return {}
-    values = [_values(part, _records(storage, storage.view(part.training), part)) for part in row]
+    there = [_records(storage, storage.view(part.training), part) for part in row]
+    values = [_values(part, before) for part, before in zip(row, there, strict=True)]
     found: dict[int, list[Replication]] = {}
-    for part in row:
-        before = _records(storage, storage.view(part.training), part)
-        for name, inner, view in again[part.seed]:
+    for part, before in zip(row, there, strict=True):
+        for name, inner, view in again[part.training]:
             records = _records(inner, view, part)
             if records.keys() == before.keys() == part.measurements:
                 same = _same(before, records) and _curves(storage, part) == _curves(inner, part)

@@ -49,22 +49,23 @@ def names(storage: Storage) -> list[str]:
     return sorted((name for name in storage.files.list(FOLDER) if _NAME.fullmatch(name)), key=int)
 
 
-def of_training(storage: Storage, key: str) -> list[tuple[str, Storage, TrainingView]]:
-    """Where a training was trained again, to its end.
+def of_trainings(storage: Storage, keys: Iterable[str]) -> dict[str, list[tuple[str, Storage, TrainingView]]]:
+    """Where trainings were trained again, to their end.
 
     Args:
         storage: Of what is replicated.
-        key: The training's.
+        keys: The trainings'.
 
     Returns:
-        Name, storage and state of each replication, the first one first.
+        Training -> name, storage and state of each replication, the first one first.
     """
-    found = []
+    found: dict[str, list[tuple[str, Storage, TrainingView]]] = {key: [] for key in keys}
     for name in names(storage):
         inner = storage_of(storage, name)
-        view = inner.view(key)
-        if view.finished:
-            found.append((name, inner, view))
+        for key in found.keys() & set(inner.keys()):
+            view = inner.view(key)
+            if view.finished:
+                found[key].append((name, inner, view))
     return found
 
 
