@@ -7,6 +7,7 @@ Tables, verdicts, figures, searches, the page and JSON are all made from `Result
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class _Renamed(Mapping[str, NDArray[np.bool_]]):
 
     def __init__(self, names: Mapping[str, str], fetch: Callable[[], Mapping[str, NDArray[np.bool_]]]) -> None:
         self._names = names
-        self._fetch = fetch
+        self._fetch = functools.cache(fetch)  # each asks for it again and again: verdicts read nothing else
 
     def __getitem__(self, column: str) -> NDArray[np.bool_]:
         return self._fetch()[self._names[column]]

@@ -19,6 +19,7 @@ from ablate.report.formats import MASKED
 from ablate.report.results import Results, Trial
 from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.masked import Masked
+from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.verdicts import verdicts_of
 from tests.support.tracking_world import plan_of
 
@@ -151,3 +152,20 @@ def test_of_what_is_not_measured_nothing_is_drawn() -> None:
     plan = plan_of(("a",), (0,))
     trials = {("a", 0): Trial(plan.trials[0], "missing", problem="not trained")}
     assert draw_all(Results.of_plan(plan, trials)) == {}
+
+
+def test_what_images_were_right_is_fetched_once_of_each_trial() -> None:
+    of = results(claims=[ABOVE])
+    asked: list[str] = []
+
+    def fetch(row: str) -> dict[str, np.ndarray[Any, Any]]:
+        asked.append(row)
+        return {"accuracy/pgd20": np.arange(360) < 180, "accuracy/natural": np.arange(360) < 300}
+
+    trials = {
+        (row, seed): dataclasses.replace(trial, correct=lambda row=row: fetch(row))  # type: ignore[misc]
+        for (row, seed), trial in of.trials.items()
+    }
+    whole = Results.of_plan(of.planned, trials)
+    assert verdicts_of(whole) and verdicts_of(whole) and table_noise(whole) is not None
+    assert sorted(asked) == sorted(row for row, _ in trials)
