@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.core.metric_names import OF_LAST_EPOCH
-from ablate.report.replications import Replication, replications_of
+from ablate.report.replications import replications_by_trial
 from ablate.report.results import Curves, Results, State, Trial
 from ablate.spaces.metrics import scalar_of
 from ablate.spaces.networks import Network
-from ablate.storage import replications
 from ablate.storage.plans import PlanFile, TrialPart
 from ablate.storage.status import TrainingStatus, TrainingView, reaches
 from ablate.storage.storage import Storage
@@ -88,18 +87,7 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
             functools.partial(_arrays, storage, view, part),
             device,
         )
-    return replace(Results.of_plan(plan, trials, network), replications=_replications(storage, plan))
-
-
-def _replications(storage: Storage, plan: PlanFile) -> dict[tuple[str, int], list[Replication]]:
-    if not replications.names(storage):
-        return {}
-    rows: dict[str, list[TrialPart]] = {}
-    for part in plan.trials:
-        rows.setdefault(part.row, []).append(part)
-    return {
-        (row, seed): found for row, parts in rows.items() for seed, found in replications_of(storage, parts).items()
-    }
+    return replace(Results.of_plan(plan, trials, network), replications=replications_by_trial(storage, plan.trials))
 
 
 def _metrics(storage: Storage, view: TrainingView, part: TrialPart) -> tuple[dict[str, float], bool, str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ablate.report.replications import REPLICATED_TAG, replications_of, to_tag
+from ablate.report.replications import REPLICATED_TAG, replications_by_trial, to_tag
 from ablate.report.verdicts.masked import Masked
 from ablate.spaces.masking import SEARCH
 from ablate.spaces.metrics import Metric
 from ablate.spaces.networks import Network
-from ablate.storage.plans import TrialPart
-from ablate.storage.replications import names
 
 if TYPE_CHECKING:
     from ablate.storage.storage import Storage
@@ -57,16 +55,12 @@ def mark_replicated(tracker: Tracker, plan: PlanResults, storage: Storage) -> bo
     Raises:
         TrackingError: The store does not answer.
     """
-    rows: dict[str, list[TrialPart]] = {}
-    for part in plan.plan.trials:
-        rows.setdefault(part.row, []).append(part)
     changed = False
-    for row, parts in rows.items() if names(storage) else ():
-        for seed, found in replications_of(storage, parts).items():
-            trial = plan.trials[row, seed]
-            if trial.run_id is not None and trial.tags.get(REPLICATED_TAG) != to_tag(found):
-                tracker.tag(trial.run_id, REPLICATED_TAG, to_tag(found))
-                changed = True
+    for where, found in replications_by_trial(storage, plan.plan.trials).items():
+        trial, told = plan.trials[where], to_tag(found)
+        if trial.run_id is not None and trial.tags.get(REPLICATED_TAG) != told:
+            tracker.tag(trial.run_id, REPLICATED_TAG, told)
+            changed = True
     return changed
 
 

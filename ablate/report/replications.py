@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,6 +94,24 @@ def replications_of(storage: Storage, row: Sequence[TrialPart]) -> dict[int, lis
                 same = _same(before, records) and _curves(storage, part) == _curves(inner, part)
                 found.setdefault(part.seed, []).append(_compared(name, part, before, records, same, values))
     return found
+
+
+def replications_by_trial(storage: Storage, parts: Iterable[TrialPart]) -> dict[tuple[str, int], list[Replication]]:
+    """The same of every row of a space.
+
+    Args:
+        storage: Of the rows.
+        parts: Of one space, every seed of each row.
+
+    Returns:
+        (row, seed) -> each time, the first one first.
+    """
+    rows: dict[str, list[TrialPart]] = {}
+    for part in parts if replications.names(storage) else ():
+        rows.setdefault(part.row, []).append(part)
+    return {
+        (row, seed): found for row, of_row in rows.items() for seed, found in replications_of(storage, of_row).items()
+    }
 
 
 def _compared(
