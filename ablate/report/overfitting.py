@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from ablate.report.results import Results, Trial
+from ablate.report.results import Results, Trial, along_epochs
 from ablate.spaces.networks import AverageName, Network
 
 ROBUST = "validation/robust"
@@ -67,10 +65,9 @@ def best_epochs(results: Results) -> dict[str, BestEpoch]:
     """Row -> its best epoch; rows without held-out images, and those that chose by them already, are left out."""
     found = {}
     for row, curves in _curves(results).items():
-        # A seed whose training ended early must not bend the mean of the others.
-        epochs = sorted(set(curves[0]).intersection(*curves[1:]) - {0})
+        epochs, values = along_epochs([{epoch: value for epoch, value in curve.items() if epoch} for curve in curves])
         if epochs:
-            mean = np.array([[curve[epoch] for epoch in epochs] for curve in curves]).mean(axis=0)
+            mean = values.mean(axis=0)
             best = int(mean.argmax())
             found[row] = BestEpoch(epochs[best], epochs[-1], float(mean[best] - mean[-1]), len(curves))
     return found

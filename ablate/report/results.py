@@ -96,6 +96,21 @@ class _Renamed(Mapping[str, NDArray[np.bool_]]):
         return sum(1 for _ in self)
 
 
+def along_epochs(curves: Sequence[Mapping[int, float]]) -> tuple[list[int], NDArray[np.float64]]:
+    """Curves of several seeds beside each other, at the epochs that all of them have.
+
+    A seed that is still training, or ended early, must not bend the mean of the others' later epochs.
+
+    Args:
+        curves: Epoch -> value, at least one.
+
+    Returns:
+        The epochs, and [curves, epochs] the values there.
+    """
+    epochs = sorted(set(curves[0]).intersection(*curves[1:]))
+    return epochs, np.array([[curve[epoch] for epoch in epochs] for curve in curves])
+
+
 def _nothing() -> dict[str, NDArray[Any]]:
     return {}
 

@@ -22,6 +22,7 @@ from ablate.report.figures.style import (
     new_figure,
     shared_colours,
 )
+from ablate.report.results import along_epochs
 from ablate.spaces.figures import Drawing, FigureData, draws
 
 _PANELS = {"clean": "Clean", "adversarial": "PGD-20", "difference": "PGD-20 − clean"}
@@ -154,11 +155,9 @@ def _by_epoch(figure: Figure, data: FigureData, metric: str, words: str) -> tupl
     spread = False
     for number, (label, seeds) in enumerate(rows.items()):
         curves = [seen.curves[metric] for seen in seeds.values()]
-        # A seed that is still training must not bend the mean of the others' later epochs.
-        epochs = sorted(set(curves[0]).intersection(*curves[1:]))
+        epochs, values = along_epochs(curves)
         if not epochs:
             continue
-        values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
         mean = values.mean(axis=0)
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
         name = f"{label} ({len(curves)} seeds)" if len(curves) > 1 else label

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
@@ -17,7 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 from ablate.report.figures.pictures import Picture, picture
 from ablate.report.figures.style import COLOURS, DASHES, STYLE, WIDTH_IN, new_figure
 from ablate.report.formats import MASKED
-from ablate.report.results import Results
+from ablate.report.results import Results, along_epochs
 from ablate.report.tables import Cell, Source, Table, build_table, table_input
 from ablate.report.verdicts.masked import SECOND, second_verdicts
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, Comparison, Verdict, verdicts_of
@@ -108,9 +107,8 @@ def draw_columns(table: Table, results: Results) -> Drawing | None:
             cells = _cells(table, source, column)
             if cells:
                 seeds = {label: _seeds(results, label, source, column) for label in cells}
-                along = numbers or list(range(len(labels)))
-                at = dict(zip(labels, along, strict=True))
-                drawn = _across(axes, cells, seeds, at, source) if numbers else _down(axes, cells, seeds, at, source)
+                at = dict(zip(labels, numbers or range(len(labels)), strict=True))
+                drawn = _series(axes, cells, seeds, at, source, upright=bool(numbers))
                 known.setdefault(source, drawn)
         axes.grid(axis="y" if numbers else "both", color="0.92")
         axes.set_axisbelow(True)
@@ -144,35 +142,33 @@ def _seeds(results: Results, row: str, source: Source, column: str) -> list[floa
     return values if len(values) > 1 else []
 
 
-def _across(
-    axes: Axes, cells: Mapping[str, Cell], seeds: Mapping[str, Sequence[float]], at: Mapping[str, float], source: Source
+def _series(
+    axes: Axes,
+    cells: Mapping[str, Cell],
+    seeds: Mapping[str, Sequence[float]],
+    at: Mapping[str, float],
+    source: Source,
+    upright: bool,
 ) -> Any:
+    """One source's numbers: above the numbers that name the rows, joined by a line, or beside rows with words."""
     colour, marker, line = _STYLES[source]
     order = sorted(cells, key=at.__getitem__)
+    places = [at[label] if upright else at[label] + _OFFSETS[source] for label in order]
+    means = [cells[label].value for label in order]
     bars = [cells[label].deviation or 0.0 for label in order]
-    drawn = axes.errorbar([at[label] for label in order], [cells[label].value for label in order], bars, color=colour,
-                          marker=marker, linestyle=line, markersize=4.5, linewidth=1.4, elinewidth=1.0,
-                          markerfacecolor="white" if source == "published" else colour)  # fmt: skip
-    for label in order:
-        axes.plot([at[label]] * len(seeds[label]), seeds[label], ".", color=colour, alpha=0.45, markersize=4)
+
+    def turned(along: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+        return (along, values) if upright else (values, along)
+
+    drawn = axes.errorbar(*turned(places, means), xerr=None if upright else bars, yerr=bars if upright else None,
+                          color=colour, marker=marker, linestyle=line if upright else "", markersize=4.5, linewidth=1.4,
+                          elinewidth=1.0, markerfacecolor="white" if source == "published" else colour)  # fmt: skip
+    for label, place in zip(order, places, strict=True):
+        of_row = seeds[label]
+        axes.plot(*turned([place] * len(of_row), of_row), ".", color=colour, alpha=0.45, markersize=4)
         if cells[label].masked:
-            axes.annotate(MASKED, (at[label], cells[label].value), (3, 3), textcoords="offset points")
-    return drawn
-
-
-def _down(
-    axes: Axes, cells: Mapping[str, Cell], seeds: Mapping[str, Sequence[float]], at: Mapping[str, float], source: Source
-) -> Any:
-    colour, marker, _ = _STYLES[source]
-    y = {label: at[label] + _OFFSETS[source] for label in cells}
-    bars = [cell.deviation or 0.0 for cell in cells.values()]
-    drawn = axes.errorbar([cell.value for cell in cells.values()], list(y.values()), xerr=bars, color=colour,
-                          marker=marker, linestyle="", markersize=4.5, elinewidth=1.0,
-                          markerfacecolor="white" if source == "published" else colour)  # fmt: skip
-    for label, cell in cells.items():
-        axes.plot(seeds[label], [y[label]] * len(seeds[label]), ".", color=colour, alpha=0.45, markersize=4)
-        if cell.masked:
-            axes.annotate(MASKED, (cell.value, y[label]), (3, 1), textcoords="offset points")
+            [[x], [y]] = turned([place], [cells[label].value])
+            axes.annotate(MASKED, (x, y), (3, 3 if upright else 1), textcoords="offset points")
     return drawn
 
 
@@ -370,7 +366,5 @@ def _curve(axes: Axes, seeds: Sequence[Mapping[int, float]], colour: str, dash: 
     if len(seeds) > 1:
         for curve in seeds:
             axes.plot(list(curve), list(curve.values()), color=colour, linestyle=dash, linewidth=0.6, alpha=0.5)
-    # A seed that is still training must not bend the mean of the others' later epochs.
-    epochs = sorted(set(seeds[0]).intersection(*seeds[1:]))
-    mean = [float(np.mean([curve[epoch] for curve in seeds])) for epoch in epochs]
-    axes.plot(epochs, mean, color=colour, linestyle=dash, linewidth=1.6)
+    epochs, values = along_epochs(seeds)
+    axes.plot(epochs, values.mean(axis=0), color=colour, linestyle=dash, linewidth=1.6)
