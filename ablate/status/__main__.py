@@ -19,7 +19,7 @@ from ablate.core.text import duration, open_closed_streams, open_console, plural
 from ablate.report.from_storage import results_of
 from ablate.report.names import column_name
 from ablate.spaces.settings import format_value
-from ablate.status.holdings import PlanStatus, TrialStatus, compare, differences, find_trial, plan_status
+from ablate.status.holdings import PlanStatus, TrialStatus, bytes_of, compare, differences, find_trial, plan_statuses
 from ablate.storage import plans
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
@@ -88,7 +88,7 @@ def _plan(storage: Storage, files: Sequence[PlanFile], plan_id: str | None) -> P
 
 
 def _overview(storage: Storage, files: Sequence[PlanFile], chosen: PlanFile, console: Console, as_json: bool) -> None:
-    status = [plan_status(file, storage) for file in files]
+    status = plan_statuses(files, storage)
     if as_json:
         typer.echo(json.dumps([each.as_json() for each in status], indent=1))
         return
@@ -139,10 +139,11 @@ def _name(trial: TrialStatus, plan: PlanStatus) -> str:
 
 
 def _disk(storage: Storage, status: Sequence[PlanStatus]) -> str:
-    sizes = {trial.training: (trial.checkpoint_bytes, trial.record_bytes) for each in status for trial in each.trials}
-    checkpoints, records = (sum(size[place] for size in sizes.values()) for place in (0, 1))
+    trials = [trial for each in status for trial in each.trials]
+    checkpoints, records = bytes_of(trials)
+    count = len({trial.training for trial in trials})
     return (
-        f"{plural(len(sizes), 'training')} in {redact(storage.location)}: {_size(checkpoints)} of checkpoints, "
+        f"{plural(count, 'training')} in {redact(storage.location)}: {_size(checkpoints)} of checkpoints, "
         f"{_size(records)} of records and logs"
     )
 

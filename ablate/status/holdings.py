@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,50 +84,77 @@ class PlanStatus:
 
     @property
     def bytes(self) -> tuple[int, int]:
-        """Of checkpoints and of the rest; what trials share is counted once."""
-        sizes = {trial.training: (trial.checkpoint_bytes, trial.record_bytes) for trial in self.trials}
-        return sum(size for size, _ in sizes.values()), sum(size for _, size in sizes.values())
+        """As of `bytes_of`."""
+        return bytes_of(self.trials)
 
     def as_json(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
 
 
+def bytes_of(trials: Iterable[TrialStatus]) -> tuple[int, int]:
+    """What the trainings of some trials take, of checkpoints and of the rest; what trials share is counted once."""
+    sizes = {trial.training: (trial.checkpoint_bytes, trial.record_bytes) for trial in trials}
+    return sum(size for size, _ in sizes.values()), sum(size for _, size in sizes.values())
+
+
 def plan_status(plan: PlanFile, storage: Storage) -> PlanStatus:
-    """How far a plan is, from storage alone.
+    """How far a plan is; as of `plan_statuses`."""
+    return plan_statuses([plan], storage)[0]
+
+
+def plan_statuses(files: Iterable[PlanFile], storage: Storage) -> list[PlanStatus]:
+    """How far plans are, from storage alone; a training that several trials share is looked at once.
 
     Args:
-        plan: As storage keeps it.
-        storage: Where its trainings are.
+        files: The plans, as storage keeps them.
+        storage: Where their trainings are.
     """
-    trials = tuple(
-        _trial(trial, storage) for results in all_results(plan, storage) for trial in results.trials.values()
-    )
-    return PlanStatus(
-        plan.id,
-        tuple(space.name for space in plan.spaces),
-        plan.preset,
-        tuple(plan.seeds),
-        tuple(plan.overrides),
-        plan.launched_ms,
-        dict(Counter(trial.state for trial in trials)),
-        trials,
-        {f"{space.name}/{row}": why for space in plan.spaces for row, why in space.not_needed.items()},
-    )
+    kept = functools.cache(functools.partial(_kept, storage))
+    found = []
+    for plan in files:
+        whole = [trial for results in all_results(plan, storage) for trial in results.trials.values()]
+        trials = tuple(_trial(trial, storage, kept(trial.part.training)) for trial in whole)
+        found.append(
+            PlanStatus(
+                plan.id,
+                tuple(space.name for space in plan.spaces),
+                plan.preset,
+                tuple(plan.seeds),
+                tuple(plan.overrides),
+                plan.launched_ms,
+                dict(Counter(trial.state for trial in trials)),
+                trials,
+                {f"{space.name}/{row}": why for space in plan.spaces for row, why in space.not_needed.items()},
+            )
+        )
+    return found
 
 
-def _trial(trial: Trial, storage: Storage) -> TrialStatus:
+class _Kept(NamedTuple):
+    """What storage has of a training: its age, the place of its log, and what it takes."""
+
+    age_s: float | None
+    log: str
+    checkpoint_bytes: int
+    record_bytes: int
+
+
+def _kept(storage: Storage, key: str) -> _Kept:
+    history = storage.history(key)
+    age = (now_ms() - history[-1][_CURRENT]) / 1000 if history and _CURRENT in history[-1] else None
+    return _Kept(age, storage.log_place(key), *storage.sizes(key))
+
+
+def _trial(trial: Trial, storage: Storage, kept: _Kept) -> TrialStatus:
     part, state = trial.part, str(trial.state)
     if state in ("training", "missing"):
         held = leases.held(storage.files, part.training)
         state = "training" if held else "interrupted" if state == "training" else "waiting"
-    history = storage.history(part.training)
-    age = (now_ms() - history[-1][_CURRENT]) / 1000 if history and _CURRENT in history[-1] else None
     epochs = int(part.spec.get("training", {}).get("epochs", 0))
-    log, _ = storage.log(part.training)
     return TrialStatus(
-        part.space, part.row, part.seed, part.training, state, trial.epoch, epochs, age, trial.reason, log,
-        *storage.sizes(part.training),
+        part.space, part.row, part.seed, part.training, state, trial.epoch, epochs, kept.age_s, trial.reason, kept.log,
+        kept.checkpoint_bytes, kept.record_bytes,
     )  # fmt: skip
 
 

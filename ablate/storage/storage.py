@@ -346,11 +346,18 @@ class Storage:
         Returns:
             Where it is, and its text; two empty ones before the first attempt.
         """
+        path = self._log_of(key)
+        text = (self.files.read(path) or b"").decode(errors="replace") if path else ""
+        return self.log_place(key), text
+
+    def log_place(self, key: str) -> str:
+        """Where the log of a training's latest attempt is; empty before the first attempt."""
+        path = self._log_of(key)
+        return f"{self.location}/{path}" if path else ""
+
+    def _log_of(self, key: str) -> str:
         attempts = attempts_of(self.files, key)
-        if not attempts:
-            return "", ""
-        path = f"{key}/attempts/{attempts[-1]}/log.txt"
-        return f"{self.location}/{path}", (self.files.read(path) or b"").decode(errors="replace")
+        return f"{key}/attempts/{attempts[-1]}/log.txt" if attempts else ""
 
     def sizes(self, key: str) -> tuple[int, int]:
         """What a training takes.
