@@ -92,11 +92,11 @@ def kernel_of(device: torch.device, result: str) -> Callable[[Tensor, Tensor], T
 
 
 def _numbers(row: Tensor, shape: tuple[int, ...], result: str) -> Tensor:
-    """[N, *shape] int64 for every (row, position)."""
+    """[*row.shape, *shape] int64 for every (row, position)."""
     position = _positions(math.prod(shape), row.device)[None, :]
     kernel = kernel_of(row.device, result)
-    made = _made(row[:, None], position, result) if kernel is None else kernel(row[:, None], position)
-    return made.reshape(len(row), *shape)
+    made = _made(row[..., None], position, result) if kernel is None else kernel(row[..., None], position)
+    return made.reshape(*row.shape, *shape)
 
 
 @functools.cache
@@ -122,11 +122,11 @@ def bits_of(row: Tensor, shape: tuple[int, ...]) -> Tensor:
     """64 random bits for every (row, position).
 
     Args:
-        row: [N] int64, from `rows`.
+        row: int64, from `rows`.
         shape: What one example needs, e.g. (3, 32, 32); () for one number each.
 
     Returns:
-        [N, *shape] int64.
+        [*row.shape, *shape] int64.
     """
     return _numbers(row, shape, "bits")
 
@@ -156,13 +156,13 @@ def symmetric_of(
     """Uniform numbers in [-scale, scale), of rows: scale (2 `uniform_of` - 1), rounded once, by the scale.
 
     Args:
-        row: [N] int64, from `rows`.
+        row: int64, from `rows`.
         shape: What one example needs.
         scale: Half of the interval.
         dtype: float32 or float64, in which they are scaled.
 
     Returns:
-        [N, *shape].
+        [*row.shape, *shape].
     """
     return _numbers(row, shape, "centred").to(dtype).mul_(2.0**-23 * scale)
 
@@ -214,5 +214,9 @@ def permutation(key: int | Tensor, count: int, device: torch.device | str = "cpu
     Returns:
         [count] int64.
     """
-    index = torch.arange(count, device=device, dtype=torch.int64)
-    return torch.argsort(bits(key, index, ()), stable=True)
+    return permutation_of(rows(key, torch.arange(count, device=device, dtype=torch.int64)))
+
+
+def permutation_of(row: Tensor) -> Tensor:
+    """As `permutation`, of rows: those along the last dimension belong to one order."""
+    return torch.argsort(bits_of(row, ()), stable=True)

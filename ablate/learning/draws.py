@@ -42,11 +42,11 @@ class Steps:
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """[steps, count, *shape] float32."""
-        return randomness.uniform_of(self.rows(purpose).flatten(), shape).reshape(-1, self.count, *shape)
+        return randomness.uniform_of(self.rows(purpose), shape)
 
     def permutation(self, purpose: str) -> Tensor:
         """[steps, count] int64."""
-        return torch.argsort(randomness.bits_of(self.rows(purpose).flatten(), ()).reshape(-1, self.count), stable=True)
+        return randomness.permutation_of(self.rows(purpose))
 
     def quantiles(self, purpose: str, parameter: float) -> Tensor:
         """[steps, count] float32."""

@@ -44,6 +44,9 @@ def test_rows_of_many_keys_are_those_of_each() -> None:
         assert torch.equal(randomness.bits_of(row, (3, 2)), randomness.bits(key, index, (3, 2)))
         assert torch.equal(randomness.uniform_of(row), randomness.uniform(key, index))
         assert torch.equal(randomness.normal_of(row, (5,)), randomness.normal(key, index, (5,)))
+    for place, row in enumerate(together):
+        assert torch.equal(randomness.uniform_of(together, (2,))[place], randomness.uniform_of(row, (2,)))
+        assert torch.equal(randomness.permutation_of(together)[place], randomness.permutation(KEYS[place], 7))
 
 
 def test_symmetric_numbers_are_the_uniform_ones_without_rounding() -> None:

@@ -36,9 +36,7 @@ EACH: dict[str, Callable[[Draws], Tensor]] = {
 @settings(deadline=None, max_examples=15)
 @given(
     where=st.lists(
-        st.tuples(
-            st.integers(1, 3), st.sampled_from([0, 1, STEPS_AHEAD - 1, STEPS_AHEAD, 999]), st.sampled_from([5, 8])
-        ),
+        st.tuples(st.integers(1, 3), st.sampled_from(STEPS), st.sampled_from([5, 8])),
         min_size=1,
         max_size=6,
     )
