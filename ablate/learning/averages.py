@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ablate.learning.objectives import put_back
 from ablate.spaces.networks import AverageName
 
 RECALIBRATED_ON = 2048
@@ -77,19 +78,15 @@ class Average:
 @contextmanager
 def holding(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside, a network has other weights and buffers, in the same places; afterwards its own."""
-    own = network.state_dict()
-    kept = {key: value.clone() for key, value in own.items()}
-    mode = network.training
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_(values[key])
-    try:
-        yield
-    finally:
-        network.train(mode)
+    own, mode = network.state_dict(), network.training
+    with put_back(own.values()):
         with torch.no_grad():
             for key, value in own.items():
-                value.copy_(kept[key])
+                value.copy_(values[key])
+        try:
+            yield
+        finally:
+            network.train(mode)
 
 
 @contextmanager

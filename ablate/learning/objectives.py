@@ -8,7 +8,7 @@ for, and in that order.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -203,16 +203,16 @@ def perturbable(network: nn.Module) -> list[nn.Parameter]:
 
 
 @contextmanager
-def kept_buffers(network: nn.Module) -> Iterator[None]:
-    """Inside, a forward in training mode may move a network's averages; afterwards they are what they were."""
-    buffers = list(network.buffers())
-    before = [buffer.clone() for buffer in buffers]
+def put_back(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, the values of tensors may change; afterwards they are what they were, in the same places."""
+    changing = [tensor.detach() for tensor in tensors]
+    before = [tensor.clone() for tensor in changing]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, kept in zip(buffers, before, strict=True):
-                buffer.copy_(kept)
+            for tensor, kept in zip(changing, before, strict=True):
+                tensor.copy_(kept)
 
 
 @contextmanager
@@ -224,16 +224,11 @@ def moved_weights(weights: Sequence[nn.Parameter], gradients: Sequence[Tensor], 
         gradients: Of what is to be increased, of the same shapes.
         size: AWP's gamma.
     """
-    before = [weight.detach().clone() for weight in weights]
-    with torch.no_grad():
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.add_(gradient * (size * weight.norm() / (gradient.norm() + TINY)))
-    try:
-        yield
-    finally:
+    with put_back(weights):
         with torch.no_grad():
-            for weight, kept in zip(weights, before, strict=True):
-                weight.copy_(kept)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.add_(gradient * (size * weight.norm() / (gradient.norm() + TINY)))
+        yield
 
 
 def identity_of(settings: Mapping[str, object]) -> dict[str, object]:

@@ -39,9 +39,9 @@ from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
 from ablate.learning.objectives import (
     Batch,
     get_objective,
-    kept_buffers,
     moved_weights,
     perturbable,
+    put_back,
     refuse_mixed_labels,
     traits,
 )
@@ -423,7 +423,7 @@ class TrainingRun:
 
     def uphill(self, batch: Batch) -> list[Tensor]:
         """AWP: where the weights would make the objective worst; the network's averages stay as they are."""
-        with kept_buffers(self.network):
+        with put_back(self.network.buffers()):
             value = self.objective(batch)
             gradients = torch.autograd.grad(value, self.perturbable, allow_unused=True)
         found = zip(self.perturbable, gradients, strict=True)

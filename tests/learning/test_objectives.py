@@ -242,13 +242,13 @@ def test_costs_count_every_pass() -> None:
 
 
 def test_weights_and_averages_are_their_own_after_awp() -> None:
-    from ablate.learning.objectives import kept_buffers, moved_weights, perturbable
+    from ablate.learning.objectives import moved_weights, perturbable, put_back
 
     network = build_network(spec_of().model, CLASSES, SIZE, 0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     weights = perturbable(network)
     assert len(weights) == 3
-    with moved_weights(weights, [torch.ones_like(weight) for weight in weights], 0.1), kept_buffers(network):
+    with moved_weights(weights, [torch.ones_like(weight) for weight in weights], 0.1), put_back(network.buffers()):
         network(torch.rand(4, 3, SIZE, SIZE))
         for weight in weights:
             name = next(name for name, one in network.named_parameters() if one is weight)
