@@ -208,10 +208,8 @@ class TrainingRun:
             measured = as_measured(self.network, spec.data.image_size) if device.type == "cuda" else None
             self.validation = Validation(images, labels, held_out, self.training.attack, spec.seed, measured)
         self.perturbable = perturbable(self.network)
-        names = {
-            str(replace(name, best=False)): replace(name, best=False) for name in map(AverageName.parse, keeps) if name
-        }
-        self.averages = [Average(name, self.network) for name in names.values()]
+        names = dict.fromkeys(replace(name, best=False) for name in map(AverageName.parse, keeps) if name)
+        self.averages = [Average(name, self.network) for name in names]
         self.optimizer = torch.optim.SGD(
             parameter_groups(self.network, self.training, spec.model),
             momentum=self.training.momentum,
