@@ -76,11 +76,8 @@ class _Purposes:
     kinds: dict[Drawn, None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _NotedDraws(Draws):
-    def __init__(self, now: Draws, purposes: _Purposes) -> None:
-        super().__init__(now.seed, now.epoch, now.step, now.count, now.device, now.ahead)
-        object.__setattr__(self, "purposes", purposes)
-
     purposes: _Purposes
 
     def key(self, purpose: str) -> int:
@@ -186,7 +183,7 @@ class StepGraphs:
         self._slots.clear()
 
     def _as_it_is(self, slot: _Slot, batch: Tensor, now: Draws) -> tuple[Tensor, Tensor]:
-        noted = _NotedDraws(now, slot.purposes)
+        noted = _NotedDraws(**vars(now), purposes=slot.purposes)
         return self.run.step(self.run.images[batch], self.run.labels[batch], noted)
 
     def _captured(self, slot: _Slot, batch: Tensor, now: Draws) -> tuple[Tensor, Tensor]:
