@@ -6,10 +6,10 @@ import datetime
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from ablate.bench.cases import Case, Result
-    from ablate.bench.packing import Packed
-    from ablate.bench.recipes import Recipe
-    from ablate.bench.streams import Streams
     from ablate.spaces.specs import ModelSpec
 
 EPILOG = """\b
@@ -168,6 +165,19 @@ def _modes(given: list[str] | None, device: torch.device) -> list[str]:
     return chosen
 
 
+Measured = TypeVar("Measured")
+Part = TypeVar("Part", int, str)
+"""How many trainings at once, or what else a row is about."""
+
+
+class _Row(Protocol):
+    """Something timed, as a row of its table."""
+
+    def line(self) -> str: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
 def _run(
     models: list[ModelSpec],
     what: list[What],
@@ -183,6 +193,7 @@ def _run(
 
     import torch
 
+    from ablate.bench import packing, recipes, streams
     from ablate.bench.autoattack import time_autoattack
     from ablate.bench.cases import Case, time_columns, time_step
     from ablate.bench.machine import device_name as name_of
@@ -219,14 +230,48 @@ def _run(
                 what = {"model": result.case.model.model_dump(mode="json"), "mode": name}
                 speeds.append({**what, "batch_size": result.case.batch_size, "flops": rate})
 
-    def attempt(case: Case, count: int, timed: Callable[[], Result]) -> None:
+    def timed_or_told(row: str, timed: Callable[[], Measured]) -> Measured | None:
+        """None where it needs more memory than there is, which is told in its row: the rest may fit."""
         try:
-            show(timed(), count)
+            return timed()
+        except packing.PackingError as error:
+            why = str(error)
         except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
-            # The rest may fit.
-            console.print(Text(f"{case.label:<24} {case.what:<8} {case.batch_size:>5} out of memory"))
+            why = "out of memory"
+        console.print(Text(f"{row} {why}"))
+        return None
+
+    def attempt(case: Case, count: int, timed: Callable[[], Result]) -> None:
+        result = timed_or_told(f"{case.label:<24} {case.what:<8} {case.batch_size:>5}", timed)
+        if result is not None:
+            show(result, count)
+
+    def table(
+        title: str,
+        head: str,
+        modes: Sequence[str],
+        parts: Sequence[Part],
+        timed: Callable[[ModelSpec, int, Part, str], Sequence[_Row]],
+    ) -> list[dict[str, Any]]:
+        """Rows of training steps: mode by mode, network by network, and part by part for as long as these fit."""
+        found: list[dict[str, Any]] = []
+        for mode in modes:
+            console.print(Text(f"\n{title}, {mode}\n{head}"))
+            for model in models:
+                for batch in _step_batches(model, batches, device):
+                    label = Case(model, batch, "step").label
+                    for part in parts:
+                        rows = timed_or_told(
+                            f"{label:<24} {batch:>5} {part:>7}", partial(timed, model, batch, part, mode)
+                        )
+                        if rows is None:
+                            break  # more of them at once need more
+                        for each in rows:
+                            console.print(Text(each.line()))
+                            found.append(each.as_json())
+        return found
 
     if What.STEPS in what:
         console.print(Text("\nA step of PGD-7 adversarial training with its update\n" + _HEAD))
@@ -251,105 +296,42 @@ def _run(
                 count = images or _fitting(model, batch, "aa", device)
                 case = Case(model, min(count, batch), "aa")
                 attempt(case, count, partial(time_autoattack, case, count, rounds, device))
-    packed = _packing(models, modes, batches, device, console) if What.PACKING in what else []
-    streams = _streams(models, modes, batches, rounds, device, console) if What.STREAMS in what else []
-    recipes = _recipes(models, modes, batches, rounds, device, console) if What.RECIPES in what else []
+    tables: dict[What, list[dict[str, Any]]] = {What.PACKING: [], What.STREAMS: [], What.RECIPES: []}
+    if What.PACKING in what:
+        tables[What.PACKING] = table(
+            "Trainings packed on one device",
+            packing.HEAD,
+            modes[-1:],
+            packing.COUNTS,
+            lambda model, batch, count, mode: [packing.time_packed(model, batch, count, mode, device)],
+        )
+    if What.STREAMS in what:
+        tables[What.STREAMS] = table(
+            "Trainings that take turns in one process",
+            streams.HEAD,
+            modes,
+            streams.COUNTS_ON_A_CPU if device.type == "cpu" else streams.COUNTS_ON_A_GPU,
+            lambda model, batch, count, mode: [streams.time_streams(model, batch, count, mode, rounds, device)],
+        )
+    if What.RECIPES in what:
+        tables[What.RECIPES] = table(
+            "A step of training recipes",
+            recipes.HEAD,
+            modes,
+            ["recipes"],
+            lambda model, batch, _, mode: recipes.time_recipes(model, batch, mode, rounds, device),
+        )
     return {
         "device": name_of(device),
         "torch": torch.__version__,
         "date": date,
         "matmul_flops": peaks,
         "results": rows,
-        "packing": [each.as_json() for each in packed],
-        "streams": [each.as_json() for each in streams],
-        "recipes": [each.as_json() for each in recipes],
+        **{str(kind): found for kind, found in tables.items()},
         "speeds": speeds,
         "device_key": "cpu" if device.type == "cpu" else name_of(device),
         "cores": torch.get_num_threads(),
     }
-
-
-def _packing(
-    models: list[ModelSpec],
-    modes: list[str],
-    batches: list[int] | None,
-    device: torch.device,
-    console: Console,
-) -> list[Packed]:
-    from ablate.bench.cases import Case
-    from ablate.bench.packing import PackingError, time_packed
-
-    console.print(Text(f"\nTrainings packed on one device, {modes[-1]}"))
-    console.print(Text(f"{'network':<24} {'batch':>5} {'at once':>7} {'images/s, all':>13} {'memory each':>12}"))
-    packed = []
-    for model in models:
-        for batch in _step_batches(model, batches, device):
-            for count in (1, 2, 4):
-                try:
-                    found = time_packed(model, batch, count, modes[-1], device)
-                except PackingError as error:
-                    label = Case(model, batch, "step").label
-                    console.print(Text(f"{label:<24} {batch:>5} {count:>7} {error}"))
-                    break  # more of them at once need more
-                packed.append(found)
-                console.print(
-                    Text(
-                        f"{found.label:<24} {found.batch_size:>5} {count:>7} {found.images_per_second:>13,.1f} "
-                        f"{found.peak_bytes / 2**20:>8,.0f} MiB"
-                    )
-                )
-    return packed
-
-
-def _streams(
-    models: list[ModelSpec],
-    modes: list[str],
-    batches: list[int] | None,
-    rounds: int,
-    device: torch.device,
-    console: Console,
-) -> list[Streams]:
-    from ablate.bench import streams
-    from ablate.learning.memory import ran_out_of_memory
-
-    counts = streams.COUNTS_ON_A_CPU if device.type == "cpu" else streams.COUNTS_ON_A_GPU
-    found = []
-    for mode in modes:
-        console.print(Text(f"\nTrainings that take turns in one process, {mode}\n{streams.HEAD}"))
-        for model in models:
-            for batch in _step_batches(model, batches, device):
-                for count in counts:
-                    try:
-                        found.append(streams.time_streams(model, batch, count, mode, rounds, device))
-                    except RuntimeError as error:
-                        if not ran_out_of_memory(error):
-                            raise
-                        console.print(Text(f"{model.arch:<24} {batch:>5} {count:>7} out of memory"))
-                        break  # more of them at once need more
-                    console.print(Text(found[-1].line()))
-    return found
-
-
-def _recipes(
-    models: list[ModelSpec],
-    modes: list[str],
-    batches: list[int] | None,
-    rounds: int,
-    device: torch.device,
-    console: Console,
-) -> list[Recipe]:
-    from ablate.bench import recipes
-
-    found = []
-    for mode in modes:
-        console.print(Text(f"\nA step of training recipes, {mode}\n{recipes.HEAD}"))
-        for model in models:
-            for batch in _step_batches(model, batches, device):
-                timed = recipes.time_recipes(model, batch, mode, rounds, device)
-                for each in timed:
-                    console.print(Text(each.line()))
-                found += timed
-    return found
 
 
 def _step_batches(model: ModelSpec, asked: list[int] | None, device: torch.device) -> list[int]:
@@ -416,9 +398,10 @@ def _rows(result: Result, count: int, peaks: dict[str, float]) -> list[dict[str,
 def _line(row: dict[str, Any]) -> str:
     def ratio(rival: str) -> str:
         found = row["ratio"].get(rival)
-        return "" if found is None else f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
+        return "" if found is None else Spread(**found).times()
 
     from ablate.bench.textbook import IEEE
+    from ablate.bench.timing import Spread
 
     library = ratio("torchattacks") or ratio("pyautoattack")
     first = "torchattacks" if "torchattacks" in row["ratio"] else "written out"

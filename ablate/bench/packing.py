@@ -17,6 +17,7 @@ from ablate.core.text import named_line
 from ablate.learning.memory import ran_out_of_memory
 from ablate.spaces.specs import ModelSpec
 
+COUNTS = (1, 2, 4)
 WINDOW_S = 8.0
 """How long the packed trainings run side by side."""
 
@@ -50,6 +51,14 @@ class Packed:
     def as_json(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
+
+    def line(self) -> str:
+        """A row of the table."""
+        what = f"{self.label:<24} {self.batch_size:>5} {self.count:>7}"
+        return f"{what} {self.images_per_second:>13,.1f} {self.peak_bytes / 2**20:>8,.0f} MiB"
+
+
+HEAD = f"{'network':<24} {'batch':>5} {'at once':>7} {'images/s, all':>13} {'memory each':>12}"
 
 
 def time_packed(

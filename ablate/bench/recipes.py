@@ -57,9 +57,8 @@ class Recipe:
 
     def line(self) -> str:
         """A row of the table."""
-        cost = f"{self.cost.median:.2f}x ({self.cost.low:.2f} to {self.cost.high:.2f})"
         what = f"{self.label:<24} {self.batch_size:>5} {self.name:<18}"
-        return f"{what} {self.rate.median:>8,.1f} {cost:>21} {self.counted:>8.2f}x"
+        return f"{what} {self.rate.median:>8,.1f} {self.cost.times():>21} {self.counted:>8.2f}x"
 
 
 HEAD = f"{'network':<24} {'batch':>5} {'recipe':<18} {'images/s':>8} {'time, of PGD-7':>21} {'counted':>9}"

@@ -47,10 +47,8 @@ class Streams:
     def line(self) -> str:
         """A row of the table."""
         memory = "" if self.peak_bytes != self.peak_bytes else f"{self.peak_bytes / 2**20:,.0f} MiB"
-        ratio = f"{self.faster.median:.2f}x ({self.faster.low:.2f} to {self.faster.high:.2f})"
-        return (
-            f"{self.label:<24} {self.batch_size:>5} {self.count:>7} {self.rate.median:>13,.1f} {ratio:>21} {memory:>12}"
-        )
+        what = f"{self.label:<24} {self.batch_size:>5} {self.count:>7}"
+        return f"{what} {self.rate.median:>13,.1f} {self.faster.times():>21} {memory:>12}"
 
 
 HEAD = (

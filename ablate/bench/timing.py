@@ -28,6 +28,10 @@ class Spread:
         """Of at least one number."""
         return cls(min(values), statistics.median(values), max(values))
 
+    def times(self) -> str:
+        """Of ratios: `1.02x (0.98 to 1.10)`."""
+        return f"{self.median:.2f}x ({self.low:.2f} to {self.high:.2f})"
+
     def as_json(self) -> dict[str, float]:
         """As plain data."""
         return {"low": self.low, "median": self.median, "high": self.high}

@@ -210,6 +210,34 @@ def test_what_runs_out_of_memory_is_told_and_the_rest_is_measured(monkeypatch: p
     assert re.search(r"resnet20 +step +4 float32 +\d", done.output)
 
 
+@pytest.mark.parametrize(
+    ("what", "told"), [("streams", "resnet20 4-bit FAT +8 +2"), ("recipes", "resnet20 4-bit FAT +8 recipes")]
+)
+def test_rows_of_a_table_that_run_out_of_memory_are_told_and_the_rest_is_measured(
+    what: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = timing.Spread(1.0, 1.0, 1.0)
+
+    def streamed(model: ModelSpec, batch: int, count: int, *rest: Any) -> streams.Streams:
+        if batch == 8 and count > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return streams.Streams("some", {}, "float32", batch, count, one, one, 1.0)
+
+    def timed_recipes(model: ModelSpec, batch: int, mode: str, *rest: Any) -> list[recipes.Recipe]:
+        if batch == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [recipes.Recipe("some", "PGD-7", mode, batch, one, one, 1.0)]
+
+    monkeypatch.setattr(streams, "time_streams", streamed)
+    monkeypatch.setattr(recipes, "time_recipes", timed_recipes)
+    arguments = ["--what", what, "--json", "--batch", "8", *TINY, "--network", "resnet20:4:fat"]
+    done = CliRunner().invoke(bench.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert re.search(rf"{told} out of memory", done.stderr)
+    counts = {(each["batch_size"], each.get("count")) for each in json.loads(done.stdout)[what]}
+    assert counts == ({(8, 1), (4, 1), (4, 2)} if what == "streams" else {(4, None)})
+
+
 def _say(word: Any, results: Any, never: Any) -> None:
     """Put a result, end with a code or by a signal, or (None) wait for another."""
     if word is None:
