@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ablate.learning.objectives import put_back
 from ablate.spaces.networks import AverageName
@@ -87,19 +86,3 @@ def holding(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
             yield
         finally:
             network.train(mode)
-
-
-@contextmanager
-def estimating_anew(network: nn.Module) -> Iterator[None]:
-    """Inside, batch normalizations forget their averages and take the mean over all batches in training mode."""
-    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-    network.train()
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum

@@ -27,13 +27,14 @@ from ablate.core import randomness
 from ablate.core.errors import SpecError
 from ablate.core.text import now_ms
 from ablate.learning.augmentation import AugmentationFunction, crop_and_flip, get_augmentation
-from ablate.learning.averages import RECALIBRATED_ON, Average, estimating_anew, holding
+from ablate.learning.averages import RECALIBRATED_ON, Average, holding
 from ablate.learning.compiling import compiled_code, forget_unless_shared
 from ablate.learning.data import Dataset, split_validation
 from ablate.learning.draws import Ahead, Draws
 from ablate.learning.graphs import StepGraphs
 from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
+from ablate.learning.models.calibration import estimating_anew
 from ablate.learning.models.folding import FoldedNetwork, InParts, as_measured, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
 from ablate.learning.objectives import (

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ablate.core.errors import MeasurementError
 from ablate.learning import training as training_module
-from ablate.learning.averages import Average, estimating_anew, holding
+from ablate.learning.averages import Average, holding
 from ablate.learning.models import build_network
+from ablate.learning.models.calibration import estimating_anew
 from ablate.learning.state import TrainingState
 from ablate.learning.training import TrainingRun, train
 from ablate.planning.keys import training_key

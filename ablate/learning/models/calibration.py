@@ -1,6 +1,9 @@
-"""Batch normalization's statistics of a network whose weights were standardized, before the first step."""
+"""Batch normalization's statistics: before the first step, where weights were standardized, and estimated anew."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -48,3 +51,19 @@ def calibrate(network: nn.Module, image_size: int, key: int) -> None:
             norm.momentum = momentum
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.zero_()
+
+
+@contextmanager
+def estimating_anew(network: nn.Module) -> Iterator[None]:
+    """Inside, batch normalizations forget their averages and take the mean over all batches in training mode."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    network.train()
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

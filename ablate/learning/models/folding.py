@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ablate.core.modes import evaluating
+from ablate.learning.models.calibration import estimating_anew
 from ablate.learning.models.quantization import (
     QuantizedActivation,
     QuantizedConv2d,
@@ -174,14 +175,9 @@ def _says_the_same(network: nn.Module, image_size: int) -> bool:
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     probe = torch.rand(_PROBE_IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
     # With averages that do not fit the weights, as before training, a deep network saturates and blows up last bits.
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the average of all batches: of this one
-            module.reset_running_stats()
-    with torch.random.fork_rng(devices=[]):
-        network.train()
+    with torch.random.fork_rng(devices=[]), estimating_anew(network):
         network(probe)
-        network.eval()
+    network.eval()
     with unrounded_activations(network):  # rounding would turn a difference in the last bit into a whole level
         expected, told = network(probe), FoldedNetwork(network)(probe)
     if told.shape != expected.shape:
