@@ -96,7 +96,7 @@ class LocalExecutor:
         import torch
 
         self._threads = resources.cpus or os.cpu_count() or 1
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = "cuda" if resources.gpus != 0 and torch.cuda.is_available() else "cpu"
         self._together = Together(resources, files, int(self._device == "cuda"), note)
         self._datasets = datasets
         self._note = note

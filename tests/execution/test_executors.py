@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from ablate.core.errors import SpecError
-from ablate.execution import base, worker
+from ablate.execution import base, executors, worker
 from ablate.launch.options import parse_gpus, parse_seeds
 from ablate.learning import data
 from ablate.spaces.specs import DataSpec
@@ -41,6 +42,20 @@ def test_out_of_memory_is_a_stored_failure_only_with_a_whole_gpu(
 @pytest.mark.parametrize(("text", "gpus"), [(None, None), ("auto", "auto"), ("0.25", 0.25), ("2", 2.0), ("0", 0.0)])
 def test_gpus_per_trial_is_a_number_or_auto(text: str | None, gpus: object) -> None:
     assert parse_gpus(text) == gpus
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0.0, "cpu"), (1.0, "cuda"), (None, "cuda")])
+def test_a_training_that_asks_for_no_gpu_gets_none_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float | None, device: str
+) -> None:
+    storage = Storage(str(tmp_path / "storage"))
+    jobs: list[Any] = [base.Job((task(planned(tmp_path), storage),)), None]
+    ran: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(executors, "run_watched", lambda tasks, *_: ran.extend(each.device for each in tasks))
+    executor = executors.LocalExecutor(base.Resources(1, cpus=1, gpus=gpus), {}, storage.files, lambda note: None)
+    executor.run(SimpleNamespace(next=lambda together: jobs.pop(0)), lambda event: None)  # type: ignore[arg-type]
+    assert ran == [device]
 
 
 @pytest.mark.parametrize("text", ["", "car", "-1", "nan", "1.5", "inf"])
