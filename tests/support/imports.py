@@ -27,7 +27,7 @@ def module_files(root: Path = ROOT) -> dict[str, Path]:
 
 
 def imported(path: Path, module: str) -> set[str]:
-    """Every dotted name that a file imports: `a.b` for `import a.b`, `a.b` and `a.b.c` for `from a.b import c`."""
+    """Every dotted name that a file imports: `a.b` for `import a.b`, `a.b.c` for `from a.b import c`."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -36,20 +36,21 @@ def imported(path: Path, module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+            found |= {f"{base}.{alias.name}" for alias in node.names}
     return found
 
 
 def modules(root: Path = ROOT) -> Graph:
     """Module -> modules; `from a import b` leads to the module a.b where there is one, else to a."""
     files = module_files(root)
+
+    def target(name: str) -> str | None:
+        return name if name in files or not name else target(name.rpartition(".")[0])
+
     graph = {}
     for module, path in files.items():
-        names = imported(path, module)
-        inner = {name for name in names if name in files}
-        # The package that a module was imported from is no more than its way there.
-        ways = {name for name in inner if any(other.startswith(f"{name}.") for other in names & files.keys())}
-        graph[module] = frozenset(inner - ways - {module})
+        named = imported(path, module) - {"ablate.__version__"}  # a number, and no way up
+        graph[module] = frozenset(found for found in map(target, named) if found and found != module)
     return graph
 
 
