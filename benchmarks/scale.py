@@ -44,7 +44,7 @@ from ablate.storage.records import Record
 
 METRICS = ("train/loss", "train/accuracy_attack", "energy/lfi_hfi_ratio", "learning_rate", "images_per_second")
 
-def train_in_turns(spec, dataset, *, device, state=None, on_epoch=lambda state: None, warn=None):
+def train_in_turns(spec, dataset, *, state=None, on_epoch=lambda state: None, **_):
     history = []
     for epoch in range(spec.training.epochs + 1):
         metrics = {name: 1.0 / (1 + epoch) for name in METRICS}
