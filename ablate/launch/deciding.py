@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ablate.launch.spending import Costs
+from ablate.launch.spending import Costs, told_hours
 from ablate.planning.plan import Plan, PlannedTrial, plan_file_of
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results, Trial
@@ -19,14 +19,13 @@ from ablate.report.verdicts.futility import NextLook, Prospect, chances, prospec
 from ablate.report.verdicts.looks import Walk, needs, walk
 from ablate.spaces.claims import Claim, Trend
 from ablate.spaces.looks import Design
+from ablate.spaces.space import SpaceFile
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 
 Fate = Literal["decided", "goes on", "hopeless", "failed", "last look", "budget"]
 Place = tuple[str, str, int]
 """Space, row and seed."""
-
-_FAILED = "failed: "
 
 
 @dataclass(frozen=True)
@@ -137,15 +136,10 @@ class Stand:
                 return 5, f"not needed yet (the look at {waiting.seeds if waiting else 0} seeds comes first)"
 
 
-def told_hours(hours: float, unit: str) -> str:
-    """Hours in words."""
-    return f"{hours:,.0f} {unit}" if hours >= 10 else f"{hours:.2g} {unit}"
-
-
-def questions_of(plan: Plan) -> list[Question]:
-    """The claims of a plan that can be decided, in their order."""
+def questions_of(spaces: Iterable[SpaceFile]) -> list[Question]:
+    """The claims of some spaces that can be decided, in their order."""
     found = []
-    for loaded in plan.spaces:
+    for loaded in spaces:
         labels = [row.label for row in loaded.space.rows]
         for claim in loaded.space.claims:
             if asked := contrasts(claim, labels):
@@ -166,7 +160,7 @@ class Courses:
 
     def __init__(self, whole: Plan, storage: Storage, costs: Costs, until: int, budget: float | None) -> None:
         self._storage, self.costs, self._until, self._budget = storage, costs, until, budget
-        self.questions = questions_of(whole)
+        self.questions = questions_of(whole.spaces)
         self.planned: dict[Place, PlannedTrial] = {_place(each): each for each in whole.trials}
         file = plan_file_of(whole, {})
         self._files: dict[str, PlanFile] = {space.name: file.of_space(space.name) for space in file.spaces}

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ablate.core.text import plural
+from ablate.launch.deciding import Question, questions_of
+from ablate.launch.spending import told_hours
 from ablate.planning.estimates import Estimate as Duration
 from ablate.planning.plan import Plan, plan_file_of
 from ablate.report.from_storage import all_results
 from ablate.report.results import PAPER_BASELINES, Results, published_results
-from ablate.report.verdicts.contrasts import Contrast, contrasts
+from ablate.report.verdicts.contrasts import Contrast
 from ablate.report.verdicts.decisions import POWER, levels, look_to_decide, power
 from ablate.report.verdicts.evidence import Estimate, Noise, estimate
 from ablate.report.verdicts.looks import needs
 from ablate.spaces.claims import Claim, Trend
-from ablate.spaces.looks import Design
 from ablate.storage.storage import Storage
 
-_HOUR_S = 3600.0
 _MOST_EFFECT = 1e4
 
 
@@ -78,7 +77,7 @@ class Foresight:
         return ", ".join(parts)
 
     def _took(self, hours: float | None) -> str:
-        return "" if hours is None else f" ({hours:,.0f} {self.unit})" if hours >= 10 else f" ({hours:.2g} {self.unit})"
+        return "" if hours is None else f" ({told_hours(hours, self.unit)})"
 
     def as_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -94,32 +93,22 @@ def foresee(plan: Plan, storage: Storage, expected: Duration) -> list[Foresight]
         expected: How long the plan takes.
 
     Returns:
-        One for each claim; none under a preset that decides none.
+        One for each of `questions_of`; none under a preset that decides none.
     """
     if plan.search or not plan.preset.preset.decides_claims or not any(s.space.claims for s in plan.spaces):
         return []
     left = len(plan.left())
-    each = expected.work_s * (1 if expected.gpus else expected.cores) / left / _HOUR_S if left else None
+    each = expected.device_hours / left if left else None
     unit = "GPU-hours" if expected.gpus else "core-hours"
-    found = []
-    for loaded, results in zip(plan.spaces, all_results(plan_file_of(plan, {}), storage), strict=True):
-        labels = [row.label for row in loaded.space.rows]
-        for claim in loaded.space.claims:
-            asked = contrasts(claim, labels)
-            if asked:
-                found.append(_of_claim(claim, asked, results, loaded.space.design, len(plan.seeds), each, unit))
-    return found
+    results = {found.space.name: found for found in all_results(plan_file_of(plan, {}), storage)}
+    return [
+        _of_claim(question, results[question.space], len(plan.seeds), each, unit)
+        for question in questions_of(plan.spaces)
+    ]
 
 
-def _of_claim(
-    claim: Claim,
-    asked: Sequence[Contrast],
-    results: Results,
-    design: Design,
-    seeds: int,
-    each: float | None,
-    unit: str,
-) -> Foresight:
+def _of_claim(question: Question, results: Results, seeds: int, each: float | None, unit: str) -> Foresight:
+    claim, asked, design = question.claim, question.asked, question.design
     if isinstance(claim.statement, Trend):
         results = results.with_trends(claim.statement.metrics)
     shares = {n: level / len(asked) for n, level in zip(design.looks, levels(design.looks), strict=True)}

@@ -164,8 +164,8 @@ class Request:
             raise SpecError(f"--seeds: expected none with {flag}, the space says their order; --max-seeds limits them")
         if find_spec("scipy") is None:
             raise SpecError(f"{flag}: expected scipy on this machine, which decides, got none")
+        from ablate.launch.deciding import questions_of
         from ablate.launch.until import Limits, UntilDecided
-        from ablate.report.verdicts.contrasts import contrasts
         from ablate.report.verdicts.looks import needs
 
         trials: list[Trial] = []
@@ -176,8 +176,7 @@ class Request:
             if most < design.looks[0]:
                 least = f"at least {design.looks[0]}, the first look of {space.name}"
                 raise SpecError(f"--max-seeds: expected {least}, got {most}")
-            labels = [row.label for row in space.space.rows]
-            about = {row for claim in space.space.claims for row in needs(contrasts(claim, labels))}
+            about = {row for question in questions_of([space]) for row in needs(question.asked)}
             first = list(design.first(max(n for n in design.looks if n <= most)))
             seeds |= dict.fromkeys(first)
             trials += [t for t in spaces.expand(space, self.preset, self.overrides, first) if t.label in about]

@@ -16,6 +16,11 @@ from ablate.storage.storage import Storage
 _HOUR_S = 3600.0
 
 
+def told_hours(hours: float, unit: str) -> str:
+    """Hours in words."""
+    return f"{hours:,.0f} {unit}" if hours >= 10 else f"{hours:.2g} {unit}"
+
+
 @dataclass(frozen=True)
 class Spent:
     """What one training has cost.
@@ -122,9 +127,7 @@ class Costs:
         if hours > 0.0:
             return hours / sum(map(self._operations, self._whole))
         if self._guess is None:
-            expected = self.machine
-            work = sum(map(self._operations, self._plan.trainings))
-            self._guess = expected.work_s * (1 if expected.gpus else expected.cores) / _HOUR_S / work
+            self._guess = self.machine.device_hours / sum(map(self._operations, self._plan.trainings))
         return self._guess
 
     @cached_property

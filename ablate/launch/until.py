@@ -13,12 +13,12 @@ from rich.text import Text
 from ablate.core.digest import digest
 from ablate.core.errors import StorageError, UserError
 from ablate.core.text import now_ms, plural, printable
-from ablate.launch.deciding import Courses, told_hours
+from ablate.launch.deciding import Courses
 from ablate.launch.foresight import Foresight, foresee
 from ablate.launch.options import Options
 from ablate.launch.registering import content_of
 from ablate.launch.sources import Rows, Session
-from ablate.launch.spending import Costs
+from ablate.launch.spending import Costs, told_hours
 from ablate.launch.weights import keep_weights
 from ablate.planning.estimates import Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
@@ -122,20 +122,21 @@ class UntilDecided(Rows):
 
     def expected(self, storage: Storage) -> Estimate:
         """See `Subject`: at most, within the budget."""
-        return self._estimate(min(self._largest(), max(0.0, self._courses.left)))
+        return self._estimate(self._largest())
 
     def _largest(self) -> float:
+        """Hours that the claims may take yet, within the budget."""
         rows = {
             (each.question.space, row)
             for each in self._courses.stands
             if each.fate in ("goes on", "budget")
             for row in each.rows
         }
-        return self._courses.hours(place for place in self._courses.planned if place[:2] in rows)
+        hours = self._courses.hours(place for place in self._courses.planned if place[:2] in rows)
+        return min(hours, max(0.0, self._courses.left))
 
     def _estimate(self, hours: float) -> Estimate:
-        machine = self.costs.machine
-        return replace(machine, work_s=hours * 3600 / (1 if machine.gpus else machine.cores), basis="at most")
+        return self.costs.machine.taking(hours, "at most")
 
     def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
         """See `Subject`: of as many seeds as there may be."""
@@ -145,12 +146,12 @@ class UntilDecided(Rows):
     def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
         """See `Subject`: what the effects foreseen would take, and what it takes at most."""
         wants = set()
-        for each, told in zip(self._courses.stands, foreseen, strict=False):
+        for each, told in zip(self._courses.stands, foreseen, strict=True):
             if each.fate != "goes on":
                 continue
             count = min(told.seeds or self._limits.seeds, self._limits.seeds)
             wants |= set(each.question.places(each.rows, count))
-        most = min(self._largest(), max(0.0, self._courses.left))
+        most = self._largest()
         return {
             "expected_hours": min(self._courses.hours(wants), most),
             "largest_hours": most,

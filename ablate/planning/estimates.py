@@ -70,7 +70,26 @@ class Estimate:
     @property
     def gpu_hours(self) -> float:
         """Hours of all GPUs together; 0 on a machine without."""
-        return self.work_s / 3600 if self.gpus else 0.0
+        return self.device_hours if self.gpus else 0.0
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of all GPUs together; on a machine without, of all its cores."""
+        return self.work_s / 3600 * self._devices
+
+    @property
+    def _devices(self) -> int:
+        """How many of what hours are counted by `work_s` keeps busy: it is of one GPU, or of all cores."""
+        return 1 if self.gpus else self.cores
+
+    def taking(self, hours: float, basis: str) -> Estimate:
+        """The same machine with another amount of work.
+
+        Args:
+            hours: As of `device_hours`.
+            basis: What they rest on.
+        """
+        return replace(self, work_s=hours * 3600 / self._devices, basis=basis)
 
     def sentence(self) -> str:
         """The estimate in words."""
@@ -92,7 +111,7 @@ class Estimate:
         return {
             "seconds": self.wall_s,
             "gpu_hours": self.gpu_hours,
-            "core_hours": 0.0 if self.gpus else self.work_s / 3600 * self.cores,
+            "core_hours": 0.0 if self.gpus else self.device_hours,
             "device": self.device,
             "gpus": self.gpus,
             "basis": self.basis,
