@@ -126,7 +126,7 @@ class Request:
         if all(space.space.search is None for space in self.spaces):
             trials = self.trials()
             asked_for = {trial.space for trial in trials}  # a space without any row of --row has no table
-            return Rows(self._plan([space for space in self.spaces if space.name in asked_for], trials))
+            return Rows(self.plan_of([space for space in self.spaces if space.name in asked_for], trials))
         options = self.options
         if len(self.spaces) > 1:
             raise SpecError(
@@ -146,7 +146,7 @@ class Request:
         def make(readonly: bool) -> SearchPlan:
             from ablate.planning.search_plan import search_plan
 
-            return search_plan(asked, self._plan, storage, readonly=readonly)
+            return search_plan(asked, self.plan_of, storage, readonly=readonly)
 
         return Samples(make)
 
@@ -180,7 +180,7 @@ class Request:
             first = list(design.first(max(n for n in design.looks if n <= most)))
             seeds |= dict.fromkeys(first)
             trials += [t for t in spaces.expand(space, self.preset, self.overrides, first) if t.label in about]
-        whole = self._plan(self.spaces, trials, list(seeds))
+        whole = self.plan_of(self.spaces, trials, list(seeds))
         return UntilDecided(whole, storage, Limits(most, options.budget_hours), options.cpus_per_trial)
 
     def plan(self) -> Plan:
@@ -193,7 +193,17 @@ class Request:
 
         return self.subject(Storage(self.options.storage)).plan
 
-    def _plan(self, loaded: Sequence[SpaceFile], trials: Sequence[Trial], seeds: Sequence[int] | None = None) -> Plan:
+    def plan_of(self, loaded: Sequence[SpaceFile], trials: Sequence[Trial], seeds: Sequence[int] | None = None) -> Plan:
+        """The plan of some trials.
+
+        Args:
+            loaded: Their spaces.
+            trials: Of these.
+            seeds: Theirs; none: those asked for.
+
+        Raises:
+            UserError: Anything asked for that cannot be used.
+        """
         from ablate.planning.plan import make_plan
 
         options = self.options

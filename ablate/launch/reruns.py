@@ -11,16 +11,14 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from ablate.core.errors import SpecError, TrackingError, UserError, nearest
+from ablate.core.errors import SpecError, TrackingError
 from ablate.core.text import plural, printable
-from ablate.launch.console import plan_as_json, show_estimate, show_plan
+from ablate.launch.options import Options
 from ablate.launch.request import Request
-from ablate.launch.session import Session, check_reach
+from ablate.launch.session import Session, launch_here
 from ablate.launch.sources import Rows
-from ablate.planning.estimates import DAY_S
-from ablate.planning.plan import Plan, decide, make_plan, plan_file_of
+from ablate.planning.plan import Plan, decide, plan_file_of
 from ablate.spaces.space import Trial
-from ablate.spaces.trials import expand
 from ablate.storage import plans
 from ablate.storage.replications import FOLDER, open_one
 from ablate.storage.storage import Storage
@@ -40,28 +38,11 @@ def rerun(request: Request, console: Console, out: TextIO | None = None) -> int:
     Raises:
         UserError: Something the user gave cannot be used, or a row that is not finished; nothing was lost.
     """
-    options, storage = request.options, Storage(request.options.storage)
-    plan = _finished(request, storage)
-    wanted = {key: list(training.measurements) for key, training in plan.trainings.items()}
-    name, inner = open_one(storage, wanted, write=False)
-    subject = Reruns(plan, storage, name)
-    subject.decide(inner, options)
-    check_reach(replace(options, tracking=False), bool(plan.left()))
-    expected = subject.expected(storage)
-    if options.dry_run:
-        if options.as_json:
-            (out or sys.stdout).write(
-                json.dumps({**plan_as_json(plan), "estimate": expected.as_json()}, indent=1) + "\n"
-            )
-            return 0
-        subject.show(console)
-        show_estimate(expected, console)
-        return 0
-    if expected.wall_s > DAY_S and not expected.guessed and not options.yes:
-        raise UserError(f"expected a launch of less than a day on this machine, or --yes; {expected.sentence()}")
-    storage.check()
-    subject.name, inner = open_one(storage, wanted)
-    return RerunSession(replace(options, tracking=False), subject, inner, console, out or sys.stdout).run(request)
+    return launch_here(request, console, out or sys.stdout, subject_of=_subject, session_of=RerunSession)
+
+
+def _subject(request: Request, storage: Storage) -> Reruns:
+    return Reruns(_finished(request, storage), storage)
 
 
 class Reruns(Rows):
@@ -70,17 +51,26 @@ class Reruns(Rows):
     Args:
         plan: Of them.
         original: The storage that has their results.
-        name: Of the replication there.
     """
 
-    def __init__(self, plan: Plan, original: Storage, name: str) -> None:
+    def __init__(self, plan: Plan, original: Storage) -> None:
         super().__init__(plan)
         self.original = original
-        self.name = name
+        self._wanted = {key: list(training.measurements) for key, training in plan.trainings.items()}
+        self.name, self._inner = open_one(original, self._wanted, write=False)
 
-    def show(self, console: Console) -> None:
+    def open(self) -> Storage:
+        """Write down what is asked for; the storage that it is trained into."""
+        self.name, self._inner = open_one(self.original, self._wanted)
+        return self._inner
+
+    def decide(self, storage: Storage, options: Options) -> None:
+        """See `Subject`: what is there already of these, and not of their results."""
+        super().decide(self._inner, options)
+
+    def show_planned(self, console: Console) -> None:
         """See `Subject`."""
-        show_plan(self.plan, console)
+        super().show_planned(console)
         place = f"{FOLDER}/{self.name}"
         console.print(Text(f"trained again into {place} of the storage, and compared; no result is read from there"))
 
@@ -90,10 +80,9 @@ class RerunSession(Session):
 
     subject: Reruns
 
-    def run(self, request: Request | None = None) -> int:
-        """See `Session`."""
-        self.asked = request
-        return super().run()
+    def __init__(self, options: Options, subject: Reruns, storage: Storage, console: Console, out: TextIO) -> None:
+        super().__init__(replace(options, tracking=False), subject, subject.open(), console, out)
+        self._tell_mlflow = options.tracking
 
     def _finish(self, interrupted: bool) -> int:
         """Compare, and tell MLflow."""
@@ -117,8 +106,8 @@ class RerunSession(Session):
             reasons = "; ".join(dict.fromkeys(t.failure for t in left if t.failure))
             said = f"{plural(len(left), 'training')} not trained again" + (f" ({reasons})" if reasons else "")
             self.console.print(Text(printable(f"{said}; {again}" if again else said), overflow="fold"))
-        if self.asked is not None and self.asked.options.tracking and told:
-            self._mark(self.asked.options.tracking_uri, [str(each["space"]) for each in told])
+        if self._tell_mlflow and told:
+            self._mark(self.options.tracking_uri, [str(each["space"]) for each in told])
         if self.options.as_json:
             self.out.write(json.dumps({"replication": subject.name, "trials": told}, indent=1) + "\n")
         return 130 if interrupted else 1 if left or outside else 0
@@ -152,12 +141,9 @@ def _finished(request: Request, storage: Storage) -> Plan:
     for loaded in request.spaces:
         if loaded.space.search is not None:
             raise SpecError(f"--rerun: expected the row of a table, got the search {loaded.name!r}")
-    labels = [row.label for loaded in request.spaces for row in loaded.space.rows]
-    for row in options.rerun:
-        if row not in labels:
-            raise SpecError(f"--rerun: expected the label of a row, got {row!r}; {nearest(row, labels)}")
     seeds = options.seeds or _known_seeds(request, storage)
-    plan = _plan(request, [trial for trial in _trials(request, seeds) if trial.label in options.rerun], seeds)
+    trials = replace(request, options=replace(options, seeds=seeds)).trials()
+    plan = _plan(request, trials, seeds)
     decide(plan, storage)
     given = bool(options.seeds)
     kept = []
@@ -182,23 +168,12 @@ def _finished(request: Request, storage: Storage) -> Plan:
     return _plan(request, kept, sorted({trial.seed for trial in kept}), claims=False)
 
 
-def _trials(request: Request, seeds: Sequence[int]) -> list[Trial]:
-    return [trial for space in request.spaces for trial in expand(space, request.preset, request.overrides, seeds)]
-
-
 def _plan(request: Request, trials: Sequence[Trial], seeds: Sequence[int], *, claims: bool = True) -> Plan:
     asked = {trial.space for trial in trials}
     spaces = [space for space in request.spaces if space.name in asked]
     if not claims:
         spaces = [replace(each, space=each.space.model_copy(update={"claims": []})) for each in spaces]
-    return make_plan(
-        spaces,
-        trials,
-        preset=request.preset,
-        overrides=request.options.sets,
-        seeds=seeds,
-        data_root=request.options.data_root,
-    )
+    return request.plan_of(spaces, trials, seeds)
 
 
 def _known_seeds(request: Request, storage: Storage) -> list[int]:

@@ -8,7 +8,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -23,7 +23,7 @@ from ablate.core.text import duration, plural, printable
 from ablate.execution.addresses import ray_address
 from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
-from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_plan, show_remarks
+from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_remarks
 from ablate.launch.options import Options
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
@@ -44,6 +44,8 @@ CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
 TRACKED_EVENTS = ("started", "epoch", "measured", "finished", "failed", "interrupted")
 """Events after which MLflow is told."""
 
+SubjectOf = Callable[[Request, Storage], Subject]
+
 
 def launch(request: Request, console: Console, out: TextIO | None = None) -> int:
     """Plan, train, measure, track, and print the table.
@@ -62,10 +64,18 @@ def launch(request: Request, console: Console, out: TextIO | None = None) -> int
     out = out or sys.stdout
     if request.options.cluster is not None:
         return _show_submission(request, console, out) if request.options.dry_run else _submit(request, console)
-    return _launch_here(request, console, out)
+    return launch_here(request, console, out)
 
 
-def _launch_here(request: Request, console: Console, out: TextIO, *, elsewhere: bool = False) -> int:
+def launch_here(
+    request: Request,
+    console: Console,
+    out: TextIO,
+    *,
+    elsewhere: bool = False,
+    subject_of: SubjectOf = Request.subject,
+    session_of: Callable[..., Session] | None = None,
+) -> int:
     """As of `launch`, without a job server.
 
     Args:
@@ -73,9 +83,11 @@ def _launch_here(request: Request, console: Console, out: TextIO, *, elsewhere: 
         console: Where to print.
         out: Where JSON goes.
         elsewhere: A dry run of what will run on other machines: this one need not have what it asks for.
+        subject_of: What is to be done.
+        session_of: Does it, with arguments as of `Session`, which it is by default.
     """
     options, storage = request.options, Storage(request.options.storage)
-    subject = request.subject(storage)
+    subject = subject_of(request, storage)
     if options.dry_run:
         subject.foresee()
     subject.decide(storage, options)
@@ -86,9 +98,10 @@ def _launch_here(request: Request, console: Console, out: TextIO, *, elsewhere: 
     if options.dry_run:
         return _dry_run(options, subject, storage, console, out)
     storage.check()
-    if not options.yes and runs_here(options) and not _agreed(request, subject.expected(storage), storage, console):
+    asks = not options.yes and runs_here(options)
+    if asks and not _agreed(request, subject.expected(storage), subject_of, storage, console):
         return 2
-    return Session(options, subject, storage, console, out).run()
+    return (session_of or Session)(options, subject, storage, console, out).run()
 
 
 def runs_here(options: Options) -> bool:
@@ -112,7 +125,7 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
             content["until_decided"] = outlook
         out.write(json.dumps(content, indent=1) + "\n")
         return 0
-    show_plan(subject.plan, console)
+    subject.show_planned(console)
     if unknown:
         console.print(f"{plural(unknown, 'more sample')} will be suggested by {who}.")
     show_estimate(expected, console)
@@ -129,12 +142,12 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
     return 0
 
 
-def _agreed(request: Request, expected: Estimate, storage: Storage, console: Console) -> bool:
+def _agreed(request: Request, expected: Estimate, subject_of: SubjectOf, storage: Storage, console: Console) -> bool:
     """Ask about a launch of more than a day; where nobody can answer, refuse it, but never by a guess."""
     show_remarks(expected, console)
     if expected.wall_s <= DAY_S:
         return True
-    said = f"{expected.sentence()} {_fitting_preset(request, storage)}"
+    said = f"{expected.sentence()} {_fitting_preset(request, subject_of, storage)}"
     asked = sys.stdin.isatty() and sys.stdout.isatty()
     if not asked and expected.guessed:
         console.print(Text(f"{said} That is a guess, so it starts.", overflow="fold"))
@@ -147,14 +160,14 @@ def _agreed(request: Request, expected: Estimate, storage: Storage, console: Con
     return typer.confirm("Go on?", default=False)
 
 
-def _fitting_preset(request: Request, storage: Storage) -> str:
+def _fitting_preset(request: Request, subject_of: SubjectOf, storage: Storage) -> str:
     """Which preset of the same spaces takes less than a day here, in a sentence."""
     for preset in spaces.preset_names():
         if preset == request.preset.name:
             continue
         with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
             other = request.under(preset)
-            subject = other.subject(storage)
+            subject = subject_of(other, storage)
             subject.decide(storage, other.options)
             expected = subject.expected(storage)
             if expected.wall_s <= DAY_S:
@@ -188,10 +201,10 @@ def check_reach(options: Options, to_train: bool) -> None:
 def _submit(request: Request, console: Console) -> int:
     from ablate.execution import jobs
 
-    try:
-        plan_id = request.plan().id
-    except (DataError, StorageError):
-        plan_id = None  # the data, or a search's storage, may lie on the cluster alone
+    plan_id = None
+    if not request.options.rerun:  # which has no plan without storage; nor is it the job that trained these rows
+        with contextlib.suppress(DataError, StorageError):  # the data, or a search's storage, may lie there alone
+            plan_id = request.plan().id
     return jobs.submit(submission_of(request, plan_id), console)
 
 
@@ -201,16 +214,15 @@ def _show_submission(request: Request, console: Console, out: TextIO) -> int:
 
     options, submission = request.options, submission_of(request, None)
     parcel = jobs.checked(submission)
+    here, plan = replace(request, options=replace(options, cluster=None)), io.StringIO()
     if options.rerun:  # compared with what the storage has, which may lie on the cluster alone
         console.print("Which seeds are trained again is told on the cluster, by its storage.")
-        jobs.show(parcel, submission.cluster, console)
-        return 0
-    here, plan = replace(request, options=replace(options, cluster=None)), io.StringIO()
-    try:
-        _launch_here(here, console, plan, elsewhere=True)
-    except (DataError, StorageError) as error:  # as of `_submit`
-        if not options.as_json:
-            console.print(Text(f"The plan cannot be seen from here: {printable(error)}", overflow="fold"))
+    else:
+        try:
+            launch_here(here, console, plan, elsewhere=True)
+        except (DataError, StorageError) as error:  # as of `_submit`
+            if not options.as_json:
+                console.print(Text(f"The plan cannot be seen from here: {printable(error)}", overflow="fold"))
     if options.as_json:
         told = {"travels": sorted(parcel.files), "does_not_travel": parcel.left_out}
         out.write(json.dumps({**json.loads(plan.getvalue() or "{}"), **told}, indent=1) + "\n")

@@ -84,8 +84,11 @@ class Subject(Source, Protocol):
     def prepare(self, session: Session) -> None:
         """Take what only one launch may do."""
 
-    def show(self, console: Console) -> None:
+    def show_planned(self, console: Console) -> None:
         """Show the plan."""
+
+    def show(self, console: Console) -> None:
+        """Show the plan, and how far it has come."""
 
     def begin(self, session: Session) -> None:
         """Training begins."""
@@ -171,9 +174,13 @@ class Rows:
     def prepare(self, session: Session) -> None:
         """Launches of one plan share its work."""
 
-    def show(self, console: Console) -> None:
+    def show_planned(self, console: Console) -> None:
         """See `Subject`."""
         show_plan(self.plan, console)
+
+    def show(self, console: Console) -> None:
+        """See `Subject`."""
+        self.show_planned(console)
 
     def begin(self, session: Session) -> None:
         """See `Subject`."""
@@ -310,10 +317,14 @@ class Samples:
         # Read after the lease is ours: another launch may have gone on with it until now.
         self._use(self._make(False))
 
+    def show_planned(self, console: Console) -> None:
+        """See `Subject`."""
+        show_plan(self.plan, console)
+
     def show(self, console: Console) -> None:
         """See `Subject`."""
         if self.plan.trials:
-            show_plan(self.plan, console)
+            self.show_planned(console)
         more = f"of {plural(self.search.limit, 'sample')}" if self.search.limit else "samples, as time allows"
         objectives = " and ".join(f"{each.mode} {each.metric}" for each in self.spec.objective)
         console.print(

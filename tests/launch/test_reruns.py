@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ablate.core.errors import SpecError
+from ablate.core.errors import SpecError, UserError
+from ablate.execution import jobs
+from ablate.launch import session
 from ablate.launch.options import Options
 from ablate.launch.request import Request, submission_of
-from ablate.launch.reruns import rerun
+from ablate.launch.reruns import Reruns, RerunSession, rerun
+from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, plan_file_of
 from ablate.report.as_json import results_as_json
 from ablate.report.from_storage import results_of
@@ -160,6 +163,50 @@ def test_without_seeds_all_are_meant_also_in_a_job(tmp_path: Path) -> None:
     submission = submission_of(Request.read(asked), None)
     assert "--rerun small" in " ".join(submission.arguments) and "--seeds" not in submission.arguments
     assert [trial.label for trial in submission.trials] == ["small"]
+
+
+def test_a_rerun_of_days_is_asked_about_as_any_launch_and_only_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = tiny(tmp_path)
+    plan = plan_of(options_of(tmp_path, rows=["small"]))
+    done(storage, plan, {0: 180})
+    monkeypatch.setattr(Reruns, "expected", lambda *_: Estimate(2 * DAY_S, 0, 1, "cpu", "by trainings in storage"))
+    monkeypatch.setattr(RerunSession, "run", lambda self: 0)
+    monkeypatch.setattr(session, "check_reach", lambda *_: None)
+    asked = options_of(tmp_path, rerun=["small"], local=False)
+    monkeypatch.setattr(session, "ray_address", lambda: None)
+    with pytest.raises(UserError, match="expected a launch of less than a day on this machine, or --yes"):
+        rerun_here(asked)
+    assert not replications.names(storage)
+    monkeypatch.setattr(session, "ray_address", lambda: "10.0.0.1:6379")
+    assert rerun_here(asked)[0] == 0 and replications.names(storage) == ["0001"]
+
+
+def test_a_job_that_trains_a_row_again_is_another_one_than_that_which_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(tmp_path)
+    sent: list[jobs.Submission] = []
+
+    def submit(submission: jobs.Submission, console: Console) -> int:
+        sent.append(submission)
+        return 0
+
+    monkeypatch.setattr(jobs, "submit", submit)
+    far: dict[str, Any] = {"cluster": "http://127.0.0.1:1", "local": False, "storage_is_shared": True}
+    for how in ({"rows": ["small"]}, {"rerun": ["small"]}):
+        assert launch_here(options_of(tmp_path, seeds=[0], **how, **far))[0] == 0
+    assert sent[0].plan_id is not None and sent[1].plan_id is None, "its name is of what was asked for, word by word"
+
+
+def test_what_travels_for_a_rerun_is_told_to_a_script_too(tmp_path: Path) -> None:
+    tiny(tmp_path)
+    out = io.StringIO()
+    far: dict[str, Any] = {"cluster": "http://127.0.0.1:1", "local": False, "storage_is_shared": True}
+    asked = options_of(tmp_path, rerun=["small"], seeds=[], dry_run=True, as_json=True, **far)
+    assert session.launch(Request.read(asked), Console(file=io.StringIO()), out) == 0
+    assert any("tiny" in name for name in json.loads(out.getvalue())["travels"])
 
 
 def test_a_tag_keeps_what_was_found_and_an_edited_one_says_nothing(tmp_path: Path) -> None:
