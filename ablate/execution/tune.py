@@ -452,6 +452,7 @@ def pack(task: Task) -> dict[str, Any]:
         measurements.append({**{name: getattr(each, name) for name in _OF_MEASUREMENT}, "settings": place})
     return {
         **{name: getattr(task, name) for name in _OF_TASK},
+        "keep": list(task.keep),
         "lease": None if task.lease is None else asdict(task.lease),
         "spec": task.spec.model_dump_json(),
         "settings": list(settings),
@@ -469,10 +470,10 @@ def unpack(content: Mapping[str, Any]) -> Task:
         spec=TrialSpec.model_validate_json(content["spec"]),
         measurements=measurements,
         lease=None if content["lease"] is None else Lease(**content["lease"]),
-        **{name: content[name] for name in _OF_TASK if name != "keep"},
+        **{name: content[name] for name in _OF_TASK},
         keep=tuple(content["keep"]),
     )
 
 
-_OF_TASK = tuple(each.name for each in fields(Task) if each.name not in ("spec", "measurements", "lease"))
+_OF_TASK = tuple(each.name for each in fields(Task) if each.name not in ("spec", "measurements", "lease", "keep"))
 _OF_MEASUREMENT = tuple(each.name for each in fields(PlannedMeasurement) if each.name != "settings")
