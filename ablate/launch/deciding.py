@@ -199,7 +199,10 @@ class Courses:
     def _read(self, places: set[Place], again: set[str]) -> None:
         for name, file in self._files.items():
             here = [place for place in self.planned if place in places and place[0] == name]
-            unread = [place for place in here if place not in self._whole]
+            self._seen |= {place: self._whole[place] for place in here if self._there(place)}
+            unread = [place for place in here if not self._there(place)]
+            if not unread:
+                continue
             part = file.model_copy(update={"trials": [self._parts[place] for place in unread]})
             found = results_of(part, self._storage)
             for (row, seed), trial in found.trials.items():
@@ -209,7 +212,6 @@ class Courses:
                 elif trial.state == "failed" and trial.part.training in again:
                     trial = dataclasses.replace(trial, problem="to be tried again", state="training")
                 self._seen[name, row, seed] = trial
-            self._seen |= {place: self._whole[place] for place in here if place in self._whole}
 
     def _walk(self, question: Question) -> Walk:
         trials = {(row, seed): trial for (space, row, seed), trial in self._seen.items() if space == question.space}

@@ -86,6 +86,7 @@ class Costs:
         self._plan, self._storage, self._cores = plan, storage, cores
         self._whole: dict[str, Spent] = {}
         self._found: dict[str, Spent] = {}
+        self._data = {planned.training: planned.data for planned in plan.trials}
         self._work: dict[str, float] = {}
         self._guess: float | None = None
         self.gpu = False
@@ -142,7 +143,7 @@ class Costs:
 
     def _operations(self, key: str) -> float:
         if key not in self._work:
-            data = next(planned.data for planned in self._plan.trials if planned.training == key)
+            data = self._data[key]
             try:
                 work = work_flops(self._fresh(key), data.train_count, data.test_count, data.classes)
             except Exception:  # the user's own code, which may yet do where it is trained
