@@ -53,3 +53,16 @@ def judged(
         return (yield from work(heard))
     except StoppedEarly:
         return Outcome(task.key, "stopped", epoch=last)
+
+
+class TimeLimit:
+    """Stops trainings where the search's time is up, never after their last epoch."""
+
+    def __init__(self, metric: str, epochs: int, over: Callable[[], bool]) -> None:
+        self.metric = metric
+        self._epochs = epochs
+        self._over = over
+
+    def should_continue(self, key: str, epoch: int, value: float) -> bool:
+        """See `EarlyStopping`."""
+        return epoch >= self._epochs or not self._over()

@@ -31,7 +31,7 @@ from ablate.launch.sources import Subject, results_of
 from ablate.launch.weights import keep_weights
 from ablate.learning import data
 from ablate.planning.estimates import DAY_S, Estimate
-from ablate.planning.plan import Plan, decide, plan_file_of
+from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
 from ablate.report.opening import show_watching
 from ablate.storage import plans
 from ablate.storage.leases import Leases
@@ -315,13 +315,23 @@ class Session:
         self.storage.identify()
         self._register()
         for training in self.plan.trainings.values():
-            self.storage.describe(training.key, training.identity)
-            if training.weights is not None and training.missing:
-                keep_weights(self.plan, training, self.storage)
-            damaged = self.storage.drop_damaged(training.key, training.measurements)
-            for message in [*damaged, *self.storage.damage(training.key)]:
-                self.console.print(Text(printable(message), overflow="fold"))
-        plans.save(plan_file_of(self.plan, self.provenance), self.storage)
+            self.admit(training)
+        self.keep_plan()
+
+    def keep_plan(self) -> None:
+        """Keep the plan as it is by now, and tell MLflow, once it is told anything."""
+        file = plans.save(plan_file_of(self.plan, self.provenance), self.storage)
+        if self.sync is not None:
+            self.sync.grow(file)
+
+    def admit(self, training: PlannedTraining) -> None:
+        """Write down that a training is in the plan, and drop what is damaged of it; it is decided about."""
+        self.storage.describe(training.key, training.identity)
+        if training.weights is not None and training.missing:
+            keep_weights(self.plan, training, self.storage)
+        damaged = self.storage.drop_damaged(training.key, training.measurements)
+        for message in [*damaged, *self.storage.damage(training.key)]:
+            self.console.print(Text(printable(message), overflow="fold"))
 
     def _register(self) -> None:
         """Register the claims before anything is trained, and name registrations that are damaged."""

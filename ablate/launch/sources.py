@@ -22,7 +22,6 @@ from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
 from ablate.planning.search_plan import SearchPlan, search_estimate
 from ablate.spaces.specs import DataSpec
 from ablate.spaces.trials import Sample
-from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.samples import SampleEnd, sample_end
 from ablate.storage.storage import Storage
@@ -47,6 +46,12 @@ class Session(Protocol):
     sync: Any
     arrived: bool
     left_out: list[str]
+
+    def admit(self, training: PlannedTraining) -> None:
+        """Write down that a training is in the plan, and drop what is damaged of it; it is decided about."""
+
+    def keep_plan(self) -> None:
+        """Keep the plan as it is by now, and tell MLflow."""
 
 
 class Subject(Source, Protocol):
@@ -358,7 +363,9 @@ class Samples:
         """See `Subject`."""
         epochs = max((t.spec.training.epochs for t in self.found.base.trainings.values()), default=1)
         if local and self.spec.scheduler.name == "fifo":  # Ray is not even imported
-            return _TimeLimit(self.spec.objective[0].metric, epochs, self.over)
+            from ablate.execution.judging import TimeLimit
+
+            return TimeLimit(self.spec.objective[0].metric, epochs, self.over)
         from ablate.execution.schedulers import EarlyStopping
 
         self._stopping = EarlyStopping(self.spec, epochs, self.over)
@@ -435,13 +442,11 @@ class Samples:
             self._learn(sample, SampleEnd("failed", reason=self.found.unfit[sample.number]))
             session.progress.note(f"{sample.label} cannot be trained: {self.found.unfit[sample.number]}")
             return sample
-        session.storage.describe(training.key, training.identity)
+        session.admit(training)
         session.progress.follow(training.key)
         limit = f" of {self.search.limit}" if self.search.limit else ""
         session.progress.note(f"{sample.label}{limit}: {sample.note}")
-        file = plans.save(plan_file_of(self.plan, session.provenance), session.storage)
-        if session.sync is not None:
-            session.sync.grow(file)
+        session.keep_plan()
         return sample
 
     def settled(self, training: PlannedTraining) -> bool:
@@ -487,16 +492,3 @@ class Samples:
         """A failed sample is a result of a search; only where none is left to choose from has it failed."""
         left = [t for t in self.plan.trainings.values() if t.action not in ("reuse", "stopped", "failed")]
         return 0 if not left and any(t.action == "reuse" for t in self.plan.trainings.values()) else 1
-
-
-class _TimeLimit:
-    """Stops trainings where the search's time is up, never after their last epoch."""
-
-    def __init__(self, metric: str, epochs: int, over: Callable[[], bool]) -> None:
-        self.metric = metric
-        self._epochs = epochs
-        self._over = over
-
-    def should_continue(self, key: str, epoch: int, value: float) -> bool:
-        """See `EarlyStopping`."""
-        return epoch >= self._epochs or not self._over()

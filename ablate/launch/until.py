@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -19,9 +20,8 @@ from ablate.launch.options import Options
 from ablate.launch.registering import content_of
 from ablate.launch.sources import Rows, Session
 from ablate.launch.spending import Costs, told_hours
-from ablate.launch.weights import keep_weights
 from ablate.planning.estimates import Estimate
-from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
+from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.spaces.specs import DataSpec
 from ablate.storage import plans
 from ablate.storage.storage import Storage
@@ -60,6 +60,7 @@ class UntilDecided(Rows):
         self.costs = Costs(self.whole, storage, cores or os.cpu_count() or 1)
         self._courses = Courses(self.whole, storage, self.costs, limits.seeds, limits.hours)
         self._session: Session | None = None
+        self._created_ms: int | None = None
         self._out: set[str] = set()
         self._tried: dict[str, frozenset[str]] = {}
         self._wanted: list[str] = []
@@ -105,10 +106,10 @@ class UntilDecided(Rows):
 
     def _since(self) -> int:
         """When the plan was launched first."""
-        try:
-            return plans.load(self._storage, self.plan.id).created_ms
-        except StorageError:  # it was not, or nobody can tell
-            return now_ms()
+        if self._created_ms is None:
+            with contextlib.suppress(StorageError):  # it was not, or nobody can tell
+                self._created_ms = plans.load(self._storage, self.plan.id).created_ms
+        return now_ms() if self._created_ms is None else self._created_ms
 
     def decide(self, storage: Storage, options: Options) -> None:
         """See `Subject`; a budget that pays for nothing is refused."""
@@ -200,25 +201,17 @@ class UntilDecided(Rows):
         joined = self._look()
         for key in before - self.plan.trainings.keys():
             session.progress.forget(key)
+        decide(self.plan, session.storage, retry_failed=session.options.retry_failed, only=joined)
         for key in joined:
-            training = self.plan.trainings[key]
-            session.storage.describe(key, training.identity)
-            decide(self.plan, session.storage, retry_failed=session.options.retry_failed, only=[key])
-            if training.weights is not None and training.missing:
-                keep_weights(self.plan, training, session.storage)
+            session.admit(self.plan.trainings[key])
             session.progress.follow(key)
-        self._keep(session)
-
-    def _keep(self, session: Session) -> None:
-        file = plans.save(plan_file_of(self.plan, session.provenance), session.storage)
-        if session.sync is not None:
-            session.sync.grow(file)
+        session.keep_plan()
 
     def finished(self) -> None:
         """See `Subject`: what was decided is written down."""
         if self._session is not None:
             self._look()
-            self._keep(self._session)
+            self._session.keep_plan()
 
     def tell(self, session: Session) -> None:
         """See `Subject`."""

@@ -174,6 +174,20 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert trained_epochs(cut / "storage") <= trained_epochs(whole / "storage") + 1  # the epoch it died in
 
 
+def test_a_damaged_record_of_a_sample_that_was_trained_before_is_made_again(tmp_path: Path) -> None:
+    write_search(tmp_path, samples=1)
+    assert run(tmp_path, sets=["search.scheduler.name=fifo"])[0] == 0
+    storage = Storage(str(tmp_path / "storage"))
+    [key] = storage.keys()
+    name = next(iter(storage.view(key).records))
+    [path] = Path(storage.location, key).rglob(f"*{name}*")
+    path.write_bytes(path.read_bytes()[:-40])
+    assert storage.record(storage.view(key), name) is None
+    code, said = run(tmp_path)
+    assert code == 0 and storage.keys() == [key], said
+    assert storage.record(storage.view(key), name) is not None
+
+
 def test_start_configurations_come_first(tmp_path: Path) -> None:
     start = [{"training.learning_rate": 0.1, "model.activation": "relu"}]
     for searcher in ("random", "optuna"):

@@ -175,6 +175,23 @@ def test_a_seed_that_fails_keeps_the_look_from_being_taken_until_a_rule_answers(
     assert made.trained.count(("high", 1)) == 2
 
 
+def test_a_record_that_is_damaged_is_measured_again_when_its_seed_has_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(monkeypatch)
+    fixed = asked(tmp_path)
+    fixed.until_decided, fixed.seeds, fixed.rows = False, list(range(5)), ["middle"]
+    assert launch_here(fixed)[0] == 0
+    storage = Storage(fixed.storage)
+    [trial] = [each for each in plans.load(storage).trials if each.seed == 4]
+    [path] = Path(fixed.storage, trial.training).rglob(f"*{trial.columns['accuracy/natural']}*")
+    path.write_bytes(path.read_bytes()[:-40])
+    made.trained.clear()
+    code, text = launch_here(asked(tmp_path))
+    assert code == 0 and "“less clear”: holds, decided at 5 seeds" in said(text), text
+    assert counts(made.trained)["middle"] == 1 and ("middle", 4) in made.trained
+
+
 def test_trials_that_are_not_needed_are_told_apart_in_results_and_a_dry_run_tells_the_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
