@@ -13,6 +13,7 @@ from ablate.execution.executors import LocalExecutor
 from ablate.launch.queue import WAIT_S, TrainingQueue
 from ablate.launch.request import Request
 from ablate.launch.sources import Rows, Samples
+from ablate.planning.plan import PlannedTraining
 from ablate.storage import leases
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
@@ -60,6 +61,13 @@ class World:
 
     def note(self, text: str) -> None:
         """As a progress."""
+
+    def admit(self, training: PlannedTraining) -> None:
+        """As a session."""
+        self.storage.describe(training.key, training.identity)
+
+    def keep_plan(self) -> None:
+        """As a session."""
 
     def job(self) -> Job:
         """The next one."""
