@@ -32,7 +32,7 @@ def load_preset(name: str) -> PresetFile:
     """A preset by its name.
 
     Args:
-        name: `paper` or `smoke`.
+        name: `paper`, `reduced` or `smoke`.
 
     Returns:
         The validated preset.
@@ -45,7 +45,7 @@ def load_preset(name: str) -> PresetFile:
         raise SpecError(f"--preset: expected a preset's name, got {name!r}; {nearest(name, preset_names())}")
     file = YamlFile(path)
     preset = file.validate(Preset)
-    if "section" not in preset.model_fields_set and name in SECTIONS:  # one that is called like a section reads it
+    if "section" not in preset.model_fields_set and name in SECTIONS:  # files of earlier versions name theirs alone so
         preset = Preset.model_validate({**preset.model_dump(), "section": name})
     return PresetFile(name, preset, file)
 

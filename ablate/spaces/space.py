@@ -152,7 +152,8 @@ class Preset(Spec):
     """A named set of settings that stands between a space and the command line."""
 
     description: str = Field("", description="What it is for.")
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field({}, description="Settings that win over a space's own.")
+    defaults: dict[str, Any] = Field({}, description="Settings that a space's own win over.")
     decides_claims: bool = Field(True, description="Whether its trainings are long enough to judge claims by.")
     section: Literal["smoke"] | None = Field(None, description="What of a space changes it under this preset too.")
 

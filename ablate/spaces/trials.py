@@ -144,7 +144,8 @@ def configured_search(
         where = file.where(("search",))
         raise SpecError(f"{where}: search: expected something left to search, got every parameter set")
     search = _validated(left, file.where(("search",)))
-    return ConfiguredSearch(loaded, search, tuple(settings_from_file(space.base, file, ("base",))), tuple(after), seed)
+    before = [*_defaults(preset), *settings_from_file(space.base, file, ("base",))]
+    return ConfiguredSearch(loaded, search, tuple(before), tuple(after), seed)
 
 
 def check(loaded: SpaceFile, load_preset: Callable[[str], PresetFile]) -> None:
@@ -214,8 +215,14 @@ def settings_from_file(settings: Mapping[str, Any], file: YamlFile, place: tuple
     return found
 
 
+def _defaults(preset: PresetFile | None) -> list[Setting]:
+    """What holds under a preset where a space says nothing of it."""
+    return settings_from_file(preset.preset.defaults, preset.file, ("defaults",)) if preset is not None else []
+
+
 def settings_of(loaded: SpaceFile, row: Row, preset: PresetFile | None) -> list[Setting]:
-    """What makes a row, without the command line: of the space, the row, and the preset, the later wins.
+    """What makes a row, without the command line: of the preset's defaults, the space, the row, and what the preset
+    sets, the later wins.
 
     Args:
         loaded: The space.
@@ -227,7 +234,8 @@ def settings_of(loaded: SpaceFile, row: Row, preset: PresetFile | None) -> list[
     """
     space, file = loaded.space, loaded.file
     number = space.rows.index(row)
-    settings = settings_from_file(space.base, file, ("base",))
+    settings = _defaults(preset)
+    settings += settings_from_file(space.base, file, ("base",))
     settings += settings_from_file(row.set, file, ("rows", number, "set"))
     if preset is not None:
         settings += settings_from_file(preset.preset.set, preset.file, ("set",))

@@ -126,6 +126,17 @@ def test_a_preset_says_itself_what_it_reads_and_whether_it_decides(
         presets.load_preset("night")
 
 
+def test_the_defaults_of_a_preset_hold_where_a_space_says_nothing() -> None:
+    sizes = {label: trial.spec.training.batch_size for label, trial in trials("batch_size", "reduced").items()}
+    assert sizes == {label: int(label) for label in sizes}  # its own subject
+    baseline = training_of(trials("batch_size", "reduced")["64"].spec)
+    for space, label in (("lowpass", "32"), ("frequency", "Adversarial"), ("bit_width", "QM-32")):
+        assert training_of(trials(space, "reduced")[label].spec) == baseline, space
+    specs = [trial.spec for space in SPACES for trial in trials(space, "reduced").values()]
+    assert all(spec.data.validation == 0.1 and spec.training.epochs == 30 for spec in specs)
+    assert presets.decides_claims("reduced")
+
+
 def test_the_smoke_preset_is_small_and_says_what_it_narrows() -> None:
     for space in SPACES:
         plain, smoke = trials(space, "paper"), trials(space, "smoke")
