@@ -1,4 +1,4 @@
-"""The ideal low-pass filter of Section 3.1.1: the central degree x degree of the shifted spectrum, and nothing else."""
+"""The ideal low-pass filter of Section 3.1.1, the central degree x degree of the shifted spectrum, and its rest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ablate.core.errors import SpecError
+from ablate.core.filters import Filter
 
 
 def mask(size: int, degree: int, device: torch.device | str | None = None) -> Tensor:
@@ -51,6 +52,45 @@ def lowpass(images: Tensor, degree: int) -> Tensor:
     kept = torch.fft.ifftshift(rows)[:, None] & torch.fft.ifftshift(columns)[None, :]
     filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(images) * kept)
     return filtered.real
+
+
+def highpass(images: Tensor, degree: int) -> Tensor:
+    """What the low-pass filter of a degree takes away: x - lowpass(x, degree), so that both sum to the images.
+
+    The mean of every channel is gone with any degree, so that the result lies around 0; it is not clipped.
+
+    Args:
+        images: [N, C, H, W] float.
+        degree: How many rows and columns of the spectrum are removed, 1 to min(H, W) - 1.
+
+    Returns:
+        [N, C, H, W], of the same type.
+
+    Raises:
+        SpecError: No such degree, or nothing would be left.
+    """
+    size = min(images.shape[-2:])
+    if not 1 <= degree < size:
+        raise SpecError(f"expected a high-pass degree from 1 to below the image's size ({size}), got {degree}")
+    return images - lowpass(images, degree)
+
+
+def filtered(images: Tensor, seen: Filter | None) -> Tensor:
+    """Images as a network behind a filter sees them.
+
+    Args:
+        images: [N, C, H, W] float.
+        seen: The filter; None: there is none.
+
+    Returns:
+        [N, C, H, W], of the same type.
+
+    Raises:
+        SpecError: Images of this size have no such filter.
+    """
+    if seen is None:
+        return images
+    return lowpass(images, seen.degree) if seen.kind == "lowpass" else highpass(images, seen.degree)
 
 
 def _band(size: int, degree: int, device: torch.device | str | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which images a network still gets right under an attack, seen through low-pass filters of any degree."""
+"""Which images a network still gets right under an attack, seen through filters of their frequencies."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ablate.analysis.lowpass import lowpass
+from ablate.analysis.lowpass import filtered
 from ablate.attacks.base import Attack, Network
 from ablate.core.errors import MeasurementError
+from ablate.core.filters import Filter
 from ablate.core.modes import evaluating
 
 _ROUNDING = 1e-6
@@ -29,19 +30,19 @@ def as_float(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
-def through_filter(network: Network, degree: int | None) -> Network:
-    """The network behind a low-pass filter: x -> network(lowpass(x, degree)).
+def through_filter(network: Network, seen: Filter | None) -> Network:
+    """The network behind a filter: x -> network(filtered(x, seen)).
 
     Args:
         network: Images to logits.
-        degree: Keep the central degree x degree of the spectrum; None: no filter.
+        seen: Which frequencies it sees; None: no filter.
 
     Returns:
         Images to logits; gradients pass through the filter.
     """
-    if degree is None:
+    if seen is None:
         return network
-    return lambda images: network(lowpass(images, degree))
+    return lambda images: network(filtered(images, seen))
 
 
 class Checks:
@@ -111,7 +112,7 @@ class Checks:
 
 
 class CleanLogits:
-    """What a network says of clean images, computed once per filter degree and shared by all attacks.
+    """What a network says of clean images, computed once per filter and shared by all attacks.
 
     One for each set of weights: after a training step it would tell of the network that was.
 
@@ -125,25 +126,25 @@ class CleanLogits:
         self.network = network
         self.images = images
         self.batch_size = batch_size
-        self._logits: dict[int | None, Tensor] = {}
+        self._logits: dict[Filter | None, Tensor] = {}
 
-    def at(self, degree: int | None = None) -> Tensor:
+    def at(self, seen: Filter | None = None) -> Tensor:
         """The logits through a filter.
 
         Args:
-            degree: As in `through_filter`.
+            seen: As in `through_filter`.
 
         Returns:
             [N, classes] on the network's device.
         """
-        degree = _effective(degree, self.images)
-        if degree not in self._logits:
-            seen = through_filter(self.network, degree)
+        seen = _effective(seen, self.images)
+        if seen not in self._logits:
+            behind = through_filter(self.network, seen)
             device = _device(self.network, self.images)
             with evaluating(self.network), torch.no_grad():
-                parts = [seen(as_float(part.to(device))) for part in torch.split(self.images, self.batch_size)]
-            self._logits[degree] = torch.cat(parts)
-        return self._logits[degree]
+                parts = [behind(as_float(part.to(device))) for part in torch.split(self.images, self.batch_size)]
+            self._logits[seen] = torch.cat(parts)
+        return self._logits[seen]
 
     def of(self, places: Tensor) -> CleanLogits:
         """The same of some of the images: what is known of all is known of them.
@@ -152,7 +153,7 @@ class CleanLogits:
             places: [n] int64, which.
         """
         some = CleanLogits(self.network, self.images[places.to(self.images.device)], self.batch_size)
-        some._logits = {degree: logits[places.to(logits.device)] for degree, logits in self._logits.items()}
+        some._logits = {seen: logits[places.to(logits.device)] for seen, logits in self._logits.items()}
         return some
 
 
@@ -164,15 +165,15 @@ def evaluate(
     *,
     seed: int,
     batch_size: int,
-    degrees: Sequence[int | None] = (None,),
+    filters: Sequence[Filter | None] = (None,),
     adaptive: bool = False,
     index: Tensor | None = None,
     clean: CleanLogits | None = None,
-) -> dict[int | None, Tensor]:
-    """Attacks every image, and says for every filter degree which ones are still classified correctly.
+) -> dict[Filter | None, Tensor]:
+    """Attacks every image, and says for every filter which ones are still classified correctly.
 
-    The attack is generated once, against the unfiltered network, and what it made is classified at every degree. With
-    `adaptive` the attacker knows of the filter: for each degree it is generated against network(lowpass(., degree)).
+    The attack is generated once, against the unfiltered network, and what it made is classified behind every filter.
+    With `adaptive` the attacker knows of it: for each filter it is generated against the network behind it.
 
     Args:
         network: Evaluated in evaluation mode, without gradients of its parameters; left as it was found.
@@ -181,13 +182,13 @@ def evaluate(
         labels: [N] int64.
         seed: The trial's seed.
         batch_size: Images attacked at once; matters to the result only for attacks that are `batch_dependent`.
-        degrees: Of the filter in front of the classifier; None: no filter.
+        filters: In front of the classifier; None: no filter.
         adaptive: Attack through the filter.
         index: [N] int64, the images' places in the data set; None: 0 .. N - 1.
         clean: Clean logits of this network and these images, to share them between attacks; None: only within this one.
 
     Returns:
-        For each degree [N] bool on the network's device: classified correctly.
+        For each filter [N] bool on the network's device: classified correctly.
 
     Raises:
         MeasurementError: The attack made something else than images in [0, 1], or a logit is not finite: neither may
@@ -197,26 +198,26 @@ def evaluate(
     """
     clean = CleanLogits(network, images, batch_size) if clean is None else clean
     assert clean.network is network and clean.images.shape == images.shape
-    wanted = list(dict.fromkeys(_effective(degree, images) for degree in degrees))
-    correct: dict[int | None, list[Tensor]] = {degree: [] for degree in wanted}
+    wanted = list(dict.fromkeys(_effective(seen, images) for seen in filters))
+    correct: dict[Filter | None, list[Tensor]] = {seen: [] for seen in wanted}
     checks = Checks(attack)
-    attacked_and_judged = [(degree, [degree]) for degree in wanted] if adaptive else [(None, wanted)]
+    attacked_and_judged = [(seen, [seen]) for seen in wanted] if adaptive else [(None, wanted)]
     with evaluating(network):
         for attacked, judged in attacked_and_judged:
             for part, original, perturbed, truth in _batches(
                 network, attack, images, labels, seed, batch_size, attacked, index, clean, checks
             ):
-                for degree in judged:
+                for seen in judged:
                     if perturbed is original:
-                        logits = clean.at(degree)[part]
+                        logits = clean.at(seen)[part]
                     else:
                         with torch.no_grad():
-                            logits = through_filter(network, degree)(perturbed)
+                            logits = through_filter(network, seen)(perturbed)
                     checks.logits(logits, len(truth))
-                    correct[degree].append(logits.argmax(dim=1) == truth)
+                    correct[seen].append(logits.argmax(dim=1) == truth)
     checks.settle()
-    joined = {degree: torch.cat(parts) for degree, parts in correct.items()}
-    return {degree: joined[_effective(degree, images)] for degree in degrees}
+    joined = {seen: torch.cat(parts) for seen, parts in correct.items()}
+    return {seen: joined[_effective(seen, images)] for seen in filters}
 
 
 def adversarial_examples(
@@ -264,14 +265,14 @@ def _batches(
     labels: Tensor,
     seed: int,
     batch_size: int,
-    degree: int | None,
+    seen: Filter | None,
     index: Tensor | None,
     clean: CleanLogits,
     checks: Checks,
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Per batch: its place, the images, what the attack on network(lowpass(., degree)) made of them, the labels."""
+    """Per batch: its place, the images, what the attack on the network behind a filter made of them, the labels."""
     device = _device(network, images)
-    target = through_filter(network, degree)
+    target = through_filter(network, seen)
     index = torch.arange(len(images)) if index is None else index
     assert len(images) == len(labels) == len(index)
     for begin in range(0, len(images), batch_size):
@@ -285,7 +286,7 @@ def _batches(
             truth,
             index=index[part].to(device),
             seed=seed,
-            clean_logits=clean.at(degree)[part] if attack.uses_clean_logits else None,
+            clean_logits=clean.at(seen)[part] if attack.uses_clean_logits else None,
         )
         if perturbed is not original:
             checks.examples(perturbed, original)
@@ -297,9 +298,11 @@ def _batches(
         yield part, original, perturbed, truth
 
 
-def _effective(degree: int | None, images: Tensor) -> int | None:
+def _effective(seen: Filter | None, images: Tensor) -> Filter | None:
     """None for the filter that keeps everything, so that nothing is computed twice for it."""
-    return None if degree == images.shape[-2] == images.shape[-1] else degree
+    if seen is None or (seen.kind == "lowpass" and seen.degree == images.shape[-2] == images.shape[-1]):
+        return None
+    return seen
 
 
 def _device(network: nn.Module, images: Tensor) -> torch.device:

@@ -22,6 +22,7 @@ from ablate.attacks.evaluation import CleanLogits, evaluate
 from ablate.attacks.linf import LinfAttack
 from ablate.attacks.threats import Threat
 from ablate.core.errors import SpecError
+from ablate.core.filters import Filter
 from ablate.spaces.specs import MeasurementSpec
 
 AUTOATTACK = ("natural", "apgd_ce", "apgd_t", "fab_t", "square")
@@ -90,7 +91,7 @@ class Together(LinfAttack):
 
 @dataclass(frozen=True)
 class Withstood:
-    """What came of a column made of others, at one degree of the filter.
+    """What came of a column made of others, behind one filter.
 
     Attributes:
         correct: [N] bool, which images withstand all parts.
@@ -111,13 +112,13 @@ def evaluate_together(
     *,
     seed: int,
     batch_size: int,
-    degrees: Sequence[int | None] = (None,),
+    filters: Sequence[Filter | None] = (None,),
     adaptive: bool = False,
     index: Tensor | None = None,
     clean: CleanLogits | None = None,
-    known: Mapping[tuple[str, int | None], Tensor] | None = None,
-) -> dict[int | None, Withstood]:
-    """Which images withstand all parts, seen through low-pass filters of any degree.
+    known: Mapping[tuple[str, Filter | None], Tensor] | None = None,
+) -> dict[Filter | None, Withstood]:
+    """Which images withstand all parts, seen through filters of their frequencies.
 
     Args:
         network: As in `evaluate`.
@@ -126,29 +127,33 @@ def evaluate_together(
         labels: As in `evaluate`.
         seed: As in `evaluate`.
         batch_size: As in `evaluate`.
-        degrees: As in `evaluate`.
+        filters: As in `evaluate`.
         adaptive: As in `evaluate`; a part that asks the network nothing is what it is without.
         index: As in `evaluate`.
         clean: As in `evaluate`.
-        known: Part and degree -> [N] bool, what earlier measurements found of these images.
+        known: Part and filter -> [N] bool, what earlier measurements found of these images.
 
     Returns:
-        By degree.
+        By filter.
     """
     index = torch.arange(len(images)) if index is None else index
     clean = CleanLogits(network, images, batch_size) if clean is None else clean
     known = known or {}
-    device = clean.at(degrees[0]).device
-    broken_by = {d: torch.full((len(images),), NOBODY, dtype=torch.int8, device=device) for d in degrees}
-    attacked: dict[int | None, list[int | None]] = {degree: [] for degree in degrees}
+    device = clean.at(filters[0]).device
+    broken_by = {seen: torch.full((len(images),), NOBODY, dtype=torch.int8, device=device) for seen in filters}
+    attacked: dict[Filter | None, list[int | None]] = {seen: [] for seen in filters}
     for number, part in enumerate(whole.parts):
-        asked = [degree for degree in degrees if (part.name, degree) not in known]
-        found = {d: known[part.name, d].to(device=device, dtype=torch.bool).clone() for d in degrees if d not in asked}
-        for degree in asked:
-            found[degree] = torch.ones(len(images), dtype=torch.bool, device=device)
+        asked = [seen for seen in filters if (part.name, seen) not in known]
+        found = {
+            seen: known[part.name, seen].to(device=device, dtype=torch.bool).clone()
+            for seen in filters
+            if seen not in asked
+        }
+        for seen in asked:
+            found[seen] = torch.ones(len(images), dtype=torch.bool, device=device)
         left = torch.zeros(len(images), dtype=torch.bool, device=device)
-        for degree in asked:  # one run of the attack serves all filters it does not know of
-            left |= broken_by[degree] == NOBODY
+        for seen in asked:  # one run of the attack serves all filters it does not know of
+            left |= broken_by[seen] == NOBODY
         places = left.nonzero().squeeze(1)
         if len(places):
             here = places.to(images.device)
@@ -159,18 +164,18 @@ def evaluate_together(
                 labels[here],
                 seed=seed,
                 batch_size=batch_size,
-                degrees=asked,
+                filters=asked,
                 adaptive=adaptive and part.uses_network,
                 index=index[places.to(index.device)],
                 clean=clean.of(places),
             )
-            for degree in asked:
-                found[degree][places] = outcome[degree]
-        for degree in degrees:
-            attacked[degree].append(len(places) if degree in asked else None)
-            now = (broken_by[degree] == NOBODY) & ~found[degree]
-            broken_by[degree] = torch.where(now, number, broken_by[degree]).to(torch.int8)
-    return {d: Withstood(broken_by[d] == NOBODY, broken_by[d], tuple(attacked[d])) for d in degrees}
+            for seen in asked:
+                found[seen][places] = outcome[seen]
+        for seen in filters:
+            attacked[seen].append(len(places) if seen in asked else None)
+            now = (broken_by[seen] == NOBODY) & ~found[seen]
+            broken_by[seen] = torch.where(now, number, broken_by[seen]).to(torch.int8)
+    return {seen: Withstood(broken_by[seen] == NOBODY, broken_by[seen], tuple(attacked[seen])) for seen in filters}
 
 
 @register_attack("aa")

@@ -23,6 +23,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from ablate.core.filters import Filter
 from ablate.execution import cluster
 from ablate.execution.base import (
     EarlyStopping,
@@ -449,7 +450,9 @@ def pack(task: Task) -> dict[str, Any]:
     measurements = []
     for each in task.measurements:
         place = settings.setdefault(each.settings.model_dump_json(), len(settings))
-        measurements.append({**{name: getattr(each, name) for name in _OF_MEASUREMENT}, "settings": place})
+        seen = None if each.filter is None else list(each.filter)
+        plain = {name: getattr(each, name) for name in _OF_MEASUREMENT}
+        measurements.append({**plain, "filter": seen, "settings": place})
     return {
         **{name: getattr(task, name) for name in _OF_TASK},
         "keep": list(task.keep),
@@ -464,7 +467,14 @@ def unpack(content: Mapping[str, Any]) -> Task:
     """The task that was packed."""
     settings = [MeasurementSpec.model_validate_json(each) for each in content["settings"]]
     measurements = tuple(
-        PlannedMeasurement(**{**entry, "settings": settings[entry["settings"]]}) for entry in content["measurements"]
+        PlannedMeasurement(
+            **{
+                **entry,
+                "filter": None if entry["filter"] is None else Filter(*entry["filter"]),
+                "settings": settings[entry["settings"]],
+            }
+        )
+        for entry in content["measurements"]
     )
     return Task(
         spec=TrialSpec.model_validate_json(content["spec"]),
@@ -476,4 +486,4 @@ def unpack(content: Mapping[str, Any]) -> Task:
 
 
 _OF_TASK = tuple(each.name for each in fields(Task) if each.name not in ("spec", "measurements", "lease", "keep"))
-_OF_MEASUREMENT = tuple(each.name for each in fields(PlannedMeasurement) if each.name != "settings")
+_OF_MEASUREMENT = tuple(each.name for each in fields(PlannedMeasurement) if each.name not in ("filter", "settings"))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ablate.analysis.registry import AnalysisContext, get_analysis
 from ablate.attacks import Attack, Checks, CleanLogits, Together, build_attack, evaluate, evaluate_together
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
+from ablate.core.filters import Filter
 from ablate.core.metric_names import refused
 from ablate.core.text import first_line, named_line, now_ms
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
@@ -348,44 +349,45 @@ class _Run:
         asked: dict[str, Any] = {
             "seed": self.task.spec.seed,
             "batch_size": first.settings.batch_size,
-            "degrees": [m.degree for m in same],
+            "filters": [m.filter for m in same],
             "adaptive": first.adaptive,
             "clean": clean,
         }
-        arrays: dict[int | None, dict[str, Any]]
-        more: dict[int | None, dict[str, Any]] = {}
+        arrays: dict[Filter | None, dict[str, Any]]
+        more: dict[Filter | None, dict[str, Any]] = {}
         if isinstance(attack, Together):
             known = self._known(same, len(images))
             withstood = evaluate_together(self.asked, attack, images, labels, known=known, **asked)
-            arrays = {d: {"correct": each.correct, "broken_by": each.broken_by} for d, each in withstood.items()}
+            arrays = {seen: {"correct": each.correct, "broken_by": each.broken_by} for seen, each in withstood.items()}
             names = [part.name for part in attack.parts]
             for measurement in same:
-                attacked = dict(zip(names, withstood[measurement.degree].attacked, strict=True))
-                more[measurement.degree] = {"made_of": dict(measurement.parts), "attacked": attacked}
+                attacked = dict(zip(names, withstood[measurement.filter].attacked, strict=True))
+                more[measurement.filter] = {"made_of": dict(measurement.parts), "attacked": attacked}
         else:
             correct = evaluate(self.asked, attack, images, labels, **asked)
-            arrays = {degree: {"correct": right} for degree, right in correct.items()}
+            arrays = {seen: {"correct": right} for seen, right in correct.items()}
         records = []
         for measurement in same:
-            found = {name: values.cpu().numpy() for name, values in arrays[measurement.degree].items()}
+            found = {name: values.cpu().numpy() for name, values in arrays[measurement.filter].items()}
             right = found["correct"] = found["correct"].astype(np.bool_)
             self._correct[measurement.key] = torch.from_numpy(right)
             accuracy = 100.0 * float(right.mean())
             meta: dict[str, Any] = {
                 "what": measurement.name,
                 "settings": repr(attack),
-                "degree": measurement.degree,
+                "filter": None if measurement.filter is None else measurement.filter.kind,
+                "degree": None if measurement.filter is None else measurement.filter.degree,
                 "adaptive": measurement.adaptive,
                 "images": len(right),
-                **more.get(measurement.degree, {}),
+                **more.get(measurement.filter, {}),
             }
             if attack.threat is not None:
                 meta["threat"] = attack.threat.words()
             records.append(Record(measurement.key, {"accuracy": accuracy}, found, meta))
         return records
 
-    def _known(self, same: Iterable[PlannedMeasurement], count: int) -> dict[tuple[str, int | None], Tensor]:
-        """What was found of a column's parts already, on the first images: part and degree -> [n] bool."""
+    def _known(self, same: Iterable[PlannedMeasurement], count: int) -> dict[tuple[str, Filter | None], Tensor]:
+        """What was found of a column's parts already, on the first images: part and filter -> [n] bool."""
         known = {}
         view = self.storage.view(self.task.key)
         for measurement in same:
@@ -396,7 +398,7 @@ class _Run:
                     stored = None if record is None else record.correct
                     right = None if stored is None else torch.from_numpy(stored)
                 if right is not None:
-                    known[name, measurement.degree] = right[:count]
+                    known[name, measurement.filter] = right[:count]
         return known
 
     def _analyse(self, network: nn.Module, measurement: PlannedMeasurement, images: Tensor, labels: Tensor) -> Record:

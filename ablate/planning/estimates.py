@@ -392,7 +392,7 @@ def work_flops(training: PlannedTraining, train_count: int, test_count: int, cla
     for key, measurement in training.measurements.items():
         if key not in (training.missing or training.measurements if epochs else training.missing):
             continue
-        # Degrees of one unaware attack share its examples.
-        what = (measurement.name, measurement.network, measurement.degree if measurement.adaptive else None)
+        # Filters of one unaware attack share its examples.
+        what = (measurement.name, measurement.network, measurement.filter if measurement.adaptive else None)
         done[what] = measurement_cost(measurement, test_count)
     return forward * (epochs * epoch + sum(done.values()))

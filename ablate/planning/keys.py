@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.core.digest import digest
+from ablate.core.filters import Filter
 from ablate.learning.objectives import identity_of
 from ablate.spaces.specs import ONE_STEP, AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
 
@@ -135,7 +136,7 @@ def measurement_key(
     settings: str,
     network: str,
     test_digest: str,
-    degree: int | None = None,
+    seen: Filter | None = None,
     adaptive: bool = False,
     batch_size: int | None = None,
     source: str | None = None,
@@ -150,7 +151,7 @@ def measurement_key(
         settings: All its hyperparameters, e.g. the attack's `repr`.
         network: As of `ablate.spaces.networks`: `last`, `best`, `ema:0.999@0`, `epoch:60`.
         test_digest: Of the test images.
-        degree: Of the low-pass filter before the network; None without one.
+        seen: The filter before the network; None without one.
         adaptive: Whether the attack sees the filter.
         batch_size: Only for what depends on the evaluation batch.
         source: Digest of the user's module that registered it.
@@ -169,7 +170,8 @@ def measurement_key(
         "recipe": MEASUREMENT_RECIPES.get(what, 1),
     }
     optional: dict[str, Any] = {
-        "degree": degree,
+        "degree": None if seen is None else seen.degree,
+        "filter": None if seen is None or seen.kind == "lowpass" else seen.kind,  # once there was but one kind
         "adaptive": adaptive or None,
         "batch_size": batch_size,
         "source": source,
@@ -177,6 +179,6 @@ def measurement_key(
         "parts": list(parts) or None,
     }
     identity |= {name: value for name, value in optional.items() if value is not None}
-    if degree is not None:
-        identity["filter_recipe"] = MEASUREMENT_RECIPES.get("lowpass", 1)
+    if seen is not None:
+        identity["filter_recipe"] = MEASUREMENT_RECIPES.get(seen.kind, 1)
     return digest(identity)

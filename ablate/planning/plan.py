@@ -14,6 +14,7 @@ from ablate.attacks import Attack, Together, attack_source, build_attack
 from ablate.core import digest
 from ablate.core import provenance as origins
 from ablate.core.errors import DataError, SpecError
+from ablate.core.filters import Filter
 from ablate.core.redaction import redact
 from ablate.core.text import now_ms
 from ablate.learning import data, foreign
@@ -381,8 +382,8 @@ def _measurements(
     spec: TrialSpec, training: str, summary: data.DataSummary
 ) -> Iterable[tuple[str, PlannedMeasurement]]:
     settings = spec.measurement
-    asked = settings.lowpass_degree
-    degree = None if asked == spec.data.image_size else asked  # keeping everything is no filter
+    asked = settings.filter
+    seen = None if asked == Filter("lowpass", spec.data.image_size) else asked  # keeping everything is no filter
     images = settings.images or summary.test_count
     for own, network in measured_networks(spec).items():
         for name in settings.attacks:
@@ -404,7 +405,7 @@ def _measurements(
                     settings=repr(attack),
                     network=network,
                     test_digest=summary.test_digest,
-                    degree=degree,
+                    seen=seen,
                     adaptive=adaptive,
                     batch_size=settings.batch_size if attack.batch_dependent else None,
                     source=attack_source(attack.name),
@@ -415,11 +416,11 @@ def _measurements(
 
             def planned(adaptive: bool, attack: Attack = attack, network: str = network) -> PlannedMeasurement:
                 key, parts = key_of(attack, adaptive, network)
-                return PlannedMeasurement(key, "attack", attack.name, network, degree, adaptive, settings, parts)
+                return PlannedMeasurement(key, "attack", attack.name, network, seen, adaptive, settings, parts)
 
             yield Metric(name, own).run_name, planned(False)
             if asked is not None and settings.lowpass_adaptive and attack.uses_network:
-                yield Metric(name, own, adaptive=True).run_name, planned(degree is not None)
+                yield Metric(name, own, adaptive=True).run_name, planned(seen is not None)
         for name in settings.analyses:
             get_analysis(name)
             for problem in filter(None, map(refused_scalar, declared_scalars(name) or ())):

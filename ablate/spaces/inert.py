@@ -93,8 +93,8 @@ _TABLE = (
     ),
     Inert(
         ("measurement.lowpass_adaptive",),
-        "a measurement.lowpass_degree of none",
-        lambda spec: spec.measurement.lowpass_degree is None,
+        "no measurement.lowpass_degree or highpass_degree",
+        lambda spec: spec.measurement.filter is None,
     ),
 )
 

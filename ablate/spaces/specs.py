@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ablate.core.filters import Filter
 from ablate.spaces.networks import NAMES, epoch_of, needed_for, networks_of
 
 COLUMNS = ("natural", "gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20")
@@ -313,6 +314,9 @@ class MeasurementSpec(Spec):
     batch_size: int = Field(500, ge=1, description="Images attacked at once; only cw20's early stop depends on it.")
     lowpass_degree: int | None = Field(None, ge=2, description="Keep the central d x d of the spectrum; none: all.")
     lowpass_adaptive: bool = Field(True, description="With a degree: also attack through the filter.")
+    highpass_degree: int | None = Field(
+        None, ge=1, description="Keep only what the low-pass filter of degree d takes away; none: all."
+    )
     analyses: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="Registered analyses to run.")
     network: str | None = Field(
         None,
@@ -328,6 +332,22 @@ class MeasurementSpec(Spec):
             if twice:
                 raise ValueError(f"expected each name once, got {sorted(twice)[0]!r} twice")
         return self
+
+    @model_validator(mode="after")
+    def _one_filter(self) -> Self:
+        if self.lowpass_degree is not None and self.highpass_degree is not None:
+            raise ValueError(
+                "expected one of measurement.lowpass_degree and measurement.highpass_degree, got "
+                f"{self.lowpass_degree} and {self.highpass_degree}; none switches one off"
+            )
+        return self
+
+    @property
+    def filter(self) -> Filter | None:
+        """What stands in front of the network; None where no filter was asked for."""
+        if self.highpass_degree is not None:
+            return Filter("highpass", self.highpass_degree)
+        return None if self.lowpass_degree is None else Filter("lowpass", self.lowpass_degree)
 
 
 class TrialSpec(Spec):
@@ -369,6 +389,12 @@ class TrialSpec(Spec):
             raise ValueError(
                 f"expected measurement.lowpass_degree of at most data.image_size ({self.data.image_size}), got {degree}"
             )
+        removed = self.measurement.highpass_degree
+        if removed is not None and removed >= self.data.image_size:
+            raise ValueError(
+                f"expected measurement.highpass_degree below data.image_size ({self.data.image_size}), which would "
+                f"leave nothing, got {removed}"
+            )
         return self
 
 
@@ -381,7 +407,7 @@ class PlannedMeasurement:
         kind: Whether `name` is an attack or an analysis.
         name: As registered.
         network: As keys call it: `last`, `best`, `ema:0.999@0`, `epoch:60`.
-        degree: Of the low-pass filter; None without one.
+        filter: In front of the network; None without one.
         adaptive: Whether the attack sees the filter.
         settings: Where the attack's hyperparameters come from.
         parts: Of a column made of others, their names and measurement keys.
@@ -391,7 +417,7 @@ class PlannedMeasurement:
     kind: Literal["attack", "analysis"]
     name: str
     network: str
-    degree: int | None
+    filter: Filter | None
     adaptive: bool
     settings: MeasurementSpec
     parts: tuple[tuple[str, str], ...] = ()

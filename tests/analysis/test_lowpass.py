@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.analysis.lowpass import lowpass, mask
+from ablate.analysis.lowpass import filtered, highpass, lowpass, mask
 from ablate.core.errors import SpecError
+from ablate.core.filters import Filter
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -115,3 +116,25 @@ def test_impossible_degrees_are_refused(degree) -> None:
             SpecError, match=rf"expected a low-pass degree from 1 to the image's size \(8\), got {degree}"
         ):
             call()
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_high_pass_is_what_low_pass_takes_away(size: int) -> None:
+    images = noise(2, 3, size, size)
+    for degree in range(1, size):
+        torch.testing.assert_close(highpass(images, degree) + lowpass(images, degree), images)
+        assert highpass(images, degree).mean((2, 3)).abs().max() < 1e-12  # without the mean of any channel
+        assert torch.equal(filtered(images, Filter("highpass", degree)), highpass(images, degree))
+        assert torch.equal(filtered(images, Filter("lowpass", degree)), lowpass(images, degree))
+    assert filtered(images, None) is images
+
+
+def test_high_pass_keeps_what_lies_outside_and_half_of_an_unpaired_edge() -> None:
+    for frequency, gain in {(0, 0): 0.0, (1, 1): 0.0, (2, 0): 0.5, (3, 0): 1.0, (1, 3): 1.0}.items():
+        torch.testing.assert_close(highpass(wave(8, *frequency), 4), gain * wave(8, *frequency))
+
+
+@pytest.mark.parametrize("degree", [0, 8, 9])
+def test_high_pass_degrees_that_leave_nothing_are_refused(degree: int) -> None:
+    with pytest.raises(SpecError, match=rf"expected a high-pass degree from 1 to below .* \(8\), got {degree}"):
+        filtered(noise(1, 1, 8, 8), Filter("highpass", degree))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate.analysis.lowpass import lowpass
+from ablate.analysis.lowpass import filtered, lowpass
 from ablate.attacks.base import Attack, build_attack
 from ablate.attacks.evaluation import CleanLogits, adversarial_examples, as_float, evaluate, through_filter
 from ablate.attacks.linf import BIM, PGD, TPGD
 from ablate.attacks.noise import GaussianNoise, Natural
 from ablate.core.errors import MeasurementError
+from ablate.core.filters import Filter
 from ablate.spaces.specs import MeasurementSpec
+
+LOW, HIGH = functools.partial(Filter, "lowpass"), functools.partial(Filter, "highpass")
 
 
 class Counting(nn.Module):
@@ -86,34 +90,35 @@ def test_examples_are_the_judged_ones(network, batch) -> None:
 
 
 @pytest.mark.parametrize("attack", [Natural(), PGD(steps=3)], ids=repr)
-def test_every_degree_judges_the_unfiltered_attack(attack, network, batch) -> None:
-    degrees = (None, 8, 6, 3)
-    correct = evaluate(network, attack, batch.images, batch.labels, seed=0, batch_size=10, degrees=degrees)
+def test_every_filter_judges_the_unfiltered_attack(attack, network, batch) -> None:
+    filters = (None, *map(LOW, (8, 6, 3)), *map(HIGH, (1, 3, 6)))
+    correct = evaluate(network, attack, batch.images, batch.labels, seed=0, batch_size=10, filters=filters)
     made = adversarial_examples(network, attack, batch.images, batch.labels, seed=0, batch_size=10)
-    assert tuple(correct) == degrees
-    for degree in degrees:
-        filtered = made if degree is None else lowpass(made, degree)
+    assert tuple(correct) == filters
+    for seen in filters:
         with torch.no_grad():
-            assert torch.equal(correct[degree], network(filtered).argmax(1) == batch.labels)
+            assert torch.equal(correct[seen], network(filtered(made, seen)).argmax(1) == batch.labels)
 
 
 def test_the_adaptive_attack_goes_through_the_filter(network, batch) -> None:
-    attack, degrees = BIM(eps_255=16.0, steps=8), (None, 8, 4)
-    kwargs = {"seed": 0, "batch_size": 24, "degrees": degrees}
+    attack, filters = BIM(eps_255=16.0, steps=8), (None, LOW(8), LOW(4), HIGH(2))
+    kwargs = {"seed": 0, "batch_size": 24, "filters": filters}
     blind = evaluate(network, attack, batch.images, batch.labels, **kwargs)
     adaptive = evaluate(network, attack, batch.images, batch.labels, adaptive=True, **kwargs)
-    for same in (None, 8):
+    for same in (None, LOW(8)):
         assert torch.equal(blind[same], adaptive[same])
-    made = attack.perturb(through_filter(network, 4), batch.images, batch.labels, index=batch.index, seed=0)
-    with torch.no_grad():
-        assert torch.equal(adaptive[4], network(lowpass(made, 4)).argmax(1) == batch.labels)
-    assert adaptive[4].sum() < blind[4].sum()
+    for seen in filters[2:]:
+        made = attack.perturb(through_filter(network, seen), batch.images, batch.labels, index=batch.index, seed=0)
+        with torch.no_grad():
+            assert torch.equal(adaptive[seen], network(filtered(made, seen)).argmax(1) == batch.labels)
+        assert adaptive[seen].sum() < blind[seen].sum()
 
 
-def test_the_attack_is_made_once_for_all_degrees(network, batch) -> None:
+def test_the_attack_is_made_once_for_all_filters(network, batch) -> None:
     counting = Counting(network)
-    evaluate(counting, BIM(steps=3), batch.images, batch.labels, seed=0, batch_size=24, degrees=(None, 8, 6, 4))
-    assert counting.seen == 24 * (3 + 3)  # three steps, three distinct filters
+    filters = (None, LOW(8), LOW(6), LOW(4), HIGH(4))
+    evaluate(counting, BIM(steps=3), batch.images, batch.labels, seed=0, batch_size=24, filters=filters)
+    assert counting.seen == 24 * (3 + 4)  # three steps, four distinct filters
 
 
 def test_clean_logits_are_shared_between_attacks(network, batch) -> None:
@@ -133,8 +138,9 @@ def test_clean_logits_do_not_depend_on_their_batch_and_know_the_filter(network, 
     clean = CleanLogits(network, batch.images, 5)
     with torch.no_grad():
         torch.testing.assert_close(clean.at(), network(batch.images))
-        torch.testing.assert_close(clean.at(4), network(lowpass(batch.images, 4)))
-    assert clean.at(8) is clean.at(None) and clean.at(4) is clean.at(4)
+        torch.testing.assert_close(clean.at(LOW(4)), network(lowpass(batch.images, 4)))
+        torch.testing.assert_close(clean.at(HIGH(4)), network(batch.images - lowpass(batch.images, 4)))
+    assert clean.at(LOW(8)) is clean.at(None) and clean.at(LOW(4)) is clean.at(LOW(4))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -145,7 +151,9 @@ def test_the_network_is_left_as_it_was_found(training, network, batch) -> None:
     modes = [module.training for module in network.modules()]
     state = {name: value.clone() for name, value in network.state_dict().items()}
     for attack in (PGD(steps=2), TPGD(steps=2), build_attack("cw20", MeasurementSpec())):
-        evaluate(network, attack, batch.images, batch.labels, seed=0, batch_size=8, degrees=(None, 4), adaptive=True)
+        evaluate(
+            network, attack, batch.images, batch.labels, seed=0, batch_size=8, filters=(None, LOW(4)), adaptive=True
+        )
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -225,8 +233,8 @@ def test_what_rounding_leaves_beyond_the_interval_is_an_image(network, batch) ->
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("attack", [Natural(), GaussianNoise()])
-@pytest.mark.parametrize("degree", [None, 4])
-def test_logits_that_are_not_finite_count_as_no_answer(value, attack, degree, network, batch) -> None:
+@pytest.mark.parametrize("seen_through", [None, LOW(4), HIGH(4)])
+def test_logits_that_are_not_finite_count_as_no_answer(value, attack, seen_through, network, batch) -> None:
     images, labels, _ = batch
 
     class Breaking(nn.Module):
@@ -240,7 +248,7 @@ def test_logits_that_are_not_finite_count_as_no_answer(value, attack, degree, ne
             return logits
 
     with pytest.raises(MeasurementError, match=f"{attack.name}: expected finite logits"):
-        evaluate(Breaking(), attack, images, labels, seed=0, batch_size=4, degrees=[degree])
+        evaluate(Breaking(), attack, images, labels, seed=0, batch_size=4, filters=[seen_through])
 
 
 def test_logits_of_another_shape_are_not_compared_with_labels(network, batch) -> None:
@@ -259,5 +267,5 @@ def test_values_are_fetched_once_for_all_batches(network, batch, monkeypatch: py
     original = Tensor.tolist
     monkeypatch.setattr(Tensor, "tolist", lambda self: fetched.append(self) or original(self))
     images, labels, _ = batch
-    evaluate(network, GaussianNoise(), images, labels, seed=0, batch_size=2, degrees=[None, 4])
+    evaluate(network, GaussianNoise(), images, labels, seed=0, batch_size=2, filters=[None, LOW(4)])
     assert len(fetched) == 1

@@ -31,6 +31,7 @@ from ablate.attacks.fab import project_linf
 from ablate.attacks.remaining import ROWS_AT_ONCE
 from ablate.attacks.square import side_of
 from ablate.core.errors import SpecError
+from ablate.core.filters import Filter
 from ablate.core.registry import temporary_registrations
 from ablate.spaces.specs import MeasurementSpec
 
@@ -316,15 +317,15 @@ def test_the_outcome_is_the_same_whatever_is_known_already(known: tuple[int, ...
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_behind_filters_it_is_the_and_behind_each(adaptive: bool) -> None:
     network, images, labels = trained()
-    more = {"seed": 0, "batch_size": 100, "degrees": [None, 6], "adaptive": adaptive}
+    more = {"seed": 0, "batch_size": 100, "filters": [None, Filter("lowpass", 6)], "adaptive": adaptive}
     apart = [
         evaluate(network, part, images, labels, **{**more, "adaptive": adaptive and part.uses_network})
         for part in BRIEF
     ]
     clean = CleanLogits(network, images, 100)
     found = evaluate_together(network, whole(*BRIEF), images, labels, clean=clean, **more)
-    for degree in (None, 6):
-        assert torch.equal(found[degree].correct, apart[0][degree] & apart[1][degree] & apart[2][degree])
+    for seen in more["filters"]:
+        assert torch.equal(found[seen].correct, apart[0][seen] & apart[1][seen] & apart[2][seen])
 
 
 def test_aa_is_the_standard_version() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from ablate.attacks import FGSM, PGD, Natural, Together, evaluation, register_attack
 from ablate.core.errors import DeviceError
+from ablate.core.filters import Filter
 from ablate.core.registry import temporary_registrations
 from ablate.execution import worker
 from ablate.learning import data
@@ -20,6 +21,8 @@ from ablate.learning import memory as memory_of
 from ablate.planning.plan import decide
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task
+
+LOW = Filter("lowpass", 6)
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +36,19 @@ def test_an_attack_is_generated_once_for_all_filters(
     tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
-    calls: list[tuple[str, list[int | None], bool]] = []
+    calls: list[tuple[str, list[Filter | None], bool]] = []
     original = worker.evaluate
 
     def counting(network: Any, attack: Any, *rest: Any, **named: Any) -> Any:
-        calls.append((type(attack).__name__, list(named["degrees"]), named["adaptive"]))
+        calls.append((type(attack).__name__, list(named["filters"]), named["adaptive"]))
         return original(network, attack, *rest, **named)
 
     monkeypatch.setattr(worker, "evaluate", counting)
     outcome = worker.run(task(plan, storage), digits, lambda event: None)
     assert outcome.state == "finished", outcome.reason
     unaware = [call for call in calls if not call[2]]
-    assert unaware == [("Natural", [None, 6], False), ("FGSM", [None, 6], False)]
-    assert [call for call in calls if call[2]] == [("FGSM", [6], True)]
+    assert unaware == [("Natural", [None, LOW], False), ("FGSM", [None, LOW], False)]
+    assert [call for call in calls if call[2]] == [("FGSM", [LOW], True)]
     decide(plan, storage)
     assert list(plan.trainings.values())[-1].action == "reuse"
 
@@ -225,9 +228,9 @@ def test_logits_that_break_behind_one_filter_fail_there_alone(
     plan, storage = planned(tmp_path), Storage(str(tmp_path / "storage"))
     through = evaluation.through_filter
 
-    def breaking(network: Any, degree: int | None) -> Any:
-        seen = through(network, degree)
-        return seen if degree is None else lambda images: seen(images) * torch.nan
+    def breaking(network: Any, seen: Filter | None) -> Any:
+        behind = through(network, seen)
+        return behind if seen is None else lambda images: behind(images) * torch.nan
 
     monkeypatch.setattr(evaluation, "through_filter", breaking)
     doing = task(plan, storage)
@@ -235,7 +238,7 @@ def test_logits_that_break_behind_one_filter_fail_there_alone(
     assert outcome.state == "failed"
     assert "natural: expected finite logits" in outcome.reason and "fgsm: expected finite logits" in outcome.reason
     there = storage.view(doing.key).records
-    assert {(m.name, m.degree) for m in doing.measurements if m.key in there} == {("natural", None), ("fgsm", None)}
+    assert {(m.name, m.filter) for m in doing.measurements if m.key in there} == {("natural", None), ("fgsm", None)}
 
 
 CHEAP = ("measurement.eps_255=40", "measurement.square_queries=3", "measurement.images=12")

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from ablate.core.digest import canonical
+from ablate.core.filters import Filter
 from ablate.planning import keys as keys_module
 from ablate.planning.keys import measurement_key, training_identity, training_key
 from ablate.spaces.settings import Setting, build_spec, setting_paths
 from ablate.spaces.specs import TrialSpec
 
 DIGEST = "0" * 64
+LOW = Filter("lowpass", 16)
 """Stands for the training images, so that the pinned keys hang on the specs alone."""
 
 
@@ -55,9 +57,15 @@ def test_the_key_of_an_old_measurement_stays_what_it_is() -> None:
     made = measurement_key("ab" * 10, what="pgd20", settings="PGD(eps=8)", network="last", test_digest=DIGEST)
     assert made == GOLDEN["measurement"]
     filtered = measurement_key(
-        "ab" * 10, what="pgd20", settings="PGD(eps=8)", network="best", test_digest=DIGEST, degree=16, adaptive=True
+        "ab" * 10, what="pgd20", settings="PGD(eps=8)", network="best", test_digest=DIGEST, seen=LOW, adaptive=True
     )
     assert filtered == GOLDEN["filtered"]
+
+
+def test_a_high_pass_is_measured_apart_from_the_low_pass_of_its_degree() -> None:
+    filters = [None, LOW, Filter("highpass", 16), Filter("highpass", 8)]
+    keys = {measurement_key(**{**MEASUREMENT, "seen": seen}) for seen in filters}
+    assert len(keys) == len(filters)
 
 
 NATURAL = {"training__attack__name": "none"}
@@ -67,6 +75,7 @@ INERT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"measurement__eps_255": 4}),
     ({}, {"measurement__attacks": ["natural"]}),
     ({}, {"measurement__lowpass_degree": 16}),
+    ({}, {"measurement__highpass_degree": 16}),
     ({}, {"training__ema": {"decay": 0.9, "start": 60, "normalization": "recalibrated"}}),
     ({}, {"training__keep": [60, 90]}),
     ({"training__ema": {"decay": 0.9}}, {"measurement__network": "ema"}),
@@ -257,7 +266,8 @@ MEASUREMENT: dict[str, Any] = {
         {"settings": "PGD(eps=4)"},
         {"network": "best"},
         {"test_digest": "1" * 64},
-        {"degree": 16},
+        {"seen": LOW},
+        {"seen": Filter("highpass", 16)},
         {"adaptive": True},
         {"batch_size": 500},
         {"source": "aa"},
@@ -277,7 +287,7 @@ def test_a_mended_attack_recomputes_only_itself(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_mended_filter_recomputes_only_what_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
-    filtered = {**MEASUREMENT, "degree": 16}
+    filtered = {**MEASUREMENT, "seen": LOW}
     before = [measurement_key(**MEASUREMENT), measurement_key(**filtered)]
     monkeypatch.setattr(keys_module, "MEASUREMENT_RECIPES", {"lowpass": 2})
     assert measurement_key(**MEASUREMENT) == before[0]

@@ -126,6 +126,7 @@ def test_the_defaults_are_the_papers_settings() -> None:
         ("measurement.cw_learning_rate", 0),
         ("measurement.batch_size", 0),
         ("measurement.lowpass_degree", 1),
+        ("measurement.highpass_degree", 0),
         ("measurement.lowpass_degree", 34),
         ("measurement.lowpass_adaptive", "no"),
         ("training", None),
@@ -185,6 +186,11 @@ def test_a_degree_above_the_image_size_names_both() -> None:
     with pytest.raises(ValidationError, match=r"data.image_size \(16\), got 20"):
         TrialSpec(data=DataSpec(image_size=16), measurement=MeasurementSpec(lowpass_degree=20))
     assert TrialSpec(data=DataSpec(image_size=16), measurement=MeasurementSpec(lowpass_degree=16))
+    with pytest.raises(ValidationError, match=r"highpass_degree below data.image_size \(16\), .* nothing, got 16"):
+        TrialSpec(data=DataSpec(image_size=16), measurement=MeasurementSpec(highpass_degree=16))
+    with pytest.raises(ValidationError, match=r"expected one of .*lowpass_degree and .*highpass_degree, got 8 and 4"):
+        MeasurementSpec(lowpass_degree=8, highpass_degree=4)
+    assert TrialSpec(measurement=MeasurementSpec(highpass_degree=4)).measurement.filter == ("highpass", 4)
 
 
 def test_whole_numbers_are_taken_where_a_number_is_meant() -> None:
