@@ -52,6 +52,7 @@ class Room:
 
 TABLE = {
     "launch": Room(6),
+    "bundle": Room(6, ("ablate.launch",)),
     "status": Room(6, ("torch", "ray", "mlflow", "ablate.planning", "ablate.launch")),
     "execution": Room(5, ("mlflow", "ablate.planning", "ablate.launch")),
     "planning": Room(5, ("ray", "mlflow")),

@@ -11,7 +11,6 @@ import torch
 
 from ablate.analysis.registry import analysis_source, declared_scalars, get_analysis
 from ablate.attacks import Attack, Together, attack_source, build_attack
-from ablate.core import digest
 from ablate.core import provenance as origins
 from ablate.core.errors import DataError, SpecError
 from ablate.core.filters import Filter
@@ -28,7 +27,7 @@ from ablate.spaces.networks import asked_of_training, measured_networks
 from ablate.spaces.space import PresetFile, SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
-from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart
+from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart, id_of
 from ablate.storage.registrations import RegistrationPart
 from ablate.storage.status import TrainingStatus, TrainingView, never_measured
 from ablate.storage.storage import Storage
@@ -203,10 +202,10 @@ def make_plan(
             training.measurements[measurement.key] = measurement
             (columns if measurement.kind == "attack" else analyses)[metric] = measurement.key
         planned.append(PlannedTrial(trial, key, columns, analyses, summary))
-    listing = [
-        [t.trial.space, t.trial.label, t.trial.seed, t.training, dict(t.columns), dict(t.analyses)] for t in planned
-    ]
-    plan_id = digest.digest({"preset": preset.name, "trials": listing})[:10]
+    plan_id = id_of(
+        preset.name,
+        [(t.trial.space, t.trial.label, t.trial.seed, t.training, t.columns, t.analyses) for t in planned],
+    )
     return Plan(plan_id, list(spaces), preset, list(overrides), list(seeds), planned, trainings)
 
 

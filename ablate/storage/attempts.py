@@ -152,12 +152,16 @@ class Attempt:
         manifest = {**self._manifest, **changes, "sequence": sequence}
         if self._log is not None:
             manifest["log"] = self._log
-        body = json.dumps(manifest)
-        content = json.dumps({"sha256": sha256(body.encode()), "body": body}).encode()
-        self._files.write(f"{self._base}/manifest-{sequence:06d}.json", content)
-        self._manifest = json.loads(body)
+        self._files.write(f"{self._base}/manifest-{sequence:06d}.json", seal_manifest(manifest))
+        self._manifest = json.loads(json.dumps(manifest))
         if sequence > 2:  # the one before stays, in case this one is damaged later
             self._files.delete(f"{self._base}/manifest-{sequence - 2:06d}.json")
+
+
+def seal_manifest(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as its file, with its checksum."""
+    body = json.dumps(manifest)
+    return json.dumps({"sha256": sha256(body.encode()), "body": body}).encode()
 
 
 def attempts_of(files: Files, key: str) -> list[str]:

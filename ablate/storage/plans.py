@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
+from ablate.core.digest import digest
 from ablate.core.errors import StorageError, nearest
 from ablate.core.redaction import redact
 from ablate.spaces.looks import Design
@@ -97,6 +98,11 @@ class TrialPart(Spec):
     spec: dict[str, Any]
 
     @property
+    def identity(self) -> Identity:
+        """What the plan's id is made of."""
+        return self.space, self.row, self.seed, self.training, self.columns, self.analyses
+
+    @property
     def measurements(self) -> set[str]:
         """Every measurement key it needs."""
         return {*self.columns.values(), *self.analyses.values()}
@@ -168,6 +174,21 @@ class PlanFile(Spec):
     def to_json(self) -> str:
         """The file's text, with its checksum."""
         return json.dumps(seal(self.model_dump()), indent=1, ensure_ascii=False)
+
+
+Identity = tuple[str, str, int, str, Mapping[str, str], Mapping[str, str]]
+"""Space, row, seed, training, columns and analyses of a trial."""
+
+
+def id_of(preset: str, trials: Iterable[Identity]) -> str:
+    """The id of a plan of tables: the same for the same trials, whoever launches them and wherever.
+
+    Args:
+        preset: Under which they stand.
+        trials: In their order.
+    """
+    listing = [[*told, dict(columns), dict(analyses)] for *told, columns, analyses in trials]
+    return digest({"preset": preset, "trials": listing})[:10]
 
 
 def parse(text: str | bytes, where: str) -> PlanFile:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +16,11 @@ from ablate.core.errors import StorageError
 
 LAYOUT = 1
 """Of records; a newer one than this is refused by name."""
+
+MOST_BYTES = 2**30
+"""Of all arrays of a record: a bundle of strangers may hold a bomb."""
+
+_read_header_2 = np.lib.format.read_array_header_2_0
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,46 @@ class Record:
 
     @staticmethod
     def from_bytes(content: bytes) -> Record:
-        """The record in an `.npz` file; nothing in it is unpickled."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            head = json.loads(file["head"].tobytes())
-            if head["layout"] != LAYOUT:
-                raise StorageError(
-                    f"record {head.get('key')}: expected storage layout {LAYOUT}, got {head['layout']}; "
-                    "use the version that wrote it"
-                )
-            arrays = {name.removeprefix("array/"): file[name] for name in file.files if name != "head"}
-        return Record(head["key"], head["scalars"], arrays, head["meta"])
+        """The record in an `.npz` file; nothing in it is unpickled.
+
+        Raises:
+            StorageError: Another layout, or arrays that nobody should load.
+        """
+        found = arrays_in(content)
+        try:
+            head = json.loads(found["head"].tobytes())
+            layout, key = head["layout"], head["key"]
+            scalars, meta = dict(head["scalars"]), dict(head["meta"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StorageError(f"expected a record, got none that can be read ({type(error).__name__})") from error
+        if layout != LAYOUT:
+            raise StorageError(
+                f"record {key}: expected storage layout {LAYOUT}, got {layout}; use the version that wrote it"
+            )
+        arrays = {name.removeprefix("array/"): array for name, array in found.items() if name != "head"}
+        return Record(key, scalars, arrays, meta)
+
+
+def arrays_in(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an `.npz` file, whoever wrote it; nothing in it is unpickled.
+
+    Raises:
+        StorageError: It is none, holds objects, or more than it may.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            sizes = sum(info.file_size for info in file.infolist())
+            if sizes > MOST_BYTES:
+                raise StorageError(f"expected arrays of at most {MOST_BYTES:,} bytes, got {sizes:,}: a zip bomb")
+            for info in file.infolist():
+                with file.open(info) as stream:  # what NumPy would make room for, by what it is told
+                    version = np.lib.format.read_magic(stream)
+                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _read_header_2
+                    shape, _, dtype = read(stream)
+                    size = math.prod(shape) * dtype.itemsize
+                    if dtype.hasobject or size > info.file_size:
+                        raise StorageError(f"expected an array of numbers, got {info.filename!r} of {dtype}, {shape}")
+        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise StorageError(f"expected arrays, got none that can be read ({type(error).__name__}: {error})") from error

@@ -19,7 +19,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from ablate.core.errors import StorageError
 from ablate.core.text import now_ms
@@ -39,11 +39,18 @@ class Storage:
     """All trainings at one location.
 
     Args:
-        location: A folder's path, or a URI of `pyarrow.fs`.
+        location: The path of a folder or of a bundle, or a URI of `pyarrow.fs`.
     """
 
     def __init__(self, location: str) -> None:
         self.files: Files = open_files(location)
+
+    @classmethod
+    def of(cls, files: Files) -> Self:
+        """The trainings in files that are open already."""
+        opened = cls.__new__(cls)
+        opened.files = files
+        return opened
 
     @property
     def location(self) -> str:

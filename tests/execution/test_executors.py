@@ -11,8 +11,9 @@ import torch
 
 from ablate.core.errors import SpecError
 from ablate.execution import base, executors, worker
-from ablate.launch.options import parse_gpus, parse_seeds
+from ablate.launch.options import parse_gpus
 from ablate.learning import data
+from ablate.spaces.seeds import parse_seeds
 from ablate.spaces.specs import DataSpec
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task

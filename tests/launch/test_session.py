@@ -14,10 +14,11 @@ from ablate.core.errors import SpecError, StorageError, TrackingError
 from ablate.core.user_code import import_modules
 from ablate.execution.base import Outcome
 from ablate.launch import session, watch
-from ablate.launch.options import Options, parse_seeds
+from ablate.launch.options import Options
 from ablate.launch.request import Request
 from ablate.planning.plan import plan_file_of
 from ablate.report import __main__ as report
+from ablate.spaces.seeds import parse_seeds
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of, plan_of, write_space

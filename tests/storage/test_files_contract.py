@@ -1,4 +1,4 @@
-"""What files promise wherever they lie, in a folder or in a bucket: all or nothing, created by exactly one."""
+"""What files promise wherever they lie, in a folder, a bucket or layers: all or nothing, created by exactly one."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.storage.files import BucketFiles, Files, LocalFiles, open_files
+from ablate.storage.layers import LayeredFiles
 from ablate.storage.leases import Leases
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
+from ablate.storage.zipped import ABOUT, BundleFiles, write_bundle
 
 KEY = "ab" * 10
 KINDS = {"folder": LocalFiles, "bucket": BucketFiles}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[*KINDS, "layers"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "root") if request.param == "folder" else request.getfixturevalue("bucket")
+    return request.getfixturevalue("bucket") if request.param == "bucket" else str(tmp_path / "root")
 
 
 @pytest.fixture
-def files(location: str) -> Files:
-    return open_files(location)
+def files(request: pytest.FixtureRequest, location: str, tmp_path: Path) -> Files:
+    if request.node.callspec.params["location"] != "layers":
+        return open_files(location)
+    write_bundle(tmp_path / "below.zip", [(ABOUT, b'{"layout": 1}')])
+    return LayeredFiles(LocalFiles(tmp_path / "root"), open_files(str(tmp_path / "below.zip")))
 
 
 @pytest.fixture(params=KINDS)
@@ -37,8 +42,9 @@ def nowhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_a_location_is_opened_as_what_it_is(location: str, files: Files) -> None:
-    assert isinstance(files, KINDS["bucket" if location.startswith("s3:") else "folder"])
-    assert files.location == location
+    opened = open_files(location)
+    assert isinstance(opened, KINDS["bucket" if location.startswith("s3:") else "folder"])
+    assert files.location == opened.location == location
 
 
 def test_written_is_read_listed_sized_replaced_and_deleted(files: Files) -> None:
@@ -129,3 +135,30 @@ def test_storage_and_leases_stand_on_them(location: str) -> None:
     assert not second.acquire(KEY)
     first.release(KEY)
     assert second.acquire(KEY)
+
+
+def test_a_bundle_reads_as_the_folder_it_was_made_of(tmp_path: Path) -> None:
+    folder = LocalFiles(tmp_path / "root")
+    there = {"a/b.bin": b"123", "a/c/d": b"", "e": b"1"}
+    for path, content in there.items():
+        folder.write(path, content)
+    about = [(ABOUT, b'{"layout": 1}')]
+    write_bundle(tmp_path / "b.zip", about + [(f"storage/{path}", content) for path, content in there.items()])
+    bundle = open_files(str(tmp_path / "b.zip"))
+    assert isinstance(bundle, BundleFiles)
+    for path in [*there, "a", "a/c", "", "none", "a/none"]:
+        for ask in (Files.read, Files.size, Files.list):
+            found = [getattr(files, ask.__name__)(path) for files in (folder, bundle)]
+            assert found[0] == found[1], (path, ask)
+
+
+def test_what_lies_below_is_read_and_stays(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b.zip", [(ABOUT, b'{"layout": 1}'), ("storage/a/b", b"below"), ("storage/a/c", b"c")])
+    below = open_files(str(tmp_path / "b.zip"))
+    files = LayeredFiles(LocalFiles(tmp_path / "root"), below)
+    assert not files.create("a/b", b"1")
+    files.write("a/b", b"above")
+    files.write("a/d", b"d")
+    assert files.list("a") == ["b", "c", "d"] and files.read("a/b") == b"above" and files.size("a/c") == 1
+    files.delete("a/b")
+    assert files.read("a/b") == b"below" == below.read("a/b")

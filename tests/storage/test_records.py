@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from ablate.core.errors import StorageError
 from ablate.storage.records import Record
 
 MEASUREMENT = "cd" * 10
@@ -45,5 +46,5 @@ def test_objects_are_refused_in_and_out() -> None:
     np.save(pickled, objects, allow_pickle=True)
     with zipfile.ZipFile(stream, "a") as archive:
         archive.writestr("array/x.npy", pickled.getvalue())
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(StorageError, match=r"expected an array of numbers, got 'array/x\.npy' of object"):
         Record.from_bytes(stream.getvalue())

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 from PIL import Image
 
 from ablate.report.figures import curves, kernels  # noqa: F401 (they say which figures they draw)
@@ -17,6 +24,19 @@ MOST_PNG_BYTES = 200_000
 """Figures are drawn with fewer pixels until they fit."""
 
 _RESOLUTIONS_DPI = (170, 140, 110, 85, 60)
+
+
+_NUMBERS_ALONE = ContextVar("numbers alone", default=False)
+
+
+@contextlib.contextmanager
+def numbers_alone() -> Iterator[None]:
+    """What is drawn meanwhile has the numbers that it shows, and no pictures of them, which take most of the time."""
+    token = _NUMBERS_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _NUMBERS_ALONE.reset(token)
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,8 @@ class Picture:
     svg: bytes
     lines: bool = False
     """Whether it is of lines and text alone, so that a dark page may show it with light and dark exchanged."""
+    numbers: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What it shows, part by part: the same with every version of what draws it."""
 
     def _repr_png_(self) -> bytes:
         """How a notebook shows it."""
@@ -79,8 +101,23 @@ def picture(name: str, title: str, drawing: Drawing) -> Picture:
     Returns:
         The picture.
     """
+    if _NUMBERS_ALONE.get():
+        return Picture(name, title, drawing.caption, b"", b"", numbers=_numbers(drawing))
     lines = not drawing.figure.findobj(AxesImage)
-    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing), lines)
+    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing), lines, _numbers(drawing))
+
+
+def _numbers(drawing: Drawing) -> dict[str, NDArray[Any]]:
+    """Lines, bars, points and images of each panel, in their own units."""
+    found: dict[str, NDArray[Any]] = {}
+    for panel, axes in enumerate(drawing.figure.axes):
+        shown: list[Any] = [line.get_xydata() for line in axes.lines]
+        shown += [image.get_array() for image in axes.images]
+        shown += [points.get_offsets() for points in axes.collections]
+        shown += [bar.get_bbox().get_points() for bar in axes.patches if isinstance(bar, Rectangle)]
+        for part, values in enumerate(shown):
+            found[f"{panel}.{part}"] = np.ma.filled(np.ma.asarray(values, dtype=np.float32), np.nan)
+    return found
 
 
 def _png(drawing: Drawing) -> bytes:

@@ -1,0 +1,136 @@
+"""python -m ablate.bundle: a plan's results as one file, and what others make of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ablate.core.errors import SpecError, UserError
+from ablate.core.places import local_path
+from ablate.core.text import open_closed_streams, open_console, plural, printable
+from ablate.spaces.seeds import parse_seeds
+
+MOST_LINES = 40
+
+app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@app.callback(context_settings=_CONTEXT)
+def about() -> None:
+    """Results that travel: make a bundle of a plan, or verify one."""
+
+
+def _told(console: Console, line: str) -> None:
+    console.print(Text(printable(line), overflow="fold"))
+
+
+@app.command(context_settings=_CONTEXT)
+def make(
+    out: Annotated[Path, typer.Argument(metavar="OUT.zip", help="The file to write; replaced where it is there.")],
+    space: Annotated[list[str], typer.Option(help="As it was launched: a name, a file or all; may repeat.")] = [],  # noqa: B006
+    preset: Annotated[str | None, typer.Option(help="Default: that of the launch before.")] = None,
+    sets: Annotated[list[str], typer.Option("--set", metavar="PATH=VALUE", help="As it was launched.")] = [],  # noqa: B006
+    seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Default: all that were launched.")] = None,
+    row: Annotated[list[str], typer.Option(metavar="LABEL", help="Only this row; may repeat.")] = [],  # noqa: B006
+    plan: Annotated[str | None, typer.Option(help="A plan's id, in place of all these words.")] = None,
+    storage: Annotated[str, typer.Option(help="A folder or bucket.")] = "./storage",
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="With the networks.")] = False,
+    without: Annotated[
+        list[Path],
+        typer.Option(metavar="BUNDLE", help="Leave out trainings that this one beside it holds; may repeat."),
+    ] = [],  # noqa: B006
+    sign: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Sign it: a key of ssh-keygen's, or sigstore.")
+    ] = None,
+) -> None:
+    """Write every record, history, specification and registration of a plan, and what they come to, as one file."""
+    with _exits() as console:
+        from ablate.bundle import making, selecting, signing
+        from ablate.storage import plans
+        from ablate.storage.storage import Storage
+
+        out = local_path(out, "OUT.zip")
+        if out.suffix != ".zip":
+            raise SpecError(f"expected a file that ends with .zip, got {out}")
+        if bool(space) == (plan is not None):
+            got = "both" if space else "neither"
+            raise SpecError(f"expected --space or --plan, got {got}")
+        words = selecting.Words(space, preset, sets, None if seeds is None else parse_seeds(seeds), row)
+        if plan is not None and (preset or sets or seeds or row):
+            raise SpecError("--plan: expected it in place of --preset, --set, --seeds and --row, got both")
+        for other in without:
+            if other.absolute().parent != out.absolute().parent:
+                raise SpecError(f"--without: expected a bundle in the folder of {out.name}, got {other}")
+        opened = Storage(storage)
+
+        def tell(line: str) -> None:
+            _told(console, line)
+
+        chosen = plans.load(opened, plan) if plan is not None else selecting.plan_by_words(opened, words, tell)
+        signer = signing.signer(sign) if sign is not None else None
+        made = making.make(out, chosen, opened, checkpoints=checkpoints, without=without)
+        each = f", {made.bytes / 1000 / made.trainings:.0f} kB each" if made.trainings else ""
+        tell(f"{out}: plan {chosen.id}, {plural(made.trainings, 'training')}, {made.bytes / 1000:.0f} kB{each}")
+        for name in dict.fromkeys(made.elsewhere.values()):
+            count = sum(other == name for other in made.elsewhere.values())
+            tell(f"{plural(count, 'training')} more in {name}, which has to lie beside it")
+        if made.unfinished:
+            some = ", ".join(made.unfinished[:5]) + (" ..." if len(made.unfinished) > 5 else "")
+            tell(f"not whole: {plural(len(made.unfinished), 'trial')} without all results ({some})")
+        if signer is not None:
+            tell(f"signed: {signer(out)}")
+
+
+@app.command(context_settings=_CONTEXT)
+def verify(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Of python -m ablate.bundle make.")],
+    signers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Whose signatures count, as ssh-keygen has it.")
+    ] = None,
+    signer: Annotated[str | None, typer.Option(metavar="WHO", help="Who has to have signed it.")] = None,
+    issuer: Annotated[str | None, typer.Option(metavar="URL", help="Of a sigstore identity.")] = None,
+) -> None:
+    """Compute every table, verdict and figure again from the records; exit code 1 where one differs."""
+    with _exits() as console:
+        from ablate.bundle import signing, verifying
+
+        differs = False
+        for path in bundles:
+            opened = verifying.open_bundle(local_path(path, "BUNDLE"))
+            told = signing.check(opened.path, signers=signers, signer=signer, issuer=issuer)
+            found = verifying.verify(opened)
+            lines = list(found.differs)
+            for line in lines[:MOST_LINES]:
+                _told(console, line)
+            if len(lines) > MOST_LINES:
+                _told(console, f"and {len(lines) - MOST_LINES} more")
+            said = f"{plural(len(lines), 'difference')}" if lines else "nothing differs"
+            _told(console, f"{path}: {found.sentence()}; {told}; {said} (made by {verifying.made_by(opened)})")
+            differs = differs or bool(lines)
+        if differs:
+            raise SystemExit(1)
+
+
+class _exits:  # noqa: N801 - reads as what it does
+    """Errors of a user as one line and exit code 2."""
+
+    def __enter__(self) -> Console:
+        open_closed_streams()
+        return open_console()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UserError):
+            open_console(sys.stderr).print(Text(printable(str(error)), overflow="fold"))
+            raise SystemExit(2) from None
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,204 @@
+"""`make`: a plan's part of a storage as one file, and what it states of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablate import __version__
+from ablate.bundle import crate
+from ablate.bundle.selecting import public
+from ablate.bundle.stating import results_in, statement_of
+from ablate.core.errors import StorageError
+from ablate.core.redaction import redact
+from ablate.storage.attempts import attempts_of, read_manifest, seal_manifest
+from ablate.storage.checksums import sha256
+from ablate.storage.layers import LayeredFiles
+from ablate.storage.plans import PlanFile
+from ablate.storage.registrations import path_of, read_all
+from ablate.storage.storage import Storage
+from ablate.storage.zipped import ABOUT, FOLDER, LAYOUT, READER, Bundle, BundleFiles, write_bundle
+
+
+@dataclass
+class Made:
+    """What came of it.
+
+    Attributes:
+        bytes: Of the file.
+        trainings: That it holds.
+        elsewhere: Training -> name of the bundle that holds it.
+        unfinished: Rows and seeds without all of their records.
+    """
+
+    bytes: int
+    trainings: int
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+
+
+def make(
+    out: Path,
+    plan: PlanFile,
+    storage: Storage,
+    *,
+    checkpoints: bool = False,
+    without: Sequence[Path] = (),
+) -> Made:
+    """Write a bundle.
+
+    Args:
+        out: The file; replaced where it is there.
+        plan: Of tables, as storage has it.
+        storage: Where its trainings are.
+        checkpoints: Whether the networks travel along.
+        without: Bundles beside it: what they hold whole is left out, and looked for there.
+
+    Returns:
+        What is in it.
+
+    Raises:
+        StorageError: Something of it is damaged, or cannot be written.
+    """
+    plan = public(plan)
+    others = {path.name: BundleFiles(path) for path in without}
+    elsewhere = _elsewhere(plan, others)
+    whole = Storage.of(LayeredFiles(storage.files, *others.values()))
+    results = results_in(plan, whole)
+    sizes: dict[str, int] = {}
+
+    def contents() -> Iterator[tuple[str, bytes]]:
+        needs = {name: others[name].bundle.digest() for name in sorted(set(elsewhere.values()))}
+        about: dict[str, Any] = {
+            "layout": LAYOUT,
+            "reader": READER,
+            "made_by": {"ablate": __version__},
+            "plan": plan.id,
+            "checkpoints": checkpoints,
+            "elsewhere": {"trainings": dict(sorted(elsewhere.items())), "bundles": needs},
+        }
+        yield ABOUT, _json(about)
+        for name, content in _stored(plan, storage, elsewhere, checkpoints):
+            yield f"{FOLDER}/{name}", content
+        for each in results:
+            yield f"results/{each.space.name}.json", _json(statement_of(each))
+
+    def counted() -> Iterator[tuple[str, bytes]]:
+        for name, content in contents():
+            sizes[name] = len(content)
+            yield name, content
+        yield crate.METADATA, crate.metadata(plan, sizes, sorted(set(elsewhere.values())))
+
+    size = write_bundle(out, counted())
+    held = [key for key in plan.trainings() if any(name.startswith(f"{FOLDER}/{key}/") for name in sizes)]
+    unfinished = [f"{t.part.row}, seed {t.part.seed}" for r in results for t in r.trials.values() if t.problem]
+    return Made(size, len(held), elsewhere, unfinished)
+
+
+def _elsewhere(plan: PlanFile, others: Mapping[str, BundleFiles]) -> dict[str, str]:
+    """Training -> the bundle that holds it with everything this plan measures of it."""
+    found: dict[str, str] = {}
+    for key, trials in plan.trainings().items():
+        needed = {name for trial in trials for name in trial.measurements}
+        for name, files in others.items():
+            view = Storage.of(files).view(key)
+            if view.finished and needed <= view.records.keys():
+                found.setdefault(key, name)
+    return found
+
+
+def _stored(
+    plan: PlanFile, storage: Storage, elsewhere: Mapping[str, str], checkpoints: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Path in a storage -> content, of all that belongs to a plan."""
+    yield f"plans/{plan.id}.json", plan.to_json().encode()
+    names = {space.name for space in plan.spaces}
+    for each in read_all(storage.files)[0]:
+        if each.space in names:
+            yield path_of(each.digest), storage.files.read(path_of(each.digest)) or b""
+    for identity in storage.identities():
+        yield f"identity/{identity}", b"ablate"
+    for key in sorted(plan.trainings().keys() - elsewhere.keys()):
+        yield from stored_training(storage, key, checkpoints=checkpoints)
+
+
+def stored_training(storage: Storage, key: str, *, checkpoints: bool) -> Iterator[tuple[str, bytes]]:
+    """What there is of a training, every attempt with its newest history and all of its records.
+
+    Args:
+        storage: Where.
+        key: The training's.
+        checkpoints: With the networks.
+
+    Yields:
+        Path in a storage, and content; an attempt's manifest last.
+
+    Raises:
+        StorageError: Something is damaged.
+    """
+    described = storage.files.read(f"{key}/training.json")
+    if described is not None:
+        yield f"{key}/training.json", described
+    storage.history(key)  # a damaged one is mended where that can be
+    for attempt in attempts_of(storage.files, key):
+        manifest = read_manifest(storage.files, key, attempt)
+        if manifest is None:
+            continue
+        kept: dict[str, Any] = {
+            **manifest,
+            "checkpoints": manifest["checkpoints"][-1:] if checkpoints else [],
+            "histories": manifest["histories"][-1:],
+        }
+        kept.pop("log", None)  # it tells of the machine, and no number depends on it
+        if kept["failure"] is not None:
+            kept["failure"] = {**kept["failure"], "details": ""}
+        files = [*kept["histories"], *kept["records"].values()]
+        files += [(name, total) for _, name, total in kept["checkpoints"]]
+        if not files and kept["failure"] is None and kept.get("stopped") is None:
+            continue
+        base = f"{key}/attempts/{attempt}"
+        for name, total in sorted(map(tuple, files)):
+            content = storage.files.read(f"{base}/{name}")
+            if content is None or sha256(content) != total:
+                where = redact(f"{storage.location}/{base}/{name}")
+                raise StorageError(f"expected a whole file, got a damaged {where}; the same launch again makes it")
+            yield f"{base}/{name}", content
+        yield f"{base}/manifest-{kept['sequence']:06d}.json", seal_manifest(kept)
+
+
+def plan_of(bundle: Bundle, files: BundleFiles) -> PlanFile:
+    """The plan that a bundle is of.
+
+    Raises:
+        StorageError: It has none, or one that cannot be read.
+    """
+    from ablate.storage import plans
+
+    return plans.load(Storage.of(files), str(bundle.about.get("plan")))
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode()
+
+
+def beside(path: Path, bundle: Bundle) -> tuple[list[Path], list[str]]:
+    """The bundles that hold trainings of this one, in the same folder.
+
+    Returns:
+        Those that are there, and a line for each that is not, or is another.
+    """
+    found, lacking = [], []
+    with contextlib.suppress(AttributeError, TypeError):
+        for name, digest in dict(bundle.about["elsewhere"]["bundles"]).items():  # type: ignore[index]
+            other = path.with_name(Path(str(name)).name)
+            if not other.is_file():
+                lacking.append(f"expected {other.name} beside {path.name}, which holds trainings of it, got none")
+            elif Bundle(other).digest() != digest:
+                lacking.append(f"expected the {other.name} that {path.name} was made beside, got another")
+            else:
+                found.append(other)
+    return found, lacking

@@ -1,0 +1,181 @@
+"""`verify`: everything that a bundle states, computed again from its records."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablate.bundle.making import beside, plan_of
+from ablate.bundle.stating import TOLERANCE, differences, results_in, statement_of
+from ablate.core.digest import digest
+from ablate.core.text import plural
+from ablate.report.results import Results
+from ablate.storage import plans
+from ablate.storage.checksums import read_json
+from ablate.storage.layers import LayeredFiles
+from ablate.storage.plans import PlanFile, TrialPart
+from ablate.storage.records import Record
+from ablate.storage.registrations import parse as parse_registration
+from ablate.storage.status import TrainingView
+from ablate.storage.storage import Storage
+from ablate.storage.zipped import FOLDER, BundleFiles
+
+
+@dataclass
+class Opened:
+    """A bundle with those beside it that it needs.
+
+    Attributes:
+        path: Of it.
+        files: Of it alone.
+        plan: What it is of.
+        storage: All that it and the others hold.
+        lacking: A line for each bundle that is not there.
+    """
+
+    path: Path
+    files: BundleFiles
+    plan: PlanFile
+    storage: Storage
+    lacking: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Checked:
+    """What `verify` found.
+
+    Attributes:
+        counts: What was looked at -> how much of it.
+        differs: A line for each difference.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    differs: list[str] = field(default_factory=list)
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Note that something was looked at."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    def sentence(self) -> str:
+        """What was looked at."""
+        return ", ".join(plural(number, what) for what, number in self.counts.items())
+
+
+def open_bundle(path: Path) -> Opened:
+    """A bundle, and those beside it that hold trainings of it.
+
+    Raises:
+        StorageError: It is none, of a newer layout, or one that nobody should open.
+    """
+    files = BundleFiles(path)
+    plan = plan_of(files.bundle, files)
+    others, lacking = beside(path, files.bundle)
+    storage = Storage.of(LayeredFiles(files, *(BundleFiles(other) for other in others)))
+    return Opened(path, files, plan, storage, lacking)
+
+
+def verify(opened: Opened) -> Checked:
+    """Compute again what a bundle states.
+
+    Args:
+        opened: The bundle.
+
+    Returns:
+        What was looked at, and what differs.
+
+    Raises:
+        StorageError: A file of it that is not what its checksum says, or that nobody should read.
+    """
+    found = Checked()
+    found.differs += opened.lacking
+    for name in opened.files.bundle.names():
+        opened.files.bundle.read(name)
+        found.count("checksum")
+    found.differs += _identity(opened)
+    views = {key: opened.storage.view(key) for key in opened.plan.trainings()}
+    for key, view in views.items():
+        found.count("training")
+        found.differs += _training(opened, key)
+        for name in sorted(view.records):
+            found.count("record")
+            found.differs += _record(opened, view, name, opened.plan.trainings()[key])
+    for results in results_in(opened.plan, opened.storage):
+        found.differs += _stated(opened, results, found)
+    return found
+
+
+def _identity(opened: Opened) -> Iterator[str]:
+    plan = opened.plan
+    made = plans.id_of(plan.preset, [trial.identity for trial in plan.trials])
+    if made != plan.id:
+        yield f"plan {plan.id}: its trials are those of plan {made}"
+    for name in opened.files.list("registrations"):
+        short = name.removesuffix(".json")
+        try:
+            parse_registration(opened.files.read(f"registrations/{name}"), short)
+        except (ValueError, TypeError, KeyError) as error:
+            yield f"registration {short}: {error}"
+
+
+def _training(opened: Opened, key: str) -> Iterator[str]:
+    """Whether a key is that of what it is said to stand for."""
+    content = opened.storage.files.read(f"{key}/training.json")
+    if content is None:
+        return
+    try:
+        made = digest(read_json(content))
+    except (ValueError, TypeError) as error:
+        yield f"training {key}: what it stands for cannot be read ({error})"
+        return
+    if made != key:
+        yield f"training {key}: what it is said to stand for has the key {made}"
+
+
+def _record(opened: Opened, view: TrainingView, name: str, trials: list[TrialPart]) -> Iterator[str]:
+    """Whether a record is of what it is filed under, and its accuracy that of its images."""
+    path, _ = view.records[name]
+    where = f"record {name} of {trials[0].space}/{trials[0].row}, seed {trials[0].seed}"
+    record: Record | None = opened.storage.record(view, name)
+    if record is None:
+        yield f"{where}: its manifest has another checksum than it ({FOLDER}/{path})"
+        return
+    if record.key != name:
+        yield f"{where}: it is of measurement {record.key}"
+    stated, correct = record.scalars.get("accuracy"), record.correct
+    if correct is None or stated is None:
+        return
+    if correct.dtype != np.bool_ or correct.ndim != 1 or not correct.size:
+        yield f"{where}: expected a verdict for each image, got {correct.dtype} of shape {list(correct.shape)}"
+        return
+    given = 100.0 * float(correct.mean())
+    if not math.isclose(stated, given, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        yield f"{where}: it states {stated:.6g} %, its images give {given:.6g} %"
+
+
+def _stated(opened: Opened, results: Results, found: Checked) -> list[str]:
+    space, bundle = results.space.name, opened.files.bundle
+    said = bundle.read(f"results/{space}.json")
+    if said is None:
+        return [f"{space}: it states no results"]
+    try:
+        stated = read_json(said)
+    except ValueError as error:
+        return [f"{space}: what it states cannot be read ({error})"]
+    computed = json.loads(json.dumps(statement_of(results)))
+    for what in ("table", "verdict", "figure"):
+        found.count(what, len(computed[f"{what}s"]))
+    return list(differences(stated, computed, (space,)))
+
+
+def made_by(opened: Opened) -> str:
+    """By what a bundle was made, in words."""
+    by: Any = opened.files.bundle.about.get("made_by")
+    version = by.get("ablate", "?") if isinstance(by, Mapping) else "?"
+    commit = opened.plan.provenance.get("git_commit", "")
+    return f"ablate {version}" + (f", launched at commit {commit[:12]}" if commit else "")

@@ -1,0 +1,194 @@
+"""A bundle says what its storage says, to everybody who reads it; and what was edited in it is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablate.bundle.stating import plain, results_in, statement_of
+from ablate.core.errors import StorageError
+from ablate.report.formats import to_markdown
+from ablate.report.tables import build_table, table_input
+from ablate.storage import plans
+from ablate.storage.attempts import attempts_of, read_manifest, seal_manifest
+from ablate.storage.checksums import sha256
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
+from ablate.storage.zipped import BundleFiles
+from tests.bundle.support import changed, contents, run
+
+
+def tables(storage: Storage) -> list[str]:
+    return [to_markdown(build_table(table_input(each))) for each in results_in(plans.load(storage), storage)]
+
+
+def test_a_bundle_gives_the_tables_verdicts_and_figures_of_its_storage(launched: Path, bundle: Path) -> None:
+    before, after = Storage(str(launched / "storage")), Storage(str(bundle))
+    assert tables(before) == tables(after)
+    [ours], [theirs] = (results_in(plans.load(each), each) for each in (before, after))
+    assert statement_of(ours) == statement_of(theirs)
+    code, told = run("verify", bundle)
+    assert code == 0 and "nothing differs" in told and "4 trainings, 8 records, 1 table, 1 verdict" in told
+
+
+def test_the_same_content_is_the_same_bytes(launched: Path, bundle: Path, tmp_path: Path) -> None:
+    storage = launched / "storage"
+    run("make", tmp_path / "again.zip", "--space", "tiny", "--storage", storage, "--checkpoints")
+    assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
+
+
+def test_no_checkpoint_travels_unasked_nor_any_log(launched: Path, bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.zip"
+    code, told = run("make", path, "--space", "tiny", "--storage", launched / "storage")
+    assert code == 0 and "4 trainings" in told
+    assert not [name for name in contents(path) if "checkpoint-" in name or "log.txt" in name]
+    assert [name for name in contents(bundle) if "checkpoint-" in name]
+    assert path.stat().st_size < 4 * 100_000
+    storage = Storage(str(path))
+    assert all(storage.view(key).finished and not storage.damage(key) for key in storage.keys())  # noqa: SIM118
+
+
+def test_nothing_of_the_machine_travels(launched: Path, bundle: Path) -> None:
+    text = b"".join(content for name, content in contents(bundle).items() if name.endswith(".json"))
+    assert str(launched).encode() not in text
+
+
+def test_the_words_of_a_launch_choose_what_it_is_of(launched: Path, tmp_path: Path) -> None:
+    storage = launched / "storage"
+    by_words, by_id = tmp_path / "words.zip", tmp_path / "id.zip"
+    words = ("--space", "tiny", "--preset", "paper", "--seeds", "1", "--row", "small")
+    assert run("make", by_words, *words, "--storage", storage)[0] == 0
+    plan = plans.load(Storage(str(by_words)))
+    assert [(trial.row, trial.seed) for trial in plan.trials] == [("small", 1)]
+    assert run("verify", by_words)[0] == 0
+    whole = plans.load(Storage(str(storage)))
+    assert run("make", by_id, "--plan", whole.id, "--storage", storage)[0] == 0
+    assert plans.load(Storage(str(by_id))).trials == whole.trials
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--space", "tinyy"], "did you mean 'tiny'"),
+        (["--space", "tiny", "--seeds", "7"], "expected seeds launched of tiny, got 7"),
+        (["--space", "tiny", "--seeds", "x"], "expected whole numbers"),
+        (["--space", "tiny", "--row", "smal"], "did you mean 'small'"),
+        (["--space", "tiny", "--preset", "smoke"], "expected a launch of tiny by these words"),
+        (["--space", "tiny", "--plan", "ab"], "expected --space or --plan, got both"),
+        ([], "expected --space or --plan, got neither"),
+        (["--plan", "ab"], "expected a plan"),
+        (["--plan", "ab", "--seeds", "1"], "in place of"),
+        (["--space", "tiny", "--sign", "no key"], "expected sigstore or the file of a key"),
+        (["--space", "tiny", "--without", "/nowhere/b.zip"], "in the folder of"),
+    ],
+)
+def test_words_that_chose_nothing_are_refused(launched: Path, tmp_path: Path, words: list[str], told: str) -> None:
+    code, output = run("make", tmp_path / "b.zip", *words, "--storage", launched / "storage")
+    assert code == 2 and told in output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_bundles_hold_a_shared_training_once(launched: Path, tmp_path: Path) -> None:
+    storage, first, second = launched / "storage", tmp_path / "first.zip", tmp_path / "second.zip"
+    run("make", first, "--space", "tiny", "--row", "small", "--storage", storage)
+    code, told = run("make", second, "--space", "tiny", "--storage", storage, "--without", first)
+    assert code == 0 and "2 trainings more in first.zip" in told
+    assert not set(Storage(str(first)).keys()) & set(Storage(str(second)).keys())
+    assert run("verify", first, second)[0] == 0
+    first.rename(tmp_path / "elsewhere.zip")
+    code, told = run("verify", second)
+    assert code == 1 and "expected first.zip beside second.zip" in told
+
+
+def test_a_bundle_is_only_read(bundle: Path) -> None:
+    storage = Storage(str(bundle))
+    for act in (storage.check, lambda: storage.prune(storage.keys()[0]), lambda: storage.describe("ab" * 10, {})):
+        with pytest.raises(StorageError, match=r"which is only read; .*--also"):
+            act()
+
+
+def test_an_edited_statement_is_found(bundle: Path, tmp_path: Path) -> None:
+    def edit(files: dict[str, bytes]) -> None:
+        said = json.loads(files["results/tiny.json"])
+        said["tables"]["last"]["small"]["ours"]["natural"]["value"] += 0.5
+        next(iter(said["verdicts"].values()))["verdict"] = "holds"
+        said["figures"]["5"]["0.0"]["size"] *= 1.01
+        files["results/tiny.json"] = json.dumps(said).encode()
+
+    code, told = run("verify", changed(bundle, tmp_path / "b.zip", edit))
+    assert code == 1 and "3 differences" in told
+    for place in ("tables · last · small · ours · natural · value", "verdicts · ", "figures · 5 · 0.0 · size"):
+        assert place in told
+
+
+def edited_record(files: dict[str, bytes], change: object) -> None:
+    """A record changed with all of its checksums."""
+    path = next(name for name in files if "/record-" in name and b"correct" in files[name])
+    record = Record.from_bytes(files[path])
+    content = change(record).to_bytes()  # type: ignore[operator]
+    files[path] = content
+    manifest = next(name for name in files if name.startswith(path.rpartition("/")[0]) and "manifest-" in name)
+    body = json.loads(json.loads(files[manifest])["body"])
+    body["records"][record.key][1] = sha256(content)
+    files[manifest] = seal_manifest(body)
+
+
+def test_an_edited_accuracy_is_not_that_of_its_images(bundle: Path, tmp_path: Path) -> None:
+    def better(record: Record) -> Record:
+        return Record(record.key, {"accuracy": 99.0}, record.arrays, record.meta)
+
+    path = changed(bundle, tmp_path / "b.zip", lambda files: edited_record(files, better))
+    code, told = run("verify", path)
+    assert code == 1 and "it states 99 %, its images give" in told
+
+
+def test_edited_images_are_not_what_was_stated(bundle: Path, tmp_path: Path) -> None:
+    def better(record: Record) -> Record:
+        return Record(record.key, {"accuracy": 100.0}, {"correct": np.ones_like(record.arrays["correct"])}, record.meta)
+
+    path = changed(bundle, tmp_path / "b.zip", lambda files: edited_record(files, better))
+    code, told = run("verify", path)
+    assert code == 1 and "its records give 100" in told
+
+
+def test_a_record_of_another_measurement_or_training_is_found(bundle: Path, tmp_path: Path) -> None:
+    def other(record: Record) -> Record:
+        return Record("ef" * 10, record.scalars, record.arrays, record.meta)
+
+    def retold(files: dict[str, bytes]) -> None:
+        name = next(name for name in files if name.endswith("training.json"))
+        files[name] = files[name].replace(b'"seed": 0', b'"seed": 7').replace(b'"seed": 1', b'"seed": 8')
+        plan = next(name for name in files if "/plans/" in name)
+        told = json.loads(files[plan])
+        told["trials"][0]["row"] = "large"
+        files[plan] = json.dumps({key: value for key, value in told.items() if key != "sha256"}).encode()
+
+    path = tmp_path / "b.zip"
+    code, told = run("verify", changed(bundle, path, lambda files: edited_record(files, lambda r: other(r))))
+    assert code in (1, 2) and "ef" * 10 in told
+    code, told = run("verify", changed(bundle, path, retold))
+    assert code == 1 and "has the key" in told and "its trials are those of plan" in told
+
+
+def test_what_is_damaged_in_storage_makes_no_bundle(launched: Path, tmp_path: Path) -> None:
+    shutil.copytree(launched / "storage", tmp_path / "storage")
+    record = next((tmp_path / "storage").rglob("record-*"))
+    record.write_bytes(b"cut")
+    code, told = run("make", tmp_path / "b.zip", "--space", "tiny", "--storage", tmp_path / "storage")
+    assert code == 2 and "got a damaged" in told and not (tmp_path / "b.zip").exists()
+
+
+def test_numbers_that_are_none_are_compared_by_name() -> None:
+    assert plain({"a": [float("nan"), np.float32(0.5), None, True]}) == {"a": ["nan", 0.5, None, True]}
+
+
+def test_manifests_name_what_is_there(bundle: Path) -> None:
+    files = BundleFiles(bundle)
+    for key in Storage.of(files).keys():  # noqa: SIM118 - a storage is no mapping
+        for attempt in attempts_of(files, key):
+            assert read_manifest(files, key, attempt) == read_manifest(files, key, attempt, present=False)
