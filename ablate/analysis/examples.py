@@ -36,7 +36,7 @@ def spectrum(context: AnalysisContext) -> AnalysisResult:
     """
     places = torch.arange(min(ANALYSED_IMAGES, len(context.images)), device=context.images.device)
     clean = context.images[places].float() / 255.0
-    adversarial = _adversarial(context, places)
+    adversarial = adversarial_of(context, places)
     difference = adversarial - clean
     arrays = {
         "clean": log_amplitude(clean),
@@ -71,7 +71,7 @@ def cka(context: AnalysisContext) -> AnalysisResult:
     estimate, names = MinibatchCKA(), list[str]()
     for number in range(count):
         places = torch.arange(number * batch, (number + 1) * batch, device=context.images.device)
-        names, grams = collect_activations(context.network, _adversarial(context, places), transform=gram)
+        names, grams = collect_activations(context.network, adversarial_of(context, places), transform=gram)
         if not names:
             break
         estimate.update(grams, grams=True)
@@ -82,5 +82,14 @@ def cka(context: AnalysisContext) -> AnalysisResult:
     return AnalysisResult(scalars, {"matrix": matrix.numpy().astype(np.float32), "layers": np.array(names)})
 
 
-def _adversarial(context: AnalysisContext, places: Tensor) -> Tensor:
+def adversarial_of(context: AnalysisContext, places: Tensor) -> Tensor:
+    """The PGD-20 examples of the images at some places, made in batches.
+
+    Args:
+        context: Of the analysis.
+        places: [M] int64.
+
+    Returns:
+        [M, 3, H, W] float in [0, 1].
+    """
     return torch.cat([context.adversarial(part).detach() for part in torch.split(places, context.batch_size)])

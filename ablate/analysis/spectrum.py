@@ -83,12 +83,24 @@ def radial_profile(images: Tensor) -> Tensor:
         spectrum's corner. All 0 where there is no energy at all.
     """
     power = power_spectrum(images)
-    rows, columns = (torch.arange(n, device=power.device, dtype=torch.float64) - n // 2 for n in power.shape)
-    radius = torch.hypot(rows[:, None], columns[None, :]).round().long().flatten()
+    radius = _distance(power).round().long().flatten()
     zeros = torch.zeros(int(radius.max()) + 1, dtype=torch.float64, device=power.device)
     total = zeros.index_add(0, radius, power.flatten())
     count = zeros.index_add(0, radius, torch.ones_like(power).flatten())
     return _share(total / count, power.mean())
+
+
+def mean_frequency(images: Tensor) -> Tensor:
+    """The mean distance of the energy from the zero frequency, in cycles per image.
+
+    Args:
+        images: [N, C, H, W] float: images, gradients or perturbations.
+
+    Returns:
+        Scalar; 0 where there is no energy at all, about 0.38 H of white noise on H x H pixels.
+    """
+    power = power_spectrum(images)
+    return _share((power * _distance(power)).sum(), power.sum())
 
 
 def kernel_spectrum(weight: Tensor) -> Tensor:
@@ -156,6 +168,12 @@ def channel_similarity(weight: Tensor) -> Tensor:
     channels = weight.shape[1]
     first, second = torch.triu_indices(channels, channels, offset=1, device=weight.device)
     return cosine[:, first, second].mean()
+
+
+def _distance(power: Tensor) -> Tensor:
+    """[H, W], of each entry of a shifted spectrum its distance from the zero frequency, in cycles per image."""
+    rows, columns = (torch.arange(n, device=power.device, dtype=torch.float64) - n // 2 for n in power.shape)
+    return torch.hypot(rows[:, None], columns[None, :])
 
 
 def _single(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names
 from ablate.spaces.metrics import from_array
-from ablate.spaces.networks import Network, words
+from ablate.spaces.networks import Network, epoch_of, words
 from ablate.storage.plans import PlanFile
 
 _HOUR_S = 3600.0
@@ -42,9 +42,14 @@ def figure_data(results: Results) -> FigureData:
     rows: dict[str, dict[int, RowData]] = {}
     for (row, seed), trial in results.trials.items():
         if trial.problem is None:
-            arrays = _of_network(trial.arrays(), results.network)
-            curves = _with_its_own(trial, results.network)
-            rows.setdefault(row, {})[seed] = RowData(arrays, trial.outcome(results.network).values, curves)
+            every = trial.arrays()
+            rows.setdefault(row, {})[seed] = RowData(
+                _of_network(every, results.network),
+                trial.outcome(results.network).values,
+                _with_its_own(trial, results.network),
+                {epoch: _of_network(every, network) for epoch, network in _epochs(trial, every)},
+                trial.part.training,
+            )
     return FigureData(rows, ", ".join(results.planned.data_labels))
 
 
@@ -67,6 +72,20 @@ def draw_all(results: Results) -> dict[str, Picture | Missing]:
         data = figure_data(results)
         drawn |= {name: _drawn(name, data) for name in names}
     return drawn
+
+
+def _epochs(trial: Trial, arrays: Iterable[str]) -> list[tuple[int, Network]]:
+    """The epochs whose networks have arrays, and what these call the network."""
+    networks = dict.fromkeys(from_array(name)[1] for name in arrays)
+    own = trial.part.spec.get("measurement", {}).get("network") or "last"
+    last = trial.part.spec.get("training", {}).get("epochs")
+    found: dict[int, Network] = {}
+    for network in networks:
+        meant = own if network == "last" else network
+        epoch = last if meant == "last" else epoch_of(meant)
+        if epoch is not None:
+            found.setdefault(int(epoch), network)
+    return sorted(found.items())
 
 
 def _with_its_own(trial: Trial, network: Network) -> Mapping[str, Mapping[int, float]]:

@@ -26,11 +26,15 @@ class RowData:
         scalars: Metric -> value, named as claims do: columns (`pgd20`, percent) and what analyses found
             (`cka/shallow_deep`).
         curves: Metric of the training's history -> epoch -> value.
+        epochs: Epoch of a measured network -> its arrays, as in `arrays`; of averages and the best network nothing.
+        training: The training's key, which rows of one training share.
     """
 
     arrays: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    epochs: Mapping[int, Mapping[str, np.ndarray[Any, Any]]] = field(default_factory=dict)
+    training: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ _SHIPPED = (
     FigureKind("6", "Similarity of the layers under attack", ("cka",)),
     FigureKind("7", "Similarity of the layers, by architecture", ("cka",)),
     FigureKind("8", "Kernels of the first quantized layer", ("quantized_kernels",)),
+    FigureKind("gradient_spectrum", "Where the loss gradient’s energy lies", ("gradient_spectrum",)),
+    FigureKind("epochs", "Low frequencies, and what PGD-20 adds, by epoch", ("spectrum",)),
     FigureKind("overfitting", "Robust accuracy on held-out images, by epoch", ()),
 )
 _kinds: dict[str, FigureKind] = table({kind.name: kind for kind in _SHIPPED})

@@ -26,7 +26,7 @@ from ablate.planning.metrics import matches
 from ablate.spaces.specs import ModelSpec, QuantizationSpec
 
 SIZE = 16
-SHIPPED = ["spectrum", "cka", "first_kernels", "kernel_spectra", "quantized_kernels"]
+SHIPPED = ["spectrum", "cka", "first_kernels", "kernel_spectra", "quantized_kernels", "gradient_spectrum"]
 
 
 def images_of(count: int, size: int = SIZE) -> Tensor:

@@ -16,6 +16,7 @@ from PIL import Image
 from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
 from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
+from ablate.report.figures.frequencies import draw_epochs, draw_gradient_spectrum
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
 from ablate.report.figures.style import COLOURS, STYLE, format_metric, mosaic
@@ -33,7 +34,7 @@ from ablate.spaces.figures import (
 )
 from tests.support.figure_data import data_of, seen
 
-SHIPPED = ["2", "3", "4", "5", "6", "7", "8", "overfitting"]
+SHIPPED = ["2", "3", "4", "5", "6", "7", "8", "gradient_spectrum", "epochs", "overfitting"]
 
 
 TWO = data_of("Natural", "Adversarial")
@@ -275,3 +276,26 @@ def test_the_same_module_may_be_imported_twice() -> None:
     register_figure("mine", title="Mine")(first)
     register_figure("mine", title="Mine")(second)
     assert drawer_of("mine") is second
+
+
+def test_the_gradients_figure_has_a_line_of_each_row_on_one_scale() -> None:
+    drawing = draw_gradient_spectrum(TWO)
+    assert drawing is not None and "Mean frequency on clean images" in drawing.caption
+    clean, adversarial = drawing.figure.axes
+    assert clean.get_ylim() == adversarial.get_ylim() and clean.get_xlim() == adversarial.get_xlim()
+    for axes, name in ((clean, "clean"), (adversarial, "adversarial")):
+        for line, seeds in zip(axes.lines, TWO.rows.values(), strict=False):
+            mean = np.mean([seen.arrays[f"gradient_spectrum/{name}"] for seen in seeds.values()], axis=0)
+            assert np.allclose(line.get_ydata(), mean[:9])  # 16 x 16 pixels: circles leave the square beyond 8
+
+
+def test_rows_of_one_training_are_one_line_of_the_figure_over_epochs() -> None:
+    profile = {"spectrum/profile": np.linspace(2.0, 0.1, 12)}
+    curve = {"energy/ratio": {0: 1.0, 1: 2.0, 2: 3.0}}
+    early, late = ({0: RowData({}, {}, curve, {epoch: profile}, "key")} for epoch in (1, 2))
+    drawing = draw_epochs(FigureData({"epoch 1": early, "epoch 2": late}))
+    assert drawing is not None and "epoch 1 to epoch 2 from" in drawing.caption
+    ratio, spectra = drawing.figure.axes
+    assert [line.get_label() for line in spectra.lines[:2]] == ["epoch 1", "epoch 2"]
+    assert len(ratio.lines) == 1 and ratio.lines[0].get_markevery() == [1, 2]
+    assert draw_epochs(FigureData({"epoch 1": early})) is None

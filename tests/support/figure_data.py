@@ -23,14 +23,17 @@ def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) ->
         "cka/layers": np.array([f"layer{n}" for n in range(layers)]),
         "kernel_spectra/layers": np.array(["a", "b", "c", "d"]),
     }
+    arrays |= {f"gradient_spectrum/{name}": 0.1 + random.random(12) for name in ("clean", "adversarial")}
     arrays |= {f"kernel_spectra/group{g}": random.random((filters * (g + 1), 27 * 2**g)) for g in range(4)}
     scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3}
+    scalars["gradient_spectrum/mean_frequency"] = 4.0 + seed
     each = range(epochs + 1)
     curves = {
         "energy/ratio": {epoch: 1.0 + epoch + seed for epoch in each},
         "validation/robust": {epoch: 10.0 + 5 * epoch - epoch**2 for epoch in each},
     }
-    return RowData(arrays, scalars, curves)
+    kept = {epoch: {"spectrum/profile": 0.1 + random.random(12)} for epoch in (1, 3, epochs)}
+    return RowData(arrays, scalars, curves, kept)
 
 
 def data_of(*labels: str, seeds: int = 2, **shape: int) -> FigureData:

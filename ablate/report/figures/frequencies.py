@@ -1,0 +1,170 @@
+"""Figures of what networks see at which frequency: the loss gradient's spectrum, and the perturbation's by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from ablate.report.figures.style import COLOURS, DASHES, SEQUENTIAL, listed, mean_over, new_figure
+from ablate.report.results import along_epochs
+from ablate.spaces.figures import Drawing, FigureData, RowData, draws
+
+PHONE_IN = 4.8
+"""Width of these figures: on a phone's screen their text is still about 10 pixels high."""
+
+_AXIS = "distance from the zero frequency, cycles per image"
+_POWER = "power, white noise = 1"
+
+
+def _power_axes(axes: Axes) -> None:
+    """Power over frequency: logarithmic, with a line where white noise would lie."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.axhline(1.0, color="0.35", linestyle=":", linewidth=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(_POWER)
+
+
+def _within(profile: NDArray[np.floating]) -> slice:
+    """Of a radial profile what is drawn: beyond half the image's size the circles leave the square of frequencies."""
+    half = round((len(profile) - 1) / np.sqrt(2))
+    return slice(0, half + 1)
+
+
+@draws("gradient_spectrum")
+def draw_gradient_spectrum(data: FigureData) -> Drawing | None:
+    """Figure gradient_spectrum: the loss gradient's radial profile, on clean images and on PGD-20 examples.
+
+    Args:
+        data: Rows with the arrays of the analysis `gradient_spectrum`.
+
+    Returns:
+        The drawing; None where no row has them.
+    """
+    panels = {"clean": "On clean images", "adversarial": "On PGD-20 examples"}
+    rows = data.having(*(f"gradient_spectrum/{name}" for name in panels))
+    if not rows:
+        return None
+    figure = new_figure("Where the loss gradient’s energy lies", 5.4 + 0.22 * len(rows) / 2, PHONE_IN)
+    both = figure.subplots(2, 1, sharex=True, sharey=True)
+    for axes, (name, title) in zip(both, panels.items(), strict=True):
+        for number, (label, seeds) in enumerate(rows.items()):
+            profile = mean_over(seeds.values(), f"gradient_spectrum/{name}")
+            shown = _within(profile)
+            axes.plot(np.arange(len(profile))[shown], profile[shown], label=label, linewidth=1.8, **_look(number))
+        _power_axes(axes)
+        axes.set_title(title)
+    both[1].set_xlabel(_AXIS)
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    caption = (
+        "Power of the loss gradient by frequency, mean over test images whose gradients are scaled to unit length; the "
+        "dotted line is white noise. A line that is high on the left and falls is a network whose answer hangs on low "
+        "frequencies; a flat one listens to all alike."
+    )
+    mean = listed(rows, "gradient_spectrum/mean_frequency", "Mean frequency on clean images, cycles per image", 1)
+    return Drawing(figure, caption + mean)
+
+
+@draws("epochs")
+def draw_epochs(data: FigureData) -> Drawing | None:
+    """Figure epochs: R and the perturbation's spectrum at the epochs whose networks were kept.
+
+    Rows of one training (`measurement.network: epoch:60` and others) are one line.
+
+    Args:
+        data: Rows with the arrays of the analysis `spectrum` of two epochs at least, and the curve `energy/ratio`.
+
+    Returns:
+        The drawing; None where no training has two such epochs.
+    """
+    rows = _with_epochs(data, "spectrum/profile")
+    if not rows:
+        return None
+    figure = new_figure("Low frequencies, and what PGD-20 adds, by epoch", 2.9 + 2.1 * len(rows), PHONE_IN)
+    first, *rest = figure.subplots(1 + len(rows), 1, height_ratios=[1.1, *[1.0] * len(rows)])
+    told = []
+    for number, (label, seeds) in enumerate(rows.items()):
+        marked = sorted(set.intersection(*(set(seen.epochs) for seen in seeds)))
+        curves = [seen.curves["energy/ratio"] for seen in seeds if "energy/ratio" in seen.curves]
+        epochs, values = along_epochs(curves) if curves else ([], np.empty((0, 0)))
+        if epochs:
+            mean = values.mean(axis=0)
+            here = [epochs.index(epoch) for epoch in marked if epoch in epochs]
+            first.plot(epochs, mean, marker="o", markevery=here, label=label, linewidth=1.8, **_look(number))
+        axes = rest[number]
+        _by_epoch(axes, marked, seeds)
+        axes.set_title(f"{label}: PGD-20 − clean")
+        low = [_central(_profile_at(seeds, epoch)) for epoch in (marked[0], marked[-1])]
+        told.append(f"{label} from {low[0]:.0f} % in epoch {marked[0]} to {low[1]:.0f} % in epoch {marked[-1]}")
+    first.set_title("R = |LFI| / |HFI| of the first activation; dots: kept networks")
+    first.set_ylabel("R")
+    first.set_ylim(bottom=0)
+    first.set_xlabel("epoch")
+    first.xaxis.set_major_locator(MaxNLocator(integer=True))
+    first.grid(axis="y", color="0.9")
+    if len(rows) > 1:
+        first.legend(frameon=False, fontsize=8)
+    rest[-1].set_xlabel(_AXIS)
+    caption = (
+        "Above, R after each epoch: the higher, the more the first layer passes on the constant part of a channel. "
+        "Below, for each row the power of PGD-20's perturbation by frequency, from the earliest kept network (dark) to "
+        "the last (bright): lines that turn up on the left say that low frequencies are attacked more and more. Share "
+        f"of its energy below half of the frequencies, by distance: {'; '.join(told)}."
+    )
+    return Drawing(figure, caption)
+
+
+def _with_epochs(data: FigureData, array: str) -> dict[str, list[RowData]]:
+    """Trainings with an array of two epochs at least: the labels of their rows -> what each seed's have together."""
+    together: dict[tuple[str, int], RowData] = {}
+    labels: dict[str, list[str]] = {}
+    found: dict[str, list[RowData]] = {}
+    for label, seeds in data.rows.items():
+        for seed, seen in seeds.items():
+            key = (seen.training or label, seed)
+            known = together.get(key)
+            epochs = {epoch: arrays for epoch, arrays in seen.epochs.items() if array in arrays}
+            merged = {**(known.epochs if known is not None else {}), **epochs}
+            together[key] = RowData(seen.arrays, seen.scalars, seen.curves, merged, seen.training)
+            labels.setdefault(key[0], []).append(label)
+    names: dict[tuple[str, ...], list[RowData]] = {}
+    for (training, _), seen in together.items():
+        if len(seen.epochs) > 1:
+            names.setdefault(tuple(dict.fromkeys(labels[training])), []).append(seen)
+    for rows, several in names.items():
+        found[rows[0] if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"] = several
+    return found
+
+
+def _profile_at(seeds: Iterable[RowData], epoch: int) -> NDArray[np.floating]:
+    return np.asarray(np.mean([seen.epochs[epoch]["spectrum/profile"] for seen in seeds], axis=0))
+
+
+def _by_epoch(axes: Axes, epochs: list[int], seeds: list[RowData]) -> None:
+    colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(0.0, 0.88, len(epochs)))
+    for epoch, colour, dash in zip(epochs, colours, (DASHES * len(epochs))[: len(epochs)], strict=True):
+        profile = _profile_at(seeds, epoch)
+        shown = _within(profile)
+        axes.plot(np.arange(len(profile))[shown], profile[shown], color=colour, linestyle=dash, label=f"epoch {epoch}")
+    _power_axes(axes)
+    axes.legend(frameon=False, fontsize=8, ncols=1 + len(epochs) // 5)
+
+
+def _central(profile: NDArray[np.floating]) -> float:
+    """Percent of a radial profile's energy within half the largest distance that fits the image."""
+    half = len(profile[_within(profile)]) - 1
+    axis = np.arange(2 * half) - half
+    distance = np.rint(np.hypot(axis[:, None], axis[None, :])).astype(int)
+    energy = profile[distance]
+    return float(100.0 * energy[distance <= half // 2].sum() / max(energy.sum(), np.finfo(float).tiny))
+
+
+def _look(number: int) -> Mapping[str, object]:
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
