@@ -123,12 +123,13 @@ def page_of(
         What `ablate.report.page.render` renders.
     """
     facts = _facts(plans)  # reads curves, which may turn out to be others than were sent
-    spaces = [_space(plan, figures.get(plan.space.name, {}), server) for plan in plans]
+    spaces = [space_page(plan, figures.get(plan.space.name, {}), server) for plan in plans]
     what = spaces[0].title if len(spaces) == 1 else _count(len(spaces), "space")
     return PageData(f"Ablation report: {what}", _day(time.time() * 1000), facts, spaces, left_aside)
 
 
-def _space(results: Results, figures: Mapping[str, Picture | Missing], server: str | None) -> SpacePage:
+def space_page(results: Results, figures: Mapping[str, Picture | Missing], server: str | None = None) -> SpacePage:
+    """What the page says of one space; as of `page_of`."""
     plan, space = results.planned, results.space
     given, verdicts = table_input(results), verdicts_of(results)
     table_label = () if space.table is None else (("Paper", f"Table {space.table}"),)

@@ -51,6 +51,37 @@ def results_of(plan: PlanFile, storage: Storage, network: Network = "last") -> R
     return results
 
 
+def state_of(part: TrialPart, view: TrainingView, *, of_search: bool) -> tuple[State, str | None]:
+    """How far a trial is, and why it failed.
+
+    Args:
+        part: What was planned.
+        view: What storage holds of its training.
+        of_search: Whether it is of a search, which stops some early.
+    """
+    state = _STATES[view.status(part.measurements, to_the_end=not of_search)]
+    reason = view.reason if state == "failed" else part.never_measured(view) if state == "training" else None
+    state = state if reason is None else "failed"
+    if state == "missing" and view.attempts:
+        state = "training"  # begun, and no epoch is stored yet
+    return state, reason
+
+
+def live_state(state: str, held: bool) -> str:
+    """The same as a person asks for it.
+
+    Args:
+        state: As of `state_of`.
+        held: Whether a living launch holds the training.
+
+    Returns:
+        What has begun is `training` or `interrupted`, what has not `training` or `waiting`; else the state.
+    """
+    if state not in ("training", "missing"):
+        return state
+    return "training" if held else "interrupted" if state == "training" else "waiting"
+
+
 def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], network: Network) -> Results:
     @functools.cache
     def history(key: str) -> list[dict[str, Any]]:
@@ -60,11 +91,7 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
     for part in plan.trials:
         view = views[part.training]
         metrics, whole, device = _metrics(storage, view, part)
-        state = _STATES[view.status(part.measurements, to_the_end=plan.space(part.space).search is None)]
-        reason = view.reason if state == "failed" else part.never_measured(view) if state == "training" else None
-        state = state if reason is None else "failed"
-        if state == "missing" and view.attempts:
-            state = "training"  # begun, and no epoch is stored yet
+        state, reason = state_of(part, view, of_search=plan.space(part.space).search is not None)
         whole = whole and (state != "finished" or reaches(history(part.training), view.epoch))
         last = history(part.training)[-1]["metrics"] if view.finished and history(part.training) else {}
         trials[part.row, part.seed] = Trial(

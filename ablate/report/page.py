@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,18 +111,31 @@ def render(page: PageData) -> str:
     Returns:
         One self-contained document: style and pictures are inside.
     """
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    template = _environment().get_template("page.html")
+    source = "MLflow's runs" if any(space.runs is not None for space in page.spaces) else "a storage"
+    return template.render(page=page, style=style, source=source, spaces=[_space(space) for space in page.spaces])
+
+
+def render_space(space: SpacePage) -> str:
+    """One section of the page as HTML, for a page of another frame.
+
+    Args:
+        space: What it says; every text in it is escaped.
+    """
+    return _environment().get_template("space.html").render(space=_space(space)).strip()
+
+
+@functools.cache
+def _environment() -> Environment:
     # Undefined names fail a test rather than leave a hole in the page.
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html")
-    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    source = "MLflow's runs" if any(space.runs is not None for space in page.spaces) else "a storage"
-    return template.render(page=page, style=style, source=source, spaces=[_space(space) for space in page.spaces])
 
 
 def _space(space: SpacePage) -> dict[str, Any]:

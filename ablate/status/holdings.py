@@ -13,7 +13,7 @@ import numpy as np
 
 from ablate.core.errors import StorageError, nearest
 from ablate.core.text import now_ms
-from ablate.report.from_storage import all_results
+from ablate.report.from_storage import all_results, live_state
 from ablate.report.results import Results, Trial
 from ablate.spaces.metrics import is_accuracy
 from ablate.storage import leases
@@ -147,10 +147,9 @@ def _kept(storage: Storage, key: str) -> _Kept:
 
 
 def _trial(trial: Trial, storage: Storage, kept: _Kept) -> TrialStatus:
-    part, state = trial.part, str(trial.state)
-    if state in ("training", "missing"):
-        held = leases.held(storage.files, part.training)
-        state = "training" if held else "interrupted" if state == "training" else "waiting"
+    part = trial.part
+    undecided = trial.state in ("training", "missing")
+    state = live_state(trial.state, undecided and leases.held(storage.files, part.training))
     epochs = int(part.spec.get("training", {}).get("epochs", 0))
     return TrialStatus(
         part.space, part.row, part.seed, part.training, state, trial.epoch, epochs, kept.age_s, trial.reason, kept.log,
