@@ -54,6 +54,7 @@ TABLE = {
     "launch": Room(6),
     "bundle": Room(6, ("ablate.launch",)),
     "status": Room(6, ("torch", "ray", "mlflow", "ablate.planning", "ablate.launch")),
+    "serve": Room(6, ("torch", "ray", "mlflow", "ablate.planning", "ablate.launch")),
     "execution": Room(5, ("mlflow", "ablate.planning", "ablate.launch")),
     "planning": Room(5, ("ray", "mlflow")),
     "report": Room(5, ("torch", "ray", "ablate.planning")),
