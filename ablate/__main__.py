@@ -10,6 +10,8 @@ from ablate.core.errors import nearest
 COMMANDS = {
     "launch": "train and measure every row of a space, or search",
     "report": "tables, verdicts, figures, a page, from what MLflow holds",
+    "status": "what a storage holds, how far it is, and why something failed",
+    "serve": "the same page live in a browser, from a storage",
     "bench": "images a second beside the textbook loop, on this machine",
 }
 

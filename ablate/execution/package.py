@@ -25,6 +25,7 @@ SPACES = "spaces"
 PACKAGE_DATA = {
     "ablate": ("py.typed",),
     "ablate.report": ("*.html", "*.css"),
+    "ablate.serve": ("templates/*.html", "files/*"),
     "ablate.search_spaces": ("*.yaml", "schema.json", "presets/*.yaml", "presets/schema.json"),
 }
 """Package -> its files that are no Python; as `pyproject.toml` lists them, but for what nobody runs."""

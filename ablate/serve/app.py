@@ -51,7 +51,7 @@ class Pages:
 
     def app(self) -> Starlette:
         """The application, unguarded."""
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route("/", self._newest),
                 Route("/plan/{plan}", self._plan),
@@ -61,6 +61,8 @@ class Pages:
             ],
             exception_handlers={404: lambda request, error: _nothing()},
         )
+        app.router.redirect_slashes = False
+        return app
 
     async def _newest(self, request: Request) -> Response:
         return await self._page(await run_in_threadpool(self._shelf.newest))
@@ -81,6 +83,8 @@ class Pages:
         board = await run_in_threadpool(self._shelf.board, request.path_params["plan"])
         if board is None:
             return _nothing()
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         own, _, version = request.headers.get("last-event-id", "").partition("-")
         seen = int(version) if own == self._own and version.isdecimal() else 0
         stream = self._stream(request, request.path_params["plan"], board, seen, fresh=not own or own == self._own)
