@@ -1,6 +1,7 @@
 """Attacks, and accuracy under them."""
 
 from ablate.attacks.apgd import APGD, TargetedAPGD
+from ablate.attacks.bands import BandPGD
 from ablate.attacks.base import Attack, Network, attack_names, attack_source, build_attack, register_attack
 from ablate.attacks.carlini_wagner import CarliniWagner, ExactCarliniWagner
 from ablate.attacks.evaluation import Checks, CleanLogits, adversarial_examples, evaluate
@@ -18,6 +19,7 @@ __all__ = [
     "PGD",
     "TPGD",
     "Attack",
+    "BandPGD",
     "CarliniWagner",
     "Checks",
     "CleanLogits",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.spaces.specs import COLUMNS, ON_FIRST_IMAGES, ONE_STEP, TrialSpec
+from ablate.spaces.specs import COLUMNS, IN_BANDS, ON_FIRST_IMAGES, ONE_STEP, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def _full_precision(spec: TrialSpec) -> bool:
     return quantization.bits == 32 and (other is None or other == 32)
 
 
-_SHIPPED = frozenset({*COLUMNS, "cw20_exact", *ON_FIRST_IMAGES})
+_SHIPPED = frozenset({*COLUMNS, "cw20_exact", *ON_FIRST_IMAGES, *IN_BANDS})
 
 
 def _without(*names: str) -> Callable[[TrialSpec], bool]:

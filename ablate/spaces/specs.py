@@ -19,6 +19,8 @@ COLUMNS = ("natural", "gn", "fgsm", "pgd20", "bim20", "tpgd20", "cw20")
 """The seven columns of the paper's tables."""
 ON_FIRST_IMAGES = ("apgd_ce", "apgd_t", "fab_t", "square", "aa", "worst")
 """Columns of the field's yardstick, which `measurement.images` cuts short."""
+IN_BANDS = ("pgd20_low", "pgd20_mid", "pgd20_high")
+"""Columns of PGD-20 inside one band of the spectrum."""
 ONE_STEP = frozenset({"fgsm_rs", "n_fgsm"})
 """Training attacks of one step, whose size and start are their own."""
 
