@@ -160,6 +160,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "seeds": _seeds,
     "rows": _texts("rows", "rows' labels", "64"),
     "storage": _storage,
+    "also": _texts("also", "bundles or storages", "study.zip"),
     "data_root": _data_root,
     "budget_hours": _hours,
     "gpus_per_trial": _gpus,
@@ -342,11 +343,11 @@ class LaunchPlan:
         Returns:
             `seconds`, `gpu_hours`, `core_hours`, `device`, `gpus`, and the `basis` of the numbers.
         """
+        from ablate.launch.also import opened
         from ablate.planning.estimates import estimate
-        from ablate.storage.storage import Storage
 
         with _worded_for_python():
-            return estimate(self._decided(), Storage(self._options.storage)).as_json()
+            return estimate(self._decided(), opened(self._options)).as_json()
 
     @_takes("run")
     def run(self, *, quiet: bool = False, **options: Any) -> int:
@@ -383,16 +384,16 @@ class LaunchPlan:
         """
         import pandas as pd
 
+        from ablate.launch.also import opened
         from ablate.planning.plan import plan_file_of
         from ablate.report.from_storage import all_results
-        from ablate.storage.storage import Storage
 
         with _worded_for_python():
             plan = self._decided()
             lines = [
                 {"space": trial.part.space, "row": trial.part.row, "seed": trial.part.seed, "state": trial.state}
                 | dict(trial.metrics)
-                for results in all_results(plan_file_of(plan, {}), Storage(self._options.storage))
+                for results in all_results(plan_file_of(plan, {}), opened(self._options))
                 for trial in results.trials.values()
             ]
         frame = pd.DataFrame(lines)
@@ -409,17 +410,17 @@ class LaunchPlan:
             table, then those that its space lists; those without anything to draw are absent. With several spaces names
             are `<space>/<name>`.
         """
+        from ablate.launch.also import opened
         from ablate.planning.plan import plan_file_of
         from ablate.report.contents import draw_all
         from ablate.report.figures.pictures import Picture
         from ablate.report.from_storage import all_results
-        from ablate.storage.storage import Storage
 
         with _worded_for_python():
             plan = self._decided()
             return {
                 name if len(plan.spaces) == 1 else f"{results.space.name}/{name}": drawn
-                for results in all_results(plan_file_of(plan, {}), Storage(self._options.storage))
+                for results in all_results(plan_file_of(plan, {}), opened(self._options))
                 for name, drawn in draw_all(results).items()
                 if isinstance(drawn, Picture)
             }
@@ -438,23 +439,21 @@ class LaunchPlan:
         Raises:
             UserError: No such row or seed, not trained to its end, or its checkpoints were dropped.
         """
+        from ablate.launch.also import opened
         from ablate.planning.trained import trained_network
-        from ablate.storage.storage import Storage
 
         with _worded_for_python():
             plan = self._decided()
-            return trained_network(
-                plan, Storage(self._options.storage), row, plan.seeds[0] if seed is None else seed, which
-            )
+            return trained_network(plan, opened(self._options), row, plan.seeds[0] if seed is None else seed, which)
 
     def _decided(self) -> Plan:
+        from ablate.launch.also import opened
         from ablate.planning.plan import decide
-        from ablate.storage.storage import Storage
 
         with _worded_for_python():
             if self._plan is None or self._plan.grows:  # while it runs
                 self._plan = self._request.plan()
-            decide(self._plan, Storage(self._options.storage))
+            decide(self._plan, opened(self._options))
             return self._plan
 
     def __repr__(self) -> str:

@@ -125,6 +125,8 @@ def _action(training: PlannedTraining) -> str:
         return f"train {plural(epochs, 'epoch')}"
     if training.action == "stopped":
         return f"stopped early after epoch {training.epoch} of {epochs}"
+    if training.action == "reuse" and training.origin:
+        return f"reuse, from {printable(training.origin)}"
     return {"wait": "wait for another launch", "failed": "failed, see below"}.get(training.action, training.action)
 
 
@@ -203,6 +205,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
                 "measurements": len(training.measurements),
                 "missing": sorted(training.missing),
                 "failure": training.failure,
+                "origin": training.origin or None,
                 "spec": training.spec.model_dump(mode="json"),
             }
             for key, training in plan.trainings.items()

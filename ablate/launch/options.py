@@ -211,6 +211,10 @@ class Options:
     storage: str = field(
         default="./storage", metadata=_given("PLACE", "Folder or bucket; default ./storage.", call="plan")
     )
+    also: list[str] = field(
+        default_factory=list,
+        metadata=_given("BUNDLE|PLACE", "Reuse what this holds, too; read-only; may repeat.", call="plan"),
+    )
     data_root: Path = field(
         default=Path("data"),
         metadata=_given(
@@ -225,7 +229,10 @@ class Options:
     )
     local: bool = field(default=False, metadata=_given(None, "In this process, without Ray.", call="run"))
     cluster: str | None = field(default=None, metadata=_given("URL", "Submit to a Ray job server."))
-    storage_is_shared: bool = field(default=False, metadata=_given(None, "With --cluster: all nodes mount it."))
+    # Of those clusters alone that jobs/README.md tells of it; the help fits one screen without.
+    storage_is_shared: bool = field(
+        default=False, metadata=_given(None, "With --cluster: all nodes mount it.", hidden=True)
+    )
     include: list[str] = field(
         default_factory=list, metadata=_given("PATH", "With --cluster: a file or folder to send.")
     )

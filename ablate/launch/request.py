@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from ablate import spaces
 from ablate.core.errors import SpecError, UserError, each_on_its_own, nearest
+from ablate.core.places import is_address
 from ablate.core.user_code import import_modules
 from ablate.launch.options import Options
 from ablate.spaces.loading import tables
@@ -189,9 +190,9 @@ class Request:
         Raises:
             UserError: Anything asked for that cannot be used.
         """
-        from ablate.storage.storage import Storage
+        from ablate.launch.also import opened
 
-        return self.subject(Storage(self.options.storage)).plan
+        return self.subject(opened(self.options)).plan
 
     def plan_of(self, loaded: Sequence[SpaceFile], trials: Sequence[Trial], seeds: Sequence[int] | None = None) -> Plan:
         """The plan of some trials.
@@ -250,6 +251,7 @@ def submission_of(request: Request, plan_id: str | None) -> Submission:
         cluster=None,
         storage_is_shared=False,
         include=[],
+        also=[_below(place) for place in options.also],
     )
     return Submission(
         options.cluster,
@@ -262,5 +264,17 @@ def submission_of(request: Request, plan_id: str | None) -> Submission:
         tracking=options.tracking,
         tracking_uri=uri,
         imports=options.imports,
-        include=options.include,
+        # A job server's machine has none of this one's files, unless all mount them.
+        include=[
+            *options.include,
+            *(path for path in there.also if not is_address(path) and not Path(path).is_absolute()),
+        ],
     )
+
+
+def _below(place: str) -> str:
+    """A place by its path from here, where it lies below: a job has its files there."""
+    path = Path(place).expanduser()
+    if is_address(place) or not path.exists() or not path.resolve().is_relative_to(Path.cwd()):
+        return place
+    return str(path.resolve().relative_to(Path.cwd()))

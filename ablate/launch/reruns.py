@@ -81,7 +81,7 @@ class RerunSession(Session):
     subject: Reruns
 
     def __init__(self, options: Options, subject: Reruns, storage: Storage, console: Console, out: TextIO) -> None:
-        super().__init__(replace(options, tracking=False), subject, subject.open(), console, out)
+        super().__init__(replace(options, tracking=False, also=[]), subject, subject.open(), console, out)
         self._tell_mlflow = options.tracking
 
     def _finish(self, interrupted: bool) -> int:

@@ -8,7 +8,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -23,6 +23,7 @@ from ablate.core.text import duration, plural, printable
 from ablate.execution.addresses import ray_address
 from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
+from ablate.launch.also import Also
 from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_remarks
 from ablate.launch.options import Options
 from ablate.launch.queue import TrainingQueue
@@ -87,19 +88,20 @@ def launch_here(
         session_of: Does it, with arguments as of `Session`, which it is by default.
     """
     options, storage = request.options, Storage(request.options.storage)
-    subject = subject_of(request, storage)
+    seen = Also(options.also, storage).storage  # nothing of others' is copied before it begins
+    subject = subject_of(request, seen)
     if options.dry_run:
         subject.foresee()
-    subject.decide(storage, options)
+    subject.decide(seen, options)
     if not elsewhere:
         check_reach(options, subject.always_trains or bool(subject.plan.left()))
         if options.dry_run:
             storage.files.probe()
     if options.dry_run:
-        return _dry_run(options, subject, storage, console, out)
+        return _dry_run(options, subject, seen, console, out)
     storage.check()
     asks = not options.yes and runs_here(options)
-    if asks and not _agreed(request, subject.expected(storage), subject_of, storage, console):
+    if asks and not _agreed(request, subject.expected(seen), subject_of, seen, console):
         return 2
     return (session_of or Session)(options, subject, storage, console, out).run()
 
@@ -250,6 +252,7 @@ class Session:
         self.out = out
         self.provenance = provenance(sys.argv)
         self.leases = Leases(storage.files)
+        self.also = Also(options.also, storage)
         self.progress: Progress
         self.sync: Any = None
         self.tracker: Any = None
@@ -313,6 +316,7 @@ class Session:
         """Write down what is going to be done."""
         self.subject.prepare(self)
         self.storage.identify()
+        self._tell(self.also.take_registrations(space.name for space in self.plan.spaces))
         self._register()
         for training in self.plan.trainings.values():
             self.admit(training)
@@ -325,12 +329,16 @@ class Session:
             self.sync.grow(file)
 
     def admit(self, training: PlannedTraining) -> None:
-        """Write down that a training is in the plan, and drop what is damaged of it; it is decided about."""
+        """Write down that a training is in the plan, take over what others have of it, drop what is damaged of it."""
+        self._tell(filter(None, [self.also.take(training)]))
         self.storage.describe(training.key, training.identity)
         if training.weights is not None and training.missing:
             keep_weights(self.plan, training, self.storage)
         damaged = self.storage.drop_damaged(training.key, training.measurements)
-        for message in [*damaged, *self.storage.damage(training.key)]:
+        self._tell([*damaged, *self.storage.damage(training.key)])
+
+    def _tell(self, messages: Iterable[str]) -> None:
+        for message in messages:
             self.console.print(Text(printable(message), overflow="fold"))
 
     def _register(self) -> None:
@@ -339,7 +347,8 @@ class Session:
             return
         from ablate.launch.registering import register
 
-        self.plan.registrations = register(self.plan, self.storage, self.provenance, self.options.data_root)
+        known = self.also.storage  # what others have measured is known, too
+        self.plan.registrations = register(self.plan, known, self.provenance, self.options.data_root)
         problems = [problem for part in self.plan.registrations.values() for problem in part.problems]
         for problem in dict.fromkeys(problems):
             self.console.print(Text(f"{printable(problem)}; it is left as it is", overflow="fold"))

@@ -26,6 +26,7 @@ from ablate.spaces.metrics import Metric, analysis_label, refused_scalar
 from ablate.spaces.networks import asked_of_training, measured_networks
 from ablate.spaces.space import PresetFile, SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
+from ablate.storage.origins import origins_of
 from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
 from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart, id_of
 from ablate.storage.registrations import RegistrationPart
@@ -73,6 +74,7 @@ class PlannedTraining:
         failure: Why it failed, where it did.
         weights: Digest of the weights from elsewhere that it has, and is not trained.
         keep: Networks that its trials want beside `last` and `best`, as keys call them.
+        origin: Where its results were taken from, in words; empty where it is this storage's own.
     """
 
     key: str
@@ -87,6 +89,7 @@ class PlannedTraining:
     failure: str | None = None
     view: TrainingView | None = None
     weights: str | None = None
+    origin: str = ""
 
 
 @dataclass
@@ -226,8 +229,11 @@ def decide(
         held_elsewhere: Whether another live launch trains a key.
         only: Decide anew about these keys alone.
     """
-    for key in list(only) if only is not None else list(plan.trainings):
+    decided = list(only) if only is not None else list(plan.trainings)
+    came_from = origins_of(storage.files, decided)
+    for key in decided:
         training = plan.trainings[key]
+        training.origin = came_from[key].words if key in came_from else ""
         view = storage.view(key)
         training.view = view
         training.epoch = view.epoch
@@ -292,7 +298,7 @@ def plan_file_of(plan: Plan, provenance: Mapping[str, str] | None = None) -> Pla
         seeds=list(plan.seeds),
         decides_claims=plan.preset.preset.decides_claims,
         spaces=spaces,
-        trials=_trials(plan.trials),
+        trials=_trials(plan),
         provenance=_clean(origins.provenance() if provenance is None else provenance),
         created_ms=now,
         launched_ms=now,
@@ -305,11 +311,11 @@ def _clean(provenance: Mapping[str, str]) -> dict[str, str]:
     return {name: redact(str(value)).encode("utf-8", "backslashreplace").decode() for name, value in provenance.items()}
 
 
-def _trials(planned: Sequence[PlannedTrial]) -> list[TrialPart]:
+def _trials(plan: Plan) -> list[TrialPart]:
     paper = data.describe(DataSpec(), Path())
     constant = (paper.train_digest, paper.test_digest)
     parts = []
-    for each in planned:
+    for each in plan.trials:
         trial, found = each.trial, each.data
         is_paper = trial.spec.data.name == "cifar10" and (found.train_digest, found.test_digest) == constant
         parts.append(
@@ -320,6 +326,7 @@ def _trials(planned: Sequence[PlannedTrial]) -> list[TrialPart]:
                 training=each.training,
                 columns=dict(each.columns),
                 analyses=dict(each.analyses),
+                origin=plan.trainings[each.training].origin,
                 data=DataPart(
                     name=trial.spec.data.name,
                     label=found.label,

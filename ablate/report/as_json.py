@@ -61,4 +61,5 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "epoch": trial.epoch,
         "reason": trial.reason,
         "metrics": dict(trial.metrics),
+        **({"origin": trial.part.origin} if trial.part.origin else {}),
     }

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ablate.core.metric_names import OF_LAST_EPOCH
+from ablate.core.text import plural
 from ablate.report import overfitting
 from ablate.report.names import column_name, reduced_headers
 from ablate.report.replications import Replication, row_note
@@ -117,6 +118,7 @@ class TableInput:
         extra: Scalars to show as columns too, e.g. `energy/ratio`.
         masked: Columns to mark.
         replicated: Row label -> how often its trainings were trained again, and with what outcome.
+        origins: Row label -> whose trainings its seeds are, where these were not made for this storage.
         headers: As of `Table`.
         remark: A sentence more for the caption.
     """
@@ -132,6 +134,7 @@ class TableInput:
     extra: Sequence[str] = ()
     masked: Sequence[Masked] = ()
     replicated: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
 
@@ -178,6 +181,7 @@ def table_input(results: Results) -> TableInput:
         extra=list(dict.fromkeys(scalars)),
         masked=masked_columns(results),
         replicated=_replicated(results),
+        origins=_origins(results),
         headers=reduced_headers(map(_reduced, results.trials.values())),
         remark=overfitting.sentence(results),
     )
@@ -188,6 +192,21 @@ def _replicated(results: Results) -> dict[str, str]:
     for (row, seed), found in results.replications.items():
         rows.setdefault(row, {})[seed] = found
     return {row: row_note(of_row) for row, of_row in rows.items()}
+
+
+def _origins(results: Results) -> dict[str, str]:
+    """Row -> `2 of 5 seeds from bundle study.zip`, of what is shown."""
+    seeds: dict[str, list[str]] = {}
+    for row, seed in results.outcomes:
+        trial = results.trials.get((row, seed))
+        seeds.setdefault(row, []).append(trial.part.origin if trial is not None else "")
+    found = {}
+    for row, origins in seeds.items():
+        counts = {origin: origins.count(origin) for origin in origins if origin}
+        if counts:
+            told = " and ".join(f"{count} from {origin}" for origin, count in counts.items())
+            found[row] = told.replace(" from ", f" of {plural(len(origins), 'seed')} from ", 1)
+    return found
 
 
 def _reduced(trial: Trial) -> tuple[int | None, int | None]:
@@ -226,8 +245,8 @@ def build_table(given: TableInput) -> Table:
         if adaptive[label]:
             parts.append(Line("ours, adaptive", adaptive[label], n))
         note = (given.notes[label],) if given.notes.get(label) else ()
-        again = (given.replicated[label],) if label in given.replicated else ()
-        rows.append(Row(label, tuple(parts), (*note, *said.get(label, ()), *again, *problems)))
+        beside = [told[label] for told in (given.replicated, given.origins) if label in told]
+        rows.append(Row(label, tuple(parts), (*note, *said.get(label, ()), *beside, *problems)))
     caption = _caption(rows, given.paper_data, given.data)
     if given.remark:
         caption = f"{caption} {given.remark}."

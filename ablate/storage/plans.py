@@ -96,6 +96,8 @@ class TrialPart(Spec):
     analyses: dict[str, str] = {}
     data: DataPart
     spec: dict[str, Any]
+    origin: str = ""
+    """Where its results were taken from, in words; empty where they were made for this storage."""
 
     @property
     def identity(self) -> Identity:

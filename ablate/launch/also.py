@@ -1,0 +1,205 @@
+"""`--also BUNDLE|PLACE`: what others have trained is taken over, and the rest trained; their storages are only read.
+
+A training is copied into the launch's own storage, attempt by attempt, before anything is trained: from then on it is
+there for every report, and for a launch without the option. Where it came from lies beside it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from ablate.core.errors import StorageError
+from ablate.core.redaction import redact
+from ablate.core.text import now_ms
+from ablate.launch.options import Options
+from ablate.planning.plan import PlannedTraining
+from ablate.storage import origins, registrations
+from ablate.storage.carrying import stored_training
+from ablate.storage.files import Files
+from ablate.storage.layers import LayeredFiles
+from ablate.storage.origins import Origin
+from ablate.storage.status import TrainingView
+from ablate.storage.storage import Storage
+from ablate.storage.zipped import BundleFiles
+
+
+class Place:
+    """A storage to go on from, of which only that is seen; as of `Files`, and only read.
+
+    Failures, and what was only begun, are nobody else's business.
+
+    Args:
+        files: Of the storage.
+        own: The launch's own: what that has is not looked for here.
+        kind: `bundle` or `storage`.
+        name: What it is called beside rows: no path of anybody's machine.
+        digest: Of the bundle, or the storage's id.
+    """
+
+    def __init__(self, files: Files, own: Storage, kind: str, name: str, digest: str) -> None:
+        self.location = files.location
+        self.kind, self.name, self.digest = kind, name, digest
+        self._files = files
+        self._own = own
+        self.storage = Storage.of(files)
+        self._keys = set(self.storage.keys())
+        self.view: Callable[[str], TrainingView] = functools.cache(self.storage.view)
+        self.offers: Callable[[str], bool] = functools.cache(self._offers)
+
+    def _offers(self, key: str) -> bool:
+        """Whether there is something of a training to go on from, as things stood when this was opened."""
+        if key not in self._keys:
+            return False
+        here, own = self.view(key), self._own.view(key)
+        if own.finished:  # without a network, nothing can be measured that is missing
+            return here.finished and not own.has_checkpoint and not here.records.keys() <= own.records.keys()
+        return here.finished or (here.has_checkpoint and here.epoch > own.epoch)
+
+    def origin(self, key: str) -> Origin:
+        """What is written down of a training that is taken from it: where it took it from itself, if it did."""
+        known = origins.read(self._files, key)
+        told = Origin(layout=origins.LAYOUT, kind=self.kind, name=self.name, digest=self.digest, taken_ms=now_ms())
+        return known or told
+
+    def read(self, path: str) -> bytes | None:
+        """See `Files`; where its trainings came from is told by `origin`."""
+        folder, _, name = path.partition("/")
+        if folder == origins.FOLDER:
+            key = name.removesuffix(".json")
+            return self.origin(key).model_dump_json().encode() if self.offers(key) else None
+        return self._files.read(path) if self._seen(folder) else None
+
+    def list(self, path: str) -> builtins.list[str]:
+        """See `Files`."""
+        path = path.strip("/")
+        if path in ("", origins.FOLDER):
+            suffix = ".json" if path else ""
+            return sorted(f"{key}{suffix}" for key in self._keys if self.offers(key))
+        return self._files.list(path) if self._seen(path.partition("/")[0]) else []
+
+    def size(self, path: str) -> int | None:
+        """See `Files`."""
+        return self._files.size(path) if self._seen(path.partition("/")[0]) else None
+
+    def _seen(self, folder: str) -> bool:
+        return folder == "registrations" or self.offers(folder)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Refused."""
+        raise StorageError(f"--also {redact(self.location)}: expected it to be only read, got {path} to write")
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Refused."""
+        self.write(path, content)
+        return False
+
+    def delete(self, path: str) -> None:
+        """Refused."""
+        self.write(path, b"")
+
+    def probe(self) -> None:
+        """Refused."""
+        self.write("a folder there", b"")
+
+
+class Also:
+    """The storages that a launch goes on from beside its own.
+
+    Args:
+        asked: As `--also` names them.
+        own: The launch's.
+
+    Raises:
+        UserError: One of them cannot be read, is no bundle, or is the launch's own.
+    """
+
+    def __init__(self, asked: Sequence[str], own: Storage) -> None:
+        self._own = own
+        self.places = [_opened(each, own) for each in dict.fromkeys(asked)]
+
+    @property
+    def storage(self) -> Storage:
+        """All of them as one, written to the launch's own."""
+        if not self.places:
+            return self._own
+        return Storage.of(LayeredFiles(self._own.files, *self.places))
+
+    def take(self, training: PlannedTraining) -> str | None:
+        """Copy a training into the launch's own storage, where that lacks it and a place has more.
+
+        Args:
+            training: Of the plan.
+
+        Returns:
+            What was done, in a sentence; None where there was nothing to do.
+
+        Raises:
+            StorageError: Storage cannot be written, or what is to be copied is damaged.
+        """
+        if not self.places:
+            return None
+        key, needed = training.key, set(training.measurements)
+        own = self._own.view(key)
+        if own.finished and needed <= own.records.keys():
+            return None
+        offered = sorted(
+            (place for place in self.places if place.offers(key)),
+            key=lambda place: (not _whole(place.view(key), needed), -place.view(key).epoch),  # else in their order
+        )
+        chosen = [place for place in offered if _whole(place.view(key), needed) or place.view(key).has_checkpoint]
+        if not chosen:
+            if not offered:
+                return None
+            told = f"{offered[0].kind} {offered[0].name} lacks measurements of it, and its network"
+            return f"{training.rows[0]}, seed {training.spec.seed}: {told}; it is trained here"
+        place = chosen[0]
+        for path, content in stored_training(place.storage, key, checkpoints=True):
+            self._own.files.write(path, content)
+        origin = place.origin(key)
+        origins.write_first(self._own.files, key, origin)
+        training.origin = origin.words
+        return None
+
+    def take_registrations(self, spaces: Iterable[str]) -> list[str]:
+        """Copy what others registered of some spaces before they trained.
+
+        Args:
+            spaces: Their names.
+
+        Returns:
+            A message for each that is damaged, and left where it is.
+        """
+        wanted, messages = set(spaces), []
+        for place in self.places:
+            found, damaged = registrations.read_all(place)
+            for each in found:
+                if each.space in wanted:
+                    registrations.write_first(self._own.files, each)
+            messages += [f"{place.kind} {place.name}: {told}" for told in damaged.values()]
+        return messages
+
+
+def opened(options: Options) -> Storage:
+    """What a launch plans by: its own storage, and behind it those that it goes on from."""
+    own = Storage(options.storage)
+    return Also(options.also, own).storage
+
+
+def _whole(view: TrainingView, needed: set[str]) -> bool:
+    return view.finished and needed <= view.records.keys()
+
+
+def _opened(asked: str, own: Storage) -> Place:
+    storage = Storage(asked)
+    if storage.location.rstrip("/") == own.location.rstrip("/"):
+        raise StorageError(f"--also: expected another storage than --storage, got {redact(asked)} as both")
+    if isinstance(storage.files, BundleFiles):
+        return Place(storage.files, own, "bundle", Path(asked).name, storage.files.bundle.digest())
+    if not storage.keys():
+        raise StorageError(f"--also {redact(asked)}: expected a bundle, or a storage with trainings, got none there")
+    place = redact(storage.location).partition("?")[0].rstrip("/")
+    identity = next(iter(storage.identities()), "")
+    return Place(storage.files, own, "storage", "/".join(place.rsplit("/", 2)[-2:]), identity)
