@@ -75,6 +75,25 @@ def highpass(images: Tensor, degree: int) -> Tensor:
     return images - lowpass(images, degree)
 
 
+def bandstop(images: Tensor, degree: int, outer: int) -> Tensor:
+    """Images without a band: x - lowpass(x, outer) + lowpass(x, degree); not clipped.
+
+    Args:
+        images: [N, C, H, W] float.
+        degree: The rows and columns of the spectrum within which all is kept.
+        outer: Those beyond which all is kept, above `degree` and at most min(H, W).
+
+    Returns:
+        [N, C, H, W], of the same type.
+
+    Raises:
+        SpecError: No such degrees, or nothing lies between them.
+    """
+    if outer <= degree:
+        raise SpecError(f"expected a band to stop, from one degree to a larger one, got {degree} to {outer}")
+    return images - lowpass(images, outer) + lowpass(images, degree)
+
+
 def filtered(images: Tensor, seen: Filter | None) -> Tensor:
     """Images as a network behind a filter sees them.
 
@@ -90,6 +109,8 @@ def filtered(images: Tensor, seen: Filter | None) -> Tensor:
     """
     if seen is None:
         return images
+    if seen.outer is not None:
+        return bandstop(images, seen.degree, seen.outer)
     return lowpass(images, seen.degree) if seen.kind == "lowpass" else highpass(images, seen.degree)
 
 

@@ -5,6 +5,7 @@ The loop is also the one of adversarial training. Conventions are torchattacks 3
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,7 +31,14 @@ class LinfAttack(Attack):
         return Threat("linf", self.eps_255)
 
 
-def corners(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+PIXELS = (0.0, 1.0)
+"""The range of what an attack makes."""
+
+ANY = (-math.inf, math.inf)
+"""The range of what a filter leaves of images, which is not one of pixels."""
+
+
+def corners(images: Tensor, eps: float, span: tuple[float, float] = PIXELS) -> tuple[Tensor, Tensor]:
     """The smallest and the largest values of the ball within [0, 1].
 
     Both faces of ball and box cost one clamp a step, where clipping the difference would cost four kernels.
@@ -38,11 +46,12 @@ def corners(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     Args:
         images: [N, C, H, W] float in [0, 1], the centres.
         eps: Radius, pixels in [0, 1].
+        span: Another range than [0, 1].
 
     Returns:
         Each like `images`.
     """
-    return (images - eps).clamp_(min=0.0), (images + eps).clamp_(max=1.0)
+    return (images - eps).clamp_(min=span[0]), (images + eps).clamp_(max=span[1])
 
 
 def ascend(
@@ -54,6 +63,7 @@ def ascend(
     eps: float,
     step: float,
     steps: int,
+    span: tuple[float, float] = PIXELS,
 ) -> Tensor:
     """Projected sign-gradient ascent: x <- clip(x + step * sign(grad loss(network(x)))), to the eps ball and [0, 1].
 
@@ -70,13 +80,14 @@ def ascend(
         eps: Radius of the ball, pixels in [0, 1].
         step: Step size, pixels in [0, 1].
         steps: How many; 0 returns the start.
+        span: Another range than [0, 1].
 
     Returns:
         [N, C, H, W], detached.
 
     Source: arXiv 1706.06083.
     """
-    lower, upper = corners(images.detach(), eps)
+    lower, upper = corners(images.detach(), eps, span)
     current = start.detach()
     with torch.enable_grad():
         for _ in range(steps):

@@ -9,9 +9,12 @@ class Filter(NamedTuple):
     """A filter of images, which `ablate.analysis.lowpass.filtered` applies.
 
     Attributes:
-        kind: `lowpass` keeps the central degree x degree of the shifted spectrum, `highpass` what that one takes away.
-        degree: Rows and columns of the spectrum.
+        kind: `lowpass` keeps the central degree x degree of the shifted spectrum, `highpass` what that one takes away,
+            `bandstop` all but what the low-pass filter of the outer degree keeps and that of the inner one does not.
+        degree: Rows and columns of the spectrum; of `bandstop` the inner ones.
+        outer: Of `bandstop`, the rows and columns within which it takes away.
     """
 
-    kind: Literal["lowpass", "highpass"]
+    kind: Literal["lowpass", "highpass", "bandstop"]
     degree: int
+    outer: int | None = None

@@ -377,6 +377,7 @@ class _Run:
                 "settings": repr(attack),
                 "filter": None if measurement.filter is None else measurement.filter.kind,
                 "degree": None if measurement.filter is None else measurement.filter.degree,
+                **({"outer": measurement.filter.outer} if measurement.filter and measurement.filter.outer else {}),
                 "adaptive": measurement.adaptive,
                 "images": len(right),
                 **more.get(measurement.filter, {}),

@@ -1,4 +1,4 @@
-"""Random crops, flips, mix-up, cutout and cutmix of whole batches on the device (Section 3.2).
+"""Random crops, flips, mix-up, cutout, cutmix and filters of whole batches on the device (Section 3.2).
 
 Every augmentation is a function of the batch and of `Draws`, whose numbers depend on (seed, epoch, step, place in the
 batch) alone: a replayed step augments the same way, and nothing waits for the device.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ablate.analysis.lowpass import filtered
 from ablate.core.registry import Registry
 from ablate.learning.draws import Draws, columns_of, counted
 from ablate.spaces.specs import AugmentationSpec
@@ -115,6 +116,27 @@ def cutmix(images: Tensor, targets: Tensor, draws: Draws, spec: AugmentationSpec
     partner = draws.permutation("cutmix partner")
     mixed = torch.where(inside, images[partner], images)
     return mixed, (1.0 - share[:, None]) * targets + share[:, None] * targets[partner]
+
+
+@register_augmentation("lowpass")
+@register_augmentation("highpass")
+@register_augmentation("bandstop")
+def one_band(images: Tensor, targets: Tensor, draws: Draws, spec: AugmentationSpec) -> tuple[Tensor, Tensor]:
+    """What the filter of the augmentation's name leaves of each image, as measurements behind the same filter see it.
+
+    Args:
+        images: [N, 3, H, W] in [0, 1].
+        targets: [N, K], returned as they are.
+        draws: Nothing is drawn.
+        spec: Its degrees; they are odd, so that the band is alike in both signs of a frequency.
+
+    Returns:
+        The filtered images, which leave [0, 1] (of `highpass` they lie around 0), and the labels.
+
+    Raises:
+        SpecError: Images of this size have no such filter.
+    """
+    return filtered(images, spec.filter), targets
 
 
 def patches(images: Tensor, draws: Draws, purpose: str, beta: float) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,14 @@ class Start(NamedTuple):
     ball: float
 
 
-def start_of(attack: TrainingAttackSpec, images: Tensor, draws: Draws, *, diverging: bool) -> Start:
+def start_of(
+    attack: TrainingAttackSpec,
+    images: Tensor,
+    draws: Draws,
+    *,
+    diverging: bool,
+    span: tuple[float, float] = (0.0, 1.0),
+) -> Start:
     """Where an attack starts.
 
     Args:
@@ -36,6 +43,7 @@ def start_of(attack: TrainingAttackSpec, images: Tensor, draws: Draws, *, diverg
         images: [N, 3, H, W] in [0, 1].
         draws: The step's random numbers.
         diverging: Whether it increases the divergence from the clean answer, which has no gradient at the image.
+        span: The range of the images, where that is not [0, 1].
 
     Returns:
         The images to start from, the step, and the radius of the ball that every step is projected to.
@@ -50,9 +58,9 @@ def start_of(attack: TrainingAttackSpec, images: Tensor, draws: Draws, *, diverg
         # Its noise leaves the ball and is not brought back; only pixels stay pixels.
         return Start(images + noise(N_FGSM_NOISE * eps), eps, 1.0)
     if attack.name == "fgsm_rs":
-        return Start((images + noise(eps)).clamp_(0.0, 1.0), FGSM_RS_STEP * eps, ball)
+        return Start((images + noise(eps)).clamp_(*span), FGSM_RS_STEP * eps, ball)
     if diverging:
         return Start(images + DIVERGENCE_STD * randomness.normal_of(row, shape).to(images.dtype), step, ball)
     if attack.random_start:
-        return Start((images + noise(eps)).clamp_(0.0, 1.0), step, ball)
+        return Start((images + noise(eps)).clamp_(*span), step, ball)
     return Start(images, step, ball)

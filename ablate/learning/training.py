@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ablate.attacks.base import full_precision
 from ablate.attacks.evaluation import as_float
-from ablate.attacks.linf import ascend, divergence_from
+from ablate.attacks.linf import ANY, PIXELS, ascend, divergence_from
 from ablate.core import randomness
 from ablate.core.errors import SpecError
 from ablate.core.text import now_ms
@@ -440,18 +440,20 @@ class TrainingRun:
 
     def attacked(self, images: Tensor, loss: Loss, draws: Draws) -> Tensor:
         """The training attack's examples."""
-        attack = self.training.attack
+        attack, augmentation = self.training.attack, self.training.augmentation
         if attack.name == "none":
             return images
         self.network.train(attack.network_mode == "train")
         images = images.contiguous(memory_format=self.layout)
         diverging = self.traits.attacked == "divergence"
-        start, step, ball = start_of(attack, images, draws, diverging=diverging)
+        # What a filter leaves of an image is no image of pixels, and nothing would hold it in their range.
+        span = ANY if augmentation.order == "clean" and augmentation.filter is not None else PIXELS
+        start, step, ball = start_of(attack, images, draws, diverging=diverging, span=span)
         with frozen_parameters(self.network):
             if self.folded is not None:
                 self.folded.refresh()
             increase = divergence_from(self.clean_answers(images)) if diverging else lambda logits: loss(logits).sum()
-            return ascend(self.ask, images, increase, start=start, eps=ball, step=step, steps=attack.passes)
+            return ascend(self.ask, images, increase, start=start, eps=ball, step=step, steps=attack.passes, span=span)
 
     @torch.no_grad()
     def clean_answers(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 from ablate.core.digest import digest
 from ablate.core.filters import Filter
 from ablate.learning.objectives import identity_of
-from ablate.spaces.specs import ONE_STEP, AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
+from ablate.spaces.specs import MIXING, ONE_STEP, AugmentationSpec, ModelSpec, TrainingSpec, TrialSpec
 
 TRAINING_RECIPE = 1
 """Raise it when the same spec trains to other numbers; every old training is then another one."""
@@ -29,6 +29,8 @@ LATER: dict[str, Any] = {
     "training.objective_weight": None,
     "training.awp": 0.0,
     "training.label_smoothing": 0.0,
+    "training.augmentation.degree": None,
+    "training.augmentation.outer_degree": None,
 }
 """Dotted path -> the value that keeps the old behaviour, for each field added after version 0.1."""
 
@@ -77,10 +79,15 @@ def _training(training: TrainingSpec) -> dict[str, Any]:
     if training.attack.name == "none":
         settings["attack"] = {"name": "none"}
         settings["augmentation"]["order"] = "clean"  # without an attack there is one order
+    if settings["augmentation"]["name"] in (*MIXING, "cutout"):
+        del settings["augmentation"]["degree"], settings["augmentation"]["outer_degree"]
     if settings["augmentation"]["name"] == "none":
         settings["augmentation"] = AugmentationSpec(name="none").model_dump(include={"name"})
     elif settings["augmentation"]["name"] == "cutout":
         del settings["augmentation"]["bce_reduction"]  # hard labels, cross-entropy
+    elif training.augmentation.filter is not None:  # nothing is drawn
+        order = settings["augmentation"]["order"]
+        settings["augmentation"] = {"order": order, **training.augmentation.filter._asdict()}
     return settings
 
 
@@ -171,6 +178,7 @@ def measurement_key(
     }
     optional: dict[str, Any] = {
         "degree": None if seen is None else seen.degree,
+        "outer": None if seen is None else seen.outer,
         "filter": None if seen is None or seen.kind == "lowpass" else seen.kind,  # once there was but one kind
         "adaptive": adaptive or None,
         "batch_size": batch_size,

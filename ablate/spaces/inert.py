@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.spaces.specs import COLUMNS, IN_BANDS, ON_FIRST_IMAGES, ONE_STEP, TrialSpec
+from ablate.spaces.specs import COLUMNS, FILTERS, IN_BANDS, ON_FIRST_IMAGES, ONE_STEP, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,21 @@ _TABLE = (
         lambda spec: spec.training.augmentation.name == "cutout",
     ),
     Inert(
+        ("training.augmentation.beta", "training.augmentation.bce_reduction"),
+        "an augmentation that filters: it draws nothing, and its labels are hard",
+        lambda spec: spec.training.augmentation.name in FILTERS,
+    ),
+    Inert(
+        ("training.augmentation.degree", "training.augmentation.outer_degree"),
+        "an augmentation that is no filter",
+        lambda spec: spec.training.augmentation.name in ("none", "mixup", "cutout", "cutmix"),
+    ),
+    Inert(
+        ("training.augmentation.outer_degree",),
+        "an augmentation other than bandstop",
+        lambda spec: spec.training.augmentation.name in ("lowpass", "highpass"),
+    ),
+    Inert(
         ("training.milestones",),
         "a training.schedule other than milestones",
         lambda spec: spec.training.schedule != "milestones",
@@ -93,7 +108,7 @@ _TABLE = (
     ),
     Inert(
         ("measurement.lowpass_adaptive",),
-        "no measurement.lowpass_degree or highpass_degree",
+        "no measurement.lowpass_degree, highpass_degree or bandstop_degrees",
         lambda spec: spec.measurement.filter is None,
     ),
 )

@@ -29,6 +29,8 @@ PAPER_MILESTONES = ((60, 0.1), (90, 0.1), (110, 0.5))
 PAPER_BATCH_SIZE = 512
 MIXING = frozenset({"mixup", "cutmix"})
 """Augmentations whose labels are mixed; a user's own are asked by what they give back."""
+FILTERS = ("lowpass", "highpass", "bandstop")
+"""Augmentations that leave some frequencies of an image alone."""
 ONE_CYCLE = (1 / 25, 1 / 250_000, 0.3)
 """Factors at the start and at the end, and when the rate is highest: PyTorch's defaults (arXiv 1708.07120)."""
 
@@ -39,6 +41,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
 
+Degree = Annotated[int, Field(ge=1)]
 PerChannel = Annotated[tuple[float, float, float], Field(strict=False)]
 
 
@@ -121,12 +124,46 @@ class TrainingAttackSpec(Spec):
 
 
 class AugmentationSpec(Spec):
-    """Mix-up, cutout or cutmix, on clean or on adversarial examples (Section 3.2)."""
+    """Mix-up, cutout, cutmix or a filter, on clean or on adversarial examples (Section 3.2)."""
 
-    name: str = Field("none", min_length=1, description="none, mixup, cutout, cutmix or a registered one.")
+    name: str = Field(
+        "none",
+        min_length=1,
+        description="none, mixup, cutout, cutmix, lowpass, highpass, bandstop or a registered one.",
+    )
     order: Literal["clean", "adversarial"] = Field("adversarial", description="clean: C-, before the attack; else A-.")
     beta: float = Field(1.0, gt=0, description="Both parameters of the beta distribution of proportions.")
     bce_reduction: Literal["mean", "sum"] = Field("mean", description="Over classes, of the binary cross-entropy.")
+    degree: int | None = Field(
+        None, ge=1, description="lowpass, highpass: of the filter, as of measurement.lowpass_degree, and odd."
+    )
+    outer_degree: int | None = Field(None, ge=1, description="bandstop: frequencies from degree to here are removed.")
+
+    @property
+    def filter(self) -> Filter | None:
+        """The filter that it is; None of other augmentations."""
+        if self.name not in FILTERS or self.degree is None:
+            return None
+        return Filter(self.name, self.degree, self.outer_degree if self.name == "bandstop" else None)  # type: ignore[arg-type]
+
+    @model_validator(mode="after")
+    def _whole_filter(self) -> Self:
+        if self.name not in FILTERS:
+            return self
+        asked = {"degree": self.degree, "outer_degree": self.outer_degree}
+        for name, degree in asked.items() if self.name == "bandstop" else [("degree", self.degree)]:
+            if degree is None or degree % 2 == 0:
+                got = "none" if degree is None else degree
+                raise ValueError(
+                    f"expected an odd training.augmentation.{name} with training.augmentation.name: {self.name}, which "
+                    f"is alike in both signs of a frequency, got {got}"
+                )
+        if self.name == "bandstop" and self.outer_degree <= self.degree:  # type: ignore[operator]
+            raise ValueError(
+                f"expected training.augmentation.outer_degree above training.augmentation.degree ({self.degree}), "
+                f"between which a band is removed, got {self.outer_degree}"
+            )
+        return self
 
 
 class Milestone(Spec):
@@ -319,6 +356,9 @@ class MeasurementSpec(Spec):
     highpass_degree: int | None = Field(
         None, ge=1, description="Keep only what the low-pass filter of degree d takes away; none: all."
     )
+    bandstop_degrees: Annotated[tuple[Degree, Degree], Field(strict=False)] | None = Field(
+        None, description="Keep all but what lies between the low-pass filters of two degrees; none: all."
+    )
     analyses: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="Registered analyses to run.")
     network: str | None = Field(
         None,
@@ -337,16 +377,26 @@ class MeasurementSpec(Spec):
 
     @model_validator(mode="after")
     def _one_filter(self) -> Self:
-        if self.lowpass_degree is not None and self.highpass_degree is not None:
+        names = ("lowpass_degree", "highpass_degree", "bandstop_degrees")
+        asked = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if len(asked) > 1:
+            paths, values = (f"measurement.{name}" for name in asked), (str(value) for value in asked.values())
             raise ValueError(
-                "expected one of measurement.lowpass_degree and measurement.highpass_degree, got "
-                f"{self.lowpass_degree} and {self.highpass_degree}; none switches one off"
+                f"expected one of {' and '.join(paths)}, got {' and '.join(values)}; none switches one off"
+            )
+        if self.bandstop_degrees is not None and self.bandstop_degrees[1] <= self.bandstop_degrees[0]:
+            inner, outer = self.bandstop_degrees
+            raise ValueError(
+                "expected measurement.bandstop_degrees of a smaller and a larger one, between which a band is "
+                f"removed, got {inner} and {outer}"
             )
         return self
 
     @property
     def filter(self) -> Filter | None:
         """What stands in front of the network; None where no filter was asked for."""
+        if self.bandstop_degrees is not None:
+            return Filter("bandstop", *self.bandstop_degrees)
         if self.highpass_degree is not None:
             return Filter("highpass", self.highpass_degree)
         return None if self.lowpass_degree is None else Filter("lowpass", self.lowpass_degree)
@@ -396,6 +446,20 @@ class TrialSpec(Spec):
             raise ValueError(
                 f"expected measurement.highpass_degree below data.image_size ({self.data.image_size}), which would "
                 f"leave nothing, got {removed}"
+            )
+        stopped = self.measurement.bandstop_degrees
+        if stopped is not None and stopped[1] > self.data.image_size:
+            raise ValueError(
+                f"expected measurement.bandstop_degrees of at most data.image_size ({self.data.image_size}), got "
+                f"{stopped[1]}"
+            )
+        trained = self.training.augmentation.filter
+        largest = 0 if trained is None else trained.degree if trained.outer is None else trained.outer
+        if self.epochs and largest > self.data.image_size:
+            name = "degree" if trained is not None and trained.outer is None else "outer_degree"
+            raise ValueError(
+                f"expected training.augmentation.{name} of at most data.image_size ({self.data.image_size}), got "
+                f"{largest}"
             )
         return self
 

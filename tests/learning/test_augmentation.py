@@ -4,9 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
+from ablate.analysis.bands import band_mask, project
+from ablate.analysis.lowpass import filtered
 from ablate.core.errors import SpecError
 from ablate.learning.augmentation import (
     augmentation_names,
@@ -17,7 +20,7 @@ from ablate.learning.augmentation import (
     register_augmentation,
 )
 from ablate.learning.draws import Draws
-from ablate.spaces.specs import AugmentationSpec
+from ablate.spaces.specs import AugmentationSpec, MeasurementSpec
 
 CPU = torch.device("cpu")
 NAMES = ("mixup", "cutout", "cutmix")
@@ -169,6 +172,44 @@ def test_global_random_state_is_left_alone() -> None:
 
 
 # Names
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_filters_leave_the_bands_that_they_are_named_after(size: int) -> None:
+    images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    targets = torch.eye(3)
+
+    def left(name: str, **degrees: int) -> Tensor:
+        spec = AugmentationSpec.model_validate({"name": name, **degrees})
+        found, labels = get_augmentation(name)(images, targets, draws(3), spec)
+        assert labels is targets  # hard labels
+        again, _ = get_augmentation(name)(found, targets, draws(3, seed=1), spec)
+        torch.testing.assert_close(again, found)
+        return found
+
+    low, high = left("lowpass", degree=3), left("highpass", degree=3)
+    torch.testing.assert_close(low, project(images, band_mask(size, 0, 1)))
+    torch.testing.assert_close(high, project(images, band_mask(size, 2, size // 2)))
+    torch.testing.assert_close(low + high, images)
+    stopped = left("bandstop", degree=3, outer_degree=5)
+    torch.testing.assert_close(stopped, images - project(images, band_mask(size, 2, 2)))
+    measured = MeasurementSpec(bandstop_degrees=(3, 5)).filter
+    assert torch.equal(stopped, filtered(images, measured))  # measured through the same filter
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"name": "lowpass"}, "expected an odd training.augmentation.degree with training.augmentation.name: lowpass"),
+        ({"name": "highpass", "degree": 4}, "alike in both signs of a frequency, got 4"),
+        ({"name": "bandstop", "degree": 5}, "expected an odd training.augmentation.outer_degree"),
+        ({"name": "bandstop", "degree": 5, "outer_degree": 5}, "above training.augmentation.degree (5), between"),
+    ],
+)
+def test_a_filter_without_a_band_is_refused_in_one_line(asked: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        AugmentationSpec.model_validate(asked)
+    assert told in str(refused.value)
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:

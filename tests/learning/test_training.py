@@ -91,12 +91,18 @@ def test_one_step_is_textbook_pgd_training() -> None:
 
 # Going on
 
+STOPPED = {
+    "training__augmentation__name": "bandstop",
+    "training__augmentation__degree": 3,
+    "training__augmentation__outer_degree": 5,
+}
+
 
 def resumable(**changes: Any) -> dict[str, Any]:
     return {"data__validation": 0.2, "training__augmentation__name": "cutmix", **changes}
 
 
-@pytest.mark.parametrize("changes", [{}, {"model__arch": "test-dropout"}, {"training__momentum": 0.0}])
+@pytest.mark.parametrize("changes", [{}, {"model__arch": "test-dropout"}, {"training__momentum": 0.0}, STOPPED])
 def test_going_on_from_any_epoch_gives_the_same_bits(changes: dict[str, Any]) -> None:
     changes = resumable(**changes)
     states: list[TrainingState] = []
@@ -192,6 +198,25 @@ def test_every_option_of_augmentation_changes_the_run(name: str, option: dict[st
     assert different(run(**base), run(**base, **change)) == matters
 
 
+def test_every_filter_changes_the_run_and_so_do_its_order_and_degrees() -> None:
+    def trained(**changes: Any) -> TrainingState:
+        settings = {f"training__augmentation__{key}": value for key, value in changes.items()}
+        return run(training__epochs=1, training__milestones=[], **settings)
+
+    runs = [
+        trained(),
+        trained(name="lowpass", degree=3),
+        trained(name="lowpass", degree=5),
+        trained(name="lowpass", degree=3, order="clean"),
+        trained(name="highpass", degree=3),
+        trained(name="highpass", degree=3, order="clean"),
+        trained(name="bandstop", degree=3, outer_degree=5),
+        trained(name="bandstop", degree=1, outer_degree=5),
+        trained(name="bandstop", degree=3, outer_degree=7),
+    ]
+    assert all(different(one, other) for number, one in enumerate(runs) for other in runs[:number])
+
+
 def test_without_an_attack_there_is_one_order_and_one_radius() -> None:
     base = {"training__augmentation__name": "cutmix", "training__attack__name": "none", "data__validation": 0.2}
     first = run(**base)
@@ -269,6 +294,28 @@ def test_attack_stays_in_the_ball_and_the_box(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(training_module, "ascend", spying_ascend)
     run(training__attack__eps_255=3.0)
     assert max(distances) <= 3 / 255 + 1e-6 and max(distances) > 2.9 / 255
+
+
+def test_what_a_filter_leaves_is_attacked_in_the_whole_ball_and_held_in_no_range(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = training_module.ascend
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spying_ascend(network: Any, images: Tensor, loss: Any, **settings: Any) -> Tensor:
+        out = original(network, images, loss, **settings)
+        seen.append((images, out))
+        return out
+
+    monkeypatch.setattr(training_module, "ascend", spying_ascend)
+    highpass = {"training__augmentation__name": "highpass", "training__augmentation__degree": 3}
+    run(training__epochs=1, training__milestones=[], training__augmentation__order="clean", **highpass)
+    assert all(images.min() < 0 for images, _ in seen)  # around 0: half of the pixels
+    moved = torch.cat([(out - images).flatten() for images, out in seen])
+    assert moved.abs().max() <= 8 / 255 + 1e-6 and moved.min() < -7.9 / 255 and moved.max() > 7.9 / 255
+    seen.clear()
+    run(training__epochs=1, training__milestones=[], **highpass)
+    assert all(images.min() >= 0 and out.min() >= 0 and out.max() <= 1 for images, out in seen)  # attacked as they are
 
 
 # Batches

@@ -64,11 +64,14 @@ def test_the_key_of_an_old_measurement_stays_what_it_is() -> None:
 
 def test_a_high_pass_is_measured_apart_from_the_low_pass_of_its_degree() -> None:
     filters = [None, LOW, Filter("highpass", 16), Filter("highpass", 8)]
+    filters += [Filter("bandstop", 8, 16), Filter("bandstop", 8, 14)]
     keys = {measurement_key(**{**MEASUREMENT, "seen": seen}) for seen in filters}
     assert len(keys) == len(filters)
 
 
 NATURAL = {"training__attack__name": "none"}
+LOWPASS = {"training__augmentation__name": "lowpass", "training__augmentation__degree": 11}
+BANDSTOP = {**LOWPASS, "training__augmentation__name": "bandstop", "training__augmentation__outer_degree": 21}
 INERT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"data__root": "/elsewhere"}),
     ({}, {"data__label": "other words"}),
@@ -76,6 +79,12 @@ INERT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"measurement__attacks": ["natural"]}),
     ({}, {"measurement__lowpass_degree": 16}),
     ({}, {"measurement__highpass_degree": 16}),
+    ({}, {"measurement__bandstop_degrees": [5, 9]}),
+    ({}, {"training__augmentation__degree": 11}),
+    ({"training__augmentation__name": "cutmix"}, {"training__augmentation__outer_degree": 11}),
+    (LOWPASS, {"training__augmentation__beta": 0.5}),
+    (LOWPASS, {"training__augmentation__bce_reduction": "sum"}),
+    (LOWPASS, {"training__augmentation__outer_degree": 21}),
     ({}, {"training__ema": {"decay": 0.9, "start": 60, "normalization": "recalibrated"}}),
     ({}, {"training__keep": [60, 90]}),
     ({"training__ema": {"decay": 0.9}}, {"measurement__network": "ema"}),
@@ -167,6 +176,8 @@ MATTERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "training.augmentation.order": ("clean", MIXUP),
     "training.augmentation.beta": (0.5, MIXUP),
     "training.augmentation.bce_reduction": ("sum", MIXUP),
+    "training.augmentation.degree": (9, LOWPASS),
+    "training.augmentation.outer_degree": (19, BANDSTOP),
 }
 KEPT_BESIDE = {"training.ema.decay", "training.ema.start", "training.ema.normalization", "training.keep"}
 NOT_IN_THE_KEY = {"seed", "data.name", "data.root", "data.label", "model.weights"} | KEPT_BESIDE

@@ -190,7 +190,18 @@ def test_a_degree_above_the_image_size_names_both() -> None:
         TrialSpec(data=DataSpec(image_size=16), measurement=MeasurementSpec(highpass_degree=16))
     with pytest.raises(ValidationError, match=r"expected one of .*lowpass_degree and .*highpass_degree, got 8 and 4"):
         MeasurementSpec(lowpass_degree=8, highpass_degree=4)
-    assert TrialSpec(measurement=MeasurementSpec(highpass_degree=4)).measurement.filter == ("highpass", 4)
+    assert TrialSpec(measurement=MeasurementSpec(highpass_degree=4)).measurement.filter == ("highpass", 4, None)
+    assert MeasurementSpec(bandstop_degrees=(5, 9)).filter == ("bandstop", 5, 9)
+    with pytest.raises(ValidationError, match=r"a smaller and a larger one, .* removed, got 9 and 9"):
+        MeasurementSpec(bandstop_degrees=(9, 9))
+    with pytest.raises(ValidationError, match=r"lowpass_degree and measurement.bandstop_degrees, got 8 and \(3, 5\)"):
+        MeasurementSpec(lowpass_degree=8, bandstop_degrees=(3, 5))
+    with pytest.raises(ValidationError, match=r"bandstop_degrees of at most data.image_size \(16\), got 17"):
+        TrialSpec(data=DataSpec(image_size=16), measurement=MeasurementSpec(bandstop_degrees=(5, 17)))
+    with pytest.raises(ValidationError, match=r"augmentation.degree of at most data.image_size \(16\), got 17"):
+        TrialSpec.model_validate(
+            {"data": {"image_size": 16}, "training": {"augmentation": {"name": "lowpass", "degree": 17}}}
+        )
 
 
 def test_whole_numbers_are_taken_where_a_number_is_meant() -> None:
