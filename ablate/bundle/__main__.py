@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +15,9 @@ from ablate.core.errors import SpecError, UserError
 from ablate.core.places import local_path
 from ablate.core.text import open_closed_streams, open_console, plural, printable
 from ablate.spaces.seeds import parse_seeds
+
+if TYPE_CHECKING:
+    from ablate.bundle.verifying import Opened
 
 MOST_LINES = 40
 
@@ -90,6 +94,14 @@ def make(
 @app.command(context_settings=_CONTEXT)
 def verify(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Of python -m ablate.bundle make.")],
+    spot: Annotated[int, typer.Option(min=0, help="Attack so many random images again, with its networks.")] = 0,
+    retrain: Annotated[str | None, typer.Option(metavar="ROW", help="Train this row again, and compare bits.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of --retrain; default: the row's first.")] = None,
+    sets: Annotated[
+        list[str], typer.Option("--set", metavar="PATH=VALUE", help="Where its data are here: data.root=DIR.")
+    ] = [],  # noqa: B006
+    data_root: Annotated[Path, typer.Option(metavar="DIR", help="Downloaded data; default ./data.")] = Path("data"),
+    imports: Annotated[list[str], typer.Option("--import", metavar="MODULE", help="Code that its rows use.")] = [],  # noqa: B006
     signers: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Whose signatures count, as ssh-keygen has it.")
     ] = None,
@@ -106,6 +118,8 @@ def verify(
             told = signing.check(opened.path, signers=signers, signer=signer, issuer=issuer)
             found = verifying.verify(opened)
             lines = list(found.differs)
+            if (spot or retrain is not None) and not lines:
+                lines += _again(opened, spot, retrain, seed, (sets, data_root, imports), console)
             for line in lines[:MOST_LINES]:
                 _told(console, line)
             if len(lines) > MOST_LINES:
@@ -115,6 +129,26 @@ def verify(
             differs = differs or bool(lines)
         if differs:
             raise SystemExit(1)
+
+
+def _again(
+    opened: Opened,
+    spot: int,
+    retrain: str | None,
+    seed: int | None,
+    given: tuple[Sequence[str], Path, Sequence[str]],
+    console: Console,
+) -> list[str]:
+    """What differs once it is computed from the images again; this takes PyTorch and the data."""
+    from ablate.bundle import retraining, spots
+    from ablate.bundle.again import Here
+
+    sets, data_root, imports = given
+    here = Here(sets, local_path(data_root, "--data-root"), imports)
+    lines = spots.check(opened, spot, here, lambda line: _told(console, line)) if spot else []
+    if retrain is not None and not lines:
+        lines += retraining.check(opened, retrain, seed, here, lambda line: _told(console, line))
+    return lines
 
 
 class _exits:  # noqa: N801 - reads as what it does

@@ -126,9 +126,9 @@ def test_an_edited_statement_is_found(bundle: Path, tmp_path: Path) -> None:
         assert place in told
 
 
-def edited_record(files: dict[str, bytes], change: object) -> None:
+def edited_record(files: dict[str, bytes], change: object, path: str | None = None) -> None:
     """A record changed with all of its checksums."""
-    path = next(name for name in files if "/record-" in name and b"correct" in files[name])
+    path = path or next(name for name in files if "/record-" in name and b"correct" in files[name])
     record = Record.from_bytes(files[path])
     content = change(record).to_bytes()  # type: ignore[operator]
     files[path] = content
