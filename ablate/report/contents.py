@@ -49,6 +49,7 @@ def figure_data(results: Results) -> FigureData:
                 _with_its_own(trial, results.network),
                 {epoch: _of_network(every, network) for epoch, network in _epochs(trial, every)},
                 trial.part.training,
+                trial.part.spec,
             )
     return FigureData(rows, ", ".join(results.planned.data_labels))
 

@@ -28,6 +28,7 @@ class RowData:
         curves: Metric of the training's history -> epoch -> value.
         epochs: Epoch of a measured network -> its arrays, as in `arrays`; of averages and the best network nothing.
         training: The training's key, which rows of one training share.
+        settings: The trial's, in groups: `measurement` -> `lowpass_degree` -> value.
     """
 
     arrays: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class RowData:
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     epochs: Mapping[int, Mapping[str, np.ndarray[Any, Any]]] = field(default_factory=dict)
     training: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ _SHIPPED = (
     FigureKind("8", "Kernels of the first quantized layer", ("quantized_kernels",)),
     FigureKind("gradient_spectrum", "Where the loss gradient’s energy lies", ("gradient_spectrum",)),
     FigureKind("epochs", "Low frequencies, and what PGD-20 adds, by epoch", ("spectrum",)),
+    FigureKind("filters", "Accuracy behind low-pass and high-pass filters", ()),
     FigureKind("overfitting", "Robust accuracy on held-out images, by epoch", ()),
 )
 _kinds: dict[str, FigureKind] = table({kind.name: kind for kind in _SHIPPED})

@@ -16,6 +16,7 @@ from PIL import Image
 from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
 from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
+from ablate.report.figures.filters import draw_filters
 from ablate.report.figures.frequencies import draw_epochs, draw_gradient_spectrum
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
@@ -32,9 +33,9 @@ from ablate.spaces.figures import (
     figure_names,
     register_figure,
 )
-from tests.support.figure_data import data_of, seen
+from tests.support.figure_data import data_of, seen, settings_of
 
-SHIPPED = ["2", "3", "4", "5", "6", "7", "8", "gradient_spectrum", "epochs", "overfitting"]
+SHIPPED = ["2", "3", "4", "5", "6", "7", "8", "gradient_spectrum", "epochs", "filters", "overfitting"]
 
 
 TWO = data_of("Natural", "Adversarial")
@@ -189,6 +190,50 @@ def test_figure_8_has_without_fat_above_with_fat() -> None:
         above, below = places[base], places[f"{base} + FAT"]
         assert above.y0 > below.y0 and above.x0 == pytest.approx(below.x0, abs=0.01)
     assert "3 levels" in "".join(axes.get_title() for axes in drawing.figure.axes)
+
+
+def filtered_rows() -> FigureData:
+    """Two networks and two seeds behind both kinds of filter; robust ones lose less behind low-pass."""
+    rows = {}
+    for name, attack, slope in (("r", "pgd", 1.0), ("n", "none", 5.0)):
+        for kind, degree in (("lowpass", 8), ("lowpass", 4), ("lowpass", 16), ("highpass", 2), ("highpass", 6)):
+            lost = slope * (16 - degree if kind == "lowpass" else degree)
+            settings = settings_of(attack, **{f"{kind}_degree": degree})
+            rows[f"{name} {kind} {degree}"] = {
+                seed: RowData(scalars={"natural": 80.0 + seed - lost}, settings=settings) for seed in (0, 2)
+            }
+    return FigureData(rows)
+
+
+def test_figure_filters_has_a_line_of_each_network_and_kind_from_no_filter_on() -> None:
+    drawing = draw_filters(filtered_rows())
+    assert drawing is not None
+    axes = drawing.figure.axes[0]
+    lines = {(line.get_color(), line.get_linestyle()): line for line in axes.lines}
+    assert list(lines[COLOURS[0], "-"].get_xdata()) == [2, 4, 8]  # cycles per image: half the degree
+    assert list(lines[COLOURS[0], "-"].get_ydata()) == [81 - 12, 81 - 8, 81]
+    assert list(lines[COLOURS[1], "--"].get_xdata()) == [0, 1, 3]
+    assert list(lines[COLOURS[1], "--"].get_ydata()) == [81, 71, 51]
+    [legend] = drawing.figure.legends
+    assert [text.get_text() for text in legend.texts] == [
+        f"{name}, {kind}" for name in ("robust", "natural") for kind in ("low-pass", "high-pass")
+    ]
+    assert axes.get_ylim() == (0, 100) and "cycles per image" in axes.get_xlabel()
+    assert "robust behind low-pass at 4 cycles per image from 81.0 to 73.0 %" in drawing.caption
+    assert "natural behind high-pass at 1 cycles per image from 81.0 to 71.0 %" in drawing.caption
+
+
+def test_figure_filters_names_networks_of_one_kind_by_their_rows() -> None:
+    rows = filtered_rows().rows
+    wide = {**settings_of("pgd"), "model": {"width": 2.0}}
+    more = {
+        f"wide {degree}": {0: RowData(scalars={"natural": 70.0}, settings={**wide, "measurement": measured})}
+        for degree, measured in ((16, {}), (8, {"lowpass_degree": 8}))
+    }
+    drawing = draw_filters(FigureData({**rows, **more}))
+    assert drawing is not None
+    names = [text.get_text() for text in drawing.figure.legends[0].texts]
+    assert "wide 16, low-pass" in names and "r lowpass 8, low-pass" in names and "natural, low-pass" in names
 
 
 def test_a_mosaic_keeps_every_kernel_apart() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ablate.spaces.figures import FigureData, RowData
@@ -25,7 +27,7 @@ def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) ->
     }
     arrays |= {f"gradient_spectrum/{name}": 0.1 + random.random(12) for name in ("clean", "adversarial")}
     arrays |= {f"kernel_spectra/group{g}": random.random((filters * (g + 1), 27 * 2**g)) for g in range(4)}
-    scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3}
+    scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3, "natural": 80.0 - seed}
     scalars["gradient_spectrum/mean_frequency"] = 4.0 + seed
     each = range(epochs + 1)
     curves = {
@@ -33,7 +35,13 @@ def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) ->
         "validation/robust": {epoch: 10.0 + 5 * epoch - epoch**2 for epoch in each},
     }
     kept = {epoch: {"spectrum/profile": 0.1 + random.random(12)} for epoch in (1, 3, epochs)}
-    return RowData(arrays, scalars, curves, kept)
+    return RowData(arrays, scalars, curves, kept, "", settings_of("pgd", lowpass_degree=16 - 2 * (seed // 10)))
+
+
+def settings_of(attack: str, size: int = 16, **measurement: int) -> dict[str, Any]:
+    """What figures look at of a trial's settings."""
+    training = {"attack": {"name": attack}}
+    return {"data": {"image_size": size}, "model": {}, "training": training, "measurement": measurement}
 
 
 def data_of(*labels: str, seeds: int = 2, **shape: int) -> FigureData:
