@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,6 +16,8 @@ from rich.segment import Segment
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What steers a terminal or turns the order of letters: all control characters but newline and tab."""
+
+_FILLED = re.compile(r" +(?=\n)")
 
 
 def harmless(text: str) -> str:
@@ -33,6 +35,24 @@ class _Console(Console):
                 yield Segment(harmless(segment.text), segment.style)
             else:
                 yield segment
+
+
+class _Trimmed:
+    """A stream of text without the spaces that tables fill their lines up with.
+
+    Args:
+        stream: Where it goes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As of a stream; a line is written at once, as consoles do."""
+        return self._stream.write(_FILLED.sub("", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def open_closed_streams() -> None:
@@ -57,8 +77,8 @@ def open_console(stream: TextIO | None = None) -> Console:
     """The console a command prints on.
 
     Colours and live lines only where the stream is a terminal, whatever the environment claims: a log file stays
-    readable, with its lines whole. A character that the stream's encoding lacks is printed as `?` and ends no launch;
-    control characters in a text are left out, whoever wrote it.
+    readable, with its lines whole and none filled up with spaces. A character that the stream's encoding lacks is
+    printed as `?` and ends no launch; control characters in a text are left out, whoever wrote it.
 
     Args:
         stream: Where to; none: standard output.
@@ -72,7 +92,8 @@ def open_console(stream: TextIO | None = None) -> Console:
         with contextlib.suppress(ValueError, OSError):
             reconfigure(errors="replace")
     terminal = stream.isatty()
-    return _Console(file=stream, force_terminal=terminal, highlight=False, soft_wrap=not terminal)
+    out = stream if terminal else cast(TextIO, _Trimmed(stream))
+    return _Console(file=out, force_terminal=terminal, highlight=False, soft_wrap=not terminal)
 
 
 def printable(text: object) -> str:

@@ -22,8 +22,7 @@ WIDTH = 100
 """Columns of the help text."""
 
 EPILOG = """\b
-Examples: python -m ablate.launch --space batch_size --preset smoke      minutes on a laptop
-          python -m ablate.launch --space all --until-decided --dry-run  what it would cost
+Example: python -m ablate.launch --space batch_size --preset smoke   (minutes on a laptop)
 Exit codes: 0 all there, 1 something failed, 2 refused input, 130 interrupted (again: goes on)."""
 
 
@@ -36,6 +35,13 @@ class _Command(typer.core.TyperCommand):
         for parameter in found:
             if parameter.name in ("install_completion", "show_completion"):
                 parameter.hidden = True  # type: ignore[attr-defined]
+        return found
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Without a line in the help text, which whoever reads it has found."""
+        found = super().get_help_option(ctx)
+        if found is not None:
+            found.hidden = True
         return found
 
 

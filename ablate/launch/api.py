@@ -150,8 +150,11 @@ def _per_process(per_process: int | Literal["auto"] | None) -> int | Literal["au
     return None if per_process is None else parse_per_process(str(per_process))
 
 
-def _hours(budget_hours: float | None) -> float | None:
-    return None if budget_hours is None else parse_hours(str(budget_hours))
+def _hours(flag: str) -> Callable[[float | None], float | None]:
+    def read(hours: float | None) -> float | None:
+        return None if hours is None else parse_hours(str(hours), flag)
+
+    return read
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
@@ -162,7 +165,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "storage": _storage,
     "also": _texts("also", "bundles or storages", "study.zip"),
     "data_root": _data_root,
-    "budget_hours": _hours,
+    "budget_hours": _hours("--budget-hours"),
+    "max_hours": _hours("--max-hours"),
     "gpus_per_trial": _gpus,
     "trials_per_process": _per_process,
     "imports": _texts("imports", "modules' names", "my_module"),

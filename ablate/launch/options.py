@@ -62,11 +62,12 @@ def parse_per_process(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def parse_hours(text: str) -> float:
-    """`--budget-hours`: a number above 0.
+def parse_hours(text: str, flag: str = "--budget-hours") -> float:
+    """`--budget-hours`, `--max-hours`: a number above 0.
 
     Args:
         text: As given.
+        flag: Of which.
 
     Returns:
         Hours.
@@ -79,8 +80,13 @@ def parse_hours(text: str) -> float:
     except ValueError:
         hours = -1.0
     if not 0 < hours < math.inf:
-        raise SpecError(f"--budget-hours: expected hours, a number above 0, got {text[:80]!r}")
+        raise SpecError(f"{flag}: expected hours, a number above 0, got {text[:80]!r}")
     return hours
+
+
+def parse_max_hours(text: str) -> float:
+    """`--max-hours`; as of `parse_hours`."""
+    return parse_hours(text, "--max-hours")
 
 
 def _parse_folder(text: str) -> Path:
@@ -237,7 +243,7 @@ class Options:
         default_factory=list, metadata=_given("PATH", "With --cluster: a file or folder to send.")
     )
     cpus_per_trial: int | None = field(
-        default=None, metadata=_given("N", "CPU cores of a training; default: a share.", least=1, call="run")
+        default=None, metadata=_given("N", "CPU cores of each; default: a share.", least=1, call="run")
     )
     # auto: a share by its network; None: one where there are any.
     gpus_per_trial: float | Literal["auto"] | None = field(
@@ -246,15 +252,22 @@ class Options:
     # None: one; with --gpus-per-trial auto as many as were measured to fill a GPU.
     trials_per_process: int | Literal["auto"] | None = field(
         default=None,
-        metadata=_given(
-            "N|auto", "So many trainings of one shape take turns in a process.", parse=parse_per_process, call="run"
-        ),
+        metadata=_given("N|auto", "Trainings of one shape that share a process.", parse=parse_per_process, call="run"),
     )
     max_concurrent: int = field(
-        default=0, metadata=_given("N", "Trainings at once; default: all that fit.", least=0, call="run")
+        default=0, metadata=_given("N", "Trainings at once; default: all.", least=0, call="run")
     )
     max_failures: int = field(
         default=2, metadata=_given("N", "Restarts of a lost process; default 2.", least=0, call="run")
+    )
+    max_hours: float | None = field(
+        default=None,
+        metadata=_given(
+            "H", "End in order after so long; goes on again.", parse=parse_max_hours, write=repr, call="run"
+        ),
+    )
+    on_end: str | None = field(
+        default=None, metadata=_given("COMMAND", "Run this at the end; $ABLATE_EXIT_CODE.", call="run")
     )
     retry_failed: bool = field(default=False, metadata=_given(None, "Try failed trainings again.", call="run"))
     prune: bool = field(default=False, metadata=_given(None, "Drop checkpoints of what is finished.", call="run"))

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_S = 10.0
 _PACE_WINDOW = 8
-_COLUMNS = (("loss", 6), ("accuracy", 8), ("images/s", 8), ("left", 7))
+_COLUMNS = (("progress", 10), ("loss", 6), ("accuracy", 15), ("images/s", 8), ("left", 7))
 _STATE_WIDTH = 14
 _LEAST_LABEL = 10
-_DROP_ORDER = ("images/s", "loss", "accuracy", "left")
+_BAR_WIDTH = 20
+_DROP_ORDER = ("progress", "images/s", "loss", "accuracy", "left")
 _ACCURACIES = ("train/accuracy_attack", "train/accuracy", "train/accuracy_natural")
 
 
@@ -52,6 +53,19 @@ class _Pace:
         return max(0.0, (total - last) * (end - start) / (last - first) - (now - end))
 
 
+def bar(share: float, width: int, *, plain: bool = False) -> str:
+    """How much is done, as a line of so many cells.
+
+    Args:
+        share: Of 1.
+        width: In cells.
+        plain: In characters that every terminal has.
+    """
+    full = min(width, max(0, int(share * width + 1e-9)))
+    done, rest = ("#", ".") if plain else ("━", "─")
+    return done * full + rest * (width - full)
+
+
 @dataclass
 class _Active:
     """What is known of a training that has told anything."""
@@ -63,6 +77,7 @@ class _Active:
     done: int = 0
     total: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    took: float = 0.0
     pace: _Pace = field(default_factory=_Pace)
     printed: float = float("-inf")
 
@@ -85,6 +100,7 @@ class TrainingsProgress:
         out: Where to print.
         label: Key -> how the training is called: what may be cut where room is short, and what follows it.
         counted: Key -> how one that has told nothing yet is counted, as of `COUNTED`.
+        attack: Key -> what its training accuracy is under, as of `TrainingAttackSpec.title`.
         clock: Seconds, monotonic; a test brings its own.
         every_s: Between two plain lines of one training's epochs.
     """
@@ -96,11 +112,14 @@ class TrainingsProgress:
         *,
         label: Callable[[str], tuple[str, str]],
         counted: Callable[[str], str],
+        attack: Callable[[str], str],
         clock: Callable[[], float] = time.monotonic,
         every_s: float = _PLAIN_EVERY_S,
     ) -> None:
         self._label_of = label
         self._counted = counted
+        self._attack = attack
+        self._began = clock()
         self._out = out
         self._clock = clock
         self._every_s = every_s
@@ -181,7 +200,7 @@ class TrainingsProgress:
             return self._count()
 
     def lines(self) -> list[Text]:
-        """What the live area shows now: a head, a line for each active training, the count.
+        """What the live area shows now: a head, a line for each active training, the whole launch, the count.
 
         Returns:
             As many lines as fit the terminal, each within its width; trainings beyond are counted.
@@ -189,7 +208,7 @@ class TrainingsProgress:
         width = self._out.width
         with self._lock:
             active = [(key, what) for key, what in self._active.items() if what.state == "running"]
-            room = max(1, self._out.height - 4)
+            room = max(1, self._out.height - 5)
             shown = active if len(active) <= room + 1 else active[:room]
             names = self._columns(width)
             texts = (
@@ -200,6 +219,8 @@ class TrainingsProgress:
             texts += [Text(self._line_of(key, what, width, names)) for key, what in shown]
             if len(shown) < len(active):
                 texts.append(Text(fit(f"and {len(active) - len(shown)} more", width).rstrip(), "dim"))
+            if active:
+                texts.append(Text(fit(self._whole(), width).rstrip()))
             texts.append(Text(fit(self._count(), width).rstrip(), "bold"))
         for text in texts:
             text.no_wrap, text.overflow = True, "crop"
@@ -232,16 +253,48 @@ class TrainingsProgress:
 
     def _line_of(self, key: str, what: _Active, width: int, names: list[str]) -> str:
         label = self._label(key, max(1, width - self._taken(names)))
-        return self._row(width, names, label, what.describe(), self._cells(what))
+        return self._row(width, names, label, what.describe(), self._cells(key, what))
 
-    def _cells(self, what: _Active) -> dict[str, str]:
+    def _whole(self) -> str:
+        """How far the launch is, since when, and for how long yet, by what its trainings took and have left."""
+        now = self._clock()
+        elapsed, left = now - self._began, self._time_left(now)
+        told = f"{duration(elapsed)} so far"
+        if left is None:
+            return f"{self._bar(0.0, _BAR_WIDTH)} {told}"
+        share = elapsed / (elapsed + left) if elapsed + left > 0 else 1.0
+        return f"{self._bar(share, _BAR_WIDTH)} {100 * share:.0f} % · {told} · about {duration(left)} left"
+
+    def _time_left(self, now: float) -> float | None:
+        """What its active trainings have left, and for each that is to go what one takes; None without a pace."""
+        lefts, whole = [], []
+        for what in self._active.values():
+            if what.state == "running":
+                left = what.pace.left(what.total, now)
+                if left is not None:
+                    lefts.append(left)
+                    whole.append(now - what.started + left)
+            elif what.state == "done":
+                whole.append(what.took)
+        if not lefts:
+            return None
+        waits = sum(key not in self._active and self._counted(key) == "to go" for key in self._names)
+        return (sum(lefts) + waits * sum(whole) / len(whole)) / len(lefts)
+
+    def _bar(self, share: float, width: int) -> str:
+        return bar(share, width, plain=not self._out.encoding.lower().startswith("utf"))
+
+    def _cells(self, key: str, what: _Active) -> dict[str, str]:
         cells = {}
+        if what.total and (what.metrics or what.measuring):
+            cells["progress"] = self._bar(what.done / what.total, dict(_COLUMNS)["progress"])
         if "train/loss" in what.metrics:
             loss = what.metrics["train/loss"]
             cells["loss"] = f"{loss:.3f}" if abs(loss) < 100 else f"{loss:.3g}"
-        accuracy = next((what.metrics[name] for name in _ACCURACIES if name in what.metrics), None)
+        accuracy = next((name for name in _ACCURACIES if name in what.metrics), None)
         if accuracy is not None:
-            cells["accuracy"] = f"{accuracy:.1f} %"
+            attack = "" if accuracy == _ACCURACIES[-1] else self._attack(key)
+            cells["accuracy"] = f"{what.metrics[accuracy]:.1f} % {attack or 'natural'}"
         if "images_per_second" in what.metrics:
             cells["images/s"] = f"{what.metrics['images_per_second']:,.0f}"
         left = what.pace.left(what.total, self._clock())
@@ -274,9 +327,9 @@ class TrainingsProgress:
             else ""
         )
         if event.kind == "finished":
-            what.state = "done"
-            numbers = self._numbers(what, ("loss", "accuracy"))
-            ended = f"finished in {duration(now - what.started)}{numbers}"
+            what.state, what.took = "done", now - what.started
+            numbers = self._numbers(event.key, what, ("loss", "accuracy"))
+            ended = f"finished in {duration(what.took)}{numbers}"
             return [*lines, (f"{at}{label}: {ended} ({self._count()})", "green")]
         if event.kind == "failed":
             what.state = "failed"
@@ -307,14 +360,14 @@ class TrainingsProgress:
             lines.append((f"{at}{label}: starts {at_epoch}", ""))
         elif plain and now - what.printed >= self._every_s:
             what.printed = now
-            numbers = self._numbers(what, [name for name, _ in _COLUMNS])
+            numbers = self._numbers(event.key, what, [name for name, _ in _COLUMNS])
             lines.append((f"{at}{label}: {what.describe()}{numbers}", ""))
         return lines
 
-    def _numbers(self, what: _Active, names: Sequence[str]) -> str:
-        cells = self._cells(what)
+    def _numbers(self, key: str, what: _Active, names: Sequence[str]) -> str:
+        cells = self._cells(key, what)
         said = {"loss": "loss {}", "accuracy": "accuracy {}", "images/s": "{} images/s", "left": "{} left"}
-        return "".join(", " + said[name].format(cells[name]) for name in names if name in cells)
+        return "".join(", " + said[name].format(cells[name]) for name in names if name in cells and name in said)
 
     def _print(self, line: str, style: str = "") -> None:
         self._out.print(Text(line, style=style, overflow="fold"))
@@ -346,7 +399,10 @@ class Progress(TrainingsProgress):
         def counted(key: str) -> str:
             return _BY_ACTION.get(plan.trainings[key].action, "to go")
 
-        super().__init__(plan.trainings, out, label=label, counted=counted, clock=clock, every_s=every_s)
+        def attack(key: str) -> str:
+            return plan.trainings[key].spec.training.attack.title
+
+        super().__init__(plan.trainings, out, label=label, counted=counted, attack=attack, clock=clock, every_s=every_s)
 
 
 _BY_ACTION = {

@@ -8,6 +8,7 @@ import json
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TextIO
@@ -25,6 +26,7 @@ from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
 from ablate.launch.also import Also
 from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_remarks
+from ablate.launch.ending import end_summary, run_on_end, time_limit
 from ablate.launch.options import Options
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
@@ -257,6 +259,8 @@ class Session:
         self.sync: Any = None
         self.tracker: Any = None
         self.interrupted = False
+        self.time_is_up = False
+        self.began = time.monotonic()
         self.arrived = True
         self.left_out: list[str] = []  # of the tables that MLflow gives, as they name it
 
@@ -272,12 +276,24 @@ class Session:
             The exit code, as of `launch`.
         """
         before = signal.getsignal(signal.SIGINT)
+        code = 2
         try:
-            return self._run()
+            code = self._run()
+            return code
+        except KeyboardInterrupt:
+            code = 130
+            raise
         finally:
             if self.interrupted:
                 with contextlib.suppress(ValueError, TypeError):  # not the main thread, or no handler of Python's
                     signal.signal(signal.SIGINT, before)
+            if self.options.on_end is not None:
+                self._tell_end(self.options.on_end, code)
+
+    def _tell_end(self, command: str, code: int) -> None:
+        """Run the user's command, which is told in its environment how this ended."""
+        told = {"ABLATE_EXIT_CODE": str(code), "ABLATE_PLAN": self.plan.id, "ABLATE_SUMMARY": end_summary(self.plan)}
+        run_on_end(command, told, self.console, to_stderr=self.options.as_json)
 
     def _run(self) -> int:
         options, storage = self.options, self.storage
@@ -296,7 +312,8 @@ class Session:
                     # A second Ctrl-C must not lose the numbers that are being sent.
                     with contextlib.suppress(ValueError):  # not the main thread
                         signal.signal(signal.SIGINT, signal.SIG_IGN)
-                    self.console.print("Stopping: what is trained is kept.")
+                    hours = f"{self.options.max_hours:g} hours are up (--max-hours); " if self.time_is_up else ""
+                    self.console.print(f"Stopping: {hours}what is trained is kept.")
             decide(self.plan, storage)
             if options.prune and not self.interrupted:
                 self._prune()
@@ -409,16 +426,30 @@ class Session:
         with self.progress:
             if not subject.always_trains and not self.plan.left():
                 return  # nothing is started, and no data are loaded
-            with open_executor(
-                options.local,
-                subject.resources(options),
-                self._datasets(),
-                self.storage.files,
-                options.imports,
-                self.console.print,
-            ) as executor:
+            with (
+                open_executor(
+                    options.local,
+                    subject.resources(options),
+                    self._datasets(),
+                    self.storage.files,
+                    options.imports,
+                    self.console.print,
+                ) as executor,
+                self._limited(),
+            ):
                 executor.run(queue, listen, subject.stopping(options.local))
         subject.finished()
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        """End at the hour that was asked for, counted from the launch's start."""
+        hours = self.options.max_hours
+        left = None if hours is None else hours * 3600 - (time.monotonic() - self.began)
+        with time_limit(left) as up:
+            try:
+                yield
+            finally:
+                self.time_is_up = up.is_set()
 
     def _datasets(self) -> dict[str, data.Dataset]:
         """What trainings may need, each loaded once."""

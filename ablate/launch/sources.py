@@ -230,6 +230,7 @@ class Rows:
             session.console.print("No table on this machine, which has no scipy; python -m ablate.report makes it.")
             return
         from ablate.report import __main__ as report
+        from ablate.report.printing import print_results
 
         spaces = [space.name for space in self.plan.spaces]
         if session.tracker is not None and session.arrived:
@@ -244,7 +245,7 @@ class Rows:
                 session.console.print(Text(printable(str(error)), overflow="fold"))
         for results in results_of(self.plan, session) if spaces else ():
             if results.space.name in spaces:
-                report.print_results(results, session.console)
+                print_results(results, session.console)
 
     def code(self) -> int:
         """See `Subject`."""

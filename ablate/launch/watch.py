@@ -14,6 +14,7 @@ from ablate.core.text import now_ms, plural
 from ablate.execution.base import Event
 from ablate.launch.progress import COUNTED, TrainingsProgress, label_of
 from ablate.launch.request import Request
+from ablate.spaces.specs import TrainingAttackSpec
 from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.plans import TrialPart
@@ -34,6 +35,7 @@ class _Watched:
     rows: list[str]
     seed: int
     epochs: int
+    attack: str
     measurements: set[str]
     view: TrainingView
     told: bool = False
@@ -106,7 +108,10 @@ def watch(
     def counted(key: str) -> str:
         return COUNTED.get(trainings[key].status, "to go")
 
-    with TrainingsProgress(trainings, console, label=label, counted=counted) as progress:
+    def attack(key: str) -> str:
+        return trainings[key].attack
+
+    with TrainingsProgress(trainings, console, label=label, counted=counted, attack=attack) as progress:
         while True:
             for key, watched in trainings.items():
                 failed_before = watched.status is TrainingStatus.FAILED
@@ -144,6 +149,7 @@ def _watched(storage: Storage, key: str, trials: Sequence[TrialPart]) -> _Watche
         rows=[f"{trial.space}/{trial.row}" for trial in trials],
         seed=trials[0].seed,
         epochs=0 if trials[0].spec["model"].get("weights") else int(trials[0].spec["training"]["epochs"]),
+        attack=TrainingAttackSpec.model_validate(trials[0].spec["training"].get("attack", {})).title,
         measurements={measurement for trial in trials for measurement in trial.measurements},
         view=storage.view(key),
     )

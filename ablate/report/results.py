@@ -311,6 +311,11 @@ class Results:
         """Whether every trial used the paper's data set, so that published numbers compare."""
         return all(trial.part.data.paper for trial in self.trials.values())
 
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing to show yet, neither a number nor a reason why there will be none."""
+        return not self.outcomes and all(trial.state in ("missing", "training") for trial in self.trials.values())
+
     def rows(self) -> list[str]:
         """The labels that have an outcome, in order of appearance."""
         return list(dict.fromkeys(row for row, _ in self.outcomes))

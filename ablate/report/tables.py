@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -121,6 +121,7 @@ class TableInput:
         origins: Row label -> whose trainings its seeds are, where these were not made for this storage.
         headers: As of `Table`.
         remark: A sentence more for the caption.
+        asked: The columns that are measured, e.g. `pgd20`; none: the paper's, and whichever have numbers.
     """
 
     title: str
@@ -137,13 +138,16 @@ class TableInput:
     origins: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
+    asked: Collection[str] = ()
 
 
-def table_input(results: Results) -> TableInput:
+def table_input(results: Results, *, whole: bool = False) -> TableInput:
     """What the plan's table is made from.
 
     Args:
         results: Of a plan.
+        whole: With the rows and columns of the paper that the plan does not have too, as files have them: whoever
+            reads them by their names finds every one.
 
     Returns:
         With the scalars that claims are about as more columns.
@@ -169,9 +173,11 @@ def table_input(results: Results) -> TableInput:
     stopped = {row for (row, _), trial in results.trials.items() if trial.state == "stopped"}
     if space.search is not None:
         told.append(f"test images, by which nothing was chosen; {len(stopped)} samples stopped early are left out")
+    rows = {trial.row for trial in plan.trials} | space.not_needed.keys()
+    columns = {Metric.from_run(name).column for trial in plan.trials for name in trial.columns}
     return TableInput(
         title=space.title,
-        labels=[row.label for row in space.rows if row.label not in stopped],
+        labels=[row.label for row in space.rows if (whole or row.label in rows) and row.label not in stopped],
         results=results,
         published=space.published,
         notes={row.label: row.note for row in space.rows if row.note and row.label not in stopped},
@@ -184,6 +190,7 @@ def table_input(results: Results) -> TableInput:
         origins=_origins(results),
         headers=reduced_headers(map(_reduced, results.trials.values())),
         remark=overfitting.sentence(results),
+        asked=() if whole else columns,
     )
 
 
@@ -226,7 +233,7 @@ def build_table(given: TableInput) -> Table:
         The table, with the best of each accuracy marked among the published numbers, ours, and the adaptive ones.
     """
     labels, results, published = given.labels, given.results, given.published
-    columns = _columns(results, published, given.extra)
+    columns = _columns(given)
     theirs = {label: _published(published.get(label, {}), columns) for label in labels}
     ours = {label: _ours(results, label, columns) for label in labels}
     adaptive = {label: _ours(results, label, columns, adaptive=True) for label in labels}
@@ -253,11 +260,15 @@ def build_table(given: TableInput) -> Table:
     return Table(given.title, columns, tuple(rows), caption, given.headers)
 
 
-def _columns(results: Results, published: Mapping[str, Mapping[str, float]], extra: Sequence[str]) -> tuple[str, ...]:
-    """The paper's columns, then others that have numbers, then the scalars that were asked for."""
-    numbers = [*(outcome.values for outcome in results.outcomes.values()), *published.values()]
+def _columns(given: TableInput) -> tuple[str, ...]:
+    """The paper's columns, then others, then the scalars that were asked for; of a plan, what it measures alone."""
+    numbers = [outcome.values for outcome in given.results.outcomes.values()]
+    if not given.asked:
+        numbers += given.published.values()
     plain = {Metric.from_name(metric).column for values in numbers for metric in values if is_accuracy(metric)}
-    return tuple(dict.fromkeys([*COLUMNS, *sorted(plain - set(COLUMNS)), *extra]))
+    plain |= set(given.asked or COLUMNS)
+    first = [column for column in COLUMNS if column in plain]
+    return tuple(dict.fromkeys([*first, *sorted(plain - set(COLUMNS)), *given.extra]))
 
 
 def _published(numbers: Mapping[str, float], columns: Sequence[str]) -> dict[str, Cell]:

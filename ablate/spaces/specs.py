@@ -122,6 +122,11 @@ class TrainingAttackSpec(Spec):
         """Gradients that it takes of each image."""
         return {"pgd": self.steps, "none": 0}.get(self.name, 1)
 
+    @property
+    def title(self) -> str:
+        """How it is called beside a number: `PGD-7`, `FGSM-RS`; nothing of natural training."""
+        return {"pgd": f"PGD-{self.steps}", "none": ""}.get(self.name, self.name.replace("_", "-").upper())
+
 
 class AugmentationSpec(Spec):
     """Mix-up, cutout, cutmix or a filter, on clean or on adversarial examples (Section 3.2)."""

@@ -57,7 +57,7 @@ def test_help_fits_one_screen_with_examples_and_exit_codes_and_loads_nothing_hea
     lines = text.splitlines()
     assert 24 <= len(lines) <= 40
     assert max(map(len, lines)) <= 100
-    assert "Examples:" in text and "--space batch_size --preset smoke" in text
+    assert "Example: " in text and "--space batch_size --preset smoke" in text
     assert "Exit codes: 0 all there, 1 something failed, 2 refused input, 130 interrupted" in text
 
 

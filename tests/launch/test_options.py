@@ -24,6 +24,7 @@ READ = {
     "seeds": st.lists(st.integers(0, 10**18 - 1), unique=True, min_size=1, max_size=5),
     "data_root": st.builds(Path, st.sampled_from(["/", "", "./", "~", "s3:", "a b/"]), st.text(max_size=10)),
     "budget_hours": st.none() | st.floats(0, exclude_min=True, allow_infinity=False),
+    "max_hours": st.none() | st.floats(0, exclude_min=True, allow_infinity=False),
     "gpus_per_trial": st.sampled_from([None, "auto"]) | st.floats(0, 1) | st.integers(2, 64).map(float),
     "trials_per_process": st.sampled_from([None, "auto"]) | st.integers(1, 999),
 }
@@ -56,7 +57,7 @@ def test_the_arguments_of_options_give_the_same_options(changes: dict[str, Any])
 def test_each_option_has_arguments_and_defaults_have_none(name: str) -> None:
     assert Options().to_arguments() == []
     example = {"seeds": [3, 1], "data_root": Path("s3:x"), "gpus_per_trial": 0.25, "trials_per_process": 4}
-    example["budget_hours"] = 2.5
+    example |= {"budget_hours": 2.5, "max_hours": 0.5}
     by_kind = {bool: not OPTIONS[name].default, int: 7, str: "-x y"}
     value = example[name] if name in example else ["a", "--b"] if OPTIONS[name].repeats else by_kind[OPTIONS[name].kind]
     arguments = Options(**{name: value}).to_arguments()
@@ -76,7 +77,7 @@ def test_the_help_text_says_each_option_in_their_order() -> None:
         text = COMMAND.get_help(context)
     places = [text.index(f"  {option.flag}") for option in OPTIONS.values() if not option.hidden]
     assert places == sorted(places)
-    assert [option.name for option in OPTIONS.values() if option.hidden] == ["version"]
+    assert [option.name for option in OPTIONS.values() if option.hidden] == ["version", "storage_is_shared"]
 
 
 def test_calls_from_python_take_options_by_name(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from ablate.core.text import duration, fit, hours, printable
 from ablate.execution.base import Event
-from ablate.launch.progress import Progress
+from ablate.launch.progress import Progress, bar
+from ablate.spaces.specs import TrialSpec
 
 ODD = "[bold]C-cutmix[/bold] \x1b[31m\n混合 with a label that goes on and on beyond any terminal's width"
 
@@ -20,7 +21,10 @@ ODD = "[bold]C-cutmix[/bold] \x1b[31m\n混合 with a label that goes on and on b
 def plan_with(rows: dict[str, list[str]], seeds: tuple[int, ...] = (0,), **actions: str) -> SimpleNamespace:
     trainings = {
         key: SimpleNamespace(
-            key=key, rows=names, action=actions.get(key, "train"), spec=SimpleNamespace(seed=seeds[-1])
+            key=key,
+            rows=names,
+            action=actions.get(key, "train"),
+            spec=TrialSpec(seed=seeds[-1]),
         )
         for key, names in rows.items()
     }
@@ -113,6 +117,46 @@ def test_no_time_left_before_anything_is_known() -> None:
     assert bench.line("row-a").split() == ["row-a", "starting"]
 
 
+def test_the_whole_launch_has_a_bar_its_age_and_the_time_it_takes_yet() -> None:
+    bench = Bench(five(c="reuse"))
+    assert not [line for line in bench.lines() if "so far" in line]  # nothing runs yet
+    bench.tell("a", "started", 0, 10)
+    for epoch in (1, 2, 3):
+        bench.tell("a", "epoch", epoch, 10, after=6, metrics=metrics())
+    # 7 epochs of 6 s, and three more trainings of a minute: what is reused takes no time.
+    [line] = [line for line in bench.lines() if "so far" in line]
+    assert line == f"{bar(18 / 240, 20)} 8 % · 18 s so far · about 3.7 min left"
+    bench.tell("b", "started", 0, 10)
+    bench.tell("b", "epoch", 1, 10, after=6, metrics=metrics())
+    bench.tell("b", "epoch", 2, 10, after=6, metrics=metrics())
+    [two] = [line for line in bench.lines() if "so far" in line]
+    assert "30 s so far · about 99 s left" in two  # 30 and 48 s, and two more of 60 s, by two at a time
+
+
+def test_bars_are_as_long_as_asked_and_fill_up() -> None:
+    assert [bar(share, 4) for share in (-1, 0, 0.25, 0.99, 1, 7)] == ["────", "────", "━───", "━━━─", "━━━━", "━━━━"]
+    assert bar(0.5, 4, plain=True) == "##.."
+    bench = Bench(five(), width=100)
+    bench.tell("a", "started", 0, 10)
+    bench.tell("a", "epoch", 5, 10, after=1, metrics=metrics())
+    assert "━━━━━─────" in bench.line("row-a") and bar(1, 10) not in bench.line("row-a")
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [({}, "% PGD-7"), ({"steps": 10}, "% PGD-10"), ({"name": "n_fgsm"}, "% N-FGSM"), ({"name": "none"}, "% natural")],
+)
+def test_an_accuracy_says_what_it_is_under(attack: dict[str, object], said: str) -> None:
+    plan = plan_with({"a": ["batch_size/a"]})
+    plan.trainings["a"].spec = TrialSpec.model_validate({"training": {"attack": attack}})
+    bench = Bench(plan)
+    bench.tell("a", "started", 0, 10)
+    bench.tell("a", "epoch", 0, 10, metrics={"train/accuracy_natural": 10.0})
+    assert "10.0 % natural" in bench.line("a")  # of the untrained network
+    bench.tell("a", "epoch", 1, 10, metrics=metrics())
+    assert said in bench.line("a")
+
+
 def test_a_training_that_fell_back_is_paced_anew() -> None:
     bench = Bench(five())
     for epoch in (1, 2, 3):
@@ -167,7 +211,7 @@ def test_more_trainings_than_the_terminal_has_lines_are_counted() -> None:
         bench.tell(f"{n:02d}", "started", 0, 10)
     lines = bench.lines()
     assert len(lines) < 12
-    assert "and 22 more" in lines
+    assert "and 23 more" in lines
     assert lines[-1].startswith("0 done · 30 running")
 
 
@@ -191,7 +235,7 @@ def test_plain_lines_in_a_file_one_per_while_without_escape_codes() -> None:
     assert max(cell_len(line) for line in lines) <= 80
     epochs = [line for line in lines if line.startswith("row-a: epoch")]
     assert len(epochs) == 10
-    assert "loss 1.500, accuracy 34.6 %, 12,345 images/s" in epochs[0]
+    assert "loss 1.500, accuracy 34.6 % PGD-7, 12,345 images/s" in epochs[0]
     assert sum("starts at epoch 0 of 100" in line for line in lines) == 2
     assert any(line.startswith("row-a: finished in 100 s, loss 1.500") for line in lines)
     assert any(line.startswith("row-b: failed: [bold]C-cutmix[/bold]") for line in lines)

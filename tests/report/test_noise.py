@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ablate.report.__main__ import print_results
 from ablate.report.as_json import results_as_json
 from ablate.report.contents import page_of
 from ablate.report.page import render
+from ablate.report.printing import print_results
 from ablate.report.results import Outcome, Results
 from ablate.report.verdicts.noise import table_noise
 from tests.report.test_masked import with_claims

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from ablate.core.errors import SpecError
-from ablate.report.__main__ import print_results
 from ablate.report.as_json import results_as_json
 from ablate.report.contents import page_of
 from ablate.report.page import render
+from ablate.report.printing import print_results
 from ablate.report.results import Results
 from ablate.report.verdicts.rivals import Answer, Rivalry, rivalries
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, Decision, judge
