@@ -1,4 +1,4 @@
-"""python -m ablate.status: what a storage holds, how far it is, and why something failed; it changes nothing."""
+"""python -m ablate.status: what a storage holds, how far it is, why something failed; --delete alone changes it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ from ablate.status.holdings import PlanStatus, TrialStatus, bytes_of, compare, d
 from ablate.storage import plans
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
+
+if TYPE_CHECKING:
+    from ablate.status.deletion import Deletion
 
 _ORDER = ("training", "interrupted", "waiting", "failed", "stopped", "finished")
 _LOG_LINES = 200
@@ -43,6 +46,14 @@ def main(
         tuple[str, str] | None,
         typer.Option("--compare", help="What differs between two plans, row by row.", metavar="PLAN PLAN"),
     ] = None,
+    deleted: Annotated[
+        str | None,
+        typer.Option("--delete", help="Delete a plan with what nothing else uses, after asking.", metavar="PLAN"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="With --delete: do not ask.")] = False,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="With --delete: MLflow; default $MLFLOW_TRACKING_URI or mlflow.db.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of --log and --why; default: the row's first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
@@ -50,13 +61,20 @@ def main(
     open_closed_streams()
     console = open_console(sys.stderr if as_json else None)
     try:
-        asked = [name for name, given in (("--log", log), ("--why", why), ("--compare", comparison)) if given]
+        wanted = {"--log": log, "--why": why, "--compare": comparison, "--delete": deleted}
+        asked = [name for name, given in wanted.items() if given]
         if len(asked) > 1:
-            raise SpecError(f"expected one of --log, --why and --compare, got {' and '.join(asked)}")
+            raise SpecError(f"expected one of --log, --why, --compare and --delete, got {' and '.join(asked)}")
+        for name, given in (("--yes", yes), ("--tracking-uri", tracking_uri)):
+            if given and deleted is None:
+                raise SpecError(f"{name}: expected --delete PLAN beside it, got none")
         holds = Storage(storage)
         files = plans.load_all(holds, lambda told: console.print(Text(printable(told), overflow="fold")))
         if comparison is not None:
             _compare(holds, [_plan(holds, files, each) for each in comparison], console, as_json)
+            return
+        if deleted is not None:
+            _delete(holds, files, _plan(holds, files, deleted), console, yes, tracking_uri)
             return
         chosen = _plan(holds, files, plan)
         if log is not None:
@@ -226,6 +244,60 @@ def _compare(storage: Storage, pair: Sequence[PlanFile], console: Console, as_js
         if not changes:
             console.print(Text(f"{name}: no row with numbers in both plans"))
     console.print(Text("Differences of means over the seeds ± their standard error, where there are several seeds."))
+
+
+def _delete(
+    storage: Storage, files: Sequence[PlanFile], plan: PlanFile, console: Console, yes: bool, tracking_uri: str | None
+) -> None:
+    """Delete a plan, after saying what goes with it; disk use before and after."""
+    from ablate.status.deletion import delete, store_of
+
+    tracker = store_of(tracking_uri)
+
+    def agree(going: Deletion) -> bool:
+        console.print(Text(printable(_line(plan_statuses([plan], storage)[0])), overflow="fold"))
+        for line in _what_goes(going, tracker.uri if tracker is not None else None):
+            console.print(Text(printable(line), overflow="fold"))
+        if yes:
+            return True
+        if not can_be_asked():
+            raise SpecError("--delete: expected --yes where nobody can be asked, got none; nothing was deleted")
+        return typer.confirm("Delete all of it?", default=False)
+
+    def waiting() -> None:
+        console.print("Seeing whether a launch is still at work on it, up to 20 s ...")
+
+    console.print(Text(f"Before: {_disk(storage, plan_statuses(files, storage))}", overflow="fold"))
+    gone = delete(storage, plan, agree, waiting, tracker)
+    if gone is None:
+        console.print("Nothing was deleted.")
+        return
+    left = plan_statuses(plans.load_all(storage), storage)
+    console.print(Text(f"After: {_disk(storage, left)}; {_size(gone.bytes)} freed", overflow="fold"))
+
+
+def can_be_asked() -> bool:
+    """Whether somebody sits at a terminal."""
+    return sys.stdin.isatty()
+
+
+def _what_goes(going: Deletion, store: str | None) -> list[str]:
+    """What a deletion takes away and what it leaves, a line each."""
+    count = plural(len(going.trainings), "training")
+    told = [f"What nothing else uses, {_size(going.bytes)}: the plan, and {count} with checkpoints, records and logs"]
+    if going.records:
+        number = sum(map(len, going.records.values()))
+        told.append(f"  {plural(number, 'measurement')} of trainings that stay")
+    if going.weights:
+        told.append(f"  the weights of {plural(len(going.weights), 'network')} from elsewhere")
+    if store is not None:
+        told.append(f"  {plural(len(going.runs), 'run')} in {store}, marked as deleted until `mlflow gc`")
+    if going.shared:
+        told.append(f"What stays: {plural(going.shared, 'training')} that other plans use too")
+    registered = sum(space.registration is not None for space in going.plan.spaces)
+    if registered:
+        told.append(f"What stays: {plural(registered, 'registration')}, which nothing deletes")
+    return told
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -141,6 +141,11 @@ class Attempt:
     def forget_checkpoints(self) -> None:
         """Name no checkpoint any more, before they are deleted."""
         self._commit(checkpoints=[])
+
+    def forget_records(self, measurements: Collection[str]) -> None:
+        """Name some records no more, before they are deleted."""
+        kept = {key: entry for key, entry in self._manifest["records"].items() if key not in measurements}
+        self._commit(records=kept)
 
     def _put(self, stem: str, suffix: str, content: bytes) -> str:
         name = f"{stem}-{sha256(content)[:12]}.{suffix}"

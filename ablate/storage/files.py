@@ -159,6 +159,12 @@ class LocalFiles:
                 return
             raise self._error("deletable", path, error) from error
 
+    def drop_empty(self, *folders: str) -> None:
+        """Remove folders in which nothing is left; others stay."""
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                (self.root / folder).rmdir()
+
     def probe(self) -> None:
         """See `Files`; a folder that is not there yet is not made: what it would be made in is tried."""
         try:

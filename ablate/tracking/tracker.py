@@ -19,6 +19,7 @@ from ablate.core.text import now_ms
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 from ablate.tracking import reading, runs, sending
+from ablate.tracking.agreement import STORAGE
 from ablate.tracking.reading import REPORT, TRAINING
 from ablate.tracking.results import PlanInfo, PlanResults
 from ablate.tracking.runs import PlanRuns
@@ -224,6 +225,32 @@ class Tracker:
         else:
             self._store.log(run, tags={name: value})
             self._store.flush()
+
+    def runs_of(self, plan: PlanFile, storage: Storage, keys: Iterable[str]) -> list[str]:
+        """A plan's runs, of this storage alone; those of versions before, which name no storage, are left out.
+
+        Args:
+            plan: The plan.
+            storage: Where its results are.
+            keys: Trainings whose own runs are wanted too.
+
+        Returns:
+            Their ids; nothing is created.
+        """
+        own = set(storage.identities())
+        found = []
+        for space in plan.spaces:
+            experiment = self._store.experiment(space.name)
+            found += self._store.runs(experiment, {"ablate.plan": plan.id}) if experiment is not None else []
+        experiment = self._store.experiment(TRAINING)
+        for key in keys if experiment is not None else ():
+            found += self._store.runs(str(experiment), {"ablate.training_key": key})
+        return list(dict.fromkeys(run.id for run in found if run.tags.get(STORAGE) in own))
+
+    def delete(self, run_ids: Iterable[str]) -> None:
+        """Mark runs as deleted; MLflow keeps them, to be restored, until `mlflow gc`."""
+        for run_id in run_ids:
+            self._store.delete_if_there(run_id)
 
     def log_report(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str] | None = None) -> str:
         """Keep a report's files as artifacts of a run of the experiment `report`.

@@ -136,7 +136,7 @@ def test_two_plans_side_by_side(storage: Storage) -> None:
     ("arguments", "told"),
     [
         (["--plan", "ffff"], "expected a plan launched into"),
-        (["--log", "64", "--why", "64", "32"], "expected one of --log, --why and --compare"),
+        (["--log", "64", "--why", "64", "32"], "expected one of --log, --why, --compare and --delete"),
         (["--compare", ONE, "zz"], "got 'zz'"),
         (["--why", "64", "nothing"], "got 'nothing'"),
     ],
