@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format fast test torture clean distclean
+.PHONY: help demo check format fast test results torture clean distclean
 
 help:
 	@echo 'make demo       train, attack and tabulate five small networks on real images (a few minutes on 2 cores)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make fast       make check, and the tests that need no Ray nodes, no browser and little time'
 	@echo 'make test       make check, and all tests, as CI runs them'
 	@echo 'make format     format the code, and mend what the linter can'
+	@echo 'make results    docs/results.md and its figures again, from the bundles in docs/results/, once these are verified'
 	@echo 'make torture    real Ray processes killed at random moments, for ten minutes'
 	@echo 'make clean      drop caches and builds; keeps the environment and every result'
 	@echo 'make distclean  drop the environment ($(VENV)) too; keeps every result'
@@ -54,6 +55,10 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/pip
 	$(RUN) -m pip install --disable-pip-version-check -e '.[test]'
 	$(RUN) -m pip install --disable-pip-version-check --no-deps torchattacks==3.5.1 pyautoattack==0.2.0
 	@touch $@ $(VENV)/.installed
+
+results: $(VENV)/.installed
+	$(RUN) -m ablate.bundle verify docs/results/*.zip
+	$(RUN) -m ablate.bundle page docs/results.in.md --out docs/results.md --bundles docs/results --figures docs/figures
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import typer.core
 
 from ablate.core.registry import temporary_registrations
 from ablate.launch.options import Options
@@ -59,6 +60,8 @@ def commands(document: str) -> Iterator[tuple[str, list[str]]]:
 def asked(tool: str, given: list[str]) -> dict[str, object]:
     """The options of a command line, by the tool's own parser."""
     command = typer.main.get_command(importlib.import_module(f"ablate.{tool}.__main__").app)
+    if isinstance(command, typer.core.TyperGroup) and given and given[0] in command.commands:
+        return command.commands[given[0]].make_context(given[0], list(given[1:])).params
     return command.make_context(tool, list(given)).params
 
 

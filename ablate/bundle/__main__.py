@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,43 @@ def verify(
             differs = differs or bool(lines)
         if differs:
             raise SystemExit(1)
+
+
+@app.command(context_settings=_CONTEXT)
+def page(
+    template: Annotated[Path, typer.Argument(metavar="PROSE", help="The page's text; {space/row/column} is a number.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")],
+    bundles: Annotated[Path, typer.Option(metavar="DIR", help="Where its bundles lie.")],
+    figures: Annotated[Path, typer.Option(metavar="DIR", help="Where its figures go.")],
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where it differs.")] = False,
+) -> None:
+    """Fill in a page's numbers, tables and figures from bundles. In its prose stand:
+
+    \b
+    {batch_size/64/pgd20}              the mean over seeds; {...:.1f} as Python formats it
+    {batch_size/64/pgd20.std}          also .n, .published, and .seed0 for one seed
+    {lowpass/16/cw20 - lowpass/32/cw20:+.1f}
+    {frequency/Adversarial/energy/ratio@1}    a curve at an epoch; trend/energy/ratio: Kendall's tau with the epoch
+    {lowpass/32/pgd20[best]}           of another network than the last
+    {table lowpass}  {verdicts lowpass}  {figure frequency/5}      on lines of their own
+    {verdict batch_size/2}             of the second claim: holds, fails, or not enough evidence
+    {seeds lowpass}  {data lowpass}  {hours lowpass}  {commit lowpass}
+    {from reduced-*.zip}               the bundles of what follows
+    {{ and }}                          braces
+    """
+    with _exits() as console:
+        from ablate.bundle import page as pages
+
+        link = os.path.relpath(figures, out.parent).replace(os.sep, "/")
+        if check:
+            lines = pages.check(template, bundles, out, figures, link)
+            for line in lines:
+                _told(console, line)
+            if lines:
+                raise SystemExit(1)
+            return
+        for path in pages.write(pages.render(template, bundles, link), out, figures):
+            _told(console, str(path))
 
 
 def _again(

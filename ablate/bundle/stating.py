@@ -51,7 +51,7 @@ def statement_of(results: Results) -> dict[str, Any]:
     }
     with numbers_alone():
         figures = {
-            name: {part: _summed(numbers) for part, numbers in picture.numbers.items()}
+            name: {part: summed(numbers) for part, numbers in picture.numbers.items()}
             for name, picture in draw_all(results).items()
             if isinstance(picture, Picture)
         }
@@ -68,7 +68,7 @@ def statement_of(results: Results) -> dict[str, Any]:
     return dict(plain(said))
 
 
-def _summed(numbers: NDArray[Any]) -> dict[str, Any]:
+def summed(numbers: NDArray[Any]) -> dict[str, Any]:
     """What a part of a figure shows, in a few numbers that are others as soon as one of its is."""
     flat = np.nan_to_num(numbers.astype(np.float64).ravel(), nan=0.0, posinf=0.0, neginf=0.0)
     size = float(np.sqrt(np.mean(np.square(flat)))) if flat.size else 0.0
