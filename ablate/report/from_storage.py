@@ -12,22 +12,13 @@ from numpy.typing import NDArray
 
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report.replications import replications_by_trial
-from ablate.report.results import Curves, Results, State, Trial
+from ablate.report.results import STATES, Curves, Results, State, Trial
 from ablate.spaces.metrics import scalar_of
 from ablate.spaces.networks import Network
 from ablate.storage.plans import PlanFile, TrialPart
-from ablate.storage.status import TrainingStatus, TrainingView, reaches
+from ablate.storage.status import TrainingView, reaches
 from ablate.storage.storage import Storage
 from ablate.tracking.reading import STOPPED
-
-_STATES: dict[TrainingStatus, State] = {
-    TrainingStatus.MISSING: "missing",
-    TrainingStatus.TRAINING: "training",
-    TrainingStatus.TRAINED: "training",  # results have no word of their own for what lacks measurements alone
-    TrainingStatus.FINISHED: "finished",
-    TrainingStatus.FAILED: "failed",
-    TrainingStatus.STOPPED: "stopped",
-}
 
 
 def all_results(plan: PlanFile, storage: Storage, network: Network = "last") -> list[Results]:
@@ -59,7 +50,7 @@ def state_of(part: TrialPart, view: TrainingView, *, of_search: bool) -> tuple[S
         view: What storage holds of its training.
         of_search: Whether it is of a search, which stops some early.
     """
-    state = _STATES[view.status(part.measurements, to_the_end=not of_search)]
+    state = STATES[view.status(part.measurements, to_the_end=not of_search)]
     reason = view.reason if state == "failed" else part.never_measured(view) if state == "training" else None
     state = state if reason is None else "failed"
     if state == "missing" and view.attempts:

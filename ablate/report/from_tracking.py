@@ -8,15 +8,13 @@ from dataclasses import replace
 
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.report.replications import REPLICATED_TAG, Replication, from_tag
-from ablate.report.results import Curves, Results, Runs, State, Trial
+from ablate.report.results import STATES, Curves, Results, Runs, Trial
 from ablate.spaces.networks import Network
-from ablate.tracking.reading import STOPPED, storage_label
+from ablate.tracking.reading import storage_label
 from ablate.tracking.results import PlanResults, TrialResult
 from ablate.tracking.views import compare_path, compared, runs_path
 
 CHANGED = "Left out, changed in MLflow since it was sent: "
-
-_FAILED = "failed: "
 
 
 def results_of(plan: PlanResults, network: Network = "last") -> Results:
@@ -63,16 +61,14 @@ def _replications(plan: PlanResults) -> dict[tuple[str, int], list[Replication]]
 
 
 def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
-    problem = trial.problem
-    failed = problem is not None and problem.startswith(_FAILED)
     at_end = {name: value for name, value in trial.metrics.items() if name.startswith(OF_LAST_EPOCH)}
     return Trial(
         trial.part,
-        _state(trial),
+        STATES[trial.status],
         {name: value for name, value in trial.metrics.items() if name not in at_end},
         at_end,
-        problem,
-        problem.removeprefix(_FAILED) if problem is not None and failed else None,
+        trial.problem,
+        trial.reason,
         plan.trained(row, seed),
         None,
         Curves(lambda metric: plan.curve(row, seed, metric)),
@@ -80,17 +76,6 @@ def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
         lambda: plan.arrays(row, seed),
         trial.tags.get("ablate.device", ""),
     )
-
-
-def _state(trial: TrialResult) -> State:
-    if trial.problem is None:
-        return "finished"
-    if trial.problem.startswith(_FAILED):
-        return "failed"
-    if trial.problem.startswith(STOPPED):
-        return "stopped"
-    begun = trial.run is not None and trial.tags.get("ablate.state") in ("training", "measuring")
-    return "training" if begun else "missing"
 
 
 def _other_storages(plan: PlanResults) -> str:

@@ -24,8 +24,18 @@ from ablate.spaces.metrics import Metric, is_accuracy
 from ablate.spaces.networks import Network, needed_for
 from ablate.spaces.specs import COLUMNS
 from ablate.storage.plans import PlanFile, SpacePart, TrialPart
+from ablate.storage.status import TrainingStatus
 
 State = Literal["finished", "training", "stopped", "failed", "missing"]
+STATES: Mapping[TrainingStatus, State] = {
+    TrainingStatus.MISSING: "missing",
+    TrainingStatus.TRAINING: "training",
+    TrainingStatus.TRAINED: "training",  # results have no word of their own for what lacks measurements alone
+    TrainingStatus.FINISHED: "finished",
+    TrainingStatus.FAILED: "failed",
+    TrainingStatus.STOPPED: "stopped",
+}
+"""How results call what storage and MLflow say of a training."""
 
 TREND = "trend/"
 """What the name of a curve's rank correlation with the epoch begins with."""

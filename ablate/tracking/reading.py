@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -13,6 +13,7 @@ from ablate.spaces.claims import Claim
 from ablate.spaces.search import SearchSpec
 from ablate.spaces.space import NAME
 from ablate.storage.plans import PlanFile, TrialPart, parse
+from ablate.storage.status import TrainingStatus
 from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_whole
 from ablate.tracking.agreement import problem as problem_of
 from ablate.tracking.identity import contradiction, misfit, nobodys, stray
@@ -29,7 +30,7 @@ OURS = ("Default", TRAINING, REPORT)
 """Experiments that are no space's."""
 
 STOPPED = "stopped early"
-"""How the problem begins of a search's sample that the scheduler ended: no failure."""
+"""What the problem says of a search's sample that the scheduler ended: no failure."""
 
 _READ_TRIES = 3
 _ASKED_ONE_BY_ONE = 50
@@ -256,7 +257,7 @@ def _info(run: Run, space: str) -> PlanInfo:
     )
 
 
-def _reasons(store: Store, keys: set[str], storage: str) -> dict[str, str]:
+def _reasons(store: Store, keys: set[str], storage: str) -> dict[str, _Standing]:
     """Training key -> why a trial without a run has no numbers, as the training's own run tells it."""
     experiment = store.experiment("training") if keys else None
     if experiment is None:
@@ -265,22 +266,33 @@ def _reasons(store: Store, keys: set[str], storage: str) -> dict[str, str]:
         found = [run for key in sorted(keys) for run in store.runs(experiment, {"ablate.training_key": key})]
     else:
         found = store.runs(experiment)
-    states: dict[str, str] = {}
+    states: dict[str, _Standing] = {}
     for run in sorted(found, key=_rank, reverse=True):  # of several the best one tells
         if _storage(run) in (storage, ""):
-            problem = _problem(run)
-            states[run.tags.get("ablate.training_key", "")] = "not measured" if problem is None else problem
+            found_in = _standing(run)
+            told = replace(found_in, problem=found_in.problem or "not measured")
+            if told.status not in (TrainingStatus.FAILED, TrainingStatus.STOPPED):
+                told = replace(told, status=TrainingStatus.MISSING)  # of its trial there is nothing yet
+            states[run.tags.get("ablate.training_key", "")] = told
     return states
 
 
-def _trial(part: TrialPart, run: Run | None, untold: Mapping[str, str]) -> TrialResult:
+def _trial(part: TrialPart, run: Run | None, untold: Mapping[str, _Standing]) -> TrialResult:
     if run is None:
-        return TrialResult(part, problem=untold.get(part.training, "not trained"))
+        told = untold.get(part.training, _Standing(TrainingStatus.MISSING, "not trained"))
+        return TrialResult(part, problem=told.problem, status=told.status, reason=told.reason)
     altered = problem_of(run)
+    told = (
+        _standing(run)
+        if altered is None
+        else _Standing(TrainingStatus.MISSING, f"left out, changed in MLflow: {altered}")
+    )
     return TrialResult(
         part=part,
         metrics=run.metrics if altered is None else {},
-        problem=_problem(run) if altered is None else f"left out, changed in MLflow: {altered}",
+        problem=told.problem,
+        status=told.status,
+        reason=told.reason,
         run_id=run.id,
         training_run_id=run.tags.get("ablate.training_run_id"),
         tags=run.tags,
@@ -290,15 +302,29 @@ def _trial(part: TrialPart, run: Run | None, untold: Mapping[str, str]) -> Trial
     )
 
 
-def _problem(run: Run) -> str | None:
+@dataclass(frozen=True)
+class _Standing:
+    """How far a run says that it is, why tables show nothing of it, and why it failed."""
+
+    status: TrainingStatus
+    problem: str | None = None
+    reason: str | None = None
+
+
+def _standing(run: Run) -> _Standing:
     state = run.tags.get("ablate.state")
     if run.status == "FINISHED" and state == "finished":
-        return None
+        return _Standing(TrainingStatus.FINISHED)
     if run.status == "FINISHED" and state in ("failed", "stopped"):
-        return f"left aside, expected its tag ablate.state to go with its status FINISHED, got {state!r}"
+        aside = f"left aside, expected its tag ablate.state to go with its status FINISHED, got {state!r}"
+        return _Standing(TrainingStatus.MISSING, aside)
     if state == "failed":
-        return f"failed: {run.tags.get('ablate.failure', 'unknown reason')}"
+        reason = run.tags.get("ablate.failure", "unknown reason")
+        return _Standing(TrainingStatus.FAILED, f"failed: {reason}", reason)
     if state == "stopped":
-        return f"{STOPPED} after epoch {run.tags.get('ablate.stopped_epoch', '?')}"
+        epoch = run.tags.get("ablate.stopped_epoch", "?")
+        return _Standing(TrainingStatus.STOPPED, f"{STOPPED} after epoch {epoch}")
+    status = {"measuring": TrainingStatus.TRAINED, "training": TrainingStatus.TRAINING}
     doing = "while measuring" if state == "measuring" else "while training"
-    return f"interrupted {doing}" if run.status == "KILLED" else f"not finished, {doing.removeprefix('while ')}"
+    problem = f"interrupted {doing}" if run.status == "KILLED" else f"not finished, {doing.removeprefix('while ')}"
+    return _Standing(status.get(state or "", TrainingStatus.MISSING), problem)

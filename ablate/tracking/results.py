@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.storage.plans import PlanFile, SpacePart, TrialPart
+from ablate.storage.status import TrainingStatus
 from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole, problem
 from ablate.tracking.measurements import MEASUREMENTS, unpack
 from ablate.tracking.store import Run, Store
@@ -61,7 +62,9 @@ class TrialResult:
     Args:
         part: What was planned.
         metrics: `accuracy/pgd20`, `accuracy_best/pgd20`, `energy/ratio` ... -> value; accuracies in percent.
-        problem: Why it is not finished (`failed: loss became nan in epoch 3`); None where it is.
+        problem: Why tables show nothing of it (`failed: loss became nan in epoch 3`); None where they do.
+        status: How far its run says that it is.
+        reason: Why it failed.
         run_id: Of its run; None without one.
         training_run_id: Of its training's run.
         tags: Of its run: device, versions, commit.
@@ -73,6 +76,8 @@ class TrialResult:
     part: TrialPart
     metrics: Mapping[str, float] = field(default_factory=dict)
     problem: str | None = None
+    status: TrainingStatus = TrainingStatus.MISSING
+    reason: str | None = None
     run_id: str | None = None
     training_run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -154,7 +159,8 @@ class PlanResults:
             seed: Its seed.
             problem: Why.
         """
-        self.trials[row, seed] = replace(self.trials[row, seed], metrics={}, problem=problem)
+        hidden = replace(self.trials[row, seed], metrics={}, problem=problem, status=TrainingStatus.MISSING)
+        self.trials[row, seed] = hidden
 
     def _fetch(self, row: str, seed: int) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[Any]]]:
         trial = self.trials[row, seed]
