@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ class AnalysisContext:
         adversarial: Makes the PGD-20 examples (float in [0, 1]) of the images at the given places, [M] int64.
         seed: The training's seed.
         batch_size: Images to work on at once.
+        corrupted: Corruption -> [5, M, 3, H, W] uint8, official corruptions of the first images; None: there are none.
     """
 
     network: nn.Module
@@ -33,6 +34,7 @@ class AnalysisContext:
     adversarial: Callable[[Tensor], Tensor]
     seed: int
     batch_size: int
+    corrupted: Mapping[str, np.ndarray[Any, Any]] | None = None
 
 
 @dataclass(frozen=True)

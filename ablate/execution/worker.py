@@ -424,7 +424,9 @@ class _Run:
             wanted = [divmod(place, EXAMPLES_BLOCK) for place in places.tolist()]
             return torch.stack([block(number)[within] for number, within in wanted])
 
-        context = AnalysisContext(network, images, labels, adversarial, seed, measurement.settings.batch_size)
+        context = AnalysisContext(
+            network, images, labels, adversarial, seed, measurement.settings.batch_size, self.dataset.corrupted
+        )
         result = get_analysis(measurement.name)(context)
         for problem in filter(None, (refused(name) or refused_scalar(name) for name in result.scalars)):
             raise MeasurementError(f"analysis {measurement.name}: {problem}")

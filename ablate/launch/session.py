@@ -33,6 +33,7 @@ from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject, results_of
 from ablate.launch.weights import keep_weights
 from ablate.learning import data
+from ablate.learning.official import CORRUPTIONS
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
 from ablate.report.opening import show_watching
@@ -454,7 +455,9 @@ class Session:
     def _datasets(self) -> dict[str, data.Dataset]:
         """What trainings may need, each loaded once."""
         specs = {data.dataset_name(spec): spec for spec in self.subject.data()}
-        return {name: data.load(spec, self.options.data_root) for name, spec in specs.items()}
+        asked = (each.name for training in self.plan.trainings.values() for each in training.measurements.values())
+        corrupted = self.subject.always_trains or CORRUPTIONS in asked
+        return {name: data.load(spec, self.options.data_root, corrupted=corrupted) for name, spec in specs.items()}
 
     def _prune(self) -> None:
         """Drop the checkpoints of what has everything that this plan measures, and that nobody else works on."""

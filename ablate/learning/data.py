@@ -15,6 +15,7 @@ from ablate.core.randomness import permutation, stream
 from ablate.learning import downloads, imagefolder
 from ablate.learning.downloads import PUBLISHED
 from ablate.learning.images import RECIPE, resize
+from ablate.learning.official import Corrupted, load_official
 from ablate.spaces.specs import DataSpec
 
 _DIGITS_DIGEST = "a0d5d6d04a2cada264d67267c2f35cd4"  # pixels, labels, split: planning needs no scikit-learn
@@ -33,6 +34,7 @@ class Dataset:
         train_labels: [N] int64.
         test_images: [M, 3, H, W] uint8.
         test_labels: [M] int64.
+        corrupted: Official corruptions of its first test images; None where they were not asked for, or are not there.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dataset:
     train_labels: npt.NDArray[np.int64]
     test_images: npt.NDArray[np.uint8]
     test_labels: npt.NDArray[np.int64]
+    corrupted: Corrupted | None = None
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,13 @@ def describe(spec: DataSpec, data_root: Path) -> DataSummary:
     )
 
 
-def load(spec: DataSpec, data_root: Path) -> Dataset:
+def load(spec: DataSpec, data_root: Path, *, corrupted: bool = False) -> Dataset:
     """Load a data set; the same spec gives the same arrays in the same order on every machine.
 
     Args:
         spec: Which data, at which size.
         data_root: Where downloaded data lie or are downloaded to, checked against their checksums.
+        corrupted: Also the official corruptions, where they lie there.
 
     Returns:
         The arrays.
@@ -147,6 +151,7 @@ def load(spec: DataSpec, data_root: Path) -> Dataset:
         train_labels=train_labels,
         test_images=resize(test_images, spec.image_size),
         test_labels=test_labels,
+        corrupted=load_official(spec, data_root) if corrupted else None,
     )
 
 

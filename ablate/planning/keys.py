@@ -149,6 +149,7 @@ def measurement_key(
     source: str | None = None,
     images: int | None = None,
     parts: Sequence[str] = (),
+    files: str | None = None,
 ) -> str:
     """The name of one attack, or one analysis, on one network of a training.
 
@@ -164,6 +165,7 @@ def measurement_key(
         source: Digest of the user's module that registered it.
         images: How many test images, where those are not all.
         parts: Of a column made of others, the keys of these, in their order.
+        files: Digest of other images that it is measured on.
 
     Returns:
         20 hexadecimal digits.
@@ -185,6 +187,7 @@ def measurement_key(
         "source": source,
         "images": images,
         "parts": list(parts) or None,
+        "files": files,
     }
     identity |= {name: value for name, value in optional.items() if value is not None}
     if seen is not None:

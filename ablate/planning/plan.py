@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from ablate.learning import data, foreign
 from ablate.learning.augmentation import augmentation_source, get_augmentation
 from ablate.learning.models import check_model, source_digest
 from ablate.learning.objectives import get_objective, objective_source, refuse_mixed_labels
+from ablate.learning.official import CORRUPTIONS, digest_of, load_official
 from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
 from ablate.spaces.metrics import Metric, analysis_label, refused_scalar
@@ -173,6 +175,11 @@ def make_plan(
             summaries[what] = data.describe(spec, data_root)
         return summaries[what]
 
+    @functools.cache
+    def official(spec: DataSpec) -> str | None:
+        found = load_official(spec, data_root)
+        return None if found is None else digest_of(found)
+
     for loaded in spaces:
         refuse_unknown(loaded)
     trainings: dict[str, PlannedTraining] = {}
@@ -188,7 +195,7 @@ def make_plan(
             _refuse_mixed_labels(trial.spec, summary)
             weights = _weights(trial.spec, summary)
             key = keys.training_key(trial.spec, summary.train_digest, user_code, weights)
-            measurements = list(_measurements(trial.spec, key, summary))
+            measurements = list(_measurements(trial.spec, key, summary, official))
         except SpecError as error:  # a name nobody registered: say where it was written
             raise SpecError(f"{_place_of(trial, str(error))}: {error}") from error
         except DataError as error:
@@ -385,7 +392,7 @@ def _user_code(spec: TrialSpec) -> dict[str, str]:
 
 
 def _measurements(
-    spec: TrialSpec, training: str, summary: data.DataSummary
+    spec: TrialSpec, training: str, summary: data.DataSummary, official: Callable[[DataSpec], str | None]
 ) -> Iterable[tuple[str, PlannedMeasurement]]:
     settings = spec.measurement
     asked = settings.filter
@@ -438,6 +445,7 @@ def _measurements(
                 network=network,
                 test_digest=summary.test_digest,
                 source=analysis_source(name),
+                files=official(spec.data) if name == CORRUPTIONS else None,
             )
             planned_analysis = PlannedMeasurement(key, "analysis", name, network, None, False, settings)
             yield analysis_label(name, own), planned_analysis

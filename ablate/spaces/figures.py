@@ -112,6 +112,7 @@ _SHIPPED = (
     FigureKind("7", "Similarity of the layers, by architecture", ("cka",)),
     FigureKind("8", "Kernels of the first quantized layer", ("quantized_kernels",)),
     FigureKind("gradient_spectrum", "Where the loss gradient’s energy lies", ("gradient_spectrum",)),
+    FigureKind("corruptions", "Accuracy under corruptions, by their frequency", ("corruptions",)),
     FigureKind("epochs", "Low frequencies, and what PGD-20 adds, by epoch", ("spectrum",)),
     FigureKind("filters", "Accuracy behind low-pass and high-pass filters", ()),
     FigureKind("overfitting", "Robust accuracy on held-out images, by epoch", ()),

@@ -282,6 +282,7 @@ MEASUREMENT: dict[str, Any] = {
         {"adaptive": True},
         {"batch_size": 500},
         {"source": "aa"},
+        {"files": "aa"},
     ],
     ids=str,
 )

@@ -17,7 +17,7 @@ from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
 from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
 from ablate.report.figures.filters import draw_filters
-from ablate.report.figures.frequencies import draw_epochs, draw_gradient_spectrum
+from ablate.report.figures.frequencies import draw_corruptions, draw_epochs, draw_gradient_spectrum
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
 from ablate.report.figures.style import COLOURS, STYLE, format_metric, mosaic
@@ -35,7 +35,7 @@ from ablate.spaces.figures import (
 )
 from tests.support.figure_data import data_of, seen, settings_of
 
-SHIPPED = ["2", "3", "4", "5", "6", "7", "8", "gradient_spectrum", "epochs", "filters", "overfitting"]
+SHIPPED = ["2", "3", "4", "5", "6", "7", "8", "gradient_spectrum", "corruptions", "epochs", "filters", "overfitting"]
 
 
 TWO = data_of("Natural", "Adversarial")
@@ -332,6 +332,20 @@ def test_the_gradients_figure_has_a_line_of_each_row_on_one_scale() -> None:
         for line, seeds in zip(axes.lines, TWO.rows.values(), strict=False):
             mean = np.mean([seen.arrays[f"gradient_spectrum/{name}"] for seen in seeds.values()], axis=0)
             assert np.allclose(line.get_ydata(), mean[:9])  # 16 x 16 pixels: circles leave the square beyond 8
+
+
+def test_corruptions_are_in_the_order_of_their_frequency_with_every_rows_accuracy() -> None:
+    drawing = draw_corruptions(TWO)
+    assert drawing is not None and "(closed forms)" in drawing.caption
+    first = TWO.rows["Natural"][0].arrays
+    order = np.argsort(first["corruptions/frequency"].mean(axis=1))
+    above, below = drawing.figure.axes
+    shown = [str(first["corruptions/names"][place]).replace("_", " ") for place in order]
+    assert [label.get_text() for label in below.get_yticklabels()] == shown
+    for line, seeds in zip(above.lines, TWO.rows.values(), strict=True):
+        accuracy = np.mean([seen.arrays["corruptions/accuracy"].mean(axis=1) for seen in seeds.values()], axis=0)
+        assert np.allclose(line.get_ydata(), accuracy[order])
+        assert np.allclose(line.get_xdata(), first["corruptions/frequency"].mean(axis=1)[order])
 
 
 def test_rows_of_one_training_are_one_line_of_the_figure_over_epochs() -> None:

@@ -26,6 +26,9 @@ def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) ->
         "kernel_spectra/layers": np.array(["a", "b", "c", "d"]),
     }
     arrays |= {f"gradient_spectrum/{name}": 0.1 + random.random(12) for name in ("clean", "adversarial")}
+    names = np.array(["gaussian_noise", "contrast", "fog"])
+    arrays |= {"corruptions/names": names, "corruptions/source": np.array("closed forms")}
+    arrays |= {"corruptions/accuracy": 100 * random.random((3, 5)), "corruptions/frequency": 6 * random.random((3, 5))}
     arrays |= {f"kernel_spectra/group{g}": random.random((filters * (g + 1), 27 * 2**g)) for g in range(4)}
     scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3, "natural": 80.0 - seed}
     scalars["gradient_spectrum/mean_frequency"] = 4.0 + seed

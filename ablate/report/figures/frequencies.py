@@ -17,6 +17,7 @@ from ablate.spaces.figures import Drawing, FigureData, RowData, draws
 PHONE_IN = 4.8
 """Width of these figures: on a phone's screen their text is still about 10 pixels high."""
 
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _AXIS = "distance from the zero frequency, cycles per image"
 _POWER = "power, white noise = 1"
 
@@ -72,6 +73,54 @@ def draw_gradient_spectrum(data: FigureData) -> Drawing | None:
     return Drawing(figure, caption + mean)
 
 
+@draws("corruptions")
+def draw_corruptions(data: FigureData) -> Drawing | None:
+    """Figure corruptions: accuracy under each corruption over its own centre frequency, every row's.
+
+    Args:
+        data: Rows with the arrays of the analysis `corruptions`.
+
+    Returns:
+        The drawing; None where no row has them.
+    """
+    rows = data.having("corruptions/names", "corruptions/accuracy", "corruptions/frequency", "corruptions/source")
+    if not rows:
+        return None
+    first = next(iter(next(iter(rows.values())).values())).arrays
+    names = [str(name) for name in first["corruptions/names"]]
+    shown = [name.replace("_", " ") for name in names]
+    source = str(first["corruptions/source"])
+    frequency = first["corruptions/frequency"].mean(axis=1)
+    order = np.argsort(frequency)
+    figure = new_figure("Accuracy under corruptions, by their frequency", 3.4 + 0.24 * len(names), PHONE_IN)
+    above, below = figure.subplots(2, 1, height_ratios=[2.6, 0.24 * len(names)])
+    told = []
+    for number, (label, seeds) in enumerate(rows.items()):
+        alike = [seen for seen in seeds.values() if list(seen.arrays["corruptions/names"]) == names]
+        if not alike:
+            continue
+        accuracy = mean_over(alike, "corruptions/accuracy").mean(axis=1)
+        look = _look(number)
+        mark = _MARKERS[number % len(_MARKERS)]
+        above.plot(frequency[order], accuracy[order], marker=mark, label=label, linewidth=1.2, markersize=5, **look)
+        below.plot(accuracy[order], np.arange(len(names)), mark, color=look["color"], markersize=5)
+        told.append(f"{label} {accuracy[order[0]]:.0f} and {accuracy[order[-1]]:.0f} %")
+    above.set_xlabel("centre of what the corruption changes, cycles per image")
+    above.set_ylabel("accuracy, %")
+    above.grid(axis="y", color="0.9")
+    below.set_yticks(np.arange(len(names)), [shown[place] for place in order])
+    below.set_ylim(len(names) - 0.5, -0.5)
+    below.grid(axis="both", color="0.9")
+    below.set_xlabel("accuracy, %; from the lowest frequency (top) to the highest")
+    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    caption = (
+        f"Accuracy on corrupted test images ({source}), mean over five severities, over the mean frequency of what "
+        "each corruption changes. A line that is higher on the right is a network that withstands what lies at high "
+        f"frequencies. Under {shown[order[0]]}, the lowest, and {shown[order[-1]]}, the highest: {'; '.join(told)}."
+    )
+    return Drawing(figure, caption)
+
+
 @draws("epochs")
 def draw_epochs(data: FigureData) -> Drawing | None:
     """Figure epochs: R and the perturbation's spectrum at the epochs whose networks were kept.
@@ -103,6 +152,9 @@ def draw_epochs(data: FigureData) -> Drawing | None:
         axes.set_title(f"{label}: PGD-20 − clean")
         low = [_central(_profile_at(seeds, epoch)) for epoch in (marked[0], marked[-1])]
         told.append(f"{label} from {low[0]:.0f} % in epoch {marked[0]} to {low[1]:.0f} % in epoch {marked[-1]}")
+    limits = [axes.get_ylim() for axes in rest]
+    for axes in rest:  # rows are compared
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     first.set_title("R = |LFI| / |HFI| of the first activation; dots: kept networks")
     first.set_ylabel("R")
     first.set_ylim(bottom=0)
@@ -115,8 +167,8 @@ def draw_epochs(data: FigureData) -> Drawing | None:
     caption = (
         "Above, R after each epoch: the higher, the more the first layer passes on the constant part of a channel. "
         "Below, for each row the power of PGD-20's perturbation by frequency, from the earliest kept network (dark) to "
-        "the last (bright): lines that turn up on the left say that low frequencies are attacked more and more. Share "
-        f"of its energy below half of the frequencies, by distance: {'; '.join(told)}."
+        "the last (bright); the dotted line is white noise. Lines that rise on the left say that low frequencies are "
+        f"attacked more and more. Share of its energy below half of the frequencies, by distance: {'; '.join(told)}."
     )
     return Drawing(figure, caption)
 
