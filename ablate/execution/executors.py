@@ -22,7 +22,7 @@ from ablate.execution.base import (
     Task,
     dataset_of,
 )
-from ablate.execution.packing import Together
+from ablate.execution.packing import GroupSizer
 from ablate.execution.together import never_stopped, run_tasks
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
@@ -97,7 +97,7 @@ class LocalExecutor:
 
         self._threads = resources.cpus or os.cpu_count() or 1
         self._device = "cuda" if resources.gpus != 0 and torch.cuda.is_available() else "cpu"
-        self._together = Together(resources, files, int(self._device == "cuda"), note)
+        self._together = GroupSizer(resources, files, int(self._device == "cuda"), note)
         self._datasets = datasets
         self._note = note
 

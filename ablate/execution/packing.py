@@ -69,7 +69,7 @@ def _that_paid(measured: Mapping[int, float]) -> int:
     return best
 
 
-class Together:
+class GroupSizer:
     """How many trainings share a process, by what a launch asks for: the size of a job's group.
 
     Args:
@@ -92,7 +92,7 @@ class Together:
         if resources.max_concurrent:
             self._most = min(self._most, resources.max_concurrent)
         self._note = note
-        self._told = False
+        self._noted = False
 
     @property
     def largest(self) -> int:
@@ -111,8 +111,8 @@ class Together:
         return min(_that_paid(measured), self._most)
 
     def _tell(self, spec: TrialSpec) -> None:
-        if not self._told:
-            self._told = True
+        if not self._noted:
+            self._noted = True
             quantization = spec.model.quantization
             network = spec.model.arch + (f":{quantization.bits}" if quantization.bits < 32 else "")
             self._note(

@@ -17,7 +17,7 @@ from ablate.core.user_code import import_modules
 from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task, dataset_of
 from ablate.execution.crashes import how_lost
 from ablate.execution.hanging import Watch
-from ablate.execution.packing import Together, gpus_of
+from ablate.execution.packing import GroupSizer, gpus_of
 from ablate.execution.together import run_tasks
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
@@ -70,7 +70,7 @@ class ProcessExecutor:
         self._note = note
         self._packing = known_packing(files) if resources.gpus == "auto" else None
         self._gpus = min(1.0, 1.0 if resources.gpus in (None, "auto") else float(resources.gpus or 1.0))
-        self._together = Together(resources, files, len(devices), note)
+        self._together = GroupSizer(resources, files, len(devices), note)
         self._used = [0.0] * len(devices)
         self._processes: list[_Process] = []
         self._watch = Watch()

@@ -14,7 +14,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 EPOCH = "epoch"
 
 
-class EarlyStopping:
+class TuneEarlyStopping:
     """Ray Tune's scheduler, asked about epochs in this process: for local searches, and for what is replayed.
 
     Args:

@@ -42,7 +42,7 @@ from ablate.execution.base import (
 from ablate.execution.crashes import how_lost
 from ablate.execution.faults import fault_of
 from ablate.execution.hanging import LOOK_S, Watch
-from ablate.execution.packing import Together, gpus_of
+from ablate.execution.packing import GroupSizer, gpus_of
 from ablate.execution.schedulers import EPOCH
 from ablate.execution.together import run_tasks
 from ablate.learning.data import Dataset, dataset_name
@@ -101,7 +101,7 @@ class TuneExecutor:
         # Threads change sums in their last bits, so the default hangs on the plan alone, not on what is left of it.
         gpus = (0.0 if self._packing is None else 1.0) if wanted == "auto" else wanted
         self._cpus, self._gpus = cluster.share(resources.trainings, resources.cpus, gpus, note)
-        self._together = Together(resources, files, cluster.gpu_count() if self._gpus else 0, note)
+        self._together = GroupSizer(resources, files, cluster.gpu_count() if self._gpus else 0, note)
         self._note = note
 
     def placed(self, job: Job) -> tuple[Job, float]:

@@ -86,9 +86,9 @@ class Stand:
 
     def sentence(self, unit: str) -> str:
         """What has come of it, in a line."""
-        return f"“{self.question.claim.says}”: {self._told(unit)}"
+        return f"“{self.question.claim.says}”: {self._sentence(unit)}"
 
-    def _told(self, unit: str) -> str:
+    def _sentence(self, unit: str) -> str:
         waiting = self.walk.waiting
         at = waiting.seeds if waiting is not None else 0
         more = f"the look at {at} seeds would take about {told_hours(self.hours, unit)} more"

@@ -367,9 +367,9 @@ class Samples:
             from ablate.execution.judging import TimeLimit
 
             return TimeLimit(self.spec.objective[0].metric, epochs, self.over)
-        from ablate.execution.schedulers import EarlyStopping
+        from ablate.execution.schedulers import TuneEarlyStopping
 
-        self._stopping = EarlyStopping(self.spec, epochs, self.over)
+        self._stopping = TuneEarlyStopping(self.spec, epochs, self.over)
         for number, result in sorted(self._results.items()):
             self._replay(self.search.samples[number], result)
         return self._stopping  # type: ignore[no-any-return]

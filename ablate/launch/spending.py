@@ -131,6 +131,13 @@ class Costs:
             self._guess = self.machine.device_hours / sum(map(self._operations, self._plan.trainings))
         return self._guess
 
+    def here(self, hours: float) -> float:
+        """Hours of the devices that trainings ran on, as hours of this machine's, which may be of another kind."""
+        if self.gpu == (self.machine.gpus > 0):
+            return hours
+        there = self._rate() * sum(map(self._operations, self._plan.trainings))
+        return hours * self.machine.device_hours / there if there > 0.0 else hours
+
     @cached_property
     def machine(self) -> Estimate:
         """How long all of it would take here."""

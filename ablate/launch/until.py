@@ -137,7 +137,7 @@ class UntilDecided(Rows):
         return min(hours, max(0.0, self._courses.left))
 
     def _estimate(self, hours: float) -> Estimate:
-        return self.costs.machine.taking(hours, "at most")
+        return self.costs.machine.taking(self.costs.here(hours), "at most")
 
     def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
         """See `Subject`: of as many seeds as there may be."""

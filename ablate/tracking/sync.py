@@ -66,7 +66,7 @@ class BackgroundSync:
         self._closing = False
         self._arrived = False
         self._deadline = float("inf")
-        self._told = threading.Condition()
+        self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)
         self._thread.start()
 
@@ -76,9 +76,9 @@ class BackgroundSync:
         Args:
             key: The training's key.
         """
-        with self._told:
+        with self._news:
             self._changed.add(key)
-            self._told.notify()
+            self._news.notify()
 
     def grow(self, plan: PlanFile) -> None:
         """Tell that the plan has more trials, as a search has while it goes on; returns at once.
@@ -86,7 +86,7 @@ class BackgroundSync:
         Args:
             plan: The same plan, as it is now.
         """
-        with self._told:
+        with self._news:
             self._plan, self._grown = plan, True
 
     def close(self, timeout_s: float) -> bool:
@@ -98,10 +98,10 @@ class BackgroundSync:
         Returns:
             Whether everything that storage holds has arrived; if not, `last_error` says why.
         """
-        with self._told:
+        with self._news:
             self._closing, self._everything = True, True
             self._deadline = time.monotonic() + timeout_s
-            self._told.notify()
+            self._news.notify()
         self._thread.join(timeout_s)
         if self._thread.is_alive() and self.last_error is None:
             self.last_error = TimeoutError(f"expected MLflow to take everything within {timeout_s:g} s, got no end")
@@ -110,8 +110,8 @@ class BackgroundSync:
     def _run(self) -> None:
         pause = self._pause_s
         while True:
-            with self._told:
-                self._told.wait_for(lambda: self._closing or self._everything or self._changed)
+            with self._news:
+                self._news.wait_for(lambda: self._closing or self._everything or self._changed)
                 final, everything, keys = self._closing, self._everything or self._closing, self._changed
                 self._everything, self._changed = False, set()
                 plan, grown, self._grown = self._plan, self._grown, False
@@ -122,7 +122,7 @@ class BackgroundSync:
                 if final and unfinished:
                     self._tracker.interrupt(plan)
             except Exception as error:  # whatever it is, the training goes on and storage keeps its numbers
-                with self._told:
+                with self._news:
                     self.last_error = error
                     self._everything = self._everything or everything
                     self._changed |= keys
@@ -133,9 +133,9 @@ class BackgroundSync:
                 if final:
                     self._arrived = True
                     return
-            with self._told:
+            with self._news:
                 if not self._closing:
-                    self._told.wait_for(lambda: self._closing, pause)
+                    self._news.wait_for(lambda: self._closing, pause)
             if self._closing:
                 if time.monotonic() > self._deadline:
                     return

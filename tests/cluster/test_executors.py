@@ -90,12 +90,12 @@ def test_each_task_of_each_job_ends_once_with_its_events_in_order(opened: Opened
 
 
 def test_what_is_judged_stops_at_once_and_what_is_not_goes_on(opened: Opened, tmp_path: Path) -> None:
-    from ablate.execution.schedulers import EarlyStopping
+    from ablate.execution.schedulers import TuneEarlyStopping
 
     plan = planned(tmp_path, "training.epochs=3", "data.validation=0.2", "measurement.attacks=[natural]")
     first, second = tasks_of(plan, tmp_path)
     search: dict[str, Any] = {**SEARCH, "scheduler": {"name": "fifo"}}
-    stopping = EarlyStopping(SearchSpec.model_validate(search), 3, over=lambda: True)
+    stopping = TuneEarlyStopping(SearchSpec.model_validate(search), 3, over=lambda: True)
     queue, events = Jobs(Job((first,), judged=True), Job((second,))), list[Event]()
     with opened(plan, tmp_path) as executor:
         executor.run(queue, events.append, stopping)

@@ -99,7 +99,12 @@ def test_two_undisturbed_launches_at_once_train_each_key_once_to_the_numbers_of_
     launches = []
     for folder in folders:
         folder.mkdir()
-        launches.append(Launch(folder, *space_in(folder), "--storage", str(storage), "--max-concurrent", "1"))
+        arguments = (*space_in(folder), "--storage", str(storage), "--max-concurrent", "1")
+        launches.append(Launch(folder, *arguments, hold=["training"]))
+    for launch in launches:
+        launch.at("training", 1)  # each one of the two: they share the work
+    for launch in launches:
+        launch.release("training")
     for launch in launches:
         text = launch.ends_with(0)
         assert "\x1b[" not in text  # no terminal, no escape codes

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from ablate.execution import base, executors, hanging, tune
 from ablate.execution.base import Event, Kind
@@ -144,6 +145,29 @@ def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monk
     relay.on_trial_recover(0, trials, trials[1])  # lost, and waiting for a node
     clock.passes(2 * FIRST_S)
     assert not clock.watch.hung()
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_lost_worker_tells_the_reason_whether_a_scheduler_judges_its_training_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: bool
+) -> None:
+    told: list[Event] = []
+    ended: list[base.Outcome] = []
+    job = base.Job((SimpleNamespace(key="k", storage=str(tmp_path)),), judged)  # type: ignore[arg-type]
+    queue: Any = SimpleNamespace(next=lambda *_: job, ended=lambda key, outcome: ended.append(outcome))
+    monkeypatch.setattr(tune, "dataset_of", lambda *_: None)
+    monkeypatch.setattr(tune, "pack", lambda task: {"key": task.key})
+    watch: Any = SimpleNamespace(expect=lambda *_: None, together=lambda *_: None, forget=lambda *_: None)
+    searcher = tune.QueueSearcher(lambda job: (job, 0.0), queue, told.append, {}, watch)
+    assert searcher.suggest("trial")["judged"] is judged
+    wrong = ModuleNotFoundError("No module named 'mine'")
+    error = ray.exceptions.RayTaskError("train", "ModuleNotFoundError: No module named 'mine'", wrong)
+    searcher.trials["trial"] = SimpleNamespace(
+        get_error=lambda: "ModuleNotFoundError: No module named 'mine'", get_pickled_error=lambda: error
+    )
+    searcher.on_trial_complete("trial", error=True)
+    assert ended == [base.Outcome("k", ended[0].state, "lost: ModuleNotFoundError: No module named 'mine'")]
+    assert [(event.key, event.text) for event in told] == [("k", ended[0].reason)]
 
 
 @pytest.mark.skipif(not hasattr(hanging.signal, "SIGUSR2"), reason="a signal of POSIX")

@@ -15,7 +15,7 @@ from ablate.core.errors import DeviceError
 from ablate.execution import hanging, worker
 from ablate.execution.base import Event, Job, Lease, Outcome, Resources, Task
 from ablate.execution.executors import run_watched
-from ablate.execution.packing import Together, gpus_of
+from ablate.execution.packing import GroupSizer, gpus_of
 from ablate.execution.together import never_stopped, run_tasks
 from ablate.learning import data, training
 from ablate.spaces.specs import DataSpec, ModelSpec, TrialSpec
@@ -269,7 +269,7 @@ MODEL = ModelSpec().model_dump(mode="json")
 
 
 def size_of(folder: Path, notes: list[str], devices: int = 1, **asked: Any) -> Callable[[TrialSpec], int]:
-    return Together(Resources(**{"trainings": 64, **asked}), LocalFiles(folder), devices, notes.append)
+    return GroupSizer(Resources(**{"trainings": 64, **asked}), LocalFiles(folder), devices, notes.append)
 
 
 def test_the_table_of_streams_is_only_what_was_measured(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def test_only_what_is_whole_and_nobodys_is_pruned(tmp_path: Path, monkeypatch: p
     assert run(tmp_path)[0] == 0
     one, two = plan_of(options(tmp_path)).trainings
     storage = Storage(str(tmp_path / "storage"))
-    with Leases(storage.files) as claims:
-        assert claims.acquire(one)  # another launch measures more on it
+    with Leases(storage.files) as leases:
+        assert leases.acquire(one)  # another launch measures more on it
         assert "Pruned" in run(tmp_path, prune=True)[1]
         assert checkpoints(tmp_path) == {one}
     more = ["measurement.attacks=[natural, fgsm]"]
@@ -121,15 +121,15 @@ def test_watching_sees_a_launch_that_starts_and_one_that_tries_again(tmp_path: P
             code = None
         return code, out.file.getvalue()  # type: ignore[attr-defined]
 
-    with Leases(storage.files) as claims:
-        claims.acquire(f"plan-{plan.id}")  # while Ray starts
+    with Leases(storage.files) as leases:
+        leases.acquire(f"plan-{plan.id}")  # while Ray starts
         assert watched(3 * watch.UNHELD_LOOKS)[0] is None
     for key in (one, two):
         storage.describe(key, plan.trainings[key].identity)
         storage.attempt(key).save_failure("loss became nan", "", 1)
     assert watched(10)[0] == 1
-    with Leases(storage.files) as claims:
-        claims.acquire(one)  # --retry-failed
+    with Leases(storage.files) as leases:
+        leases.acquire(one)  # --retry-failed
         code, text = watched(10)
     assert code is None and text.count("loss became nan") <= 1
 
@@ -146,9 +146,9 @@ def test_watching_tells_a_failure_at_once_and_once_though_the_launch_goes_on(tmp
         storage.describe(key, plan.trainings[key].identity)
     out = Console(file=io.StringIO(), width=120)
     attempts: list[Any] = []
-    with Leases(storage.files) as claims:
+    with Leases(storage.files) as leases:
         for key in (f"plan-{plan.id}", one, two):
-            claims.acquire(key)
+            leases.acquire(key)
 
         def sleep(seconds: float) -> None:
             text = out.file.getvalue()  # type: ignore[attr-defined]

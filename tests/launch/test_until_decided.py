@@ -19,6 +19,8 @@ from ablate.execution.base import Outcome, Task
 from ablate.launch.options import Options
 from ablate.launch.request import Request
 from ablate.launch.session import launch
+from ablate.launch.until import UntilDecided
+from ablate.planning.estimates import Estimate
 from ablate.report.from_storage import results_of
 from ablate.report.verdicts.verdicts import judge_all
 from ablate.status.holdings import plan_status
@@ -61,6 +63,7 @@ class Made:
     ) -> None:
         self.trained: list[tuple[str, int]] = []
         self.stop_at: int | None = None
+        self.device = "cpu"
         self._fails = fails
         have_tasks_run_by(self._run, monkeypatch)
 
@@ -80,7 +83,7 @@ class Made:
         order = NOISE if row in ("low", "high") else NOISE[::-1]
         accuracy = 100.0 * rate + order[seed]
         for measurement in task.measurements:
-            meta = {"device": "cpu", "threads": 1, "seconds": TOOK_S, "timestamp_ms": now_ms()}
+            meta = {"device": self.device, "threads": 1, "seconds": TOOK_S, "timestamp_ms": now_ms()}
             right = {"correct": np.arange(IMAGES) < 10.0 * accuracy}
             attempt.save_record(Record(measurement.key, {"accuracy": accuracy}, right, meta))
         return Outcome(task.key, "finished")
@@ -242,3 +245,27 @@ def test_what_cannot_be_used_is_refused_in_a_line(tmp_path: Path, changes: dict[
 def test_a_space_without_claims_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--until-decided: expected a space with claims, got none in made"):
         launch_here(asked(tmp_path, SPACE[: SPACE.index("claims:")]))
+
+
+@pytest.mark.parametrize("device", ["cpu", "NVIDIA H200"])
+def test_what_is_left_is_told_in_hours_of_this_machine_wherever_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    made = Made(monkeypatch)
+    made.device, made.stop_at = device, 4
+    assert launch_here(asked(tmp_path))[0] == 130
+    subject = Request.read(asked(tmp_path)).subject(Storage(asked(tmp_path).storage))
+    assert isinstance(subject, UntilDecided)
+    machine = Estimate(3600.0, 0, 2, "cpu", "as stated")  # two core-hours for all of it
+    subject.costs.__dict__["machine"] = machine
+    storage = Storage(asked(tmp_path).storage)
+    subject.decide(storage, asked(tmp_path))
+    told, outlook = subject.expected(storage), subject.outlook(subject.foreseen(storage, subject.expected(storage)))
+    assert outlook["unit"] == ("core-hours" if device == "cpu" else "GPU-hours")
+    if device == "cpu":
+        assert told.device_hours == pytest.approx(outlook["largest_hours"])
+    else:  # a share of all the work is that share of this machine's hours
+        whole = subject.costs.here(1.0)
+        assert whole != pytest.approx(1.0)
+        assert told.device_hours == pytest.approx(outlook["largest_hours"] * whole)
+        assert 0.0 < told.device_hours <= machine.device_hours

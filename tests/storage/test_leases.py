@@ -35,14 +35,14 @@ def files(tmp_path: Path) -> LocalFiles:
 @pytest.fixture
 def launch(files: LocalFiles) -> Callable[..., Leases]:
     def launch(clock: Clock | None = None) -> Leases:
-        claims = Leases(files, clock=clock or Clock())
-        claims.beat()
-        return claims
+        leases = Leases(files, clock=clock or Clock())
+        leases.beat()
+        return leases
 
     return launch
 
 
-def test_one_of_two_claims_and_the_other_sees_it(launch: Callable[..., Leases]) -> None:
+def test_one_of_two_leases_and_the_other_sees_it(launch: Callable[..., Leases]) -> None:
     first, second = launch(), launch()
     assert not second.held_elsewhere(KEY)
     assert first.acquire(KEY)
@@ -66,14 +66,14 @@ def test_released_lets_the_next_in(launch: Callable[..., Leases]) -> None:
         second.release(KEY)
 
 
-def test_a_launch_that_ended_in_order_leaves_nothing_claimed(files: LocalFiles, launch: Callable[..., Leases]) -> None:
-    with Leases(files) as claims:
-        assert claims.acquire(KEY)
+def test_a_launch_that_ended_in_order_leaves_nothing_leased(files: LocalFiles, launch: Callable[..., Leases]) -> None:
+    with Leases(files) as leases:
+        assert leases.acquire(KEY)
     assert files.list("claims/owners") == []
     assert launch().acquire(KEY)
 
 
-def test_a_heartbeat_keeps_the_claim_however_long_it_takes(launch: Callable[..., Leases]) -> None:
+def test_a_heartbeat_keeps_the_lease_however_long_it_takes(launch: Callable[..., Leases]) -> None:
     clock = Clock()
     owner, observer = launch(), launch(clock)
     assert owner.acquire(KEY)
@@ -84,7 +84,7 @@ def test_a_heartbeat_keeps_the_claim_however_long_it_takes(launch: Callable[...,
         assert not observer.acquire(KEY)
 
 
-def test_a_dead_owners_claim_expires_on_the_observers_own_clock(launch: Callable[..., Leases]) -> None:
+def test_a_dead_owners_lease_expires_on_the_observers_own_clock(launch: Callable[..., Leases]) -> None:
     owner_clock, clock = Clock(1e9), Clock(5.0)  # clocks of two machines have nothing to do with each other
     owner, observer = launch(owner_clock), launch(clock)
     assert owner.acquire(KEY)
@@ -102,7 +102,7 @@ def test_a_process_killed_on_this_machine_is_followed_at_once(files: LocalFiles,
     code = (
         "import sys; from pathlib import Path; from ablate.storage.leases import Leases;"
         "from ablate.storage.files import LocalFiles;"
-        "claims = Leases(LocalFiles(Path(sys.argv[1]))); claims.beat(); print(claims.acquire(sys.argv[2]), flush=True);"
+        "leases = Leases(LocalFiles(Path(sys.argv[1]))); leases.beat(); print(leases.acquire(sys.argv[2]), flush=True);"
         "sys.stdin.read()"
     )
     owner = subprocess.Popen(
@@ -170,22 +170,22 @@ def test_an_owner_that_comes_back_after_the_takeover_harms_nothing(launch: Calla
     clock.now += EXPIRY_S + 1
     assert observer.acquire(KEY)
     owner.beat()
-    owner.release(KEY)  # of its old claim; the one in force stays
+    owner.release(KEY)  # of its old lease; the one in force stays
     assert third.held_elsewhere(KEY)
     assert not third.acquire(KEY)
     assert not owner.acquire(KEY)
 
 
-def race(claimants: list[Leases]) -> list[Leases]:
-    barrier = threading.Barrier(len(claimants))
+def race(launches: list[Leases]) -> list[Leases]:
+    barrier = threading.Barrier(len(launches))
     won: list[Leases] = []
 
-    def claim(claims: Leases) -> None:
+    def lease(leases: Leases) -> None:
         barrier.wait()
-        if claims.acquire(KEY):
-            won.append(claims)
+        if leases.acquire(KEY):
+            won.append(leases)
 
-    threads = [threading.Thread(target=claim, args=(claims,)) for claims in claimants]
+    threads = [threading.Thread(target=lease, args=(leases,)) for leases in launches]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -193,13 +193,13 @@ def race(claimants: list[Leases]) -> list[Leases]:
     return won
 
 
-def test_of_many_that_claim_at_once_one_wins(launch: Callable[..., Leases]) -> None:
-    claimants = [launch() for _ in range(8)]
-    won = race(claimants)
+def test_of_many_that_lease_at_once_one_wins(launch: Callable[..., Leases]) -> None:
+    launches = [launch() for _ in range(8)]
+    won = race(launches)
     assert len(won) == 1
     for _ in range(5):  # and again each time it is given back
         won[0].release(KEY)
-        won = race(claimants)
+        won = race(launches)
         assert len(won) == 1
 
 
@@ -216,24 +216,24 @@ def test_of_many_that_take_over_at_once_one_wins(launch: Callable[..., Leases]) 
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"owner": null}', b"\xff"])
-def test_a_claim_without_a_readable_owner_is_free(
+def test_a_lease_without_a_readable_owner_is_free(
     files: LocalFiles, launch: Callable[..., Leases], content: bytes
 ) -> None:
     files.write(f"claims/{KEY}/000001.json", content)
-    claims = launch()
-    assert not claims.held_elsewhere(KEY)
-    assert claims.acquire(KEY)
+    leases = launch()
+    assert not leases.held_elsewhere(KEY)
+    assert leases.acquire(KEY)
 
 
-def test_files_that_a_network_drive_adds_are_no_claims(files: LocalFiles, launch: Callable[..., Leases]) -> None:
+def test_files_that_a_network_drive_adds_are_no_leases(files: LocalFiles, launch: Callable[..., Leases]) -> None:
     files.write(f"claims/{KEY}/.nfs000001", b"")
     files.write(f"claims/{KEY}/notes.json", b"")
     assert launch().acquire(KEY)
 
 
 def test_the_heart_beats_while_the_launch_lasts(files: LocalFiles) -> None:
-    with Leases(files, heartbeat_s=0.01) as claims:
-        path = f"claims/owners/{claims.owner}.json"
+    with Leases(files, heartbeat_s=0.01) as leases:
+        path = f"claims/owners/{leases.owner}.json"
         first = files.read(path)
         deadline = time.monotonic() + 10
         while files.read(path) == first and time.monotonic() < deadline:
@@ -248,22 +248,22 @@ def test_a_heartbeat_outlives_storage_that_was_away(files: LocalFiles, monkeypat
         failed.set()
         raise StorageError("away")
 
-    with Leases(files, heartbeat_s=0.01) as claims:
+    with Leases(files, heartbeat_s=0.01) as leases:
         monkeypatch.setattr(files, "write", away)
         assert failed.wait(10)
         monkeypatch.setattr(files, "write", write)
-        before = files.read(f"claims/owners/{claims.owner}.json")
+        before = files.read(f"claims/owners/{leases.owner}.json")
         deadline = time.monotonic() + 10
-        while files.read(f"claims/owners/{claims.owner}.json") == before and time.monotonic() < deadline:
+        while files.read(f"claims/owners/{leases.owner}.json") == before and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert files.read(f"claims/owners/{claims.owner}.json") != before
+        assert files.read(f"claims/owners/{leases.owner}.json") != before
 
 
 def test_who_waits_for_one_that_died_elsewhere_follows_it_and_for_a_living_one_gives_up(files: LocalFiles) -> None:
     said: list[str] = []
 
-    def ask(claims: Leases) -> bool:
-        return claims.acquire_or_tell(KEY, lambda: said.append("waiting"))
+    def ask(leases: Leases) -> bool:
+        return leases.acquire_or_tell(KEY, lambda: said.append("waiting"))
 
     def quick() -> Leases:
         return Leases(files, heartbeat_s=0.02, expiry_s=0.2)
