@@ -17,6 +17,7 @@ from ablate.core.text import now_ms
 from ablate.launch.options import Options
 from ablate.planning.plan import PlannedTraining
 from ablate.storage import origins, registrations
+from ablate.storage.attempts import attempts_of
 from ablate.storage.carrying import stored_training
 from ablate.storage.files import Files
 from ablate.storage.layers import LayeredFiles
@@ -61,8 +62,14 @@ class Place:
     def origin(self, key: str) -> Origin:
         """What is written down of a training that is taken from it: where it took it from itself, if it did."""
         known = origins.read(self._files, key)
-        told = Origin(layout=origins.LAYOUT, kind=self.kind, name=self.name, digest=self.digest, taken_ms=now_ms())
-        return known or told
+        return known or Origin(
+            layout=origins.LAYOUT,
+            kind=self.kind,
+            name=self.name,
+            digest=self.digest,
+            taken_ms=now_ms(),
+            attempts=attempts_of(self._files, key),
+        )
 
     def read(self, path: str) -> bytes | None:
         """See `Files`; where its trainings came from is told by `origin`."""

@@ -12,6 +12,7 @@ from typing import Any
 from ablate.storage import replications
 from ablate.storage.attempts import Attempt, attempts_of, read_manifest
 from ablate.storage.files import LocalFiles
+from ablate.storage.origins import path_of
 from ablate.storage.storage import Storage
 
 
@@ -24,8 +25,8 @@ def training_files(storage: Storage, key: str) -> dict[str, int]:
             size = storage.files.size(f"{base}/{name}")
             if size is not None:
                 found[f"{base}/{name}"] = size
-    description = storage.files.size(f"{key}/training.json")
-    return found if description is None else {**found, f"{key}/training.json": description}
+    beside = {path: storage.files.size(path) for path in (f"{key}/training.json", path_of(key))}
+    return found | {path: size for path, size in beside.items() if size is not None}
 
 
 def delete_training(storage: Storage, key: str) -> int:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterable
 
 from ablate.spaces.specs import Spec
+from ablate.storage.attempts import attempts_of
 from ablate.storage.checksums import read_json
 from ablate.storage.files import Files
 
@@ -27,6 +28,8 @@ class Origin(Spec):
     name: str
     digest: str
     taken_ms: int
+    attempts: list[str]
+    """What it is about: where none of them is left, the training was made here since."""
 
     @property
     def words(self) -> str:
@@ -42,7 +45,8 @@ def path_of(key: str) -> str:
 def read(files: Files, key: str) -> Origin | None:
     """Where a training came from; None of one that was trained here, and where that cannot be read."""
     with contextlib.suppress(ValueError):
-        return Origin.model_validate(read_json(files.read(path_of(key))))
+        found = Origin.model_validate(read_json(files.read(path_of(key))))
+        return found if set(found.attempts) & set(attempts_of(files, key)) else None
     return None
 
 
@@ -59,5 +63,5 @@ def write_first(files: Files, key: str, origin: Origin) -> None:
     Raises:
         StorageError: Storage cannot be written.
     """
-    if files.size(path_of(key)) is None:
+    if read(files, key) is None:
         files.write(path_of(key), origin.model_dump_json(indent=1).encode())

@@ -14,6 +14,7 @@ from ablate.core.errors import StorageError
 from ablate.report.from_storage import all_results
 from ablate.report.tables import build_table, table_input
 from ablate.storage import plans
+from ablate.storage.deletion import training_files
 from ablate.storage.registrations import read_all
 from ablate.storage.storage import Storage
 from tests.bundle.support import run
@@ -129,3 +130,14 @@ def test_json_tells_the_origin(
     go_on(tmp_path, launched, bundle, as_json=True, seeds=[0])
     found = json.loads(capsys.readouterr().out)
     assert [trial["origin"] for trial in found["trials"]] == ["bundle bundle.zip"]
+
+
+def test_what_is_deleted_here_and_trained_anew_is_ones_own(launched: Path, bundle: Path, tmp_path: Path) -> None:
+    go_on(tmp_path, launched, bundle, seeds=[0])
+    storage = Storage(str(tmp_path / "own"))
+    [key] = storage.keys()
+    assert "1 of 1 seed from bundle bundle.zip" in go_on(tmp_path, launched, seeds=[0])
+    shutil.rmtree(tmp_path / "own" / key)
+    assert "from bundle" not in go_on(tmp_path, launched, seeds=[0])
+    assert "from bundle" not in go_on(tmp_path, launched, bundle, seeds=[0])  # nor does the bundle claim it
+    assert f"origins/{key}.json" in training_files(storage, key)
