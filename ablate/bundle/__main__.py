@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from ablate.core.text import open_closed_streams, open_console, plural, printabl
 from ablate.spaces.seeds import parse_seeds
 
 if TYPE_CHECKING:
+    from ablate.bundle.making import Made
     from ablate.bundle.verifying import Opened
 
 MOST_LINES = 40
@@ -50,6 +51,9 @@ def make(
         list[Path],
         typer.Option(metavar="BUNDLE", help="Leave out trainings that this one beside it holds; may repeat."),
     ] = [],  # noqa: B006
+    split: Annotated[
+        bool, typer.Option("--split", help="One for each space and seed, OUT-<space>-<seed>.zip, a training in one.")
+    ] = False,
     sign: Annotated[
         str | None, typer.Option(metavar="KEY", help="Sign it: a key of ssh-keygen's, or sigstore.")
     ] = None,
@@ -79,17 +83,25 @@ def make(
 
         chosen = plans.load(opened, plan) if plan is not None else selecting.plan_by_words(opened, words, tell)
         signer = signing.signer(sign) if sign is not None else None
-        made = making.make(out, chosen, opened, checkpoints=checkpoints, without=without)
-        each = f", {made.bytes / 1000 / made.trainings:.0f} kB each" if made.trainings else ""
-        tell(f"{out}: plan {chosen.id}, {plural(made.trainings, 'training')}, {made.bytes / 1000:.0f} kB{each}")
-        for name in dict.fromkeys(made.elsewhere.values()):
-            count = sum(other == name for other in made.elsewhere.values())
-            tell(f"{plural(count, 'training')} more in {name}, which has to lie beside it")
-        if made.unfinished:
-            some = ", ".join(made.unfinished[:5]) + (" ..." if len(made.unfinished) > 5 else "")
-            tell(f"not whole: {plural(len(made.unfinished), 'trial')} without all results ({some})")
-        if signer is not None:
-            tell(f"signed: {signer(out)}")
+        parts = selecting.by_space_and_seed(chosen, out) if split else [(out, chosen)]
+        before = list(without)
+        for path, part in parts:
+            made = making.make(path, part, opened, checkpoints=checkpoints, without=before)
+            before.append(path)
+            _tell_made(path, part.id, made, tell)
+            if signer is not None:
+                tell(f"signed: {signer(path)}")
+
+
+def _tell_made(path: Path, plan: str, made: Made, tell: Callable[[str], None]) -> None:
+    each = f", {made.bytes / 1000 / made.trainings:.0f} kB each" if made.trainings else ""
+    tell(f"{path}: plan {plan}, {plural(made.trainings, 'training')}, {made.bytes / 1000:.0f} kB{each}")
+    for name in dict.fromkeys(made.elsewhere.values()):
+        count = sum(other == name for other in made.elsewhere.values())
+        tell(f"{plural(count, 'training')} more in {name}, which has to lie beside it")
+    if made.unfinished:
+        some = ", ".join(made.unfinished[:5]) + (" ..." if len(made.unfinished) > 5 else "")
+        tell(f"not whole: {plural(len(made.unfinished), 'trial')} without all results ({some})")
 
 
 @app.command(context_settings=_CONTEXT)

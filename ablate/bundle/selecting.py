@@ -147,6 +147,32 @@ def _joined(parts: Sequence[tuple[PlanFile, SpacePart, list[TrialPart]]]) -> Pla
     )
 
 
+def by_space_and_seed(plan: PlanFile, out: Path) -> list[tuple[Path, PlanFile]]:
+    """The parts of a plan for several small bundles.
+
+    Args:
+        plan: Of tables.
+        out: `study.zip`: the parts are `study-<space>-<seed>.zip`.
+
+    Returns:
+        In the order of its spaces and seeds.
+    """
+    found = []
+    for space in plan.spaces:
+        for seed in plan.seeds:
+            trials = [trial for trial in plan.trials if (trial.space, trial.seed) == (space.name, seed)]
+            part = plan.model_copy(
+                update={
+                    "id": plans.id_of(plan.preset, [trial.identity for trial in trials]),
+                    "seeds": [seed],
+                    "spaces": [space],
+                    "trials": trials,
+                }
+            )
+            found += [(out.with_name(f"{out.stem}-{space.name}-{seed}.zip"), part)] if trials else []
+    return found
+
+
 def public(plan: PlanFile) -> PlanFile:
     """The plan without the folders of the machine it was launched on; what lies in them is known by its digest."""
     trials = []

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from ablate.core.errors import StorageError
+from ablate.launch.options import Options
+from ablate.launch.request import Request, submission_of
 from ablate.report.from_storage import all_results
 from ablate.report.tables import build_table, table_input
 from ablate.storage import plans
@@ -141,3 +143,11 @@ def test_what_is_deleted_here_and_trained_anew_is_ones_own(launched: Path, bundl
     assert "from bundle" not in go_on(tmp_path, launched, seeds=[0])
     assert "from bundle" not in go_on(tmp_path, launched, bundle, seeds=[0])  # nor does the bundle claim it
     assert f"origins/{key}.json" in training_files(storage, key)
+
+
+def test_a_bundle_travels_with_a_job(launched: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(launched)
+    asked = Options(space=["tiny.yaml"], also=[str(bundle), "s3://bucket/theirs"], cluster="http://head:8265")
+    sent = submission_of(Request.read(asked), None)
+    assert sent.include == ["bundle.zip"]
+    assert sent.arguments[sent.arguments.index("--also") + 1] == "bundle.zip" and "s3://bucket/theirs" in sent.arguments

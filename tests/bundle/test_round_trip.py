@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ablate.bundle.selecting import Words, plan_by_words
 from ablate.bundle.stating import plain, results_in, statement_of
 from ablate.core.errors import StorageError
 from ablate.report.formats import to_markdown
@@ -16,6 +17,7 @@ from ablate.report.tables import build_table, table_input
 from ablate.storage import plans
 from ablate.storage.attempts import attempts_of, read_manifest, seal_manifest
 from ablate.storage.checksums import sha256
+from ablate.storage.layers import LayeredFiles
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 from ablate.storage.zipped import BundleFiles
@@ -103,6 +105,20 @@ def test_two_bundles_hold_a_shared_training_once(launched: Path, tmp_path: Path)
     first.rename(tmp_path / "elsewhere.zip")
     code, told = run("verify", second)
     assert code == 1 and "expected first.zip beside second.zip" in told
+
+
+@pytest.mark.slow
+def test_many_small_bundles_are_read_as_the_one_they_would_be(launched: Path, bundle: Path, tmp_path: Path) -> None:
+    code, told = run("make", tmp_path / "s.zip", "--space", "tiny", "--storage", launched / "storage", "--split")
+    assert code == 0, told
+    paths = [tmp_path / "s-tiny-0.zip", tmp_path / "s-tiny-1.zip"]
+    assert sorted(tmp_path.iterdir()) == paths and run("verify", *paths)[0] == 0
+    union = Storage.of(LayeredFiles(*map(BundleFiles, paths)))
+    joined = plan_by_words(union, Words(["tiny"]), lambda told: None)
+    [whole] = results_in(plans.load(Storage(str(bundle))), Storage(str(bundle)))
+    [found] = results_in(joined, union)
+    stated = [statement_of(each) for each in (whole, found)]
+    assert stated[0] == stated[1] | {"id": stated[0]["id"]} and joined.id == stated[0]["id"]
 
 
 def test_a_bundle_is_only_read(bundle: Path) -> None:
