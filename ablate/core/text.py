@@ -96,6 +96,16 @@ def open_console(stream: TextIO | None = None) -> Console:
     return _Console(file=out, force_terminal=terminal, highlight=False, soft_wrap=not terminal)
 
 
+def busy(console: Console, words: str) -> contextlib.AbstractContextManager[object]:
+    """Say on a terminal what takes seconds, for as long as it takes; a file gets no line of it.
+
+    Args:
+        console: Where.
+        words: What goes on: `Planning…`.
+    """
+    return console.status(words) if console.is_interactive else contextlib.nullcontext()
+
+
 def printable(text: object) -> str:
     """A text on one line without control characters, which a label or a reason could carry into the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())

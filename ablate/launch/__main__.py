@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ablate import __version__, spaces
 from ablate.core.errors import SpecError, UserError
-from ablate.core.text import open_closed_streams, open_console, plural, printable
+from ablate.core.text import busy, open_closed_streams, open_console, plural, printable
 from ablate.launch.options import OPTIONS, Option, Options
 from ablate.launch.request import Request
 
@@ -98,11 +98,12 @@ def _launch(options: Options) -> int:
     if not options.space:
         raise SpecError("--space: expected a space's name or the path of its file, got none; --list shows the names")
     request = Request.read(options)
-    # Mistakes are told by now, before seconds of imports.
-    from ablate.launch import session
-
     # With --json standard output is for the script alone.
     console = open_console(sys.stderr if options.as_json else None)
+    # Mistakes are told by now, before seconds of imports.
+    with busy(console, "Loading PyTorch…"):
+        from ablate.launch import session
+
     if options.rerun and options.cluster is None:
         from ablate.launch import reruns
 

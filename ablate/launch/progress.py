@@ -128,6 +128,8 @@ class TrainingsProgress:
         self._names = {key: label(key) for key in keys}
         self._told_waiting: set[str] = set()
         self._live: Live | None = None
+        self.phase = ""
+        """What goes on before the first training tells anything."""
 
     def __enter__(self) -> Self:
         if self._out.is_interactive:
@@ -219,6 +221,9 @@ class TrainingsProgress:
             texts += [Text(self._line_of(key, what, width, names)) for key, what in shown]
             if len(shown) < len(active):
                 texts.append(Text(fit(f"and {len(active) - len(shown)} more", width).rstrip(), "dim"))
+            if self.phase and not self._active:
+                since = duration(self._clock() - self._began)
+                texts.append(Text(fit(f"{self.phase} {since}", width).rstrip(), "dim"))
             if active:
                 texts.append(Text(fit(self._whole(), width).rstrip()))
             texts.append(Text(fit(self._count(), width).rstrip(), "bold"))

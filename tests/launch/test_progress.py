@@ -133,6 +133,15 @@ def test_the_whole_launch_has_a_bar_its_age_and_the_time_it_takes_yet() -> None:
     assert "30 s so far · about 99 s left" in two  # 30 and 48 s, and two more of 60 s, by two at a time
 
 
+def test_what_goes_on_before_the_first_training_is_said() -> None:
+    bench = Bench(five())
+    bench.progress.phase = "Starting Ray…"
+    bench.now = 3.0
+    assert bench.lines()[0] == "Starting Ray… 3 s"
+    bench.tell("a", "started", 0, 10)
+    assert not [line for line in bench.lines() if "Ray" in line]
+
+
 def test_bars_are_as_long_as_asked_and_fill_up() -> None:
     assert [bar(share, 4) for share in (-1, 0, 0.25, 0.99, 1, 7)] == ["────", "────", "━───", "━━━─", "━━━━", "━━━━"]
     assert bar(0.5, 4, plain=True) == "##.."
