@@ -17,9 +17,9 @@ from ablate.spaces.specs import DataSpec
 CORRUPTIONS = "corruptions"
 """The analysis that is measured on them."""
 
-_IMAGES = 10_000
+IMAGES = 10_000
 _SIZE = 32
-_SHAPE = (SEVERITIES * _IMAGES, _SIZE, _SIZE, 3)
+SHAPE = (SEVERITIES * IMAGES, _SIZE, _SIZE, 3)
 
 Corrupted = Mapping[str, npt.NDArray[np.uint8]]
 """Corruption -> [5, N, 3, 32, 32] uint8, of the first test images under each severity."""
@@ -57,12 +57,12 @@ def digest_of(corrupted: Corrupted) -> str:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    want = f"uint8 images of shape {_SHAPE}, five severities of the 10,000 test images"
+    want = f"uint8 images of shape {SHAPE}, five severities of the 10,000 test images"
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: expected {want}, got no array that can be read") from error
-    if images.shape != _SHAPE or images.dtype != np.uint8:
+    if images.shape != SHAPE or images.dtype != np.uint8:
         raise DataError(f"{path}: expected {want}, got {images.dtype} of shape {images.shape}")
-    first = images.reshape(SEVERITIES, _IMAGES, _SIZE, _SIZE, 3)[:, :ANALYSED_IMAGES]
+    first = images.reshape(SEVERITIES, IMAGES, _SIZE, _SIZE, 3)[:, :ANALYSED_IMAGES]
     return np.ascontiguousarray(first.transpose(0, 1, 4, 2, 3))

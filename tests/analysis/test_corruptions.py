@@ -101,8 +101,8 @@ def test_accuracy_is_of_the_answers_and_official_images_are_taken_where_there_ar
 def test_official_files_are_read_and_others_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(official, "_IMAGES", 3)
-    monkeypatch.setattr(official, "_SHAPE", (SEVERITIES * 3, 32, 32, 3))
+    monkeypatch.setattr(official, "IMAGES", 3)
+    monkeypatch.setattr(official, "SHAPE", (SEVERITIES * 3, 32, 32, 3))
     folder = tmp_path / OFFICIAL
     assert load_official(DataSpec(), tmp_path) is None
     folder.mkdir()
