@@ -1,3 +1,3 @@
 """Fourier and similarity analyses: pure functions of tensors, and the named ones that figures are drawn from."""
 
-from ablate.analysis import corruptions, examples, gradients, kernels  # noqa: F401 (they register themselves)
+from ablate.analysis import corruptions, examples, gradients, heat_map, kernels  # noqa: F401 (they register themselves)

@@ -26,6 +26,9 @@ class AnalysisContext:
         seed: The training's seed.
         batch_size: Images to work on at once.
         corrupted: Corruption -> [5, M, 3, H, W] uint8, official corruptions of the first images; None: there are none.
+        asked: What measurements ask instead of the network, cheaper and the same; None: the network itself.
+        settings: Of `measurement`, what the analysis was registered with.
+        progress: To be told now and then how much is done, and of how much.
     """
 
     network: nn.Module
@@ -35,6 +38,14 @@ class AnalysisContext:
     seed: int
     batch_size: int
     corrupted: Mapping[str, np.ndarray[Any, Any]] | None = None
+    asked: Callable[[Tensor], Tensor] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    progress: Callable[[int, int], None] = lambda done, total: None
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the network says of [N, 3, H, W] float in [0, 1], in evaluation mode."""
+        answer: Tensor = (self.asked or self.network)(images)
+        return answer
 
 
 @dataclass(frozen=True)
@@ -53,15 +64,20 @@ class AnalysisResult:
 Analysis = Callable[[AnalysisContext], AnalysisResult]
 _analyses: Registry[Analysis] = Registry("measurement.analyses", metrics=True)
 _scalars: dict[str, tuple[str, ...] | None] = table({})
+_settings: dict[str, tuple[str, ...] | None] = table({})
 
 
-def register_analysis(name: str, *, scalars: Iterable[str] | None = None) -> Callable[[Analysis], Analysis]:
+def register_analysis(
+    name: str, *, scalars: Iterable[str] | None = None, settings: Iterable[str] | None = None
+) -> Callable[[Analysis], Analysis]:
     """The decorator that makes an analysis available to `measurement.analyses` and to figures.
 
     Args:
         name: What space files call it.
         scalars: The metrics it can give, `name/what`, in which `*` stands for a number: a claim that names another one
             is refused before anything is trained. None: it does not say.
+        settings: Names of the settings of `measurement` that change what it finds; its context has their values. None:
+            those of PGD-20, which makes its examples.
 
     Returns:
         The decorator; it returns the analysis unchanged.
@@ -78,6 +94,7 @@ def register_analysis(name: str, *, scalars: Iterable[str] | None = None) -> Cal
     def decorate(analysis: Analysis) -> Analysis:
         _analyses.register(name)(analysis)
         _scalars[name] = declared
+        _settings[name] = None if settings is None else tuple(settings)
         return analysis
 
     _analyses.check_name(name)
@@ -87,6 +104,11 @@ def register_analysis(name: str, *, scalars: Iterable[str] | None = None) -> Cal
 def declared_scalars(name: str) -> tuple[str, ...] | None:
     """The scalars an analysis can give, with `*` for a number; None where it does not say."""
     return _scalars[name]
+
+
+def declared_settings(name: str) -> tuple[str, ...] | None:
+    """The settings of `measurement` that change what an analysis finds; None: those of PGD-20."""
+    return _settings[name]
 
 
 get_analysis = _analyses.get

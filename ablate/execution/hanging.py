@@ -67,7 +67,9 @@ class Watch:
             task: What is going to be run.
             dataset: Its images.
         """
-        costs = [measurement_cost(each, len(dataset.test_labels)) for each in task.measurements]
+        costs = [
+            measurement_cost(each, len(dataset.test_labels), task.spec.data.image_size) for each in task.measurements
+        ]
         epoch = training_cost(task.spec, len(dataset.train_labels))
         self._epochs_a_measurement[task.key] = max(costs, default=0.0) / epoch
         told = [entry["metrics"].get("seconds") for entry in Storage(task.storage).history(task.key)]

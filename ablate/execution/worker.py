@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 import platform
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablate.analysis.registry import AnalysisContext, get_analysis
-from ablate.attacks import Attack, Checks, CleanLogits, Together, build_attack, evaluate, evaluate_together
+from ablate.attacks import Attack, CleanLogits, Together, build_attack, evaluate, evaluate_together
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.filters import Filter
-from ablate.core.metric_names import refused
 from ablate.core.text import first_line, named_line, now_ms
+from ablate.execution.analysing import Seen, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
@@ -35,15 +33,14 @@ from ablate.learning.resident import resident
 from ablate.learning.state import TrainingError, TrainingState
 from ablate.learning.training import train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
-from ablate.spaces.metrics import refused_scalar
 from ablate.spaces.specs import PlannedMeasurement
 from ablate.storage import checkpoints, leases
 from ablate.storage.attempts import Attempt
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 
-EXAMPLES_BLOCK = 256
-"""Images that analyses have attacked at once; the blocks are fixed, so that the bits do not hang on who asks first."""
+PROGRESS_S = 5.0
+"""A measurement of minutes tells this often how far it is."""
 
 
 def run(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
@@ -325,7 +322,11 @@ class _Run:
         self._tell("measuring", done=done, total=total, text=first.name)
         start = time.perf_counter()
         if first.kind == "analysis":
-            records = [self._analyse(network, first, images, labels)]
+            progress = self._progress(first.name, done, total)
+            seen = Seen(
+                network, self.asked, images, labels, self.task.spec.seed, self.dataset.corrupted, self._examples
+            )
+            records = [analyse(first, seen, progress)]
         else:
             records = self._attack(same, images, labels, clean)
         seconds = time.perf_counter() - start
@@ -336,6 +337,18 @@ class _Run:
         self.log.info(f"measured {first.name} of {first.network} in {seconds:.3g} s")
         self._save_log(attempt)
         self._tell("measured", done=done + len(same), total=total, text=first.name)
+
+    def _progress(self, name: str, done: int, total: int) -> Callable[[int, int], None]:
+        """Tells how far a long measurement has come, now and then: that also says that it does not hang."""
+        told = time.monotonic()
+
+        def tell(part: int, whole: int) -> None:
+            nonlocal told
+            if time.monotonic() - told >= PROGRESS_S:
+                told = time.monotonic()
+                self._tell("measuring", done=done, total=total, text=f"{name} {100 * part // whole} %")
+
+        return tell
 
     def _attack(
         self, same: list[PlannedMeasurement], images: Tensor, labels: Tensor, clean: CleanLogits
@@ -401,39 +414,6 @@ class _Run:
                 if right is not None:
                     known[name, measurement.filter] = right[:count]
         return known
-
-    def _analyse(self, network: nn.Module, measurement: PlannedMeasurement, images: Tensor, labels: Tensor) -> Record:
-        attack = build_attack("pgd20", measurement.settings)
-        seed = self.task.spec.seed
-
-        def block(number: int) -> Tensor:
-            # Analyses look at the same images: each block is attacked once, whoever asks first.
-            what = (repr(attack), number)
-            if what not in self._examples:
-                places = torch.arange(number * EXAMPLES_BLOCK, min((number + 1) * EXAMPLES_BLOCK, len(images)))
-                places = places.to(images.device)
-                chosen = images[places].float() / 255.0
-                made = attack.perturb(self.asked, chosen, labels[places], index=places, seed=seed)
-                checks = Checks(attack)
-                checks.examples(made, chosen)
-                checks.settle()
-                self._examples[what] = made
-            return self._examples[what]
-
-        def adversarial(places: Tensor) -> Tensor:
-            wanted = [divmod(place, EXAMPLES_BLOCK) for place in places.tolist()]
-            return torch.stack([block(number)[within] for number, within in wanted])
-
-        context = AnalysisContext(
-            network, images, labels, adversarial, seed, measurement.settings.batch_size, self.dataset.corrupted
-        )
-        result = get_analysis(measurement.name)(context)
-        for problem in filter(None, (refused(name) or refused_scalar(name) for name in result.scalars)):
-            raise MeasurementError(f"analysis {measurement.name}: {problem}")
-        bad = [name for name, value in result.scalars.items() if not math.isfinite(value)]
-        if bad:
-            raise TrainingError(f"analysis {measurement.name}: expected finite numbers, got none for {bad[0]}")
-        return Record(measurement.key, dict(result.scalars), dict(result.arrays), {"what": measurement.name})
 
     def _provenance(self) -> dict[str, Any]:
         device = "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)

@@ -11,6 +11,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from ablate.analysis.heat_map import frequency_classes
 from ablate.attacks import Attack, Square, Together, build_attack
 from ablate.learning.models import build_network
 from ablate.learning.objectives import traits
@@ -23,13 +24,16 @@ _STEPS = {"fgsm": 1}
 _ASSUMED_STEPS = 20  # of an attack that does not say
 
 
-def measurement_cost(measurement: PlannedMeasurement, test_count: int) -> float:
+def measurement_cost(measurement: PlannedMeasurement, test_count: int, image_size: int) -> float:
     """Forward passes of one image that a measurement amounts to.
 
     Args:
         measurement: Which.
         test_count: Test images.
+        image_size: Height and width in pixels.
     """
+    if measurement.name == "heat_map":
+        return min(test_count, measurement.settings.heat_map_images) * (1 + len(frequency_classes(image_size)))
     if measurement.kind != "attack":
         return test_count * (1 + STEP_COST * _ASSUMED_STEPS)
     made = build_attack(measurement.name, measurement.settings)

@@ -394,5 +394,5 @@ def work_flops(training: PlannedTraining, train_count: int, test_count: int, cla
             continue
         # Filters of one unaware attack share its examples.
         what = (measurement.name, measurement.network, measurement.filter if measurement.adaptive else None)
-        done[what] = measurement_cost(measurement, test_count)
+        done[what] = measurement_cost(measurement, test_count, spec.data.image_size)
     return forward * (epochs * epoch + sum(done.values()))

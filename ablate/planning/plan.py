@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from ablate.analysis.registry import analysis_source, declared_scalars, get_analysis
+from ablate.analysis.registry import analysis_source, declared_scalars, declared_settings, get_analysis
 from ablate.attacks import Attack, Together, attack_source, build_attack
 from ablate.core import provenance as origins
 from ablate.core.errors import DataError, SpecError
@@ -26,6 +26,7 @@ from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
 from ablate.spaces.metrics import Metric, analysis_label, refused_scalar
 from ablate.spaces.networks import asked_of_training, measured_networks
+from ablate.spaces.settings import values_of
 from ablate.spaces.space import PresetFile, SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.origins import origins_of
@@ -438,10 +439,11 @@ def _measurements(
             get_analysis(name)
             for problem in filter(None, map(refused_scalar, declared_scalars(name) or ())):
                 raise SpecError(f"measurement.analyses: {name}: scalars: {problem}")
+            used = declared_settings(name)
             key = keys.measurement_key(
                 training,
                 what=name,
-                settings=repr(build_attack("pgd20", settings)),
+                settings=repr(build_attack("pgd20", settings) if used is None else values_of(settings, used)),
                 network=network,
                 test_digest=summary.test_digest,
                 source=analysis_source(name),

@@ -115,6 +115,7 @@ _SHIPPED = (
     FigureKind("corruptions", "Accuracy under corruptions, by their frequency", ("corruptions",)),
     FigureKind("epochs", "Low frequencies, and what PGD-20 adds, by epoch", ("spectrum",)),
     FigureKind("filters", "Accuracy behind low-pass and high-pass filters", ()),
+    FigureKind("heat_map", "Error under each frequency alone", ("heat_map",)),
     FigureKind("overfitting", "Robust accuracy on held-out images, by epoch", ()),
 )
 _kinds: dict[str, FigureKind] = table({kind.name: kind for kind in _SHIPPED})

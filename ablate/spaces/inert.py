@@ -107,6 +107,11 @@ _TABLE = (
         _without(*ON_FIRST_IMAGES),
     ),
     Inert(
+        ("measurement.heat_map_norm", "measurement.heat_map_images"),
+        "neither heat_map in measurement.analyses nor its figure",
+        lambda spec: "heat_map" not in spec.measurement.analyses,
+    ),
+    Inert(
         ("measurement.lowpass_adaptive",),
         "no measurement.lowpass_degree, highpass_degree or bandstop_degrees",
         lambda spec: spec.measurement.filter is None,

@@ -11,8 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from ablate.core.errors import SpecError, meant_name
-from ablate.spaces.specs import TrialSpec
+from ablate.core.errors import SpecError, meant_name, nearest
+from ablate.spaces.specs import MeasurementSpec, TrialSpec
 from ablate.spaces.yamlfile import explain, flatten, models_in, read_value
 
 PATHS = frozenset({"data.root", "model.weights"})
@@ -179,3 +179,18 @@ def _nearest_path(path: str) -> str:
 def _split(path: str) -> tuple[str, str]:
     parent, _, last = path.rpartition(".")
     return parent, last
+
+
+def values_of(settings: MeasurementSpec, names: Iterable[str]) -> dict[str, Any]:
+    """Some settings of a measurement, by their names.
+
+    Raises:
+        SpecError: There is no such setting.
+    """
+    known = MeasurementSpec.model_fields
+    for name in names:
+        if name not in known:
+            raise SpecError(
+                f"measurement.analyses: expected a setting of measurement, got {name!r}; {nearest(name, known)}"
+            )
+    return {name: getattr(settings, name) for name in names}

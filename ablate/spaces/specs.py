@@ -365,6 +365,10 @@ class MeasurementSpec(Spec):
         None, description="Keep all but what lies between the low-pass filters of two degrees; none: all."
     )
     analyses: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="Registered analyses to run.")
+    heat_map_norm: float = Field(
+        4.0, gt=0, description="heat_map: L2 norm of each wave in a channel, pixels in [0, 1]."
+    )
+    heat_map_images: int = Field(1000, ge=1, description="heat_map: on the first so many test images.")
     network: str | None = Field(
         None,
         pattern=f"^({NAMES.pattern})$",

@@ -15,7 +15,7 @@ from ablate.attacks import FGSM, PGD, Natural, Together, evaluation, register_at
 from ablate.core.errors import DeviceError
 from ablate.core.filters import Filter
 from ablate.core.registry import temporary_registrations
-from ablate.execution import worker
+from ablate.execution import analysing, worker
 from ablate.learning import data
 from ablate.learning import memory as memory_of
 from ablate.planning.plan import decide
@@ -98,7 +98,7 @@ def test_analyses_of_the_same_images_attack_them_once(
     plan = planned(tmp_path, "measurement.analyses=[spectrum, cka]", "measurement.attacks=[natural]")
     storage = Storage(str(tmp_path / "storage"))
     attacked: list[int] = []
-    original = worker.build_attack
+    original = analysing.build_attack
 
     def counting(name: str, spec: Any) -> Any:
         attack = original(name, spec)
@@ -112,7 +112,7 @@ def test_analyses_of_the_same_images_attack_them_once(
             object.__setattr__(attack, "perturb", counted)
         return attack
 
-    monkeypatch.setattr(worker, "build_attack", counting)
+    monkeypatch.setattr(analysing, "build_attack", counting)
     outcome = worker.run(task(plan, storage), digits, lambda event: None)
     assert outcome.state == "finished", outcome.reason
     assert attacked and len(attacked) == len(set(attacked))
@@ -288,3 +288,30 @@ def test_worst_comes_after_the_columns_it_is_made_of(tmp_path: Path, digits: dat
     assert records["accuracy/worst"].meta["attacked"] == {"square": None, "fgsm": None}
     parts = records["accuracy/square"].correct & records["accuracy/fgsm"].correct[:12]
     assert np.array_equal(records["accuracy/worst"].correct, parts)
+
+
+def test_a_heat_map_with_logits_that_are_not_finite_is_told_in_a_line_and_the_rest_is_measured(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage = planned(tmp_path, "measurement.analyses=[heat_map, spectrum]"), Storage(str(tmp_path / "storage"))
+    real, events = worker.as_measured, list[Any]()
+
+    class BreaksUnderWaves(torch.nn.Module):
+        def __init__(self, network: Any, image_size: int) -> None:
+            super().__init__()
+            self.inner = real(network, image_size)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            rough = (images - images.roll(1, 3)).abs().mean()  # of the highest frequencies alone
+            return self.inner(images) * (torch.nan if rough > 0.6 else 1.0)
+
+    monkeypatch.setattr(worker, "as_measured", BreaksUnderWaves)
+    monkeypatch.setattr(worker, "PROGRESS_S", 0.0)
+    doing = task(plan, storage)
+    outcome = worker.run(doing, digits, events.append)
+    assert outcome.state == "failed" and "\n" not in outcome.reason
+    assert re.search(r"heat_map: expected finite logits, got others under \d+ of 64 frequencies", outcome.reason)
+    there = storage.view(doing.key).records
+    assert {m.name for m in doing.measurements if m.key not in there} == {"heat_map"}
+    told = [event.text for event in events if event.kind == "measuring" and event.text.startswith("heat_map ")]
+    assert told[0] == "heat_map 2 %" and told[-1] == "heat_map 100 %"

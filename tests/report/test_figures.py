@@ -35,7 +35,10 @@ from ablate.spaces.figures import (
 )
 from tests.support.figure_data import data_of, seen, settings_of
 
-SHIPPED = ["2", "3", "4", "5", "6", "7", "8", "gradient_spectrum", "corruptions", "epochs", "filters", "overfitting"]
+SHIPPED = [
+    *map(str, range(2, 9)),
+    *("gradient_spectrum", "corruptions", "epochs", "filters", "heat_map", "overfitting"),
+]
 
 
 TWO = data_of("Natural", "Adversarial")

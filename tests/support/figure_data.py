@@ -25,6 +25,7 @@ def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) ->
         "cka/layers": np.array([f"layer{n}" for n in range(layers)]),
         "kernel_spectra/layers": np.array(["a", "b", "c", "d"]),
     }
+    arrays["heat_map/error"] = 100 * random.random((16, 16))
     arrays |= {f"gradient_spectrum/{name}": 0.1 + random.random(12) for name in ("clean", "adversarial")}
     names = np.array(["gaussian_noise", "contrast", "fog"])
     arrays |= {"corruptions/names": names, "corruptions/source": np.array("closed forms")}
@@ -32,6 +33,7 @@ def seen(seed: int, layers: int = LAYERS, epochs: int = 5, filters: int = 16) ->
     arrays |= {f"kernel_spectra/group{g}": random.random((filters * (g + 1), 27 * 2**g)) for g in range(4)}
     scalars = {"spectrum/central_energy_share": 0.5 + seed / 100, "cka/shallow_deep": 0.3, "natural": 80.0 - seed}
     scalars["gradient_spectrum/mean_frequency"] = 4.0 + seed
+    scalars |= {f"heat_map/error_{band}": 40.0 + seed for band in ("low", "mid", "high", "clean")}
     each = range(epochs + 1)
     curves = {
         "energy/ratio": {epoch: 1.0 + epoch + seed for epoch in each},

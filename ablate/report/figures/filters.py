@@ -73,7 +73,9 @@ def draw_filters(data: FigureData) -> Drawing | None:
     for axes, metric in zip(drawn, panels, strict=True):
         for name, kind, colour, (at, means, deviations) in _lines(networks, metric):
             words, dash, marker = _KINDS[kind]
-            line = axes.plot(at, means, color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.7)[0]
+            # Not cut off at 100 %, where many points lie.
+            look = {"color": colour, "linestyle": dash, "marker": marker}
+            [line] = axes.plot(at, means, markersize=4.5, linewidth=1.7, clip_on=False, **look)
             below, above = np.subtract(means, deviations), np.add(means, deviations)
             axes.fill_between(at, below, above, color=colour, alpha=0.2, linewidth=0)
             known.setdefault(f"{name}, {words}", line)
@@ -92,7 +94,7 @@ def _networks(data: FigureData) -> list[_Network]:
     found: dict[str, _Network] = {}
     for label, seeds in data.rows.items():
         settings = next((each.settings for each in seeds.values() if each.settings), None)
-        if settings is None:
+        if settings is None or settings["measurement"].get("bandstop_degrees") is not None:
             continue
         trained = {name: value for name, value in settings.items() if name not in ("seed", "measurement")}
         measured = settings["measurement"]

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from ablate.report.figures import curves, filters, frequencies, kernels  # noqa: F401 (they say which they draw)
+from ablate.report.figures import curves, filters, frequencies, heat_map, kernels  # noqa: F401 (they say which they draw)
 from ablate.report.figures.style import STYLE
 from ablate.spaces.figures import Drawing, FigureData, drawer_of, figure_kind
 

@@ -1,0 +1,85 @@
+"""The Fourier heat map: the error under each frequency alone, a map of each row on one scale."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from ablate.report.figures.style import SEQUENTIAL, format_metric, mean_over, new_figure, shared_colours
+from ablate.spaces.figures import Drawing, FigureData, draws
+
+PHONE_IN = 4.8
+"""Width of the figure: on a phone's screen its text is still about 10 pixels high."""
+
+_ACROSS = 2
+_SIXTHS = (1, 2)  # where thirds of 0 to size / 2 end, as in ablate.analysis.bands
+_WORDS = {
+    "error_low": "low third",
+    "error_mid": "middle third",
+    "error_high": "high third",
+    "error_clean": "no wave",
+}
+
+
+@draws("heat_map")
+def draw_heat_maps(data: FigureData) -> Drawing | None:
+    """Figure heat_map: the error under each frequency alone, a map of every row; all share one scale.
+
+    Args:
+        data: Rows with the array of the analysis `heat_map`.
+
+    Returns:
+        The drawing; None where no row has it.
+    """
+    rows = data.having("heat_map/error")
+    if not rows:
+        return None
+    maps = {label: mean_over(seeds.values(), "heat_map/error") for label, seeds in rows.items()}
+    low = 10.0 * math.floor(min(float(each.min()) for each in maps.values()) / 10.0)
+    high = max(low + 10.0, 10.0 * math.ceil(max(float(each.max()) for each in maps.values()) / 10.0))
+    across = min(_ACROSS, len(maps))
+    down = math.ceil(len(maps) / across)
+    figure = new_figure("Error under each frequency alone", 0.9 + 2.15 * down * (1.6 if across == 1 else 1.0), PHONE_IN)
+    panels = figure.subplots(down, across, squeeze=False)
+    for axes in panels.flat[len(maps) :]:
+        axes.set_visible(False)
+    for number, (axes, (label, error)) in enumerate(zip(panels.flat, maps.items(), strict=False)):
+        size = len(error)
+        edge = -(size // 2) - 0.5
+        axes.imshow(error, cmap=SEQUENTIAL, vmin=low, vmax=high, extent=(edge, edge + size, edge + size, edge))
+        for sixths in _SIXTHS:
+            _square(axes, -(-sixths * size // 6) - 0.5)
+        ticks = [-(size // 2), 0, (size - 1) // 2]
+        axes.set_xticks(ticks, [f"{tick}".replace("-", "−") for tick in ticks])
+        axes.set_yticks(ticks, [f"{tick}".replace("-", "−") for tick in ticks] if number % across == 0 else [])
+        axes.spines[:].set_visible(False)
+        axes.set_title(label)
+        if number + across >= len(maps):
+            axes.set_xlabel("cycles per image")
+        if number % across == 0:
+            axes.set_ylabel("cycles per image")
+    shared_colours(figure, [axes for axes in panels.flat if axes.get_visible()], "error, %", low, high, SEQUENTIAL)
+    caption = (
+        "Error on test images to which one wave is added, a pixel of the map for each frequency, the zero frequency in "
+        "the middle; brighter is more errors. All maps share one scale. The dashed squares part the low, middle and "
+        "high third of the frequencies: a network that is bright inside the inner square alone is upset by low ones, "
+        "a network that is bright outside by high ones."
+    )
+    told = []
+    for label, seeds in rows.items():
+        found = {words: format_metric(seeds, f"heat_map/{metric}", 1) for metric, words in _WORDS.items()}
+        numbers = ", ".join(f"{words} {number}" for words, number in found.items() if number is not None)
+        if numbers:
+            told.append(f"{label}: {numbers}")
+    return Drawing(figure, caption + (f" Mean error in % – {'; '.join(told)}." if told else ""))
+
+
+def _square(axes: Axes, half: float) -> None:
+    """A dashed square round the zero frequency, with a dark rim: it must show on yellow as well."""
+    rim = [withStroke(linewidth=2.2, foreground="black")]
+    corner, side = (-half, -half), 2 * half
+    square = Rectangle(corner, side, side, fill=False, edgecolor="white", linestyle="--", path_effects=rim)
+    axes.add_patch(square)
