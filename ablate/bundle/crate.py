@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 
+from ablate.core.errors import SpecError
 from ablate.storage.plans import PlanFile
 from ablate.storage.zipped import FOLDER
 
@@ -24,10 +25,15 @@ def metadata(plan: PlanFile, sizes: Mapping[str, int], needs: Sequence[str] = ()
 
     Returns:
         JSON-LD. A training's records are described together, by their folder.
-    """
-    from rocrate.model.contextentity import ContextEntity
-    from rocrate.rocrate import ROCrate
 
+    Raises:
+        SpecError: The package is not there.
+    """
+    try:
+        from rocrate.model.contextentity import ContextEntity
+        from rocrate.rocrate import ROCrate
+    except ImportError as error:
+        raise SpecError("expected rocrate, which describes a bundle, got none; pip install rocrate") from error
     crate = ROCrate()
     day = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(plan.launched_ms / 1000))
     crate.name = "; ".join(f"{space.name}: {space.title}" for space in plan.spaces)

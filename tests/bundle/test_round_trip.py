@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rocrate.rocrate import ROCrate
 
 from ablate.bundle.selecting import Words, plan_by_words
 from ablate.bundle.stating import plain, results_in, statement_of
@@ -133,12 +136,16 @@ def test_an_edited_statement_is_found(bundle: Path, tmp_path: Path) -> None:
         said = json.loads(files["results/tiny.json"])
         said["tables"]["last"]["small"]["ours"]["natural"]["value"] += 0.5
         next(iter(said["verdicts"].values()))["verdict"] = "holds"
-        said["figures"]["5"]["0.0"]["size"] *= 1.01
+        said["shown"]["small, seed 0"]["energy/ratio"]["size"] *= 1.01
         files["results/tiny.json"] = json.dumps(said).encode()
 
     code, told = run("verify", changed(bundle, tmp_path / "b.zip", edit))
     assert code == 1 and "3 differences" in told
-    for place in ("tables · last · small · ours · natural · value", "verdicts · ", "figures · 5 · 0.0 · size"):
+    for place in (
+        "tables · last · small · ours · natural · value",
+        "verdicts · ",
+        "shown · small, seed 0 · energy/ratio · size",
+    ):
         assert place in told
 
 
@@ -208,3 +215,20 @@ def test_manifests_name_what_is_there(bundle: Path) -> None:
     for key in Storage.of(files).keys():  # noqa: SIM118 - a storage is no mapping
         for attempt in attempts_of(files, key):
             assert read_manifest(files, key, attempt) == read_manifest(files, key, attempt, present=False)
+
+
+def test_a_bundle_describes_itself_and_is_verified_where_nobody_can_describe_one(
+    launched: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(bundle) as opened:
+        opened.extractall(tmp_path / "unpacked")
+    crate = ROCrate(tmp_path / "unpacked")
+    assert crate.root_dataset["name"] == "tiny: A tiny space"
+    assert {each.id for each in crate.data_entities} >= {"bundle.json", "results/tiny.json"}
+    assert crate.get("#ablate")["softwareVersion"]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rocrate"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rocrate", None)
+    assert run("verify", bundle)[0] == 0
+    code, told = run("make", tmp_path / "b.zip", "--space", "tiny", "--storage", launched / "storage")
+    assert code == 2 and "pip install rocrate" in told and not (tmp_path / "b.zip").exists()

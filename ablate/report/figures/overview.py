@@ -34,7 +34,7 @@ _STYLES: Mapping[Source, tuple[str, str, str]] = {  # colour, marker, line
 _OFFSETS: Mapping[Source, float] = {"published": -0.22, "ours": 0.0, _ADAPTIVE: 0.22}
 _VERDICT_COLOURS = {HOLDS: COLOURS[2], FAILS: COLOURS[1]}
 _MOST_LINES = 12  # of learning curves; more are drawn in grey
-_PANELS = {
+PANELS = {  # curve -> its title
     "train/loss": "training loss",
     "train/accuracy_natural": "accuracy on training images, %",
     "train/accuracy_attack": "the same under the training attack, %",
@@ -321,7 +321,7 @@ def draw_training(results: Results) -> Drawing | None:
         curves.setdefault(trial.part.training, trial.curves)
     panels = {
         metric: found
-        for metric in _PANELS
+        for metric in PANELS
         if any(found := {key: dict(curve[metric]) for key, curve in curves.items() if metric in curve})
     }
     if not panels:
@@ -334,7 +334,7 @@ def draw_training(results: Results) -> Drawing | None:
     for axes, (metric, found) in zip(drawn.flat, panels.items(), strict=False):
         for number, keys in enumerate(groups):
             _curve(axes, [found[key] for key in keys if key in found], *_line_style(number, len(groups)))
-        axes.set_title(_PANELS[metric], fontsize=8.5)
+        axes.set_title(PANELS[metric], fontsize=8.5)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color="0.92")
