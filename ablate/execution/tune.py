@@ -46,7 +46,7 @@ from ablate.execution.packing import GroupSizer, gpus_of
 from ablate.execution.schedulers import EPOCH
 from ablate.execution.together import run_tasks
 from ablate.learning.data import Dataset, dataset_name
-from ablate.spaces.specs import MeasurementSpec, PlannedMeasurement, TrialSpec
+from ablate.spaces.specs import MadeOn, MeasurementSpec, PlannedMeasurement, TrialSpec
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
 from ablate.storage.storage import Storage
@@ -452,7 +452,8 @@ def pack(task: Task) -> dict[str, Any]:
         place = settings.setdefault(each.settings.model_dump_json(), len(settings))
         seen = None if each.filter is None else list(each.filter)
         plain = {name: getattr(each, name) for name in _OF_MEASUREMENT}
-        measurements.append({**plain, "filter": seen, "settings": place})
+        made_on = each.made_on and [each.made_on.training, each.made_on.network, each.made_on.spec.model_dump_json()]
+        measurements.append({**plain, "filter": seen, "settings": place, "made_on": made_on})
     return {
         **{name: getattr(task, name) for name in _OF_TASK},
         "keep": list(task.keep),
@@ -472,6 +473,7 @@ def unpack(content: Mapping[str, Any]) -> Task:
                 **entry,
                 "filter": None if entry["filter"] is None else Filter(*entry["filter"]),
                 "settings": settings[entry["settings"]],
+                "made_on": entry["made_on"] and _made_on(*entry["made_on"]),
             }
         )
         for entry in content["measurements"]
@@ -485,5 +487,11 @@ def unpack(content: Mapping[str, Any]) -> Task:
     )
 
 
+def _made_on(training: str, network: str, spec: str) -> MadeOn:
+    return MadeOn(training, network, TrialSpec.model_validate_json(spec))
+
+
 _OF_TASK = tuple(each.name for each in fields(Task) if each.name not in ("spec", "measurements", "lease", "keep"))
-_OF_MEASUREMENT = tuple(each.name for each in fields(PlannedMeasurement) if each.name not in ("filter", "settings"))
+_OF_MEASUREMENT = tuple(
+    each.name for each in fields(PlannedMeasurement) if each.name not in ("filter", "settings", "made_on")
+)

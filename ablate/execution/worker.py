@@ -23,6 +23,7 @@ from ablate.execution.analysing import Seen, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
+from ablate.execution.transfer import transferred
 from ablate.learning import foreign, memory
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
@@ -33,7 +34,7 @@ from ablate.learning.resident import resident
 from ablate.learning.state import TrainingError, TrainingState
 from ablate.learning.training import train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
-from ablate.spaces.specs import PlannedMeasurement
+from ablate.spaces.specs import MadeOn, PlannedMeasurement
 from ablate.storage import checkpoints, leases
 from ablate.storage.attempts import Attempt
 from ablate.storage.records import Record
@@ -327,6 +328,8 @@ class _Run:
                 network, self.asked, images, labels, self.task.spec.seed, self.dataset.corrupted, self._examples
             )
             records = [analyse(first, seen, progress)]
+        elif first.made_on is not None:
+            records = self._transfer(first, first.made_on, images, labels)
         else:
             records = self._attack(same, images, labels, clean)
         seconds = time.perf_counter() - start
@@ -399,6 +402,16 @@ class _Run:
                 meta["threat"] = attack.threat.words()
             records.append(Record(measurement.key, {"accuracy": accuracy}, found, meta))
         return records
+
+    def _transfer(
+        self, measurement: PlannedMeasurement, made_on: MadeOn, images: Tensor, labels: Tensor
+    ) -> list[Record]:
+        classes = len(self.dataset.classes)
+        try:
+            return [transferred(measurement, made_on, self.asked, images, labels, classes, self.storage)]
+        except StorageError as error:  # the other training is gone: it costs this column alone
+            self.log.warning(f"{measurement.name}: {error}")
+            return []
 
     def _known(self, same: Iterable[PlannedMeasurement], count: int) -> dict[tuple[str, Filter | None], Tensor]:
         """What was found of a column's parts already, on the first images: part and filter -> [n] bool."""

@@ -12,7 +12,7 @@ from ablate.core.text import now_ms
 from ablate.execution.base import Event, GroupSize, Job, Lease, Listener, Outcome, Task, alone
 from ablate.learning.data import dataset_name
 from ablate.planning.plan import Plan, PlannedTraining, decide
-from ablate.spaces.specs import TrialSpec
+from ablate.spaces.specs import PlannedMeasurement, TrialSpec
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 
@@ -100,8 +100,10 @@ class TrainingQueue:
         self._clock = clock
         self._running: dict[str, PlannedTraining] = {}
         self._elsewhere: dict[str, PlannedTraining] = {}
+        self._held_up: dict[str, PlannedTraining] = {}  # trained; what is left hangs on other trainings of the plan
         self._again: list[PlannedTraining] = []  # with more memory
         self._whole: set[str] = set()
+        self._given: dict[str, frozenset[str]] = {}  # measurements that a task was given last
         self._beside: dict[str, int] = {}  # of what runs, how many share its process
         self._most: dict[Shape, int] = {}  # that share one, of what has run out of memory
         self._looked = -WAIT_S
@@ -144,6 +146,8 @@ class TrainingQueue:
         if self._clock() - self._looked >= WAIT_S:
             self._looked = self._clock()
             self._again += [self._elsewhere.pop(key) for key in list(self._elsewhere)]
+        for key in [key for key, training in self._held_up.items() if not self._hangs(training)]:
+            self._again.append(self._held_up.pop(key))
         while (again := next(filter(like, self._again), None)) is not None:
             self._again.remove(again)
             yield again
@@ -168,12 +172,17 @@ class TrainingQueue:
             self._wait_for(training)
             return None
         assert training.view is not None
+        if self._hangs(training):
+            self._held_up[key] = training
+            return None
         training.action = "continue" if training.view.has_checkpoint else "train"
         self._running[key] = training
+        measurements = tuple(each for each in training.measurements.values() if self._can_be_made(each, key))
+        self._given[key] = frozenset(each.key for each in measurements)
         return Task(
             key,
             training.spec,
-            tuple(training.measurements.values()),
+            measurements,
             self._storage.location,
             lease=Lease(self._leases.owner, free),
             retry_failed=self._retry_failed,
@@ -181,6 +190,24 @@ class TrainingQueue:
             weights=training.weights,
             keep=tuple(training.keep),
         )
+
+    def _can_be_made(self, measurement: PlannedMeasurement, key: str) -> bool:
+        """Whether all that a measurement of a training hangs on is there; the training itself will be."""
+        source = measurement.made_on
+        if source is None or source.training == key:
+            return True
+        other = self._plan.trainings.get(source.training)
+        return other is not None and other.view is not None and other.view.finished
+
+    def _hangs(self, training: PlannedTraining) -> bool:
+        """Whether all that a training lacks hangs on trainings that have not ended yet."""
+        if training.view is None or not training.view.finished:
+            return False
+        lacking = [each for key, each in training.measurements.items() if key in training.missing]
+        if not lacking or any(self._can_be_made(each, training.key) for each in lacking):
+            return False
+        sources = (self._plan.trainings.get(each.made_on.training) for each in lacking if each.made_on is not None)
+        return any(source is not None and source.action in ("train", "continue", "wait") for source in sources)
 
     def _wait_for(self, training: PlannedTraining) -> None:
         training.action = "wait"
@@ -207,6 +234,16 @@ class TrainingQueue:
             return
         self._settle(outcome)
         decide(self._plan, self._storage, only=[key])
+        if self._hangs(training):
+            self._held_up[key] = training
+            self._notify(key)
+            return
+        if outcome.state == "finished" and any(
+            name in training.missing and name not in self._given[key] and self._can_be_made(each, key)
+            for name, each in training.measurements.items()
+        ):  # what it hung on has come while it was measured
+            self._again.append(training)
+            return
         self._source.ended(training, before=False)
         self._notify(key)
 

@@ -11,6 +11,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from ablate.analysis.examples import ANALYSED_IMAGES
 from ablate.analysis.heat_map import frequency_classes
 from ablate.attacks import Attack, Square, Together, build_attack
 from ablate.learning.models import build_network
@@ -35,7 +36,8 @@ def measurement_cost(measurement: PlannedMeasurement, test_count: int, image_siz
     if measurement.name == "heat_map":
         return min(test_count, measurement.settings.heat_map_images) * (1 + len(frequency_classes(image_size)))
     if measurement.kind != "attack":
-        return test_count * (1 + STEP_COST * _ASSUMED_STEPS)
+        count = min(test_count, ANALYSED_IMAGES) if measurement.kind == "transfer" else test_count
+        return count * (1 + STEP_COST * _ASSUMED_STEPS)
     made = build_attack(measurement.name, measurement.settings)
     count = min(test_count, measurement.settings.images or test_count) if made.reducible else test_count
     if isinstance(made, Together):  # what is a column by itself is not attacked once more

@@ -150,6 +150,7 @@ def measurement_key(
     images: int | None = None,
     parts: Sequence[str] = (),
     files: str | None = None,
+    made_on: str | None = None,
 ) -> str:
     """The name of one attack, or one analysis, on one network of a training.
 
@@ -166,6 +167,7 @@ def measurement_key(
         images: How many test images, where those are not all.
         parts: Of a column made of others, the keys of these, in their order.
         files: Digest of other images that it is measured on.
+        made_on: Training key and network that the examples are made on, where that is another one.
 
     Returns:
         20 hexadecimal digits.
@@ -188,6 +190,7 @@ def measurement_key(
         "images": images,
         "parts": list(parts) or None,
         "files": files,
+        "made_on": made_on,
     }
     identity |= {name: value for name, value in optional.items() if value is not None}
     if seen is not None:

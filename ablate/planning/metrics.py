@@ -7,14 +7,14 @@ training.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from ablate.analysis.registry import analysis_names, declared_scalars
 from ablate.attacks import attack_names
 from ablate.core.errors import SpecError, nearest
 from ablate.core.metric_names import CURVES, OF_LAST_EPOCH
 from ablate.spaces.claims import Use
-from ablate.spaces.metrics import Metric, meant_by
+from ablate.spaces.metrics import Metric, meant_by, transfer_column
 from ablate.spaces.space import SpaceFile
 from ablate.spaces.specs import TrialSpec
 
@@ -28,7 +28,7 @@ def refuse_unknown(loaded: SpaceFile) -> None:
     Raises:
         SpecError: With file, line and the nearest name.
     """
-    known = _Known()
+    known = _Known([transfer_column(row.label) for row in loaded.space.rows])
     for use in loaded.metric_uses():
         if not known.has(use.metric):
             where = f"{loaded.file.where(use.place)}: {use.path}"
@@ -77,9 +77,9 @@ def matches(metric: str, patterns: Iterable[str]) -> bool:
 class _Known:
     """Every name there can be, with what is registered now."""
 
-    def __init__(self) -> None:
+    def __init__(self, transferred: Sequence[str] = ()) -> None:
         declared = [declared_scalars(name) for name in analysis_names()]
-        self.columns = attack_names()
+        self.columns = [*attack_names(), *transferred]
         self.scalars = [scalar for scalars in declared if scalars is not None for scalar in scalars]
         self.open = None in declared
         """Whether some analysis does not say which scalars it gives."""

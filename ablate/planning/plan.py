@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ import torch
 from ablate.analysis.registry import analysis_source, declared_scalars, declared_settings, get_analysis
 from ablate.attacks import Attack, Together, attack_source, build_attack
 from ablate.core import provenance as origins
-from ablate.core.errors import DataError, SpecError
+from ablate.core.errors import DataError, SpecError, nearest
 from ablate.core.filters import Filter
 from ablate.core.redaction import redact
 from ablate.core.text import now_ms
@@ -24,11 +24,11 @@ from ablate.learning.objectives import get_objective, objective_source, refuse_m
 from ablate.learning.official import CORRUPTIONS, digest_of, load_official
 from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
-from ablate.spaces.metrics import Metric, analysis_label, refused_scalar
-from ablate.spaces.networks import asked_of_training, measured_networks
+from ablate.spaces.metrics import Metric, analysis_label, refused_scalar, transfer_column
+from ablate.spaces.networks import asked_of_training, can_have, measured_networks
 from ablate.spaces.settings import values_of
 from ablate.spaces.space import PresetFile, SpaceFile, Trial
-from ablate.spaces.specs import DataSpec, PlannedMeasurement, TrialSpec
+from ablate.spaces.specs import DataSpec, MadeOn, PlannedMeasurement, TrialSpec
 from ablate.storage.origins import origins_of
 from ablate.storage.plans import LAYOUT as PLAN_LAYOUT
 from ablate.storage.plans import DataPart, PlanFile, RowPart, SpacePart, TrialPart, id_of
@@ -213,11 +213,90 @@ def make_plan(
             training.measurements[measurement.key] = measurement
             (columns if measurement.kind == "attack" else analyses)[metric] = measurement.key
         planned.append(PlannedTrial(trial, key, columns, analyses, summary))
+    _plan_transfers(spaces, planned, trainings)
     plan_id = id_of(
         preset.name,
         [(t.trial.space, t.trial.label, t.trial.seed, t.training, t.columns, t.analyses) for t in planned],
     )
     return Plan(plan_id, list(spaces), preset, list(overrides), list(seeds), planned, trainings)
+
+
+def _plan_transfers(
+    spaces: Sequence[SpaceFile], planned: list[PlannedTrial], trainings: Mapping[str, PlannedTraining]
+) -> None:
+    """Give the trials that ask for it the columns of examples made on other rows' networks of the same seed.
+
+    Such a column is a measurement of the row that classifies: its key names the training and the network of the other
+    row, so it is a record of its own that waits for the other training and for nothing else. Rows that are not in the
+    plan have no such network, and no column.
+    """
+    by_place = {(each.trial.space, each.trial.label, each.trial.seed): each for each in planned}
+    labels = {loaded.name: [row.label for row in loaded.space.rows] for loaded in spaces}
+    for number, each in enumerate(planned):
+        trial, settings = each.trial, each.trial.spec.measurement
+        columns = dict(each.columns)
+        for label in settings.transfer_from:
+            known = labels.get(trial.space, [])
+            where = f"{trial.where('measurement.transfer_from')}: measurement.transfer_from"
+            if label not in known:
+                raise SpecError(f"{where}: expected a row's label, got {label!r}; {nearest(label, known)}")
+            alike = [other for other in settings.transfer_from if transfer_column(other) == transfer_column(label)]
+            if len(alike) > 1:
+                raise SpecError(f"{where}: expected labels that differ in letters and digits, got {alike}")
+            source = by_place.get((trial.space, label, trial.seed))
+            if source is None:
+                continue
+            if source.data.test_digest != each.data.test_digest:
+                raise SpecError(f"{where}: expected a row with the same test images, got {label!r}")
+            made_on = MadeOn(source.training, measured_networks(source.trial.spec)["last"], source.trial.spec)
+            measurement = _transfer(each, made_on, transfer_column(label))
+            trainings[each.training].measurements[measurement.key] = measurement
+            columns[Metric(measurement.name).run_name] = measurement.key
+        planned[number] = replace(each, columns=columns)
+
+
+def _transfer(planned: PlannedTrial, made_on: MadeOn, column: str) -> PlannedMeasurement:
+    settings = planned.trial.spec.measurement
+    network = measured_networks(planned.trial.spec)["last"]
+    seen = _effective_filter(planned.trial.spec)
+    key = keys.measurement_key(
+        planned.training,
+        what="transfer",
+        settings=repr(build_attack("pgd20", made_on.spec.measurement)),
+        network=network,
+        test_digest=planned.data.test_digest,
+        seen=seen,
+        made_on=f"{made_on.training}/{made_on.network}",
+    )
+    return PlannedMeasurement(key, "transfer", column, network, seen, False, settings, made_on=made_on)
+
+
+def not_to_come(plan: Plan, storage: Storage, training: PlannedTraining, *, retry_failed: bool = False) -> set[str]:
+    """Columns of transferred examples that a training will never have: the other one failed, or has no network left.
+
+    Args:
+        plan: With both trainings.
+        storage: The truth.
+        training: Its view is up to date.
+        retry_failed: Failed trainings are tried again.
+
+    Returns:
+        Measurement keys.
+    """
+    found, views = set[str](), dict[str, TrainingView]()
+    records = training.view.records if training.view is not None else {}
+    for key, each in training.measurements.items():
+        source = each.made_on
+        if source is None or key in records or source.training == training.key:
+            continue
+        view = views.setdefault(source.training, storage.view(source.training))
+        if view.finished:
+            gone = not (view.has_checkpoint and can_have(source.network, view.keeps, view.epoch))
+        else:
+            gone = source.training not in plan.trainings or (view.failure is not None and not retry_failed)
+        if gone:
+            found.add(key)
+    return found
 
 
 def decide(
@@ -245,10 +324,12 @@ def decide(
         view = storage.view(key)
         training.view = view
         training.epoch = view.epoch
-        training.missing = frozenset(training.measurements) - view.records.keys()
+        gone = not_to_come(plan, storage, training, retry_failed=retry_failed)
+        wanted = {name: each.network for name, each in training.measurements.items() if name not in gone}
+        training.missing = frozenset(wanted) - view.records.keys()
         training.failure = view.reason
-        status = view.status(training.measurements)
-        never = never_measured(view, {key: each.network for key, each in training.measurements.items()})
+        status = view.status(wanted)
+        never = never_measured(view, wanted)
         if status is TrainingStatus.FINISHED:
             training.action = "reuse"
         elif held_elsewhere(key):
@@ -392,12 +473,17 @@ def _user_code(spec: TrialSpec) -> dict[str, str]:
     return {name: source for name, source in sources.items() if source is not None}
 
 
+def _effective_filter(spec: TrialSpec) -> Filter | None:
+    """The filter that a trial is measured behind; one that keeps everything is none."""
+    asked = spec.measurement.filter
+    return None if asked == Filter("lowpass", spec.data.image_size) else asked
+
+
 def _measurements(
     spec: TrialSpec, training: str, summary: data.DataSummary, official: Callable[[DataSpec], str | None]
 ) -> Iterable[tuple[str, PlannedMeasurement]]:
     settings = spec.measurement
-    asked = settings.filter
-    seen = None if asked == Filter("lowpass", spec.data.image_size) else asked  # keeping everything is no filter
+    asked, seen = settings.filter, _effective_filter(spec)
     images = settings.images or summary.test_count
     for own, network in measured_networks(spec).items():
         for name in settings.attacks:

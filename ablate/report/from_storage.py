@@ -50,7 +50,7 @@ def state_of(part: TrialPart, view: TrainingView, *, of_search: bool) -> tuple[S
         view: What storage holds of its training.
         of_search: Whether it is of a search, which stops some early.
     """
-    state = STATES[view.status(part.measurements, to_the_end=not of_search)]
+    state = STATES[view.status(part.required, to_the_end=not of_search)]
     reason = view.reason if state == "failed" else part.never_measured(view) if state == "training" else None
     state = state if reason is None else "failed"
     if state == "missing" and view.attempts:

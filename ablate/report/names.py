@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ablate.spaces.metrics import Metric
+from ablate.spaces.metrics import Metric, transferred
 from ablate.spaces.specs import ON_FIRST_IMAGES
 
 COLUMN_NAMES = {
@@ -28,6 +28,9 @@ COLUMN_NAMES = {
     "pgd20_high": "PGD-20 high",
     "energy/ratio": "R = LFI/HFI",
     "spectrum/central_energy_share": "Central energy share",
+    "gradient_spectrum/mean_frequency": "Gradient's mean frequency",
+    "gradient_spectrum/central_energy_share": "Gradient's central energy share",
+    "corruptions/mean": "Under corruptions",
     "first_kernels/channel_similarity": "Channel similarity",
     "first_kernels/smoothness": "First kernels' smoothness",
     "kernel_spectra/high_frequency_share": "High-frequency share",
@@ -35,6 +38,8 @@ COLUMN_NAMES = {
     "cka/shallow_deep": "CKA shallow-deep",
     "quantized_kernels/smoothness": "Quantized kernels' smoothness",
 }
+
+_CORRUPTIONS = "corruptions/"
 
 _BY_QUERIES = ("square", "aa")
 """Columns that `measurement.square_queries` changes."""
@@ -84,4 +89,9 @@ def column_name(metric: str) -> str:
     group = _GROUP.search(metric)
     if group is not None and metric not in COLUMN_NAMES:
         return f"{column_name(metric[: group.start()])}, group {group[1]}"
+    if metric.startswith(_CORRUPTIONS) and metric not in COLUMN_NAMES:
+        return f"Under {metric.removeprefix(_CORRUPTIONS).replace('_', ' ')}"
+    source = transferred(metric)
+    if source is not None:
+        return f"PGD-20 of {source.replace('_', ' ')}"
     return COLUMN_NAMES.get(metric, metric)

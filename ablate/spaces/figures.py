@@ -113,6 +113,7 @@ _SHIPPED = (
     FigureKind("8", "Kernels of the first quantized layer", ("quantized_kernels",)),
     FigureKind("gradient_spectrum", "Where the loss gradient’s energy lies", ("gradient_spectrum",)),
     FigureKind("corruptions", "Accuracy under corruptions, by their frequency", ("corruptions",)),
+    FigureKind("transfer", "PGD-20 examples of one network on another", ()),
     FigureKind("epochs", "Low frequencies, and what PGD-20 adds, by epoch", ("spectrum",)),
     FigureKind("filters", "Accuracy behind low-pass and high-pass filters", ()),
     FigureKind("heat_map", "Error under each frequency alone", ("heat_map",)),

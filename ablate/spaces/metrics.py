@@ -18,6 +18,7 @@ from ablate.core.errors import SpecError
 from ablate.spaces.networks import Network
 
 _ADAPTIVE = "adaptive/"
+_TRANSFER = "transfer_"
 _OTHER = r"best|ema|ema_best|epoch:[0-9]+"
 """Networks that are not `last`, of which names tell nothing."""
 _OF_NETWORK = re.compile(rf"({_OTHER})/")
@@ -80,6 +81,18 @@ class Metric:
             return self.column if last else f"{self.network}/{self.column}"
         whose = "" if last else f"_{self.network}"
         return f"accuracy{'_adaptive' if self.adaptive else ''}{whose}/{self.column}"
+
+
+def transfer_column(label: str) -> str:
+    """The column of the examples that are made on the network of a row, by the row's label."""
+    return f"{_TRANSFER}{re.sub(r'[^0-9A-Za-z]+', '_', label).strip('_')}"
+
+
+def transferred(name: str) -> str | None:
+    """Of a column of transferred examples the row that they are from, as the column has it; None of other columns."""
+    metric = Metric.from_run(name)
+    column = metric.column if metric.accuracy else name
+    return column.removeprefix(_TRANSFER) if column.startswith(_TRANSFER) and "/" not in column else None
 
 
 def is_accuracy(name: str) -> bool:

@@ -369,6 +369,9 @@ class MeasurementSpec(Spec):
         4.0, gt=0, description="heat_map: L2 norm of each wave in a channel, pixels in [0, 1]."
     )
     heat_map_images: int = Field(1000, ge=1, description="heat_map: on the first so many test images.")
+    transfer_from: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="Rows of the same space whose networks' PGD-20 examples this row's network is to classify, too."
+    )
     network: str | None = Field(
         None,
         pattern=f"^({NAMES.pattern})$",
@@ -378,7 +381,7 @@ class MeasurementSpec(Spec):
 
     @model_validator(mode="after")
     def _no_column_twice(self) -> Self:
-        for names in (self.attacks, self.analyses):
+        for names in (self.attacks, self.analyses, self.transfer_from):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ValueError(f"expected each name once, got {sorted(twice)[0]!r} twice")
@@ -474,25 +477,42 @@ class TrialSpec(Spec):
 
 
 @dataclass(frozen=True)
+class MadeOn:
+    """The network that examples are made on, where it is another one than that which classifies them.
+
+    Args:
+        training: Its training's key.
+        network: As keys call it.
+        spec: The trial that trains it.
+    """
+
+    training: str
+    network: str
+    spec: TrialSpec
+
+
+@dataclass(frozen=True)
 class PlannedMeasurement:
-    """One attack or analysis on one network of a training.
+    """One attack or analysis on one network of a training, or another network's examples on it.
 
     Args:
         key: Its measurement key.
-        kind: Whether `name` is an attack or an analysis.
+        kind: Whether `name` is an attack or an analysis, or a column of transferred examples.
         name: As registered.
         network: As keys call it: `last`, `best`, `ema:0.999@0`, `epoch:60`.
         filter: In front of the network; None without one.
         adaptive: Whether the attack sees the filter.
         settings: Where the attack's hyperparameters come from.
         parts: Of a column made of others, their names and measurement keys.
+        made_on: Of transferred examples, the network they are made on.
     """
 
     key: str
-    kind: Literal["attack", "analysis"]
+    kind: Literal["attack", "analysis", "transfer"]
     name: str
     network: str
     filter: Filter | None
     adaptive: bool
     settings: MeasurementSpec
     parts: tuple[tuple[str, str], ...] = ()
+    made_on: MadeOn | None = None

@@ -17,7 +17,7 @@ from ablate.core.digest import digest
 from ablate.core.errors import StorageError, nearest
 from ablate.core.redaction import redact
 from ablate.spaces.looks import Design
-from ablate.spaces.metrics import Metric, from_analysis_label
+from ablate.spaces.metrics import Metric, from_analysis_label, transferred
 from ablate.spaces.networks import measured_networks
 from ablate.spaces.presets import decides_claims as preset_decides_claims
 from ablate.spaces.space import NAME
@@ -109,9 +109,14 @@ class TrialPart(Spec):
         """Every measurement key it needs."""
         return {*self.columns.values(), *self.analyses.values()}
 
+    @property
+    def required(self) -> set[str]:
+        """What there must be of it before it is finished: all but what hangs on another training."""
+        return {*(key for name, key in self.columns.items() if transferred(name) is None), *self.analyses.values()}
+
     def never_measured(self, view: TrainingView) -> str | None:
         """Why nothing more will be measured of it, as of `ablate.storage.status.never_measured`."""
-        if not view.finished or self.measurements <= view.records.keys():  # told without reading the settings
+        if not view.finished or self.required <= view.records.keys():  # told without reading the settings
             return None
         try:
             names = measured_networks(TrialSpec.model_validate_json(json.dumps(self.spec)))

@@ -45,12 +45,12 @@ class TrainingContents:
 
     def complete(self, trial: TrialPart) -> bool:
         """Whether all of a trial is there and can be read."""
-        there = self.view.finished and self.has_every_epoch and trial.measurements <= self.view.records.keys()
-        return there and all(self.record(key) is not None for key in trial.measurements)
+        there = self.view.finished and self.has_every_epoch and trial.required <= self.view.records.keys()
+        return there and not self.unreadable(trial)
 
     def status(self, trial: TrialPart, *, to_the_end: bool = False) -> TrainingStatus:
         """How far a trial has got, by what can be read; as of `TrainingView.status`."""
-        found = self.view.status(trial.measurements, to_the_end=to_the_end)
+        found = self.view.status(trial.required, to_the_end=to_the_end)
         if found is TrainingStatus.TRAINED and trial.never_measured(self.view) is not None:
             return TrainingStatus.FAILED
         if found is not TrainingStatus.FINISHED or self.complete(trial):

@@ -17,7 +17,7 @@ from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
 from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
 from ablate.report.figures.filters import draw_filters
-from ablate.report.figures.frequencies import draw_corruptions, draw_epochs, draw_gradient_spectrum
+from ablate.report.figures.frequencies import draw_corruptions, draw_epochs, draw_gradient_spectrum, draw_transfer
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
 from ablate.report.figures.style import COLOURS, STYLE, format_metric, mosaic
@@ -37,7 +37,7 @@ from tests.support.figure_data import data_of, seen, settings_of
 
 SHIPPED = [
     *map(str, range(2, 9)),
-    *("gradient_spectrum", "corruptions", "epochs", "filters", "heat_map", "overfitting"),
+    *("gradient_spectrum", "corruptions", "transfer", "epochs", "filters", "heat_map", "overfitting"),
 ]
 
 
@@ -349,6 +349,15 @@ def test_corruptions_are_in_the_order_of_their_frequency_with_every_rows_accurac
         accuracy = np.mean([seen.arrays["corruptions/accuracy"].mean(axis=1) for seen in seeds.values()], axis=0)
         assert np.allclose(line.get_ydata(), accuracy[order])
         assert np.allclose(line.get_xdata(), first["corruptions/frequency"].mean(axis=1)[order])
+
+
+def test_transfer_is_a_matrix_of_what_was_made_on_one_row_and_classified_by_another() -> None:
+    drawing = draw_transfer(TWO)
+    [matrix] = pictures(drawing)
+    assert matrix.shape == (1, 2)  # made on Natural alone, classified by both
+    means = [np.mean([seen.scalars["transfer_Natural"] for seen in seeds.values()]) for seeds in TWO.rows.values()]
+    assert np.allclose(matrix[0], means)
+    assert drawing is not None and "made on Natural and classified by Adversarial: " in drawing.caption
 
 
 def test_rows_of_one_training_are_one_line_of_the_figure_over_epochs() -> None:

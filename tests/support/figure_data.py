@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ablate.spaces.figures import FigureData, RowData
+from ablate.spaces.metrics import transfer_column
 
 LAYERS = 20
 
@@ -50,4 +51,8 @@ def settings_of(attack: str, size: int = 16, **measurement: int) -> dict[str, An
 
 
 def data_of(*labels: str, seeds: int = 2, **shape: int) -> FigureData:
-    return FigureData({label: {s: seen(10 * n + s, **shape) for s in range(seeds)} for n, label in enumerate(labels)})
+    rows = {label: {s: seen(10 * n + s, **shape) for s in range(seeds)} for n, label in enumerate(labels)}
+    for number, each in enumerate(rows.values()):  # examples that were made on the first row's network
+        for seed, found in each.items():
+            found.scalars[transfer_column(labels[0])] = 10.0 * number + seed  # type: ignore[index]
+    return FigureData(rows)

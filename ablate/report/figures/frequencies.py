@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ablate.report.figures.style import COLOURS, DASHES, SEQUENTIAL, listed, mean_over, new_figure
+from ablate.report.figures.style import COLOURS, DASHES, SEQUENTIAL, listed, mean_over, new_figure, shared_colours
 from ablate.report.results import along_epochs
 from ablate.spaces.figures import Drawing, FigureData, RowData, draws
+from ablate.spaces.metrics import transfer_column
 
 PHONE_IN = 4.8
 """Width of these figures: on a phone's screen their text is still about 10 pixels high."""
@@ -50,7 +51,7 @@ def draw_gradient_spectrum(data: FigureData) -> Drawing | None:
         The drawing; None where no row has them.
     """
     panels = {"clean": "On clean images", "adversarial": "On PGD-20 examples"}
-    rows = data.having(*(f"gradient_spectrum/{name}" for name in panels))
+    rows = _of_trainings(data.having(*(f"gradient_spectrum/{name}" for name in panels)))
     if not rows:
         return None
     figure = new_figure("Where the loss gradient’s energy lies", 5.4 + 0.22 * len(rows) / 2, PHONE_IN)
@@ -83,7 +84,8 @@ def draw_corruptions(data: FigureData) -> Drawing | None:
     Returns:
         The drawing; None where no row has them.
     """
-    rows = data.having("corruptions/names", "corruptions/accuracy", "corruptions/frequency", "corruptions/source")
+    arrays = ("names", "accuracy", "frequency", "source")
+    rows = _of_trainings(data.having(*(f"corruptions/{name}" for name in arrays)))
     if not rows:
         return None
     first = next(iter(next(iter(rows.values())).values())).arrays
@@ -119,6 +121,61 @@ def draw_corruptions(data: FigureData) -> Drawing | None:
         f"frequencies. Under {shown[order[0]]}, the lowest, and {shown[order[-1]]}, the highest: {'; '.join(told)}."
     )
     return Drawing(figure, caption)
+
+
+@draws("transfer")
+def draw_transfer(data: FigureData) -> Drawing | None:
+    """Figure transfer: accuracy of each row's network on the PGD-20 examples of others'.
+
+    Args:
+        data: Rows measured with `measurement.transfer_from`.
+
+    Returns:
+        The drawing; None where no row has such a column.
+    """
+    columns = {label: transfer_column(label) for label in data.rows}
+    made = [label for label, name in columns.items() if _seeds_having(data, name)]
+    asked = [label for label in data.rows if any(columns[source] in seen.scalars for source in made
+                                                 for seen in data.rows[label].values())]  # fmt: skip
+    if not made:
+        return None
+    matrix = np.full((len(made), len(asked)), np.nan)
+    for line, source in enumerate(made):
+        for place, target in enumerate(asked):
+            values = [s.scalars[columns[source]] for s in data.rows[target].values() if columns[source] in s.scalars]
+            matrix[line, place] = np.mean(values) if values else np.nan
+    longest = max(map(len, asked))
+    height = 1.9 + 0.42 * len(made) + 0.07 * longest
+    figure = new_figure("PGD-20 examples of one network on another", height, PHONE_IN)
+    axes = figure.subplots()
+    axes.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
+    for line, place in np.argwhere(np.isfinite(matrix)):
+        value = matrix[line, place]
+        shade = "black" if value > 55 else "white"
+        size = 8.5 if len(asked) < 8 else 6.5
+        axes.text(place, line, f"{value:.0f}", ha="center", va="center", color=shade, fontsize=size)
+    axes.set_xticks(range(len(asked)), asked, rotation=90 if longest > 4 else 0)
+    axes.set_yticks(range(len(made)), made)
+    axes.set_xlabel("classified by")
+    axes.set_ylabel("made on")
+    axes.spines[:].set_visible(False)
+    shared_colours(figure, [axes], "accuracy, %", 0, 100, SEQUENTIAL)
+    best = [(matrix[line, place], made[line], asked[place]) for line, place in np.argwhere(np.isfinite(matrix))
+            if made[line] != asked[place]]  # fmt: skip
+    worst = min(best, default=None)
+    told = (
+        f" What transfers best is made on {worst[1]} and classified by {worst[2]}: {worst[0]:.0f} %." if worst else ""
+    )
+    caption = (
+        "Accuracy, in percent, of the network below on the PGD-20 examples that are made on the network at the left, "
+        "without the attacker seeing the one below. Dark cells off the diagonal are examples that transfer: both "
+        "networks attend to what the attack changed."
+    )
+    return Drawing(figure, caption + told)
+
+
+def _seeds_having(data: FigureData, metric: str) -> bool:
+    return any(metric in seen.scalars for seeds in data.rows.values() for seen in seeds.values())
 
 
 @draws("epochs")
@@ -173,6 +230,15 @@ def draw_epochs(data: FigureData) -> Drawing | None:
     return Drawing(figure, caption)
 
 
+def _of_trainings(rows: Mapping[str, dict[int, RowData]]) -> dict[str, dict[int, RowData]]:
+    """The first of the rows that share their trainings: what an analysis of the network found is the same of all."""
+    first: dict[object, str] = {}
+    for label, seeds in rows.items():
+        trainings = frozenset(seen.training for seen in seeds.values())
+        first.setdefault(trainings if "" not in trainings else label, label)
+    return {label: rows[label] for label in first.values()}
+
+
 def _with_epochs(data: FigureData, array: str) -> dict[str, list[RowData]]:
     """Trainings with an array of two epochs at least: the labels of their rows -> what each seed's have together."""
     together: dict[tuple[str, int], RowData] = {}
@@ -219,4 +285,7 @@ def _central(profile: NDArray[np.floating]) -> float:
 
 
 def _look(number: int) -> Mapping[str, object]:
-    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": DASHES[(number + number // len(COLOURS)) % len(DASHES)],
+    }

@@ -1,0 +1,119 @@
+"""Examples of one row's network on another's: columns that wait for the other training, and for nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ablate.core.errors import SpecError
+from ablate.execution.base import Outcome
+from ablate.execution.tune import pack, unpack
+from ablate.planning.plan import Plan, plan_file_of
+from ablate.report.from_storage import results_of
+from ablate.report.results import Results
+from ablate.spaces.metrics import transfer_column, transferred
+from ablate.storage.storage import Storage
+from tests.support.helpers import launch_here, numbers, options_of, plan_of, write_space
+from tests.support.tasks import have_tasks_run_by, task, what_runs_tasks
+
+ASK = ["measurement.transfer_from=[small, large]", "measurement.attacks=[natural, pgd20]", "model.width=0.1"]
+ROWS = ("small", "large", "large again")
+
+
+def launch(folder: Path, **changes: Any) -> int:
+    return launch_here(options_of(folder, **{"sets": ASK, **changes}))[0]
+
+
+def planned(folder: Path) -> Plan:
+    return plan_of(options_of(folder, sets=ASK))
+
+
+def results(folder: Path) -> Results:
+    return results_of(plan_file_of(planned(folder), {}), Storage(str(folder / "storage")))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A launch that nothing came in the way of."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_space(folder, epochs=1)
+    assert launch(folder) == 0
+    return folder
+
+
+def test_every_row_has_a_column_of_each_asked_for_and_its_own_is_pgd20(whole: Path) -> None:
+    found = results(whole)
+    columns = {"transfer_small", "transfer_large"}
+    correct = {row: found.of(row)[0].correct for row in ROWS}
+    assert all(columns <= found.of(row)[0].values.keys() for row in ROWS)
+    for row in ("small", "large"):
+        assert np.array_equal(correct[row][f"transfer_{row}"], correct[row]["pgd20"])
+    assert not np.array_equal(correct["small"]["transfer_large"], correct["small"]["pgd20"])
+    # Behind the filter of the row that classifies: PGD-20 that does not know of it.
+    assert np.array_equal(correct["large again"]["transfer_large"], correct["large again"]["pgd20"])
+    small, _ = planned(whole).trainings
+    assert len(list((whole / "storage" / small / "attempts").iterdir())) == 2  # it did not wait to be trained
+    before = numbers(whole / "storage")
+    assert launch(whole) == 0 and numbers(whole / "storage") == before
+
+
+def test_a_source_that_fails_or_is_interrupted_costs_its_column_alone_until_it_comes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, source = planned(whole).trainings
+    write_space(tmp_path, epochs=1)
+    shutil.copytree(whole / "storage", tmp_path / "storage")
+    shutil.rmtree(tmp_path / "storage" / source)
+    shutil.rmtree(sorted((tmp_path / "storage" / small / "attempts").iterdir())[-1])  # what waited for the source
+    original = what_runs_tasks()
+    ending = Outcome(source, "interrupted", "a node was lost")
+    have_tasks_run_by(lambda task, *rest: ending if task.key == source else original(task, *rest), monkeypatch)
+    assert launch(tmp_path) == 1
+    ending = Outcome(source, "failed", "loss became nan")
+    assert launch(tmp_path) == 1
+    monkeypatch.undo()
+    found = results(tmp_path)
+    assert "loss became nan" in found.problems["large", 0] and ("small", 0) not in found.problems
+    assert {"pgd20", "transfer_small"} <= found.of("small")[0].values.keys()
+    assert "transfer_large" not in found.of("small")[0].values
+    assert launch(tmp_path, retry_failed=True) == 0
+    assert numbers(tmp_path / "storage") == numbers(whole / "storage")
+
+
+def test_keys_name_the_other_training_and_tasks_carry_it(whole: Path) -> None:
+    plan = planned(whole)
+    columns = {each.trial.label: each.columns for each in plan.trials}
+    made = [columns[row][f"accuracy/transfer_{source}"] for row in ROWS for source in ("small", "large")]
+    assert len(set(made)) == len(made)
+    other = plan_of(options_of(whole, sets=[*ASK, "measurement.eps_255=4"]))
+    assert not set(made) & {key for training in other.trainings.values() for key in training.measurements}
+    asked = task(plan, Storage(str(whole / "storage")))
+    assert unpack(pack(asked)) == asked
+
+
+def test_without_the_other_row_there_is_no_such_column(whole: Path) -> None:
+    plan = plan_of(options_of(whole, sets=ASK, rows=["small"]))
+    [trial] = plan.trials
+    assert "accuracy/transfer_small" in trial.columns and "accuracy/transfer_large" not in trial.columns
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("[smal]", r"measurement.transfer_from: expected a row's label, got 'smal'; did you mean 'small'"),
+        ("[small, small]", "expected each name once, got 'small' twice"),
+    ],
+)
+def test_rows_that_are_none_are_refused_in_one_line(whole: Path, asked: str, told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        plan_of(options_of(whole, sets=[f"measurement.transfer_from={asked}"]))
+
+
+def test_a_column_is_named_after_its_row() -> None:
+    assert transfer_column("A-low, filtered") == "transfer_A_low_filtered"
+    assert transferred("transfer_A_low_filtered") == transferred("accuracy/transfer_A_low_filtered") == "A_low_filtered"
+    assert transferred("pgd20") is None and transferred("accuracy/pgd20") is None
