@@ -27,6 +27,9 @@ def main(
         str, typer.Option(help="Address to listen at; off this machine the printed link's token is needed.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0: any free one.")] = PORT,
+    figures: Annotated[
+        bool, typer.Option("--figures/--no-figures", help="Draw the report's figures as rows end, a core for seconds.")
+    ] = True,
 ) -> None:
     """Show a storage's plans live in a browser: what runs, waits and failed, curves, tables and verdicts."""
     open_closed_streams()
@@ -42,7 +45,7 @@ def main(
         where = printable(redact(opened.location))
         console.print(Text(f"The plans of {where}, live, until Ctrl-C:", overflow="fold"))
         console.print(Text(f"  {link_of(host, listening.getsockname()[1], token)}", style="bold"), soft_wrap=True)
-        LiveServer(opened, host, token).run(listening)
+        LiveServer(opened, host, token, figures=figures).run(listening)
     except UserError as error:
         open_console(sys.stderr).print(Text(str(error)))
         raise SystemExit(2) from None

@@ -56,16 +56,17 @@ def line_piece(metric: str, training: str, words: str, colour: int, points: Mapp
         metric: Of the panel.
         training: Its key.
         words: What the line is of.
-        colour: Number of its colour.
-        points: Epoch -> value; what is no number is passed over.
+        colour: Number of its colour and dash, from 0.
+        points: Epoch -> value, of numbers alone.
         order: Among the lines.
     """
-    shown = _thinned([(epoch, value) for epoch, value in sorted(points.items()) if math.isfinite(value)])
+    shown = _thinned(sorted(points.items()))
     told = " ".join(f"{epoch},{value:.4g}" for epoch, value in (shown if len(shown) > 1 else shown * 2))
     last = f": {shown[-1][1]:.4g} after epoch {shown[-1][0]}" if shown else ""
     name = f"line-{name_of(metric)}-{training}"
     html = (
-        f'<polyline id="{name}" class="c{colour}" data-training="{training}" vector-effect="non-scaling-stroke" '
+        f'<polyline id="{name}" class="c{colour % 7} d{colour // 7 % 3}" data-training="{training}" '
+        f'vector-effect="non-scaling-stroke" '
         f'points="{told}"><title>{escape(words + last)}</title></polyline>'
     )
     return Piece(name, f"lines-{name_of(metric)}", order, html, svg=True)

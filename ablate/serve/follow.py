@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -25,8 +26,8 @@ from ablate.storage.status import TrainingView
 LOOK_S = 1.0
 """Between two looks; more where a look itself takes long, as in a bucket."""
 
-REST = 2.0
-"""So many times as long as a look takes, it is rested after it."""
+MOST_REST_S = 2.5
+"""A look that takes long, as in a bucket, is followed by as long a rest, but by no longer one."""
 
 MOST_LINES = 100
 """Of a panel: trainings that went on last."""
@@ -43,14 +44,15 @@ class Follower:
         location: Of the storage.
         plan: As storage keeps it.
         look_s: Between two looks; `LOOK_S` by default.
+        figures: Whether the report's figures are drawn.
     """
 
-    def __init__(self, location: str, plan: PlanFile, look_s: float = LOOK_S) -> None:
+    def __init__(self, location: str, plan: PlanFile, look_s: float = LOOK_S, *, figures: bool = True) -> None:
         self.board = Board()
         self.plan = plan
         self._storage = SeenStorage(location)
         self._look_s = look_s
-        self._publisher = Publisher(self._storage, self.board)
+        self._publisher = Publisher(self._storage, self.board, figures=figures)
         self._trials: dict[str, TrialView] = {}
         self._trainings: dict[str, list[tuple[str, int, TrialPart]]] = {}
         self._ages: dict[str, int] = {}
@@ -82,7 +84,7 @@ class Follower:
         while not self._stop.is_set():
             began = time.monotonic()
             self.look()
-            self._stop.wait(max(self._look_s, REST * (time.monotonic() - began)))
+            self._stop.wait(max(self._look_s, min(MOST_REST_S, time.monotonic() - began)))
 
     def look(self) -> None:
         """Look once; what is wrong with storage is told on the board, and the next look tries again."""
@@ -102,15 +104,13 @@ class Follower:
         if self._storage.files.size(path) is None:  # it went while it was read
             raise self._gone()
         fresh = changed | {key for key in self._trainings if key not in self._ages}
-        for key in self._trainings:
-            if key in fresh:
-                self._show(key)
+        moved = [self._show(key) for key in self._trainings if key in fresh]
         self._away = False
         self.board.put(views.notice_piece(""))
         if fresh:
             self._draw(fresh)
         self._summarize()
-        if fresh:
+        if any(moved):
             self._publisher.publish(self.plan)
 
     def _gone(self) -> StorageError:
@@ -141,7 +141,7 @@ class Follower:
         for order, part in enumerate(plan.trials):
             name = f"trial-{digest([part.space, part.row, part.seed])[:16]}"
             trainings.setdefault(part.training, []).append((name, order, part))
-            self._colours.setdefault(f"{part.space}/{part.row}", len(self._colours) % views.COLOURS)
+            self._colours.setdefault(f"{part.space}/{part.row}", len(self._colours))
         for key in self._trainings.keys() | trainings.keys():
             if self._trainings.get(key) != trainings.get(key):
                 self._ages.pop(key, None)
@@ -156,8 +156,13 @@ class Follower:
         shown = [self._trials.get(name) for name, _, _ in self._trainings[key]]
         return key not in self._ages or any(each is None or each.state in _UNENDED for each in shown)
 
-    def _show(self, key: str) -> None:
-        """Put a training's trials on the board, as the last look found it."""
+    def _show(self, key: str) -> bool:
+        """Put a training's trials on the board, as the last look found it.
+
+        Returns:
+            Whether tables may be others: a state or a number of measurements is, not an epoch alone.
+        """
+        moved = False
         view, held = self._storage.view(key), self._storage.held(key)
         history = self._storage.history(key)
         last = history[-1] if history else {}
@@ -181,9 +186,12 @@ class Follower:
                 self._colours[f"{part.space}/{part.row}"],
                 **self._failure(key, view, reason or "unknown") if state_now == "failed" else {},
             )
+            before = self._trials.get(name)
+            moved = moved or before is None or _standing(before) != _standing(trial)
             self._trials[name] = trial
             self.board.put(views.trial_piece(trial))
         self._ages[key] = int(last.get("timestamp_ms", 0))
+        return moved
 
     def _failure(self, key: str, view: TrainingView, reason: str) -> dict[str, Any]:
         place, text = self._storage.log(key)
@@ -219,7 +227,11 @@ class Follower:
                 )  # what is to come has its place from the start
                 self.board.put(*curves.axes_pieces(metric, epochs, min(e[1] for e in ends), max(e[2] for e in ends)))
         self._drawn = shown
-        self.board.put(views.curves_words_piece(len(shown), len(begun)))
+        rows = {}
+        for part in (part for key in self._trainings if key in shown for _, _, part in self._trainings[key][:1]):
+            name = f"{part.space}/{part.row}"
+            rows[name if len(self.plan.spaces) > 1 else part.row] = self._colours[name]
+        self.board.put(views.curves_words_piece(len(shown), len(begun), rows))
 
     def _summarize(self) -> None:
         states = Counter(trial.state for trial in self._trials.values())
@@ -265,6 +277,10 @@ _WORDS: Mapping[str, str] = {
 }  # fmt: skip
 
 
+def _standing(trial: TrialView) -> tuple[str, int, str]:
+    return trial.state, trial.measured, trial.reason
+
+
 def _epochs(part: TrialPart) -> int:
     return int(part.spec.get("training", {}).get("epochs", 0))
 
@@ -273,5 +289,5 @@ def _points(storage: SeenStorage, key: str, metric: str) -> dict[int, float]:
     return {
         int(entry["epoch"]): float(entry["metrics"][metric])
         for entry in storage.history(key)
-        if metric in entry["metrics"]
+        if metric in entry["metrics"] and math.isfinite(entry["metrics"][metric])
     }

@@ -24,6 +24,9 @@ REST = 4.0
 """So many times as long as a space's figures took, nothing of it is drawn again: trainings need the cores."""
 
 
+MOST_ROWS = 60
+"""Of more rows no figures are drawn: they take minutes, and trainings need the cores."""
+
 MOST_OFTEN_S = 1.0
 """Between two times that tables and verdicts are made anew."""
 
@@ -34,9 +37,11 @@ class Publisher:
     Args:
         storage: As it was looked at last.
         board: Where to.
+        figures: Whether they are drawn.
     """
 
-    def __init__(self, storage: SeenStorage, board: Board) -> None:
+    def __init__(self, storage: SeenStorage, board: Board, *, figures: bool = True) -> None:
+        self._work = (self._tell_on, self._draw_on) if figures else (self._tell_on,)
         self._storage = storage
         self._board = board
         self._signatures: dict[str, int] = {}
@@ -64,7 +69,7 @@ class Publisher:
             self._plan = plan
             self._waits.notify_all()
             if not self._threads:
-                self._threads = [threading.Thread(target=each, daemon=True) for each in (self._tell_on, self._draw_on)]
+                self._threads = [threading.Thread(target=each, daemon=True) for each in self._work]
                 for thread in self._threads:
                     thread.start()
 
@@ -115,10 +120,17 @@ class Publisher:
             self._rest(REST * (time.monotonic() - began))
 
     def _draw(self, name: str, order: int, results: Results) -> None:
+        rows = len(results.space.rows)
+        if rows > MOST_ROWS and results.space.search is None:
+            told = f"are not drawn live of {rows:,} rows; python -m ablate.report --storage DIR --out DIR draws them."
+            self._board.put(views.figures_piece(name, order, results.space.title, {"": (Missing("They", told), "")}))
+            return
         try:
             drawn = {key: figure for key, figure in draw_all(results).items() if key != LIVE}
         except Exception as error:  # numbers stand; the page says which figures lack
             drawn = {"": Missing("Figures", f"could not be drawn ({type(error).__name__}: {error}).")}
+        if not drawn:
+            return
         shown = {key: (figure, self._keep(figure)) for key, figure in drawn.items()}
         self._board.put(views.figures_piece(name, order, results.space.title, shown))
         names = [source.rpartition("/")[2] for _, source in shown.values() if source]

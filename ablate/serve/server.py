@@ -38,11 +38,14 @@ class LiveServer:
         host: As of `--host`.
         token: That is asked for; none on loopback.
         look_s: Between two looks at storage.
+        figures: Whether the report's figures are drawn.
     """
 
-    def __init__(self, storage: Storage, host: str, token: str | None, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self, storage: Storage, host: str, token: str | None, look_s: float = LOOK_S, *, figures: bool = True
+    ) -> None:
         assert token is not None or is_loopback(host)
-        self.shelf = Shelf(storage, look_s)
+        self.shelf = Shelf(storage, look_s, figures=figures)
         pages = Pages(self.shelf, lambda: self._server.should_exit)
         self.app: ASGIApp = Guard(pages.app(), own_names(host), token)
         self._server = uvicorn.Server(

@@ -29,14 +29,16 @@ class Shelf:
     Args:
         storage: Which is served.
         look_s: Between two looks at it.
+        figures: Whether the report's figures are drawn.
     """
 
     NONE = "none"
     """What stands for the plan of a storage without any."""
 
-    def __init__(self, storage: Storage, look_s: float = LOOK_S) -> None:
+    def __init__(self, storage: Storage, look_s: float = LOOK_S, *, figures: bool = True) -> None:
         self._storage = storage
         self._look_s = look_s
+        self._figures = figures
         self._lock = threading.RLock()
         self._known: dict[str, PlanFile] = {}
         self._sizes: dict[str, int | None] = {}
@@ -85,8 +87,8 @@ class Shelf:
             if plan not in self._known:
                 return None
             if plan not in self._followers:
-                follower = Follower(self._storage.location, self._known[plan], self._look_s).start()
-                self._followers[plan] = (follower, time.monotonic())
+                follower = Follower(self._storage.location, self._known[plan], self._look_s, figures=self._figures)
+                self._followers[plan] = (follower.start(), time.monotonic())
                 self._tell(plan, follower.board)
             return self._followers[plan][0].board
 

@@ -25,8 +25,8 @@ STATES = {
 }
 """State -> its heading, in the order of the page."""
 
-COLOURS = 7
-"""So many colours of rows there are in the style sheet."""
+MOST_NAMED = 14
+"""Up to so many rows are named above the curves."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TrialView:
         measurements: How many there are to be.
         last: What its last epoch gave: name -> value.
         last_ms: When that ended.
-        colour: Number of the row's colour.
+        colour: Number of the row's colour and dash, from 0.
         reason: Why it failed.
         details: The traceback.
         log: Where the log of its last attempt lies.
@@ -98,9 +98,11 @@ def summary_piece(**told: Any) -> Piece:
     return Piece("summary", "now", 0, _render("summary.html", duration=duration, **told))
 
 
-def curves_words_piece(shown: int, begun: int) -> Piece:
-    """What is said above the curves."""
-    return Piece("curves-told", "curves-words", 0, _render("curves_words.html", shown=shown, begun=begun))
+def curves_words_piece(shown: int, begun: int, rows: Mapping[str, int]) -> Piece:
+    """What is said above the curves: of few rows, which line is whose."""
+    legend = [(colour, label) for label, colour in rows.items()] if len(rows) <= MOST_NAMED else []
+    html = _render("curves_words.html", shown=shown, begun=begun, legend=legend)
+    return Piece("curves-told", "curves-words", 0, html)
 
 
 def notice_piece(text: str) -> Piece:

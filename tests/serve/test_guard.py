@@ -35,14 +35,14 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 @pytest.fixture(scope="module")
 def here(storage: Storage) -> Iterator[LiveServer]:
-    server = LiveServer(storage, "127.0.0.1", None, look_s=0.05)
+    server = LiveServer(storage, "127.0.0.1", None, look_s=0.05, figures=False)
     yield server
     server.shelf.close()
 
 
 @pytest.fixture(scope="module")
 def away(storage: Storage) -> Iterator[LiveServer]:
-    server = LiveServer(storage, "0.0.0.0", TOKEN, look_s=0.05)
+    server = LiveServer(storage, "0.0.0.0", TOKEN, look_s=0.05, figures=False)
     yield server
     server.shelf.close()
 
@@ -110,7 +110,7 @@ def test_elsewhere_only_the_printed_link_is_let_in_and_its_token_leaves_the_addr
 
 def test_whatever_was_written_into_storage_is_shown_as_text(here: LiveServer) -> None:
     page = ask(here.app, "/plan/aaaaaaaaaa")
-    told = ask(here.app, "/events/aaaaaaaaaa", until=b"figures-batch_size")
+    told = ask(here.app, "/events/aaaaaaaaaa", until=b"section-batch_size")
     assert page.headers["cache-control"] == "no-store"
     for text in (page.text, told.text):
         assert "<script>alert" not in text and "<img src=x" not in text
