@@ -40,7 +40,7 @@ def main(
         from ablate.storage.storage import Storage
 
         opened = Storage(storage)
-        listening = _listen(host, port)
+        listening = listen(host, port)
         token = None if is_loopback(host) else secrets.token_urlsafe(24)
         where = printable(redact(opened.location))
         console.print(Text(f"The plans of {where}, live, until Ctrl-C:", overflow="fold"))
@@ -53,8 +53,12 @@ def main(
         raise SystemExit(130) from None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that listens.
+
+    Args:
+        host: A name or address of this machine.
+        port: Its port; 0: any free one.
 
     Raises:
         SpecError: The port is another program's, or the host is not this machine's.

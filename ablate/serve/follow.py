@@ -57,6 +57,7 @@ class Follower:
         self._trainings: dict[str, list[tuple[str, int, TrialPart]]] = {}
         self._ages: dict[str, int] = {}
         self._drawn: set[str] = set()
+        self._ends: dict[str, dict[str, tuple[int, float, float]]] = {metric: {} for metric in curves.PANELS}
         self._colours: dict[str, int] = {}
         self._searches = {space.name for space in plan.spaces if space.search is not None}
         self._plan_seen: tuple[int | None, float] = (None, 0.0)
@@ -209,18 +210,11 @@ class Follower:
         for metric in curves.PANELS:
             name = curves.name_of(metric)
             self.board.drop(*(f"line-{name}-{key}" for key in self._drawn - shown))
-            ends: list[tuple[int, float, float]] = []
             for key in shown:
-                points = _points(self._storage, key, metric)
-                if not points:
-                    continue
-                ends.append((max(points), min(points.values()), max(points.values())))
                 if key in fresh or key not in self._drawn:
-                    trials = self._trainings[key]
-                    part = trials[0][2]
-                    words = f"{', '.join(dict.fromkeys(each.row for _, _, each in trials))}, seed {part.seed}"
-                    colour = self._colours[f"{part.space}/{part.row}"]
-                    self.board.put(curves.line_piece(metric, key, words, colour, points, trials[0][1]))
+                    self._draw_line(metric, key)
+            known = self._ends[metric]
+            ends = [known[key] for key in shown if key in known]
             if ends:
                 epochs = max(
                     [each[0] for each in ends] + [_epochs(self._trainings[key][0][2]) for key in shown]
@@ -232,6 +226,17 @@ class Follower:
             name = f"{part.space}/{part.row}"
             rows[name if len(self.plan.spaces) > 1 else part.row] = self._colours[name]
         self.board.put(views.curves_words_piece(len(shown), len(begun), rows))
+
+    def _draw_line(self, metric: str, key: str) -> None:
+        points = _points(self._storage, key, metric)
+        if not points:
+            return
+        self._ends[metric][key] = (max(points), min(points.values()), max(points.values()))
+        trials = self._trainings[key]
+        part = trials[0][2]
+        words = f"{', '.join(dict.fromkeys(each.row for _, _, each in trials))}, seed {part.seed}"
+        colour = self._colours[f"{part.space}/{part.row}"]
+        self.board.put(curves.line_piece(metric, key, words, colour, points, trials[0][1]))
 
     def _summarize(self) -> None:
         states = Counter(trial.state for trial in self._trials.values())
