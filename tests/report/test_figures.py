@@ -13,11 +13,13 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
+from ablate.analysis.bands import third_edges
 from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
 from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
 from ablate.report.figures.filters import draw_filters
 from ablate.report.figures.frequencies import draw_corruptions, draw_epochs, draw_gradient_spectrum, draw_transfer
+from ablate.report.figures.heat_map import draw_heat_maps
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
 from ablate.report.figures.style import COLOURS, STYLE, format_metric, mosaic
@@ -237,6 +239,21 @@ def test_figure_filters_names_networks_of_one_kind_by_their_rows() -> None:
     assert drawing is not None
     names = [text.get_text() for text in drawing.figure.legends[0].texts]
     assert "wide 16, low-pass" in names and "r lowpass 8, low-pass" in names and "natural, low-pass" in names
+
+
+def test_figure_heat_map_shares_one_scale_and_marks_the_thirds() -> None:
+    rows = {
+        label: {0: RowData({"heat_map/error": np.full((12, 12), error)}, {"heat_map/error_low": error})}
+        for label, error in (("Natural", 11.0), ("Adversarial", 58.0), ("without", 30.0))
+    }
+    drawing = draw_heat_maps(FigureData(rows))
+    assert drawing is not None
+    images = [image for axes in drawing.figure.axes for image in axes.images]
+    assert [image.get_clim() for image in images[:3]] == [(10.0, 60.0)] * 3
+    axes = drawing.figure.axes[0]
+    assert [(patch.get_x(), patch.get_width()) for patch in axes.patches] == [(-1.5, 3.0), (-3.5, 7.0)]
+    assert [third_edges(12, name)[1] for name in ("low", "mid")] == [1, 3]  # the last of each, half a pixel inside
+    assert "Natural: low third 11.0; Adversarial: low third 58.0" in drawing.caption
 
 
 def test_a_mosaic_keeps_every_kernel_apart() -> None:

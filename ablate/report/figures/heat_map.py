@@ -15,6 +15,7 @@ PHONE_IN = 4.8
 """Width of the figure: on a phone's screen its text is still about 10 pixels high."""
 
 _ACROSS = 2
+_STEP = 5.0  # points of error that the scale is rounded to
 _SIXTHS = (1, 2)  # where thirds of 0 to size / 2 end, as in ablate.analysis.bands
 _WORDS = {
     "error_low": "low third",
@@ -38,11 +39,13 @@ def draw_heat_maps(data: FigureData) -> Drawing | None:
     if not rows:
         return None
     maps = {label: mean_over(seeds.values(), "heat_map/error") for label, seeds in rows.items()}
-    low = 10.0 * math.floor(min(float(each.min()) for each in maps.values()) / 10.0)
-    high = max(low + 10.0, 10.0 * math.ceil(max(float(each.max()) for each in maps.values()) / 10.0))
+    low = _STEP * math.floor(min(float(each.min()) for each in maps.values()) / _STEP)
+    high = max(low + _STEP, _STEP * math.ceil(max(float(each.max()) for each in maps.values()) / _STEP))
     across = min(_ACROSS, len(maps))
     down = math.ceil(len(maps) / across)
-    figure = new_figure("Error under each frequency alone", 0.9 + 2.15 * down * (1.6 if across == 1 else 1.0), PHONE_IN)
+    figure = new_figure(
+        "Error under each frequency alone", 0.75 + 1.95 * down * (1.6 if across == 1 else 1.0), PHONE_IN
+    )
     panels = figure.subplots(down, across, squeeze=False)
     for axes in panels.flat[len(maps) :]:
         axes.set_visible(False)
@@ -54,7 +57,8 @@ def draw_heat_maps(data: FigureData) -> Drawing | None:
             _square(axes, -(-sixths * size // 6) - 0.5)
         ticks = [-(size // 2), 0, (size - 1) // 2]
         axes.set_xticks(ticks, [f"{tick}".replace("-", "−") for tick in ticks])
-        axes.set_yticks(ticks, [f"{tick}".replace("-", "−") for tick in ticks] if number % across == 0 else [])
+        axes.set_yticks(ticks if number % across == 0 else [])
+        axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}".replace("-", "−"))
         axes.spines[:].set_visible(False)
         axes.set_title(label)
         if number + across >= len(maps):
