@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ablate.bundle.making import beside, plan_of
-from ablate.bundle.stating import TOLERANCE, differences, results_in, statement_of
-from ablate.core.digest import digest
+from ablate.bundle.stating import differences, results_in, statement_of
 from ablate.core.text import plural
 from ablate.report.results import Results
 from ablate.storage import plans
+from ablate.storage.carrying import faults
 from ablate.storage.checksums import read_json
 from ablate.storage.layers import LayeredFiles
-from ablate.storage.plans import PlanFile, TrialPart
-from ablate.storage.records import Record
+from ablate.storage.plans import PlanFile
 from ablate.storage.registrations import parse as parse_registration
-from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import FOLDER, BundleFiles
+from ablate.storage.zipped import BundleFiles
+
+_FORMLESS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RecursionError)
+"""What comes of content whose checksums hold and that no launch has written."""
 
 
 @dataclass
@@ -92,6 +90,14 @@ def verify(opened: Opened) -> Checked:
     Raises:
         StorageError: A file of it that is not what its checksum says, or that nobody should read.
     """
+    try:
+        return _verified(opened)
+    except _FORMLESS as error:
+        told = f"{type(error).__name__}: {error}"[:200]
+        raise opened.files.bundle.refused("records of the form that a launch writes", f"others ({told})") from error
+
+
+def _verified(opened: Opened) -> Checked:
     found = Checked()
     found.differs += opened.lacking
     for name in opened.files.bundle.names():
@@ -101,10 +107,11 @@ def verify(opened: Opened) -> Checked:
     views = {key: opened.storage.view(key) for key in opened.plan.trainings()}
     for key, view in views.items():
         found.count("training")
-        found.differs += _training(opened, key)
-        for name in sorted(view.records):
-            found.count("record")
-            found.differs += _record(opened, view, name, opened.plan.trainings()[key])
+        found.count("record", len(view.records))
+        first = opened.plan.trainings()[key][0]
+        found.differs += [
+            f"{first.space}/{first.row}, seed {first.seed}: {told}" for told in faults(opened.storage, key)
+        ]
     for results in results_in(opened.plan, opened.storage):
         found.differs += _stated(opened, results, found)
     return found
@@ -121,41 +128,6 @@ def _identity(opened: Opened) -> Iterator[str]:
             parse_registration(opened.files.read(f"registrations/{name}"), short)
         except (ValueError, TypeError, KeyError) as error:
             yield f"registration {short}: {error}"
-
-
-def _training(opened: Opened, key: str) -> Iterator[str]:
-    """Whether a key is that of what it is said to stand for."""
-    content = opened.storage.files.read(f"{key}/training.json")
-    if content is None:
-        return
-    try:
-        made = digest(read_json(content))
-    except (ValueError, TypeError) as error:
-        yield f"training {key}: what it stands for cannot be read ({error})"
-        return
-    if made != key:
-        yield f"training {key}: what it is said to stand for has the key {made}"
-
-
-def _record(opened: Opened, view: TrainingView, name: str, trials: list[TrialPart]) -> Iterator[str]:
-    """Whether a record is of what it is filed under, and its accuracy that of its images."""
-    path, _ = view.records[name]
-    where = f"record {name} of {trials[0].space}/{trials[0].row}, seed {trials[0].seed}"
-    record: Record | None = opened.storage.record(view, name)
-    if record is None:
-        yield f"{where}: its manifest has another checksum than it ({FOLDER}/{path})"
-        return
-    if record.key != name:
-        yield f"{where}: it is of measurement {record.key}"
-    stated, correct = record.scalars.get("accuracy"), record.correct
-    if correct is None or stated is None:
-        return
-    if correct.dtype != np.bool_ or correct.ndim != 1 or not correct.size:
-        yield f"{where}: expected a verdict for each image, got {correct.dtype} of shape {list(correct.shape)}"
-        return
-    given = 100.0 * float(correct.mean())
-    if not math.isclose(stated, given, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-        yield f"{where}: it states {stated:.6g} %, its images give {given:.6g} %"
 
 
 def _stated(opened: Opened, results: Results, found: Checked) -> list[str]:

@@ -18,7 +18,7 @@ from ablate.launch.options import Options
 from ablate.planning.plan import PlannedTraining
 from ablate.storage import origins, registrations
 from ablate.storage.attempts import attempts_of
-from ablate.storage.carrying import stored_training
+from ablate.storage.carrying import faults, stored_training
 from ablate.storage.files import Files
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.origins import Origin
@@ -163,6 +163,8 @@ class Also:
             told = f"{offered[0].kind} {offered[0].name} lacks measurements of it, and its network"
             return f"{training.rows[0]}, seed {training.spec.seed}: {told}; it is trained here"
         place = chosen[0]
+        for told in faults(place.storage, key):  # its checksums may hold: whoever edits numbers makes them anew
+            raise StorageError(f"--also {redact(place.location)}: {training.rows[0]}: {told}; verify tells all")
         for path, content in stored_training(place.storage, key, checkpoints=True):
             self._own.files.write(path, content)
         origin = place.origin(key)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from ablate.core.digest import digest
 from ablate.core.errors import StorageError
 from ablate.core.redaction import redact
 from ablate.storage.attempts import attempts_of, read_manifest, seal_manifest
-from ablate.storage.checksums import sha256
+from ablate.storage.checksums import read_json, sha256
+from ablate.storage.records import Record
 from ablate.storage.storage import Storage
+
+_ROUNDING = 1e-9
+"""Of an accuracy, relative."""
 
 
 def stored_training(storage: Storage, key: str, *, checkpoints: bool) -> Iterator[tuple[str, bytes]]:
@@ -54,3 +62,44 @@ def stored_training(storage: Storage, key: str, *, checkpoints: bool) -> Iterato
                 raise StorageError(f"expected a whole file, got a damaged {where}; the same launch again makes it")
             yield f"{base}/{name}", content
         yield f"{base}/manifest-{kept['sequence']:06d}.json", seal_manifest(kept)
+
+
+def faults(storage: Storage, key: str) -> Iterator[str]:
+    """Where what is stored of a training contradicts itself, whoever wrote it and with whatever checksums.
+
+    Args:
+        storage: Where.
+        key: The training's.
+
+    Yields:
+        A line for each.
+    """
+    described = storage.files.read(f"{key}/training.json")
+    if described is not None:
+        try:
+            made = digest(read_json(described))
+        except (ValueError, TypeError) as error:
+            made = f"that cannot be made ({error})"
+        if made != key:
+            yield f"training {key}: what it is said to stand for has the key {made}"
+    view = storage.view(key)
+    for name in sorted(view.records):
+        record = storage.record(view, name)
+        if record is None:
+            yield f"record {name}: its manifest has another checksum than it"
+        elif record.key != name:
+            yield f"record {name}: it is of measurement {record.key}"
+        else:
+            yield from (f"record {name}: {told}" for told in _miscounted(record))
+
+
+def _miscounted(record: Record) -> Iterator[str]:
+    stated, correct = record.scalars.get("accuracy"), record.correct
+    if correct is None or stated is None:
+        return
+    if correct.dtype != np.bool_ or correct.ndim != 1 or not correct.size:
+        yield f"expected a verdict for each image, got {correct.dtype} of shape {list(correct.shape)}"
+    elif not isinstance(stated, (int, float)):
+        yield f"expected an accuracy, got {stated!r}"
+    elif not math.isclose(stated, 100.0 * float(correct.mean()), rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+        yield f"it states {stated:.6g} %, its images give {100.0 * float(correct.mean()):.6g} %"

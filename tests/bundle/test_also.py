@@ -17,9 +17,11 @@ from ablate.report.from_storage import all_results
 from ablate.report.tables import build_table, table_input
 from ablate.storage import plans
 from ablate.storage.deletion import training_files
+from ablate.storage.records import Record
 from ablate.storage.registrations import read_all
 from ablate.storage.storage import Storage
-from tests.bundle.support import run
+from tests.bundle.support import changed, run
+from tests.bundle.test_round_trip import edited_record
 from tests.support.helpers import launch_here, numbers, options_of
 
 
@@ -151,3 +153,17 @@ def test_a_bundle_travels_with_a_job(launched: Path, bundle: Path, monkeypatch: 
     sent = submission_of(Request.read(asked), None)
     assert sent.include == ["bundle.zip"]
     assert sent.arguments[sent.arguments.index("--also") + 1] == "bundle.zip" and "s3://bucket/theirs" in sent.arguments
+
+
+def test_edited_numbers_are_not_taken_over(launched: Path, bundle: Path, tmp_path: Path) -> None:
+    def better(record: Record) -> Record:
+        return Record(record.key, {"accuracy": 99.0}, record.arrays, record.meta)
+
+    def edit(files: dict[str, bytes]) -> None:
+        for path in [name for name in files if "/record-" in name]:
+            edited_record(files, better, path)
+
+    path = changed(bundle, tmp_path / "edited.zip", edit)
+    with pytest.raises(StorageError, match=r"edited\.zip: tiny/small: record .* it states 99 %, its images give"):
+        go_on(tmp_path, launched, path)
+    assert not Storage(str(tmp_path / "own")).keys()

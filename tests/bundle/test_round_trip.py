@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,36 @@ def test_a_record_of_another_measurement_or_training_is_found(bundle: Path, tmp_
     assert code in (1, 2) and "ef" * 10 in told
     code, told = run("verify", changed(bundle, path, retold))
     assert code == 1 and "has the key" in told and "its trials are those of plan" in told
+
+
+def other_history(files: dict[str, bytes]) -> None:
+    for path in [name for name in files if "/history-" in name]:
+        files[path] = b'[{"epoch": "never", "metrics": [1]}]'
+        manifest = next(name for name in files if name.startswith(path.rpartition("/")[0]) and "manifest-" in name)
+        body = json.loads(json.loads(files[manifest])["body"])
+        body["histories"] = [[path.rpartition("/")[2], sha256(files[path])]]
+        files[manifest] = seal_manifest(body)
+
+
+def other_arrays(files: dict[str, bytes]) -> None:
+    def shapeless(record: Record) -> Record:
+        return Record(record.key, {"accuracy": "high"}, {"correct": np.zeros((2, 2))}, record.meta)  # type: ignore[dict-item]
+
+    edited_record(files, shapeless)
+
+
+def other_statement(files: dict[str, bytes]) -> None:
+    files["results/tiny.json"] = b"[1, 2"
+
+
+def other_plan(files: dict[str, bytes]) -> None:
+    files[next(name for name in files if "/plans/" in name)] = b'{"layout": 1}'
+
+
+@pytest.mark.parametrize("change", [other_history, other_arrays, other_statement, other_plan])
+def test_what_no_launch_writes_is_told_in_a_line(bundle: Path, tmp_path: Path, change: Callable[..., None]) -> None:
+    code, told = run("verify", changed(bundle, tmp_path / "b.zip", change))
+    assert code in (1, 2) and "b.zip" in told and "Traceback" not in told
 
 
 def test_what_is_damaged_in_storage_makes_no_bundle(launched: Path, tmp_path: Path) -> None:
