@@ -21,7 +21,8 @@ from ablate.learning.models.folding import as_measured
 from ablate.learning.precision import memory_format
 from ablate.learning.resident import resident
 from ablate.learning.state import TrainingState
-from ablate.spaces.specs import PlannedMeasurement, TrialSpec
+from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.specs import TrialSpec
 from ablate.storage import checkpoints
 from ablate.storage.plans import TrialPart
 

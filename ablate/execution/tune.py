@@ -46,7 +46,8 @@ from ablate.execution.packing import GroupSizer, gpus_of
 from ablate.execution.schedulers import EPOCH
 from ablate.execution.together import run_tasks
 from ablate.learning.data import Dataset, dataset_name
-from ablate.spaces.specs import MadeOn, MeasurementSpec, PlannedMeasurement, TrialSpec
+from ablate.spaces.planned import MadeOn, PlannedMeasurement
+from ablate.spaces.specs import MeasurementSpec, TrialSpec
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
 from ablate.storage.storage import Storage

@@ -34,7 +34,7 @@ from ablate.learning.resident import resident
 from ablate.learning.state import TrainingError, TrainingState
 from ablate.learning.training import train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
-from ablate.spaces.specs import MadeOn, PlannedMeasurement
+from ablate.spaces.planned import MadeOn, PlannedMeasurement
 from ablate.storage import checkpoints, leases
 from ablate.storage.attempts import Attempt
 from ablate.storage.records import Record

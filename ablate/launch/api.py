@@ -389,7 +389,7 @@ class LaunchPlan:
         import pandas as pd
 
         from ablate.launch.also import opened
-        from ablate.planning.plan import plan_file_of
+        from ablate.planning.as_file import plan_file_of
         from ablate.report.from_storage import all_results
 
         with _worded_for_python():
@@ -415,7 +415,7 @@ class LaunchPlan:
             are `<space>/<name>`.
         """
         from ablate.launch.also import opened
-        from ablate.planning.plan import plan_file_of
+        from ablate.planning.as_file import plan_file_of
         from ablate.report.contents import draw_all
         from ablate.report.figures.pictures import Picture
         from ablate.report.from_storage import all_results

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablate.launch.spending import Costs, told_hours
-from ablate.planning.plan import Plan, PlannedTrial, plan_file_of
+from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan import Plan, PlannedTrial
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results, Trial
 from ablate.report.verdicts.contrasts import Contrast, contrasts

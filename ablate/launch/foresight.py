@@ -12,8 +12,9 @@ import numpy as np
 from ablate.core.text import plural
 from ablate.launch.deciding import Question, questions_of
 from ablate.launch.spending import told_hours
+from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import Estimate as Duration
-from ablate.planning.plan import Plan, plan_file_of
+from ablate.planning.plan import Plan
 from ablate.report.from_storage import all_results
 from ablate.report.results import PAPER_BASELINES, Results, published_results
 from ablate.report.verdicts.contrasts import Contrast

@@ -17,7 +17,8 @@ from ablate.launch.options import Options
 from ablate.launch.request import Request
 from ablate.launch.session import Session, launch_here
 from ablate.launch.sources import Rows
-from ablate.planning.plan import Plan, decide, plan_file_of
+from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan import Plan, decide
 from ablate.spaces.space import Trial
 from ablate.storage import plans
 from ablate.storage.replications import FOLDER, open_one

@@ -34,8 +34,9 @@ from ablate.launch.sources import Subject, results_of
 from ablate.launch.weights import keep_weights
 from ablate.learning import data
 from ablate.learning.official import CORRUPTIONS
+from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import DAY_S, Estimate
-from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
+from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.report.opening import show_watching
 from ablate.storage import plans
 from ablate.storage.leases import Leases

@@ -17,8 +17,9 @@ from ablate.launch.console import show_plan
 from ablate.launch.options import Options
 from ablate.launch.progress import Progress
 from ablate.launch.queue import Source
+from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import Estimate, estimate
-from ablate.planning.plan import Plan, PlannedTraining, decide, plan_file_of
+from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.planning.search_plan import SearchPlan, search_estimate
 from ablate.spaces.specs import DataSpec
 from ablate.spaces.trials import Sample

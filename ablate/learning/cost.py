@@ -16,7 +16,8 @@ from ablate.analysis.heat_map import frequency_classes
 from ablate.attacks import Attack, Square, Together, build_attack
 from ablate.learning.models import build_network
 from ablate.learning.objectives import traits
-from ablate.spaces.specs import ModelSpec, PlannedMeasurement, TrainingAttackSpec, TrialSpec
+from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.specs import ModelSpec, TrainingAttackSpec, TrialSpec
 
 STEP_COST, UPDATE_COST = 2.0, 3.0
 """Forward passes that an attack's step and an optimizer's step amount to."""

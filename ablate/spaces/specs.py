@@ -7,7 +7,6 @@ computed from these models in `ablate.planning.keys`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -474,45 +473,3 @@ class TrialSpec(Spec):
                 f"{largest}"
             )
         return self
-
-
-@dataclass(frozen=True)
-class MadeOn:
-    """The network that examples are made on, where it is another one than that which classifies them.
-
-    Args:
-        training: Its training's key.
-        network: As keys call it.
-        spec: The trial that trains it.
-    """
-
-    training: str
-    network: str
-    spec: TrialSpec
-
-
-@dataclass(frozen=True)
-class PlannedMeasurement:
-    """One attack or analysis on one network of a training, or another network's examples on it.
-
-    Args:
-        key: Its measurement key.
-        kind: Whether `name` is an attack or an analysis, or a column of transferred examples.
-        name: As registered.
-        network: As keys call it: `last`, `best`, `ema:0.999@0`, `epoch:60`.
-        filter: In front of the network; None without one.
-        adaptive: Whether the attack sees the filter.
-        settings: Where the attack's hyperparameters come from.
-        parts: Of a column made of others, their names and measurement keys.
-        made_on: Of transferred examples, the network they are made on.
-    """
-
-    key: str
-    kind: Literal["attack", "analysis", "transfer"]
-    name: str
-    network: str
-    filter: Filter | None
-    adaptive: bool
-    settings: MeasurementSpec
-    parts: tuple[tuple[str, str], ...] = ()
-    made_on: MadeOn | None = None

@@ -10,7 +10,8 @@ import pytest
 
 from ablate.core.digest import digest
 from ablate.launch.registering import register
-from ablate.planning.plan import Plan, plan_file_of
+from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan import Plan
 from ablate.report.verdicts.verdicts import standing_of
 from ablate.storage.plans import PlanFile, parse
 from ablate.storage.registrations import RegistrationPart, path_of, read_all, write_first

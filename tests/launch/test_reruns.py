@@ -17,8 +17,9 @@ from ablate.launch import session
 from ablate.launch.options import Options
 from ablate.launch.request import Request, submission_of
 from ablate.launch.reruns import Reruns, RerunSession, rerun
+from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import DAY_S, Estimate
-from ablate.planning.plan import Plan, plan_file_of
+from ablate.planning.plan import Plan
 from ablate.report.as_json import results_as_json
 from ablate.report.from_storage import results_of
 from ablate.report.replications import from_tag, to_tag

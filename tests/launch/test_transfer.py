@@ -12,7 +12,8 @@ import pytest
 from ablate.core.errors import SpecError
 from ablate.execution.base import Outcome
 from ablate.execution.tune import pack, unpack
-from ablate.planning.plan import Plan, plan_file_of
+from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan import Plan
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results
 from ablate.spaces.metrics import transfer_column, transferred

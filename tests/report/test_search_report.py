@@ -16,7 +16,7 @@ from rich.console import Console
 from ablate.launch.options import Options
 from ablate.launch.request import Request
 from ablate.launch.session import launch
-from ablate.planning.plan import plan_file_of
+from ablate.planning.as_file import plan_file_of
 from ablate.report import from_tracking
 from ablate.report.__main__ import print_space
 from ablate.report.figures.search import pictures, rungs
