@@ -52,8 +52,14 @@ def plan_by_words(storage: Storage, words: Words, tell: Callable[[str], None]) -
     Raises:
         UserError: Nothing was launched by these words.
     """
-    files = [file for file in plans.load_all(storage, tell) if not any(part.search for part in file.spaces)]
+    everything = plans.load_all(storage, tell)
+    files = [file for file in everything if not _is_search(file)]
     where = redact(storage.location)
+    searches = {part.name: file for file in reversed(everything) if _is_search(file) for part in file.spaces}
+    if len(words.spaces) == 1 and words.spaces[0] in searches and _said(searches[words.spaces[0]], words):
+        if words.seeds or words.rows:
+            raise SpecError(f"--seeds, --row: expected none of the search {words.spaces[0]}, which is one whole")
+        return searches[words.spaces[0]]
     parts: list[tuple[PlanFile, SpacePart, list[TrialPart]]] = []
     for name in _names(words.spaces, files, where):
         of_space = [file for file in files if any(part.name == name for part in file.spaces)]
@@ -64,6 +70,10 @@ def plan_by_words(storage: Storage, words: Words, tell: Callable[[str], None]) -
         alike = [file for file in of_space if _settings(file) == _settings(latest)]
         parts.append((latest, latest.space(name), _trials(alike, name, words)))
     return _joined(parts)
+
+
+def _is_search(file: PlanFile) -> bool:
+    return any(part.search for part in file.spaces)
 
 
 def _names(asked: Sequence[str], files: Sequence[PlanFile], where: str) -> list[str]:

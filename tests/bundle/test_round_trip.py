@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 from ablate.storage.zipped import BundleFiles
 from tests.bundle.support import changed, contents, run
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "storage.tar.xz"
 
 
 def tables(storage: Storage) -> list[str]:
@@ -263,3 +266,16 @@ def test_a_bundle_describes_itself_and_is_verified_where_nobody_can_describe_one
     assert run("verify", bundle)[0] == 0
     code, told = run("make", tmp_path / "b.zip", "--space", "tiny", "--storage", launched / "storage")
     assert code == 2 and "pip install rocrate" in told and not (tmp_path / "b.zip").exists()
+
+
+def test_a_storage_of_the_first_version_and_a_search_are_bundled_and_verified(tmp_path: Path) -> None:
+    with tarfile.open(GOLDEN) as packed:
+        packed.extractall(tmp_path, filter="data")
+    for name in ("tiny", "tiny_search"):
+        path = tmp_path / f"{name}.zip"
+        code, told = run("make", path, "--space", name, "--storage", tmp_path / "storage")
+        assert code == 0 and "3 trainings" in told
+        code, told = run("verify", path)
+        assert code == 0, told
+    code, told = run("make", path, "--space", "tiny_search", "--row", "a", "--storage", tmp_path / "storage")
+    assert code == 2 and "expected none of the search" in told
