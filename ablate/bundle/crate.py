@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from ablate.core.errors import SpecError
 from ablate.storage.plans import PlanFile
-from ablate.storage.zipped import FOLDER
 
 METADATA = "ro-crate-metadata.json"
 _KINDS = {"json": "application/json", "npz": "application/octet-stream"}
@@ -62,15 +61,16 @@ def metadata(plan: PlanFile, sizes: Mapping[str, int], needs: Sequence[str] = ()
     action["instrument"] = program
     folders: dict[str, int] = {}
     for name, size in sorted(sizes.items()):
-        parts = name.split("/")
-        if parts[0] == FOLDER and len(parts) > 3:  # of a training
-            folders["/".join(parts[:2])] = folders.get("/".join(parts[:2]), 0) + size
-        elif parts[0] != FOLDER or parts[1] not in plan.trainings():
+        folder = "/".join(name.split("/")[:2])
+        if folder.partition("/")[2] in (*plan.trainings(), "replications"):
+            folders[folder] = folders.get(folder, 0) + size
+        else:
             kind = _KINDS.get(name.rpartition(".")[2], "text/plain")
             crate.add_file(dest_path=name, properties={"contentSize": str(size), "encodingFormat": kind})
     for folder, size in sorted(folders.items()):
-        rows = [f"{t.space}/{t.row}, seed {t.seed}" for t in plan.trainings()[folder.partition("/")[2]]]
-        crate.add_dataset(dest_path=f"{folder}/", properties={"contentSize": str(size), "name": "; ".join(rows)})
+        rows = [f"{t.space}/{t.row}, seed {t.seed}" for t in plan.trainings().get(folder.partition("/")[2], ())]
+        told = "; ".join(rows) or "what came out when trainings were trained again"
+        crate.add_dataset(dest_path=f"{folder}/", properties={"contentSize": str(size), "name": told})
     action["result"] = crate.root_dataset
     found = crate.metadata.generate()
     found["@graph"] = sorted(found["@graph"], key=lambda entity: (entity["@id"] != METADATA, entity["@id"]))

@@ -13,7 +13,7 @@ from ablate import __version__
 from ablate.bundle import crate
 from ablate.bundle.selecting import public
 from ablate.bundle.stating import results_in, statement_of
-from ablate.storage import origins
+from ablate.storage import origins, replications
 from ablate.storage.carrying import stored_training
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.plans import PlanFile
@@ -125,6 +125,15 @@ def _stored(
         yield origins.path_of(key), origin.model_dump_json(indent=1).encode()
     for key in held:
         yield from stored_training(storage, key, checkpoints=checkpoints)
+    for name in replications.names(storage):
+        inner = replications.storage_of(storage, name)
+        again = sorted(set(inner.keys()) & set(held))
+        if again:
+            folder = f"{replications.FOLDER}/{name}"
+            yield f"{folder}/request.json", storage.files.read(f"{folder}/request.json") or b"{}"
+        for key in again:
+            for path, content in stored_training(inner, key, checkpoints=False):
+                yield f"{folder}/{path}", content
 
 
 def plan_of(bundle: Bundle, files: BundleFiles) -> PlanFile:

@@ -1,4 +1,4 @@
-"""Files of several places seen as those of one: written to the first, read from all."""
+"""Files of several places seen as those of one, and a folder of files seen as a whole."""
 
 from __future__ import annotations
 
@@ -47,3 +47,48 @@ class LayeredFiles:
     def probe(self) -> None:
         """See `Files`."""
         self._first.probe()
+
+
+class FilesWithin:
+    """The files of a folder as a tree of their own; as of `ablate.storage.files.Files`.
+
+    Args:
+        files: Where the folder is.
+        folder: Its path.
+    """
+
+    def __init__(self, files: Files, folder: str) -> None:
+        self.location = f"{files.location}/{folder}"
+        self._files = files
+        self._folder = folder
+
+    def _path(self, path: str) -> str:
+        return f"{self._folder}/{path}".rstrip("/")
+
+    def read(self, path: str) -> bytes | None:
+        """See `Files`."""
+        return self._files.read(self._path(path))
+
+    def write(self, path: str, content: bytes) -> None:
+        """See `Files`."""
+        self._files.write(self._path(path), content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """See `Files`."""
+        return self._files.create(self._path(path), content)
+
+    def list(self, path: str) -> builtins.list[str]:
+        """See `Files`."""
+        return self._files.list(self._path(path))
+
+    def size(self, path: str) -> int | None:
+        """See `Files`."""
+        return self._files.size(self._path(path))
+
+    def delete(self, path: str) -> None:
+        """See `Files`."""
+        self._files.delete(self._path(path))
+
+    def probe(self) -> None:
+        """See `Files`."""
+        self._files.probe()

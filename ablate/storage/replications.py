@@ -16,6 +16,8 @@ from ablate.core.errors import StorageError
 from ablate.core.text import now_ms
 from ablate.spaces.specs import Spec
 from ablate.storage.checksums import read_json
+from ablate.storage.files import BucketFiles, LocalFiles
+from ablate.storage.layers import FilesWithin
 from ablate.storage.status import TrainingStatus, TrainingView
 from ablate.storage.storage import Storage
 
@@ -40,6 +42,8 @@ def storage_of(storage: Storage, name: str) -> Storage:
         storage: Of what is replicated.
         name: Of the replication.
     """
+    if not isinstance(storage.files, (LocalFiles, BucketFiles)):  # of a bundle, which is no place to be opened at
+        return Storage.of(FilesWithin(storage.files, f"{FOLDER}/{name}"))
     place, mark, query = storage.location.partition("?")  # of a bucket: its options
     return Storage(f"{place.rstrip('/')}/{FOLDER}/{name}{mark}{query}")
 

@@ -17,6 +17,7 @@ from rocrate.rocrate import ROCrate
 from ablate.bundle.selecting import Words, plan_by_words
 from ablate.bundle.stating import plain, results_in, statement_of
 from ablate.core.errors import StorageError
+from ablate.report import from_storage
 from ablate.report.formats import to_markdown
 from ablate.report.tables import build_table, table_input
 from ablate.storage import plans
@@ -279,3 +280,20 @@ def test_a_storage_of_the_first_version_and_a_search_are_bundled_and_verified(tm
         assert code == 0, told
     code, told = run("make", path, "--space", "tiny_search", "--row", "a", "--storage", tmp_path / "storage")
     assert code == 2 and "expected none of the search" in told
+
+
+def test_how_a_training_came_out_again_travels_along(launched: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "storage"
+    shutil.copytree(launched / "storage", theirs)
+    plan = plans.load(Storage(str(theirs)))
+    key = plan.trials[0].training
+    shutil.copytree(theirs / key, theirs / "replications" / "0001" / key)
+    request = {"layout": 1, "keys": [key], "requested_ms": 1}
+    (theirs / "replications" / "0001" / "request.json").write_text(json.dumps(request))
+    path = tmp_path / "b.zip"
+    assert run("make", path, "--space", "tiny", "--storage", theirs)[0] == 0
+    before, after = (from_storage.results_of(plan, Storage(str(each))) for each in (theirs, path))
+    assert before.replications == after.replications
+    [[found]] = after.replications.values()
+    assert found.ending == "the same bits"
+    assert run("verify", path)[0] == 0

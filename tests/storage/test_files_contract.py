@@ -9,7 +9,7 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.storage.files import BucketFiles, Files, LocalFiles, open_files
-from ablate.storage.layers import LayeredFiles
+from ablate.storage.layers import FilesWithin, LayeredFiles
 from ablate.storage.leases import Leases
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
@@ -19,14 +19,17 @@ KEY = "ab" * 10
 KINDS = {"folder": LocalFiles, "bucket": BucketFiles}
 
 
-@pytest.fixture(params=[*KINDS, "layers"])
+@pytest.fixture(params=[*KINDS, "layers", "within"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("bucket") if request.param == "bucket" else str(tmp_path / "root")
 
 
 @pytest.fixture
 def files(request: pytest.FixtureRequest, location: str, tmp_path: Path) -> Files:
-    if request.node.callspec.params["location"] != "layers":
+    kind = request.node.callspec.params["location"]
+    if kind == "within":
+        return FilesWithin(LocalFiles(tmp_path), "root")
+    if kind != "layers":
         return open_files(location)
     write_bundle(tmp_path / "below.zip", [(ABOUT, b'{"layout": 1}')])
     return LayeredFiles(LocalFiles(tmp_path / "root"), open_files(str(tmp_path / "below.zip")))
