@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from ablate import spaces
+from ablate.analysis.registry import AnalysisResult, register_analysis
 from ablate.attacks import Natural, register_attack
 from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
 from ablate.learning.augmentation import register_augmentation
+from ablate.learning.cost import measurement_cost
 from ablate.learning.objectives import register_objective
 from ablate.planning import keys
 from ablate.planning.plan import Plan, decide, make_plan
+from ablate.spaces.specs import MeasurementSpec, PlannedMeasurement
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 from tests.support.helpers import write_space
@@ -183,3 +186,32 @@ def test_an_objective_of_ones_own_that_needs_hard_labels_refuses_shipped_mixing_
         register_objective("first_label", hard_labels=True)(lambda batch: batch.adversarial_logits.sum())
         with pytest.raises(SpecError, match=r"expected hard labels with training\.objective: first_label, got .*mixup"):
             plan_of(["batch_size"], tmp_path, *sets)
+
+
+def test_an_analysis_is_measured_anew_for_the_settings_it_names_alone(tmp_path: Path) -> None:
+    analyses = "measurement.analyses=[spectrum, heat_map]"
+
+    def made(*sets: str) -> dict[str, str]:
+        return dict(plan_of(["batch_size"], tmp_path, analyses, *sets).trials[0].analyses)
+
+    plain = made()
+    for sets, changed in (
+        ("measurement.heat_map_norm=2", "heat_map"),
+        ("measurement.heat_map_images=100", "heat_map"),
+        ("measurement.eps_255=4", "spectrum"),  # it looks at PGD-20's examples
+    ):
+        other = made(sets)
+        assert {name for name in plain if plain[name] != other[name]} == {changed}, sets
+
+
+def test_an_analysis_that_names_a_setting_that_is_none_is_refused(tmp_path: Path) -> None:
+    with temporary_registrations():
+        register_analysis("mine", settings=["heat_map_nrom"])(lambda context: AnalysisResult())
+        with pytest.raises(SpecError, match="got 'heat_map_nrom'; did you mean 'heat_map_norm'"):
+            plan_of(["batch_size"], tmp_path, "measurement.analyses=[mine]")
+
+
+def test_a_heat_map_is_foreseen_with_all_its_frequencies() -> None:
+    spec = MeasurementSpec(heat_map_images=50)
+    cost = measurement_cost(PlannedMeasurement("k", "analysis", "heat_map", "last", None, False, spec), 1000, 32)
+    assert cost == 50 * (1 + 514)
