@@ -14,6 +14,7 @@ from rich.text import Text
 from ablate.core.errors import SpecError, UserError
 from ablate.core.redaction import redact
 from ablate.core.text import open_closed_streams, open_console, printable
+from ablate.core.user_code import import_modules
 
 PORT = 8421
 
@@ -30,6 +31,7 @@ def main(
     figures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Draw the report's figures as rows end, a core for seconds.")
     ] = True,
+    imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module with figures.")] = None,
 ) -> None:
     """Show a storage's plans live in a browser: what runs, waits and failed, curves, tables and verdicts."""
     open_closed_streams()
@@ -39,6 +41,7 @@ def main(
         from ablate.serve.server import LiveServer, link_of  # brings what draws figures, which -h does without
         from ablate.storage.storage import Storage
 
+        import_modules(imports or [])
         opened = Storage(storage)
         listening = listen(host, port)
         token = None if is_loopback(host) else secrets.token_urlsafe(24)

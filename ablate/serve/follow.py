@@ -111,7 +111,7 @@ class Follower:
         if fresh:
             self._draw(fresh)
         self._summarize()
-        if any(moved):
+        if any(moved) or self._publisher.lacking:
             self._publisher.publish(self.plan)
 
     def _gone(self) -> StorageError:

@@ -52,6 +52,8 @@ class Publisher:
         self._threads: list[threading.Thread] = []
         self._plan: PlanFile | None = None
         self.pictures: dict[str, bytes] = {}
+        self.lacking = False
+        """Whether something could not be shown, so that it is to be tried again."""
 
     def stop(self) -> None:
         """Draw no more; returns at once."""
@@ -84,8 +86,10 @@ class Publisher:
             try:
                 self._tell(plan)
             except Exception as error:  # what goes wrong now may go well after the next look
+                self.lacking = True
                 self._board.put(views.section_piece("", 0, views.failed_html(error)))
             else:
+                self.lacking = False
                 self._board.drop("section-")
             self._rest(max(MOST_OFTEN_S, 2.0 * (time.monotonic() - began)))
 
@@ -122,8 +126,8 @@ class Publisher:
     def _draw(self, name: str, order: int, results: Results) -> None:
         rows = len(results.space.rows)
         if rows > MOST_ROWS and results.space.search is None:
-            told = f"are not drawn live of {rows:,} rows; python -m ablate.report --storage DIR --out DIR draws them."
-            self._board.put(views.figures_piece(name, order, results.space.title, {"": (Missing("They", told), "")}))
+            told = f"not drawn live of {rows:,} rows; python -m ablate.report --storage DIR --out DIR draws them."
+            self._board.put(views.figures_piece(name, order, results.space.title, {"": (Missing("Figures", told), "")}))
             return
         try:
             drawn = {key: figure for key, figure in draw_all(results).items() if key != LIVE}

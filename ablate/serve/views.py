@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ablate.core.redaction import redact
 from ablate.core.text import duration
 from ablate.report.figures.pictures import Picture
 from ablate.report.page import Missing
@@ -122,7 +123,7 @@ def section_piece(space: str, order: int, html: str) -> Piece:
 
 def failed_html(error: Exception) -> str:
     """What stands in the place of the report where it cannot be made."""
-    return _render("failed.html", told=f"{type(error).__name__}: {error}")
+    return _render("failed.html", told=redact(f"{type(error).__name__}: {error}"))
 
 
 def figures_piece(space: str, order: int, title: str, figures: Mapping[str, tuple[Picture | Missing, str]]) -> Piece:

@@ -19,6 +19,7 @@ from ablate.serve.server import LiveServer, link_of
         (["--port", "70000"], "--port: expected a number from 0 to 65535, got 70000"),
         (["--host", "no-such-name.invalid"], "--host: expected a name or address of this machine"),
         (["--host", "192.0.2.1"], "--host: expected a name or address of this machine, got '192.0.2.1'"),
+        (["--import", "no_such_module"], "--import no_such_module: expected a module that can be imported"),
         (["--storage", "s3:/half"], "--storage: expected a folder or an address"),
     ],
 )

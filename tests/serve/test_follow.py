@@ -121,6 +121,21 @@ def test_tables_and_verdicts_come_with_what_ends(storage: Storage, follower: Fol
     assert "n = 1" in page.shown["section-batch_size"]["html"]
 
 
+def test_tables_that_could_not_be_made_are_tried_again(
+    storage: Storage, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(follower)
+    finish(storage, PLAN, [key("512")])
+    with monkeypatch.context() as broken:
+        broken.setattr(SeenStorage, "record", lambda *_: 1 / 0)
+        follower.look()
+        until(lambda: "section-" in page.catch_up())
+        assert "ZeroDivisionError" in page.shown["section-"]["html"]
+    follower.look()
+    until(lambda: page.catch_up() and "section-" not in page.shown)
+    assert "n = 1" in page.shown["section-batch_size"]["html"]
+
+
 @pytest.mark.slow
 def test_figures_follow_the_tables(storage: Storage) -> None:
     finish(storage, PLAN, [key("512")])
