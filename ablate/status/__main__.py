@@ -287,11 +287,11 @@ def _what_goes(going: Deletion, store: str | None) -> list[str]:
     told = [f"What nothing else uses, {_size(going.bytes)}: the plan, and {count} with checkpoints, records and logs"]
     if going.records:
         number = sum(map(len, going.records.values()))
-        told.append(f"  {plural(number, 'measurement')} of trainings that stay")
+        told.append(f"With it: {plural(number, 'measurement')} of trainings that stay")
     if going.weights:
-        told.append(f"  the weights of {plural(len(going.weights), 'network')} from elsewhere")
+        told.append(f"With it: the weights of {plural(len(going.weights), 'network')} from elsewhere")
     if store is not None:
-        told.append(f"  {plural(len(going.runs), 'run')} in {store}, marked as deleted until `mlflow gc`")
+        told.append(f"With it: {plural(len(going.runs), 'run')} in {store}, marked as deleted until `mlflow gc`")
     if going.shared:
         told.append(f"What stays: {plural(going.shared, 'training')} that other plans use too")
     registered = sum(space.registration is not None for space in going.plan.spaces)
