@@ -64,7 +64,7 @@ def find_row(opened: Opened, asked: str, seed: int | None) -> TrialPart:
 
 def _finished(opened: Opened, trial: TrialPart) -> bool:
     view = opened.storage.view(trial.training)
-    return view.finished and trial.measurements <= view.records.keys()
+    return view.finished and trial.required <= view.records.keys()
 
 
 def planned(opened: Opened, part: TrialPart, here: Here) -> tuple[PlannedTraining, list[str]]:
@@ -107,7 +107,7 @@ def planned(opened: Opened, part: TrialPart, here: Here) -> tuple[PlannedTrainin
         raise
     [training] = plan.trainings.values()
     if training.key == part.training:
-        lacking = sorted(part.measurements - training.measurements.keys())
+        lacking = sorted(part.required - training.measurements.keys())
         return training, [
             f"{where}: this version of ablate measures {name} in another way"
             for name, key in {**part.columns, **part.analyses}.items()

@@ -21,6 +21,7 @@ from ablate.learning.models.folding import as_measured
 from ablate.learning.precision import memory_format
 from ablate.learning.resident import resident
 from ablate.learning.state import TrainingState
+from ablate.spaces.metrics import transferred
 from ablate.spaces.planned import PlannedMeasurement
 from ablate.spaces.specs import TrialSpec
 from ablate.storage import checkpoints
@@ -68,7 +69,9 @@ def check(opened: Opened, count: int, here: Here, tell: Callable[[str], None]) -
         (part, metric, key)
         for part in opened.plan.trials
         for metric, key in part.columns.items()
-        if opened.storage.view(part.training).has_checkpoint and key in opened.storage.view(part.training).records
+        if transferred(metric) is None  # which another row's network takes part in
+        and opened.storage.view(part.training).has_checkpoint
+        and key in opened.storage.view(part.training).records
     ]
     if not columns:
         raise SpecError(

@@ -233,9 +233,9 @@ def _plan_transfers(
         trial, settings = each.trial, each.trial.spec.measurement
         columns = dict(each.columns)
         for label in settings.transfer_from:
-            known = labels.get(trial.space, [])
+            known = labels.get(trial.space)
             where = f"{trial.where('measurement.transfer_from')}: measurement.transfer_from"
-            if label not in known:
+            if known is not None and label not in known:
                 raise SpecError(f"{where}: expected a row's label, got {label!r}; {nearest(label, known)}")
             alike = [other for other in settings.transfer_from if transfer_column(other) == transfer_column(label)]
             if len(alike) > 1:

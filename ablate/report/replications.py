@@ -90,7 +90,7 @@ def replications_of(storage: Storage, row: Sequence[TrialPart]) -> dict[int, lis
     for part, before in zip(row, there, strict=True):
         for name, inner, view in again[part.training]:
             records = _records(inner, view, part)
-            if records.keys() == before.keys() >= part.required:
+            if records.keys() == before.keys() == part.required:
                 same = _same(before, records) and _curves(storage, part) == _curves(inner, part)
                 found.setdefault(part.seed, []).append(_compared(name, part, before, records, same, values))
     return found
@@ -144,7 +144,7 @@ def _compared(
 
 
 def _records(storage: Storage, view: TrainingView, part: TrialPart) -> dict[str, Record]:
-    found = {key: storage.record(view, key) for key in part.measurements}
+    found = {key: storage.record(view, key) for key in part.required}
     return {key: record for key, record in found.items() if record is not None}
 
 

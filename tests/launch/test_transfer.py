@@ -13,7 +13,7 @@ from ablate.core.errors import SpecError
 from ablate.execution.base import Outcome
 from ablate.execution.tune import pack, unpack
 from ablate.planning.as_file import plan_file_of
-from ablate.planning.plan import Plan
+from ablate.planning.plan import Plan, make_plan
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results
 from ablate.spaces.metrics import transfer_column, transferred
@@ -100,6 +100,11 @@ def test_without_the_other_row_there_is_no_such_column(whole: Path) -> None:
     plan = plan_of(options_of(whole, sets=ASK, rows=["small"]))
     [trial] = plan.trials
     assert "accuracy/transfer_small" in trial.columns and "accuracy/transfer_large" not in trial.columns
+    alone = make_plan([], [trial.trial], preset=plan.preset, overrides=[], seeds=[], data_root=whole)  # as of a bundle
+    assert alone.trainings.keys() == plan.trainings.keys()
+    parts = {part.row: part for part in plan_file_of(planned(whole), {}).trials}
+    assert parts["small"].required <= alone.trainings[trial.training].measurements.keys()
+    assert len(parts["small"].measurements - parts["small"].required) == 2
 
 
 @pytest.mark.parametrize(
