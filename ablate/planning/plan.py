@@ -397,7 +397,10 @@ def _measurements(
     asked, seen = settings.filter, _effective_filter(spec)
     images = settings.images or summary.test_count
     for own, network in measured_networks(spec).items():
+        few = own != "last" and settings.others is not None
         for name in settings.attacks:
+            if few and name not in (settings.others or ()):
+                continue
             attack = build_attack(name, settings)
 
             if summary.classes < attack.least_classes:
@@ -432,7 +435,7 @@ def _measurements(
             yield Metric(name, own).run_name, planned(False)
             if asked is not None and settings.lowpass_adaptive and attack.uses_network:
                 yield Metric(name, own, adaptive=True).run_name, planned(seen is not None)
-        for name in settings.analyses:
+        for name in settings.analyses if not few else ():
             get_analysis(name)
             for problem in filter(None, map(refused_scalar, declared_scalars(name) or ())):
                 raise SpecError(f"measurement.analyses: {name}: scalars: {problem}")

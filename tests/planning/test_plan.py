@@ -76,6 +76,20 @@ def test_measuring_otherwise_keeps_the_training(tmp_path: Path) -> None:
     assert {"natural", "gn", "cw20"} <= names and not {"fgsm", "pgd20"} & names
 
 
+def test_networks_beside_the_rows_own_get_the_columns_that_are_named(tmp_path: Path) -> None:
+    sets = ("data.validation=0.1", "training.ema.decay=0.9", "data.name=digits", "data.image_size=8")
+    whole = plan_of(["frequency"], tmp_path, *sets).trials[0]
+    few = plan_of(["frequency"], tmp_path, *sets, "measurement.others=[natural, pgd20]").trials[0]
+    own = {name: key for name, key in whole.columns.items() if name.startswith("accuracy/")}
+    beside = [f"accuracy_{which}/{name}" for which in ("best", "ema", "ema_best") for name in ("natural", "pgd20")]
+    assert few.columns.items() <= whole.columns.items() and few.training == whole.training  # keys stay as they are
+    assert set(few.columns) == {*own, *beside}
+    assert set(few.analyses) == {name for name in whole.analyses if not name.endswith(("_best", "_ema"))}
+    assert plan_of(["frequency"], tmp_path, *sets, "measurement.others=[]").trials[0].columns == own
+    alone = ("measurement.network=ema", "measurement.others=[]")  # then it is the row's own, with all of it
+    assert len(plan_of(["frequency"], tmp_path, *sets, *alone).trials[0].columns) == len(own)
+
+
 def test_every_state_of_storage_has_its_action(tmp_path: Path) -> None:
     plan = plan_of([str(write_space(tmp_path))], tmp_path)
     storage = Storage(str(tmp_path / "storage"))
