@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -171,3 +173,39 @@ def test_parts_are_put_together_again(count: int, monkeypatch: pytest.MonkeyPatc
         assert max(seen) <= 8 and sum(seen) == count
         torch.testing.assert_close(told, network(images))
         assert torch.autograd.grad(told.sum(), images)[0].shape == images.shape
+
+
+class Residual(nn.Module):
+    """Adds what it is told to a convolution's output, with its normalization."""
+
+    def __init__(self, second: Callable[[Tensor, Tensor], Tensor | float]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), second
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.norm(self.conv(x))
+        return torch.relu(first + self.second(x, first)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda x, first: x,
+        lambda x, first: first,
+        lambda x, first: first * 2,
+        lambda x, first: x[:, :1],  # of another shape
+        lambda x, first: x.double(),
+        lambda x, first: 1.5,
+    ],
+)
+def test_sums_are_made_in_place_where_they_fit_and_nowhere_else(second: Callable[..., Tensor | float]) -> None:
+    network, images = Residual(second).eval(), torch.rand(4, 3, 8, 8)
+    folded = fold_normalization(network, 8)
+    assert folded is not None
+    kept = images.clone()
+    told = folded(images.requires_grad_())
+    torch.testing.assert_close(told, network(images), rtol=1e-4, atol=1e-5)
+    assert torch.equal(images.detach(), kept)
+    (ours,) = torch.autograd.grad(told.square().sum(), images)
+    (expected,) = torch.autograd.grad(network(images).square().sum(), images)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)

@@ -117,6 +117,10 @@ class FoldedNetwork(nn.Module):
         for node in list(graph.nodes):
             if node.op == "get_attr":
                 targets[node.target] = _attribute(network, node.target)
+            if node.op == "call_function" and node.target in (operator.add, torch.add) and not node.kwargs:
+                first = node.args[0]
+                if _only_used_here(first) and isinstance(targets.get(str(first.target)), FoldedConv2d):
+                    node.target = _add_into
             if node.op != "call_module":
                 continue
             module, before = modules[node.target], node.args[0]
@@ -248,6 +252,13 @@ def as_measured(network: nn.Module, image_size: int) -> InParts:
     return InParts(folded or network)
 
 
+def _add_into(first: Tensor, second: Tensor | float) -> Tensor:
+    """The sum, in the memory of the first where it fits: a residual connection otherwise takes new memory each time."""
+    if isinstance(second, Tensor) and first.shape == second.shape and first.dtype == second.dtype:
+        return first.add_(second)
+    return first + second
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (nn.Conv2d, nn.Hardtanh, QuantizedActivation)) or super().is_leaf_module(
@@ -267,7 +278,7 @@ def _is_new(node: fx.Node, targets: dict[str, Any]) -> bool:
     """Whether a node's result may be overwritten: memory of its own, which its own gradient does not look at."""
     if node.op == "call_module":
         return isinstance(targets[str(node.target)], (nn.Conv2d, FoldedConv2d, nn.BatchNorm2d))
-    return node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add)
+    return node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add, _add_into)
 
 
 def _retarget(node: fx.Node, module: nn.Module, targets: dict[str, Any]) -> None:
