@@ -50,7 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Under xdist: a file's tests stay in one process, which makes its fixtures once, and one has the Ray cluster.
+    """Under xdist: a file's tests stay in one process, which makes its fixtures once; so do those of the Ray cluster
+    and those of bundles.
 
     xdist's own `loadgroup` would read markers, but its way of passing them on is lost on pytest 9.
     """
@@ -59,8 +60,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            shared = "/cluster/" in file and Path(file).name in ON_THE_CLUSTER
-            return "the Ray cluster" if shared else file
+            if "/cluster/" in file and Path(file).name in ON_THE_CLUSTER:
+                return "the Ray cluster"
+            return "the bundle" if "tests/bundle/" in file else file
 
     config.option.loadscopereorder = False  # by the number of tests: what takes longest has few, and would come last
     return ByFile(config, log)
