@@ -11,7 +11,7 @@ from typing import Any
 
 from ablate.storage import replications
 from ablate.storage.attempts import Attempt, attempts_of, read_manifest
-from ablate.storage.files import LocalFiles
+from ablate.storage.files import BucketFiles, LocalFiles
 from ablate.storage.origins import path_of
 from ablate.storage.storage import Storage
 
@@ -46,7 +46,7 @@ def delete_training(storage: Storage, key: str) -> int:
     attempts = storage.files.list(f"{key}/attempts")
     for path in files:
         storage.files.delete(path)
-    if isinstance(storage.files, LocalFiles):
+    if isinstance(storage.files, LocalFiles | BucketFiles):
         storage.files.drop_empty(*(f"{key}/attempts/{attempt}" for attempt in attempts), f"{key}/attempts", key)
     return sum(files.values())
 

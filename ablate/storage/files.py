@@ -327,5 +327,12 @@ class BucketFiles:
         except OSError as error:
             raise self._error("deletable", path, error) from error
 
+    def drop_empty(self, *folders: str) -> None:
+        """See `LocalFiles.drop_empty`; a bucket keeps an empty object for a folder."""
+        for folder in folders:
+            if not self.list(folder):
+                with contextlib.suppress(OSError):
+                    self._system.delete_dir(self._path(folder))
+
     def _error(self, expected: str, path: str, error: Exception) -> StorageError:
         return StorageError(redact(f"--storage {self.location}: expected {path} to be {expected}, got {error}"))
