@@ -17,7 +17,8 @@ from ablate.learning.cost import measurement_cost
 from ablate.learning.objectives import register_objective
 from ablate.planning import keys
 from ablate.planning.plan import Plan, decide, make_plan
-from ablate.spaces.specs import MeasurementSpec, PlannedMeasurement
+from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.specs import MeasurementSpec
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 from tests.support.helpers import write_space
