@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +64,11 @@ class Plan:
     registrations: dict[str, RegistrationPart] = field(default_factory=dict)
     until: int | None = None
     not_needed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def trainings(self) -> dict[str, SimpleNamespace]:
+        """None of them came from elsewhere."""
+        return {each.training: SimpleNamespace(origin="") for each in self.trials}
 
 
 @pytest.fixture
