@@ -37,7 +37,7 @@ from ablate.learning.official import CORRUPTIONS
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
-from ablate.report.opening import show_watching
+from ablate.report.opening import show_live_page, show_watching
 from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
@@ -306,6 +306,8 @@ class Session:
             self._prepare()
             decide(self.plan, storage, retry_failed=options.retry_failed, held_elsewhere=leases.held_elsewhere)
             self.subject.show(self.console)
+            if self.subject.always_trains or self.plan.left():
+                show_live_page(self.console, options.storage)
             with self._tracking():
                 try:
                     self._work()

@@ -18,6 +18,10 @@ DEFAULT_STORE = "mlflow.db"
 """What MLflow takes by itself in the folder where it is started."""
 
 
+DEFAULT_STORAGE = "./storage"
+"""Where results go, and are looked for, by themselves."""
+
+
 def show_step(out: Console, words: str, *commands: str | None) -> None:
     """Print what can be done next, and how, in lines that can be copied.
 
@@ -72,6 +76,19 @@ def show_watching(out: Console, uri: str, pages: Sequence[tuple[str, str]]) -> N
     """
     if is_server(uri) and pages:
         show_step(out, "To watch it in MLflow:", *(f"{without_login(uri).rstrip('/')}{rows}" for rows, _ in pages))
+
+
+def show_live_page(out: Console, storage: str, folder: Path | None = None) -> None:
+    """Print what shows a launch in a browser while it goes on.
+
+    Args:
+        out: Where to.
+        storage: As given.
+        folder: The folder the user is in; none: the working directory.
+    """
+    python = own_python((folder or Path.cwd()).absolute())
+    where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redact(storage))}"
+    show_step(out, "To watch it in a browser:", f"{python} -m ablate.serve{where}")
 
 
 def is_server(uri: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rich.text import Text
 from ablate import spaces
 from ablate.launch.console import failures, open_console, plan_as_json, show_next_steps, show_plan, summary
 from ablate.planning.plan import Plan, make_plan
-from ablate.report.opening import show_watching
+from ablate.report.opening import show_live_page, show_watching
 from ablate.spaces.presets import load_preset
 from ablate.storage.status import TrainingView
 
@@ -217,6 +218,15 @@ def test_a_launch_can_be_watched_where_a_server_runs() -> None:
         told[uri[:5]] = stream.getvalue()
     assert "  https://server:5000/#/experiments/1/runs?a=b\n" in told["https"] and "compare" not in told["https"]
     assert told["sqlit"] == ""
+
+
+def test_a_launch_can_be_watched_in_a_browser_by_a_command_that_finds_its_storage(tmp_path: Path) -> None:
+    told = {}
+    for storage in ("./storage", "my results", "s3://bucket/a"):
+        show_live_page(Console(file=(stream := io.StringIO()), width=60), storage, tmp_path)
+        told[storage] = shlex.split(stream.getvalue().splitlines()[1])
+    assert all(words[1:3] == ["-m", "ablate.serve"] for words in told.values())
+    assert [words[3:] for words in told.values()] == [[], ["--storage", "my results"], ["--storage", "s3://bucket/a"]]
 
 
 def test_where_nothing_can_be_compared_nothing_is_said_of_it(plan: Plan, tmp_path: Path) -> None:
