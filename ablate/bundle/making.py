@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +62,7 @@ def make(
         StorageError: Something of it is damaged, or cannot be written.
     """
     plan = public(plan)
-    others = {path.name: BundleFiles(path) for path in without}
+    others = {path.name: BundleFiles(path, alone=True) for path in without}
     elsewhere = _elsewhere(plan, others)
     whole = Storage.of(LayeredFiles(storage.files, *others.values()))
     results = results_in(plan, whole)
@@ -149,22 +148,3 @@ def plan_of(bundle: Bundle, files: BundleFiles) -> PlanFile:
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode()
-
-
-def beside(path: Path, bundle: Bundle) -> tuple[list[Path], list[str]]:
-    """The bundles that hold trainings of this one, in the same folder.
-
-    Returns:
-        Those that are there, and a line for each that is not, or is another.
-    """
-    found, lacking = [], []
-    with contextlib.suppress(AttributeError, TypeError):
-        for name, digest in dict(bundle.about["elsewhere"]["bundles"]).items():  # type: ignore[index]
-            other = path.with_name(Path(str(name)).name)
-            if not other.is_file():
-                lacking.append(f"expected {other.name} beside {path.name}, which holds trainings of it, got none")
-            elif Bundle(other).digest() != digest:
-                lacking.append(f"expected the {other.name} that {path.name} was made beside, got another")
-            else:
-                found.append(other)
-    return found, lacking

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablate.bundle.making import beside, plan_of
+from ablate.bundle.making import plan_of
 from ablate.bundle.stating import differences, results_in, statement_of
 from ablate.core.text import plural
 from ablate.report.results import Results
 from ablate.storage import plans
 from ablate.storage.carrying import faults
 from ablate.storage.checksums import read_json
-from ablate.storage.layers import LayeredFiles
 from ablate.storage.plans import PlanFile
 from ablate.storage.registrations import parse as parse_registration
 from ablate.storage.storage import Storage
@@ -73,9 +72,7 @@ def open_bundle(path: Path) -> Opened:
     """
     files = BundleFiles(path)
     plan = plan_of(files.bundle, files)
-    others, lacking = beside(path, files.bundle)
-    storage = Storage.of(LayeredFiles(files, *(BundleFiles(other) for other in others)))
-    return Opened(path, files, plan, storage, lacking)
+    return Opened(path, files, plan, Storage.of(files), files.lacking)
 
 
 def verify(opened: Opened) -> Checked:

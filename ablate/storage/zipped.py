@@ -173,19 +173,43 @@ def _is_plain(name: str) -> bool:
     return name.isprintable() and not any(sign in name for sign in '\\:*?"<>|') and len(name) < 1000
 
 
+def beside(bundle: Bundle) -> tuple[list[Path], list[str]]:
+    """The bundles that hold trainings of one, in the same folder.
+
+    Returns:
+        Those that are there, and a line for each that is not, or is another.
+    """
+    found: list[Path] = []
+    lacking: list[str] = []
+    elsewhere = bundle.about.get("elsewhere")
+    named = elsewhere.get("bundles") if isinstance(elsewhere, dict) else None
+    for name, digest in named.items() if isinstance(named, dict) else ():
+        other = bundle.path.with_name(Path(str(name)).name)
+        if other.suffix != SUFFIX or not other.is_file():
+            lacking.append(f"expected {other.name} beside {bundle.path.name}, which holds trainings of it, got none")
+        elif Bundle(other).digest() != digest:
+            lacking.append(f"expected the {other.name} that {bundle.path.name} was made beside, got another")
+        else:
+            found.append(other)
+    return found, lacking
+
+
 class BundleFiles:
-    """The storage in a bundle, read-only; as of `ablate.storage.files.Files`.
+    """The storage in a bundle, read-only, with what others beside it hold of it; as of `ablate.storage.files.Files`.
 
     Args:
         path: Of the bundle.
+        alone: Without the others.
 
     Raises:
         StorageError: As of `Bundle`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
         self.location = str(path)
         self.bundle = Bundle(path)
+        others, self.lacking = ([], []) if alone else beside(self.bundle)
+        self._others = [BundleFiles(other, alone=True) for other in others]
         self._folders: dict[str, set[str]] = {}
         for name in self.bundle.names():
             folder, _, rest = name.partition("/")
@@ -196,15 +220,22 @@ class BundleFiles:
 
     def read(self, path: str) -> bytes | None:
         """See `Files`."""
-        return self.bundle.read(f"{FOLDER}/{path}")
+        found = self.bundle.read(f"{FOLDER}/{path}")
+        contents = (other.read(path) for other in self._others)
+        return found if found is not None else next((content for content in contents if content is not None), None)
 
     def list(self, path: str) -> list[str]:
         """See `Files`."""
-        return sorted(self._folders.get(path.strip("/"), ()))
+        found = set(self._folders.get(path.strip("/"), ()))
+        if path.strip("/") != "plans":  # of which it is, and no other
+            found.update(*(other.list(path) for other in self._others))
+        return sorted(found)
 
     def size(self, path: str) -> int | None:
         """See `Files`."""
-        return self.bundle.size(f"{FOLDER}/{path}")
+        found = self.bundle.size(f"{FOLDER}/{path}")
+        sizes = (other.size(path) for other in self._others)
+        return found if found is not None else next((size for size in sizes if size is not None), None)
 
     def write(self, path: str, content: bytes) -> None:
         """Refused: see `Files`."""

@@ -132,5 +132,5 @@ def test_a_bundle_of_the_project_is_small_and_whole(path: Path) -> None:
 
 
 def test_no_training_lies_in_two_bundles_of_the_project() -> None:
-    keys = [key for path in BUNDLES for key in Storage(str(path)).keys()]  # noqa: SIM118
+    keys = [key for path in BUNDLES for key in Storage.of(BundleFiles(path, alone=True)).keys()]  # noqa: SIM118
     assert len(keys) == len(set(keys))

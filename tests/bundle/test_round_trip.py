@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rocrate.rocrate import ROCrate
+from typer.testing import CliRunner
 
 from ablate.bundle.selecting import Words, plan_by_words
 from ablate.bundle.stating import plain, results_in, statement_of
 from ablate.core.errors import StorageError
 from ablate.report import from_storage
+from ablate.report.__main__ import app as report_app
 from ablate.report.formats import to_markdown
 from ablate.report.tables import build_table, table_input
+from ablate.status.__main__ import app as status_app
 from ablate.storage import plans
 from ablate.storage.attempts import attempts_of, read_manifest, seal_manifest
 from ablate.storage.checksums import sha256
@@ -108,7 +111,10 @@ def test_two_bundles_hold_a_shared_training_once(launched: Path, tmp_path: Path)
     run("make", first, "--space", "tiny", "--row", "small", "--storage", storage)
     code, told = run("make", second, "--space", "tiny", "--storage", storage, "--without", first)
     assert code == 0 and "2 trainings more in first.zip" in told
-    assert not set(Storage(str(first)).keys()) & set(Storage(str(second)).keys())
+    keys = [set(Storage.of(BundleFiles(path, alone=True)).keys()) for path in (first, second)]
+    assert [len(each) for each in keys] == [2, 2] and not keys[0] & keys[1]
+    [results] = results_in(plans.load(Storage(str(second))), Storage(str(second)))  # as a report reads it
+    assert len(results.outcomes) == 4
     assert run("verify", first, second)[0] == 0
     first.rename(tmp_path / "elsewhere.zip")
     code, told = run("verify", second)
@@ -297,3 +303,13 @@ def test_how_a_training_came_out_again_travels_along(launched: Path, tmp_path: P
     [[found]] = after.replications.values()
     assert found.ending == "the same bits"
     assert run("verify", path)[0] == 0
+
+
+def test_report_and_status_show_a_bundle_as_they_show_its_storage(launched: Path, bundle: Path) -> None:
+    told = []
+    for place in (launched / "storage", bundle):
+        shown = CliRunner().invoke(report_app, ["--storage", str(place)])
+        state = CliRunner().invoke(status_app, ["--storage", str(place), "--json"])
+        assert (shown.exit_code, state.exit_code) == (0, 0)
+        told.append((shown.output, [trial["state"] for trial in json.loads(state.output)[0]["trials"]]))
+    assert told[0] == told[1]
