@@ -160,12 +160,15 @@ def draw_transfer(data: FigureData) -> Drawing | None:
     axes.set_ylabel("made on")
     axes.spines[:].set_visible(False)
     shared_colours(figure, [axes], "accuracy, %", 0, 100, SEQUENTIAL)
-    best = [(matrix[line, place], made[line], asked[place]) for line, place in np.argwhere(np.isfinite(matrix))
-            if made[line] != asked[place]]  # fmt: skip
-    worst = min(best, default=None)
-    told = (
-        f" What transfers best is made on {worst[1]} and classified by {worst[2]}: {worst[0]:.0f} %." if worst else ""
-    )
+    # Of clean images a network knows so many: those that it knew and loses are what transfers.
+    clean = [[seen.scalars.get("natural", 100.0) for seen in data.rows[target].values()] for target in asked]
+    lost = np.array([np.mean(values) for values in clean])[None, :] - matrix
+    lost[np.array([[source == target for target in asked] for source in made])] = np.nan
+    told = ""
+    if np.isfinite(lost).any():
+        row, column = divmod(int(np.nanargmax(lost)), len(asked))
+        pair = f"made on {made[row]} and classified by {asked[column]}"
+        told = f" What costs most beside clean images is {pair}: {matrix[row, column]:.0f} %."
     caption = (
         "Accuracy, in percent, of the network below on the PGD-20 examples that are made on the network at the left, "
         "without the attacker seeing the one below. Dark cells off the diagonal are examples that transfer: both "
