@@ -19,6 +19,7 @@ from ablate.launch.session import launch
 from ablate.planning import plan as planning
 from ablate.planning.as_file import plan_file_of
 from ablate.spaces.loading import table_names
+from ablate.spaces.presets import preset_names
 from ablate.storage import plans
 from ablate.storage.storage import Storage
 from tests.support.helpers import options_of, write_space
@@ -75,7 +76,7 @@ def test_a_search_and_the_presets_it_is_checked_under_are_read_once(
 ) -> None:
     path = write_search(tmp_path, base={"training.epochs": 1}, samples=1, scheduler="fifo")
     assert quietly(options_of(tmp_path, space=[str(path)], **changes)) == 0
-    assert read == {"tiny_search.yaml": 1, "paper.yaml": 1, "smoke.yaml": 1}
+    assert read == {"tiny_search.yaml": 1, **{f"{name}.yaml": 1 for name in preset_names()}}
 
 
 def test_all_tables_are_read_once_and_so_is_what_a_job_carries(tmp_path: Path, read: Read) -> None:

@@ -175,7 +175,9 @@ def launched(storage: Storage, plan: PlanFile) -> RowData:
     told: list[str] = []
     planned = {
         key: SimpleNamespace(
-            measurements={name: SimpleNamespace(network="last") for trial in trials for name in trial.measurements}
+            measurements={
+                name: SimpleNamespace(network="last", made_on=None) for trial in trials for name in trial.measurements
+            }
         )
         for key, trials in plan.trainings().items()
     }
