@@ -51,15 +51,15 @@ def test_only_code_and_the_users_own_files_travel(
         "mine_package/inner.py",
         "spaces/tiny.yaml",
     }
+    serve = Path(package.__file__).parents[1] / "serve"
+    served = [*serve.glob("templates/*.html"), *serve.glob("files/*")]
+    assert len(served) > 3
     assert {name for name in code if not name.endswith(".py")} == {
         "ablate/py.typed",
-        *("ablate/report/page.html", "ablate/report/page.css"),
-        *(
-            "search_spaces/schema.json",
-            "search_spaces/presets/paper.yaml",
-            "search_spaces/presets/schema.json",
-            "search_spaces/presets/smoke.yaml",
-        ),
+        *(f"ablate/report/{name}" for name in ("page.html", "page.css", "space.html", "macros.html")),
+        *(f"ablate/serve/{file.relative_to(serve)}" for file in served),
+        *("search_spaces/schema.json", "search_spaces/presets/schema.json"),
+        *(f"search_spaces/presets/{name}.yaml" for name in spaces.preset_names()),
         *(f"search_spaces/{name}.yaml" for name in spaces.space_names()),
     }
     assert not [name for name in server.carried if "__pycache__" in name or name.endswith((".pyc", ".db"))]

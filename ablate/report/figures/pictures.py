@@ -58,7 +58,7 @@ class Picture:
     svg: bytes
     lines: bool = False
     """Whether it is of lines and text alone, so that a dark page may show it with light and dark exchanged."""
-    numbers: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    numbers: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False)
     """What it shows, part by part: the same with every version of what draws it."""
 
     def _repr_png_(self) -> bytes:
