@@ -268,25 +268,27 @@ def _transfer(planned: PlannedTrial, made_on: MadeOn, column: str) -> PlannedMea
     return PlannedMeasurement(key, "transfer", column, network, seen, False, settings, made_on=made_on)
 
 
-def not_to_come(plan: Plan, storage: Storage, training: PlannedTraining, *, retry_failed: bool = False) -> set[str]:
+def not_to_come(
+    plan: Plan, view_of: Callable[[str], TrainingView], training: PlannedTraining, *, retry_failed: bool = False
+) -> set[str]:
     """Columns of transferred examples that a training will never have: the other one failed, or has no network left.
 
     Args:
         plan: With both trainings.
-        storage: The truth.
+        view_of: Training key -> what storage holds of it.
         training: Its view is up to date.
         retry_failed: Failed trainings are tried again.
 
     Returns:
         Measurement keys.
     """
-    found, views = set[str](), dict[str, TrainingView]()
+    found = set[str]()
     records = training.view.records if training.view is not None else {}
     for key, each in training.measurements.items():
         source = each.made_on
         if source is None or key in records or source.training == training.key:
             continue
-        view = views.setdefault(source.training, storage.view(source.training))
+        view = view_of(source.training)
         if view.finished:
             gone = not (view.has_checkpoint and can_have(source.network, view.keeps, view.epoch))
         else:
@@ -315,13 +317,14 @@ def decide(
     """
     decided = list(only) if only is not None else list(plan.trainings)
     came_from = origins_of(storage.files, decided)
+    view_of = functools.cache(storage.view)  # trainings look at those that their examples are made on
     for key in decided:
         training = plan.trainings[key]
         training.origin = came_from[key].words if key in came_from else ""
-        view = storage.view(key)
+        view = view_of(key)
         training.view = view
         training.epoch = view.epoch
-        gone = not_to_come(plan, storage, training, retry_failed=retry_failed)
+        gone = not_to_come(plan, view_of, training, retry_failed=retry_failed)
         wanted = {name: each.network for name, each in training.measurements.items() if name not in gone}
         training.missing = frozenset(wanted) - view.records.keys()
         training.failure = view.reason
