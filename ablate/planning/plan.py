@@ -400,9 +400,9 @@ def _measurements(
     asked, seen = settings.filter, _effective_filter(spec)
     images = settings.images or summary.test_count
     for own, network in measured_networks(spec).items():
-        few = own != "last" and settings.others is not None
+        others = None if own == "last" else settings.others
         for name in settings.attacks:
-            if few and name not in (settings.others or ()):
+            if others is not None and name not in others:
                 continue
             attack = build_attack(name, settings)
 
@@ -438,7 +438,7 @@ def _measurements(
             yield Metric(name, own).run_name, planned(False)
             if asked is not None and settings.lowpass_adaptive and attack.uses_network:
                 yield Metric(name, own, adaptive=True).run_name, planned(seen is not None)
-        for name in settings.analyses if not few else ():
+        for name in settings.analyses if others is None else ():
             get_analysis(name)
             for problem in filter(None, map(refused_scalar, declared_scalars(name) or ())):
                 raise SpecError(f"measurement.analyses: {name}: scalars: {problem}")
