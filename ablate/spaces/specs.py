@@ -362,29 +362,22 @@ class TrialSpec(Spec):
 
     @model_validator(mode="after")
     def _degree_fits(self) -> Self:
-        degree = self.measurement.lowpass_degree
-        if degree is not None and degree > self.data.image_size:
-            raise ValueError(
-                f"expected measurement.lowpass_degree of at most data.image_size ({self.data.image_size}), got {degree}"
-            )
+        size = self.data.image_size
         removed = self.measurement.highpass_degree
-        if removed is not None and removed >= self.data.image_size:
+        if removed is not None and removed >= size:
             raise ValueError(
-                f"expected measurement.highpass_degree below data.image_size ({self.data.image_size}), which would "
-                f"leave nothing, got {removed}"
+                f"expected measurement.highpass_degree below data.image_size ({size}), which would leave nothing, got "
+                f"{removed}"
             )
-        stopped = self.measurement.bandstop_degrees
-        if stopped is not None and stopped[1] > self.data.image_size:
-            raise ValueError(
-                f"expected measurement.bandstop_degrees of at most data.image_size ({self.data.image_size}), got "
-                f"{stopped[1]}"
-            )
-        trained = self.training.augmentation.filter
-        largest = 0 if trained is None else trained.degree if trained.outer is None else trained.outer
-        if self.epochs and largest > self.data.image_size:
-            name = "degree" if trained is not None and trained.outer is None else "outer_degree"
-            raise ValueError(
-                f"expected training.augmentation.{name} of at most data.image_size ({self.data.image_size}), got "
-                f"{largest}"
-            )
+        largest = {"measurement.lowpass_degree": self.measurement.lowpass_degree}
+        if self.measurement.bandstop_degrees is not None:
+            largest["measurement.bandstop_degrees"] = self.measurement.bandstop_degrees[1]
+        trained = self.training.augmentation.filter if self.epochs else None
+        if trained is not None and trained.outer is None:
+            largest["training.augmentation.degree"] = trained.degree
+        elif trained is not None:
+            largest["training.augmentation.outer_degree"] = trained.outer
+        for path, degree in largest.items():
+            if degree is not None and degree > size:
+                raise ValueError(f"expected {path} of at most data.image_size ({size}), got {degree}")
         return self
