@@ -39,16 +39,15 @@ def time_limit(seconds: float | None) -> Iterator[threading.Event]:
     if seconds is None:
         yield up
         return
-    main = threading.main_thread()
-    if threading.current_thread() is not main or main.ident is None:
+    if threading.current_thread() is not threading.main_thread():
         raise UserError("--max-hours: expected a launch in the main thread of its process, got another thread")
-    ident = main.ident
+    main = threading.get_ident()
 
     def end() -> None:
         with lock:
             if not closed:  # else the signal would meet whoever handles it by then
                 up.set()
-                signal.pthread_kill(ident, signal.SIGTERM)
+                signal.pthread_kill(main, signal.SIGTERM)
 
     timer = Timer(max(0.0, seconds), end)
     timer.daemon = True
