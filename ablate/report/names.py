@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ablate.spaces.measurement import ON_FIRST_IMAGES
 from ablate.spaces.metrics import Metric, transferred
-from ablate.spaces.specs import ON_FIRST_IMAGES
 
 COLUMN_NAMES = {
     "natural": "Natural",

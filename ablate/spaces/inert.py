@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.spaces.specs import COLUMNS, FILTERS, IN_BANDS, ON_FIRST_IMAGES, ONE_STEP, TrialSpec
+from ablate.spaces.measurement import COLUMNS, IN_BANDS, ON_FIRST_IMAGES
+from ablate.spaces.specs import FILTERS, ONE_STEP, TrialSpec
 
 
 @dataclass(frozen=True)

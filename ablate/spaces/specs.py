@@ -14,8 +14,6 @@ from pydantic import Field, model_validator
 from ablate.core.filters import Filter
 from ablate.spaces.base import Spec as Spec
 from ablate.spaces.measurement import COLUMNS as COLUMNS
-from ablate.spaces.measurement import IN_BANDS as IN_BANDS
-from ablate.spaces.measurement import ON_FIRST_IMAGES as ON_FIRST_IMAGES
 from ablate.spaces.measurement import MeasurementSpec as MeasurementSpec
 from ablate.spaces.networks import epoch_of, needed_for, networks_of
 

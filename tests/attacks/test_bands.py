@@ -10,7 +10,7 @@ from ablate.analysis.bands import THIRDS, band_mask, project, third_mask
 from ablate.attacks import PGD, BandPGD, build_attack
 from ablate.attacks.bands import OUT_OF_BAND, inside, settled
 from ablate.core.errors import SpecError
-from ablate.spaces.specs import IN_BANDS, MeasurementSpec
+from ablate.spaces.measurement import IN_BANDS, MeasurementSpec
 
 EPS = 8 / 255
 
