@@ -102,7 +102,7 @@ class TrainingQueue:
         self._running: dict[str, PlannedTraining] = {}
         self._elsewhere: dict[str, PlannedTraining] = {}
         self._held_up: dict[str, PlannedTraining] = {}  # trained; what is left hangs on other trainings of the plan
-        self._again: list[PlannedTraining] = []  # with more memory
+        self._again: list[PlannedTraining] = []  # to be looked at once more, before the source is asked for others
         self._whole: set[str] = set()
         self._given: dict[str, frozenset[str]] = {}  # measurements that a task was given last
         self._beside: dict[str, int] = {}  # of what runs, how many share its process
