@@ -14,8 +14,8 @@ from ablate.spaces.settings import Setting, build_spec, setting_paths
 from ablate.spaces.specs import TrialSpec
 
 DIGEST = "0" * 64
-LOW = Filter("lowpass", 16)
 """Stands for the training images, so that the pinned keys hang on the specs alone."""
+LOW = Filter("lowpass", 16)
 
 
 def spec(**settings: Any) -> TrialSpec:
