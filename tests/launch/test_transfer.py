@@ -13,10 +13,11 @@ from ablate.core.errors import SpecError
 from ablate.execution.base import Outcome
 from ablate.execution.tune import pack, unpack
 from ablate.planning.as_file import plan_file_of
-from ablate.planning.plan import Plan, make_plan
+from ablate.planning.plan import Plan, decide, make_plan
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results
 from ablate.spaces.metrics import transfer_column, transferred
+from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, plan_of, write_space
 from tests.support.tasks import have_tasks_run_by, task, what_runs_tasks
@@ -94,6 +95,21 @@ def test_keys_name_the_other_training_and_tasks_carry_it(whole: Path) -> None:
     assert not set(made) & {key for training in other.trainings.values() for key in training.measurements}
     asked = task(plan, Storage(str(whole / "storage")))
     assert unpack(pack(asked)) == asked
+
+
+def test_a_decision_reads_each_training_once_also_for_those_that_wait_for_it(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, view, read = plan_of(options_of(whole, sets=[*ASK, "measurement.eps_255=4"])), Storage.view, list[str]()
+
+    def reading(storage: Storage, key: str) -> TrainingView:
+        read.append(key)
+        return view(storage, key)
+
+    monkeypatch.setattr(Storage, "view", reading)
+    decide(plan, Storage(str(whole / "storage")))
+    assert all(training.missing for training in plan.trainings.values())
+    assert sorted(read) == sorted(plan.trainings)
 
 
 def test_without_the_other_row_there_is_no_such_column(whole: Path) -> None:
