@@ -22,12 +22,13 @@ from ablate.storage.carrying import faults, stored_training
 from ablate.storage.files import Files
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.origins import Origin
+from ablate.storage.read_only import ReadOnlyFiles
 from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
 from ablate.storage.zipped import BundleFiles
 
 
-class Place:
+class Place(ReadOnlyFiles):
     """A storage to go on from, of which only that is seen; as of `Files`, and only read.
 
     Failures, and what was only begun, are nobody else's business.
@@ -94,22 +95,9 @@ class Place:
     def _seen(self, folder: str) -> bool:
         return folder == "registrations" or self.offers(folder)
 
-    def write(self, path: str, content: bytes) -> None:
-        """Refused."""
-        raise StorageError(f"--also {redact(self.location)}: expected it to be only read, got {path} to write")
-
-    def create(self, path: str, content: bytes) -> bool:
-        """Refused."""
-        self.write(path, content)
-        return False
-
-    def delete(self, path: str) -> None:
-        """Refused."""
-        self.write(path, b"")
-
-    def probe(self) -> None:
-        """Refused."""
-        self.write("a folder there", b"")
+    def refusal(self, path: str) -> StorageError:
+        """See `ReadOnlyFiles`."""
+        return StorageError(f"--also {redact(self.location)}: expected it to be only read, got {path} to write")
 
 
 class Also:

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.core.errors import StorageError
 from ablate.storage import leases
 from ablate.storage.attempts import attempts_of
 from ablate.storage.files import Files
 from ablate.storage.leases import Leases
+from ablate.storage.read_only import ReadOnlyFiles
 from ablate.storage.records import Record
 from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
@@ -29,7 +29,7 @@ class _Seen:
     view: TrainingView
 
 
-class ReadOnly:
+class ReadOnly(ReadOnlyFiles):
     """Files that are read alone.
 
     Args:
@@ -39,23 +39,6 @@ class ReadOnly:
     def __init__(self, files: Files) -> None:
         self.location = files.location
         self.read, self.list, self.size = files.read, files.list, files.size
-
-    def write(self, path: str, content: bytes) -> None:
-        """Refused, as everything that would change a file."""
-        raise StorageError(f"--storage {self.location}: expected {path} to be read alone, got a write to it")
-
-    def create(self, path: str, content: bytes) -> bool:
-        """See `write`."""
-        self.write(path, content)
-        return False
-
-    def delete(self, path: str) -> None:
-        """See `write`."""
-        self.write(path, b"")
-
-    def probe(self) -> None:
-        """See `write`."""
-        self.write("a probe", b"")
 
 
 class SeenStorage(Storage):

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ablate.core.errors import StorageError
 from ablate.storage.checksums import read_json, sha256
+from ablate.storage.read_only import ReadOnlyFiles
 
 LAYOUT = 1
 """Of bundles; a newer one names the version it wants."""
@@ -194,7 +195,7 @@ def beside(bundle: Bundle) -> tuple[list[Path], list[str]]:
     return found, lacking
 
 
-class BundleFiles:
+class BundleFiles(ReadOnlyFiles):
     """The storage in a bundle, read-only, with what others beside it hold of it; as of `ablate.storage.files.Files`.
 
     Args:
@@ -237,24 +238,13 @@ class BundleFiles:
         sizes = (other.size(path) for other in self._others)
         return found if found is not None else next((size for size in sizes if size is not None), None)
 
-    def write(self, path: str, content: bytes) -> None:
-        """Refused: see `Files`."""
-        raise self._read_only(path)
-
-    def create(self, path: str, content: bytes) -> bool:
-        """Refused: see `Files`."""
-        raise self._read_only(path)
-
     def delete(self, path: str) -> None:
         """Refused, but of what is not there: see `Files`."""
         if self.size(path) is not None:
-            raise self._read_only(path)
+            raise self.refusal(path)
 
-    def probe(self) -> None:
-        """Refused: see `Files`."""
-        raise self._read_only("a folder there")
-
-    def _read_only(self, path: str) -> StorageError:
+    def refusal(self, path: str) -> StorageError:
+        """See `ReadOnlyFiles`."""
         return StorageError(
             f"--storage {self.location}: expected {path} to be writable, got a bundle, which is only read; "
             f"python -m ablate.launch --also {self.location} goes on from it in a storage of its own"
