@@ -13,11 +13,12 @@ import numpy as np
 
 from ablate.core.errors import StorageError, nearest
 from ablate.core.text import now_ms
-from ablate.report.from_storage import all_results, live_state
-from ablate.report.results import Results, Trial
+from ablate.report.from_storage import live_state, state_of
+from ablate.report.results import Results
 from ablate.spaces.metrics import is_accuracy
 from ablate.storage import leases
 from ablate.storage.plans import PlanFile, TrialPart
+from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
 
 _CURRENT = "timestamp_ms"
@@ -113,8 +114,11 @@ def plan_statuses(files: Iterable[PlanFile], storage: Storage) -> list[PlanStatu
     kept = functools.cache(functools.partial(_kept, storage))
     found = []
     for plan in files:
-        whole = [trial for results in all_results(plan, storage) for trial in results.trials.values()]
-        trials = tuple(_trial(trial, storage, kept(trial.part.training)) for trial in whole)
+        trials = tuple(
+            _trial(part, storage, kept(part.training), of_search=space.search is not None)
+            for space in plan.spaces
+            for part in plan.of_space(space.name).trials
+        )
         found.append(
             PlanStatus(
                 plan.id,
@@ -132,8 +136,9 @@ def plan_statuses(files: Iterable[PlanFile], storage: Storage) -> list[PlanStatu
 
 
 class _Kept(NamedTuple):
-    """What storage has of a training: its age, the place of its log, and what it takes."""
+    """What storage has of a training: its state, its age, the place of its log, and what it takes."""
 
+    view: TrainingView
     age_s: float | None
     log: str
     checkpoint_bytes: int
@@ -143,16 +148,16 @@ class _Kept(NamedTuple):
 def _kept(storage: Storage, key: str) -> _Kept:
     history = storage.history(key)
     age = (now_ms() - history[-1][_CURRENT]) / 1000 if history and _CURRENT in history[-1] else None
-    return _Kept(age, storage.log_place(key), *storage.sizes(key))
+    return _Kept(storage.view(key), age, storage.log_place(key), *storage.sizes(key))
 
 
-def _trial(trial: Trial, storage: Storage, kept: _Kept) -> TrialStatus:
-    part = trial.part
-    undecided = trial.state in ("training", "missing")
-    state = live_state(trial.state, undecided and leases.held(storage.files, part.training))
+def _trial(part: TrialPart, storage: Storage, kept: _Kept, *, of_search: bool) -> TrialStatus:
+    known, reason = state_of(part, kept.view, of_search=of_search)
+    undecided = known in ("training", "missing")
+    state = live_state(known, undecided and leases.held(storage.files, part.training))
     epochs = int(part.spec.get("training", {}).get("epochs", 0))
     return TrialStatus(
-        part.space, part.row, part.seed, part.training, state, trial.epoch, epochs, kept.age_s, trial.reason, kept.log,
+        part.space, part.row, part.seed, part.training, state, kept.view.epoch, epochs, kept.age_s, reason, kept.log,
         kept.checkpoint_bytes, kept.record_bytes,
     )  # fmt: skip
 
