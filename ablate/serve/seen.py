@@ -143,7 +143,7 @@ class SeenStorage(Storage):
         number = leases.highest(self.files, key)
         if self._given_back.get(key) == number:
             return False  # a lease that was given back stays so: the next one has another number
-        if leases.owner_of(self.files, key, number) is None:
+        held = self._leases.held_elsewhere(key)
+        if not held and leases.owner_of(self.files, key, number) is None:
             self._given_back[key] = number
-            return False
-        return self._leases.held_elsewhere(key)
+        return held
