@@ -23,7 +23,7 @@ from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown
 from ablate.report.from_tracking import CHANGED, keep_storages_apart, pages_of, results_of
 from ablate.report.marking import mark_replicated, mark_runs
-from ablate.report.opening import show_pages
+from ablate.report.opening import DEFAULT_STORAGE, show_pages
 from ablate.report.printing import print_registration, print_results
 from ablate.report.results import Results
 from ablate.report.tables import Table, build_table, table_input
@@ -204,7 +204,7 @@ def _stored(
 def _storage(location: str | None) -> Storage:
     from ablate.storage.storage import Storage
 
-    return Storage(location or "./storage")
+    return Storage(location or DEFAULT_STORAGE)
 
 
 def _in_order(names: Sequence[str]) -> list[str]:
@@ -334,7 +334,7 @@ def main(
             tracker = Tracker(tracking_uri)
             tracker.prepare(create=sync)
             if sync:
-                plan, sent = _sync(tracker, storage or "./storage", space, plan, console)
+                plan, sent = _sync(tracker, storage or DEFAULT_STORAGE, space, plan, console)
                 storage_id = storage_id or sent
             aside = tracker.left_aside() if "all" in space else []
             for told in aside:

@@ -15,6 +15,7 @@ from ablate.core.errors import SpecError, UserError
 from ablate.core.redaction import redact
 from ablate.core.text import open_closed_streams, open_console, printable
 from ablate.core.user_code import import_modules
+from ablate.report.opening import DEFAULT_STORAGE
 
 PORT = 8421
 
@@ -23,7 +24,7 @@ app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_mark
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
-    storage: Annotated[str, typer.Option(help="A folder or bucket.")] = "./storage",
+    storage: Annotated[str, typer.Option(help="A folder or bucket.")] = DEFAULT_STORAGE,
     host: Annotated[
         str, typer.Option(help="Address to listen at; off this machine the printed link's token is needed.")
     ] = "127.0.0.1",

@@ -18,6 +18,7 @@ from ablate.core.redaction import redact
 from ablate.core.text import duration, open_closed_streams, open_console, plural, printable
 from ablate.report.from_storage import results_of
 from ablate.report.names import column_name
+from ablate.report.opening import DEFAULT_STORAGE
 from ablate.spaces.settings import format_value
 from ablate.status.holdings import PlanStatus, TrialStatus, bytes_of, compare, differences, find_trial, plan_statuses
 from ablate.storage import plans
@@ -35,7 +36,7 @@ app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_mark
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
-    storage: Annotated[str, typer.Option(help="A folder or bucket.")] = "./storage",
+    storage: Annotated[str, typer.Option(help="A folder or bucket.")] = DEFAULT_STORAGE,
     plan: Annotated[str | None, typer.Option(help="A plan's id; default: the one launched last.")] = None,
     log: Annotated[str | None, typer.Option(help="Print the log of this row's last attempt.", metavar="ROW")] = None,
     why: Annotated[
@@ -254,8 +255,10 @@ def _delete(
 
     tracker = store_of(tracking_uri)
 
+    before = plan_statuses(files, storage)
+
     def agree(going: Deletion) -> bool:
-        console.print(Text(printable(_line(plan_statuses([plan], storage)[0])), overflow="fold"))
+        console.print(Text(printable(_line(next(each for each in before if each.id == plan.id))), overflow="fold"))
         for line in _what_goes(going, tracker.uri if tracker is not None else None):
             console.print(Text(printable(line), overflow="fold"))
         if yes:
@@ -267,7 +270,7 @@ def _delete(
     def waiting() -> None:
         console.print("Seeing whether a launch is still at work on it, up to 20 s ...")
 
-    console.print(Text(f"Before: {_disk(storage, plan_statuses(files, storage))}", overflow="fold"))
+    console.print(Text(f"Before: {_disk(storage, before)}", overflow="fold"))
     gone = delete(storage, plan, agree, waiting, tracker)
     if gone is None:
         console.print("Nothing was deleted.")

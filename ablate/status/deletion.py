@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ablate.core.errors import StorageError
 from ablate.core.redaction import redact
+from ablate.report.opening import DEFAULT_STORE
 from ablate.storage import plans
 from ablate.storage.deletion import (
     delete_records,
@@ -56,7 +57,7 @@ def store_of(uri: str | None) -> Tracker | None:
     Raises:
         TrackingError: It does not answer.
     """
-    if uri is None and not os.environ.get("MLFLOW_TRACKING_URI") and not Path("mlflow.db").exists():
+    if uri is None and not os.environ.get("MLFLOW_TRACKING_URI") and not Path(DEFAULT_STORE).exists():
         return None
     from ablate.tracking.tracker import Tracker  # brings MLflow, which all else here does without
 
