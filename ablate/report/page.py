@@ -23,6 +23,7 @@ from ablate.report.verdicts.rivals import Answer, rivalries
 from ablate.report.verdicts.verdicts import Verdict
 from ablate.spaces.metrics import is_accuracy
 
+_FOLDER = Path(__file__).parent
 _SIGNS = {"holds": "✓", "fails": "✗", "not enough evidence": "?"}
 _FOLDED_FROM = 4  # so many comparisons of a claim are folded away
 
@@ -111,8 +112,8 @@ def render(page: PageData) -> str:
     Returns:
         One self-contained document: style and pictures are inside.
     """
-    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    template = _environment().get_template("page.html")
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
+    template = templates(_FOLDER).get_template("page.html")
     source = "MLflow's runs" if any(space.runs is not None for space in page.spaces) else "a storage"
     return template.render(page=page, style=style, source=source, spaces=[_space(space) for space in page.spaces])
 
@@ -123,14 +124,15 @@ def render_space(space: SpacePage) -> str:
     Args:
         space: What it says; every text in it is escaped.
     """
-    return _environment().get_template("space.html").render(space=_space(space)).strip()
+    return templates(_FOLDER).get_template("space.html").render(space=_space(space)).strip()
 
 
 @functools.cache
-def _environment() -> Environment:
+def templates(folder: Path) -> Environment:
+    """The templates in a folder: every text that they are given is escaped."""
     # Undefined names fail a test rather than leave a hole in the page.
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from ablate.core.redaction import redact
 from ablate.core.text import duration
 from ablate.report.figures.pictures import Picture
-from ablate.report.page import Missing
+from ablate.report.page import Missing, templates
 from ablate.serve.board import Piece
 
 STATES = {
@@ -28,6 +25,8 @@ STATES = {
 
 MOST_NAMED = 14
 """Up to so many rows are named above the curves."""
+
+_FOLDER = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,4 @@ def shell(**told: Any) -> str:
 
 
 def _render(template: str, **told: Any) -> str:
-    return _environment().get_template(template).render(told).strip()
-
-
-@functools.cache
-def _environment() -> Environment:
-    # Undefined names fail a test rather than leave a hole in the page.
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return templates(_FOLDER).get_template(template).render(told).strip()
