@@ -8,17 +8,11 @@ from html import escape
 
 from matplotlib.ticker import MaxNLocator
 
+from ablate.report.figures import overview
 from ablate.serve.board import Attributes, Piece
 
-PANELS = {
-    "train/loss": "Training loss",
-    "train/accuracy_natural": "Accuracy on training images, %",
-    "train/accuracy_attack": "The same under the training attack, %",
-    "validation/natural": "Accuracy on held-out images, %",
-    "validation/robust": "Accuracy on held-out images under PGD-7, %",
-    "energy/ratio": "R = |LFI| / |HFI|",
-}
-"""Metric -> the heading of its panel, in the order of the page."""
+PANELS = {metric: f"{title[0].upper()}{title[1:]}" for metric, title in overview.PANELS.items()}
+"""Metric -> the heading of its panel: all that the report's figure of curves has, which the page does not draw."""
 
 MOST_POINTS = 120
 """Of a line; of more epochs every second, third ... is drawn, and the last."""

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from ablate.core.errors import StorageError
+from ablate.report.figures import overview
+from ablate.serve.curves import name_of
 from ablate.serve.follow import Follower
 from ablate.serve.seen import SeenStorage
 from ablate.serve.server import LiveServer
@@ -256,3 +258,15 @@ def test_curves_pass_over_what_is_no_number(storage: Storage, follower: Follower
     line = page.shown[f"line-train-loss-{key('512')}"]["html"]
     assert "nan" not in line and len(line.partition('points="')[2].partition('"')[0].split()) == 2
     assert all("nan" not in str(piece) for name, piece in page.shown.items() if name.startswith(("lines-", "ticks-")))
+
+
+def test_every_curve_of_the_figure_that_is_not_drawn_has_its_line(storage: Storage, follower: Follower) -> None:
+    entries = history_of(key("512"), 2)
+    for entry in entries:
+        entry["metrics"] |= dict.fromkeys(overview.PANELS, 50.0)
+    storage.attempt(key("512")).save_checkpoint(2, b"x", entries)
+    page = Page(follower)
+    follower.look()
+    page.catch_up()
+    lines = {name for name in page.shown if name.startswith("line-") and name.endswith(key("512"))}
+    assert lines == {f"line-{name_of(metric)}-{key('512')}" for metric in overview.PANELS}
