@@ -24,6 +24,7 @@ from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 from tests.support.asgi import ask
 from tests.support.helpers import until
+from tests.support.stored import content
 from tests.support.tracking_world import EPOCHS, T0, finish, history_of, measure, plan_of, train
 
 PLAN = plan_of(("512", "256", "64"), (0,), plan_id="aaaaaaaaaa")
@@ -73,10 +74,6 @@ def follower(storage: Storage) -> Iterator[Follower]:
 
 def key(row: str) -> str:
     return next(trial.training for trial in PLAN.trials if trial.row == row)
-
-
-def content(storage: Storage) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in Path(storage.location).rglob("*") if path.is_file()}
 
 
 def test_a_training_goes_through_its_states_and_only_what_changed_is_sent(storage: Storage, follower: Follower) -> None:

@@ -14,15 +14,10 @@ from ablate.storage import leases, plans, replications
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
 from tests.support.helpers import numbers
+from tests.support.stored import content
 from tests.support.tracking_world import T0, Tracker, finish, plan_of
 
 ONE, OTHER = "a" * 10, "b" * 10
-
-
-def content(storage: Storage, but: str = "") -> dict[str, bytes]:
-    files = (path for path in Path(storage.location).rglob("*") if path.is_file())
-    found = {str(path.relative_to(storage.location)): path.read_bytes() for path in files}
-    return {name: text for name, text in found.items() if not (but and name.startswith(but))}
 
 
 def asked(storage: Storage, *arguments: str, code: int = 0) -> str:

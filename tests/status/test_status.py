@@ -12,6 +12,7 @@ from ablate.status.__main__ import app
 from ablate.status.holdings import differences, plan_status
 from ablate.storage import leases, plans
 from ablate.storage.storage import Storage
+from tests.support.stored import content
 from tests.support.tracking_world import T0, measure, plan_of, train
 
 ONE, OTHER = "a" * 10, "b" * 10
@@ -37,10 +38,6 @@ def asked(storage: Storage, *arguments: str, code: int = 0) -> str:
     done = CliRunner().invoke(app, ["--storage", storage.location, *arguments])
     assert done.exit_code == code, done.output
     return done.output
-
-
-def content(storage: Storage) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in Path(storage.location).rglob("*") if path.is_file()}
 
 
 def test_every_state_is_told_with_its_reason_and_nothing_is_written(storage: Storage) -> None:

@@ -31,6 +31,13 @@ def folder(storage: Storage, attempt: Attempt) -> Path:
     return Path(storage.location) / KEY / "attempts" / attempt.name
 
 
+def content(storage: Storage, but: str = "") -> dict[str, bytes]:
+    """Every file of a storage by its path in it, but those that begin with something."""
+    files = (path for path in Path(storage.location).rglob("*") if path.is_file())
+    found = {str(path.relative_to(storage.location)): path.read_bytes() for path in files}
+    return {name: text for name, text in found.items() if not (but and name.startswith(but))}
+
+
 def one(folder: Path, pattern: str) -> Path:
     return sorted(folder.glob(pattern))[-1]
 
