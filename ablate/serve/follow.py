@@ -179,7 +179,7 @@ class Follower:
                 key,
                 state_now,
                 view.epoch,
-                _epochs(part),
+                part.epochs,
                 len(part.measurements & view.records.keys()),
                 len(part.measurements),
                 last.get("metrics", {}),
@@ -217,7 +217,7 @@ class Follower:
             ends = [known[key] for key in shown if key in known]
             if ends:
                 epochs = max(
-                    [each[0] for each in ends] + [_epochs(self._trainings[key][0][2]) for key in shown]
+                    [each[0] for each in ends] + [self._trainings[key][0][2].epochs for key in shown]
                 )  # what is to come has its place from the start
                 self.board.put(*curves.axes_pieces(metric, epochs, min(e[1] for e in ends), max(e[2] for e in ends)))
         self._drawn = shown
@@ -284,10 +284,6 @@ _WORDS: Mapping[str, str] = {
 
 def _standing(trial: TrialView) -> tuple[str, int, str]:
     return trial.state, trial.measured, trial.reason
-
-
-def _epochs(part: TrialPart) -> int:
-    return int(part.spec.get("training", {}).get("epochs", 0))
 
 
 def _points(storage: SeenStorage, key: str, metric: str) -> dict[int, float]:

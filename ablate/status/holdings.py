@@ -155,10 +155,9 @@ def _trial(part: TrialPart, storage: Storage, kept: _Kept, *, of_search: bool) -
     known, reason = state_of(part, kept.view, of_search=of_search)
     undecided = known in ("training", "missing")
     state = live_state(known, undecided and leases.held(storage.files, part.training))
-    epochs = int(part.spec.get("training", {}).get("epochs", 0))
     return TrialStatus(
-        part.space, part.row, part.seed, part.training, state, kept.view.epoch, epochs, kept.age_s, reason, kept.log,
-        kept.checkpoint_bytes, kept.record_bytes,
+        part.space, part.row, part.seed, part.training, state, kept.view.epoch, part.epochs, kept.age_s, reason,
+        kept.log, kept.checkpoint_bytes, kept.record_bytes,
     )  # fmt: skip
 
 

@@ -105,6 +105,11 @@ class TrialPart(Spec):
         return self.space, self.row, self.seed, self.training, self.columns, self.analyses
 
     @property
+    def epochs(self) -> int:
+        """How many its training is to have; 0 where its settings say nothing of it."""
+        return int(self.spec.get("training", {}).get("epochs", 0))
+
+    @property
     def measurements(self) -> set[str]:
         """Every measurement key it needs."""
         return {*self.columns.values(), *self.analyses.values()}
