@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ablate.analysis.bands import THIRDS, band_mask, project, third_mask
-from ablate.attacks.base import Attack, Network, full_precision, refuse_negative, register_attack
-from ablate.attacks.linf import LinfAttack, corners, cross_entropy_of, uniform_noise
+from ablate.attacks.base import Attack, Network, refuse_negative, register_attack
+from ablate.attacks.linf import LinfAttack, ascend, corners, cross_entropy_of, uniform_start
 from ablate.core.errors import SpecError, nearest
 from ablate.core.randomness import stream
 from ablate.spaces.specs import MeasurementSpec
@@ -128,28 +128,21 @@ class BandPGD(LinfAttack):
     ) -> Tensor:
         """As in `Attack.perturb`."""
         mask = self.mask(images.shape[-1], images.device)
-        eps, step, loss_of = self.eps_255 / 255, self.step_255 / 255, cross_entropy_of(labels)
+        eps, step, loss = self.eps_255 / 255, self.step_255 / 255, cross_entropy_of(labels)
+        start = uniform_start(images, eps, stream(seed, f"attack:{self.name}"), index)
+        if mask is None:
+            return ascend(network, images, loss, start=start, eps=eps, step=step, steps=self.steps)
         lowest, highest = corners(images, eps)
         lower, upper = lowest - images, highest - images
 
-        def reconciled(current: Tensor, rounds: int) -> Tensor:
-            if mask is None:
-                return current.clamp_(lowest, highest)
-            return torch.clamp(images + inside(current - images, mask, lower, upper, rounds), lowest, highest)
+        def along(gradient: Tensor) -> Tensor:
+            return project(project(gradient, mask).sign(), mask)
 
-        # From here on as `uniform_start` and `ascend`, to the bit.
-        noise = uniform_noise(images, stream(seed, f"attack:{self.name}"), index)
-        current = (images + eps * noise).clamp_(0.0, 1.0)
-        if mask is not None:
-            current = reconciled(current, _ROUNDS)
-        for _ in range(self.steps):
-            with torch.enable_grad():
-                asked = current.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(loss_of(full_precision(network(asked))), asked)
-            direction = gradient.sign() if mask is None else project(project(gradient, mask).sign(), mask)
-            current = reconciled(torch.add(asked.detach(), direction, alpha=step), _ROUNDS)
-        if mask is None:
-            return current
+        def reconciled(moved: Tensor) -> Tensor:
+            return torch.clamp(images + inside(moved - images, mask, lower, upper, _ROUNDS), lowest, highest)
+
+        current = ascend(network, images, loss, start=reconciled(start), eps=eps, step=step, steps=self.steps,
+                         along=along, reconciled=reconciled)  # fmt: skip
         found = inside(current - images, mask, lower, upper, _LAST_ROUNDS)
         return torch.clamp(images + settled(found, mask, lower, upper), lowest, highest)
 

@@ -64,6 +64,8 @@ def ascend(
     step: float,
     steps: int,
     span: tuple[float, float] = PIXELS,
+    along: Callable[[Tensor], Tensor] = torch.sign,
+    reconciled: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Projected sign-gradient ascent: x <- clip(x + step * sign(grad loss(network(x)))), to the eps ball and [0, 1].
 
@@ -81,6 +83,8 @@ def ascend(
         step: Step size, pixels in [0, 1].
         steps: How many; 0 returns the start.
         span: Another range than [0, 1].
+        along: The gradient to the direction of a step.
+        reconciled: What brings each step's images back, which meet more than ball and range; None: clipping alone.
 
     Returns:
         [N, C, H, W], detached.
@@ -94,7 +98,8 @@ def ascend(
             current.requires_grad_()
             loss = loss_of_logits(full_precision(network(current)))
             (gradient,) = torch.autograd.grad(loss, current)
-            current = torch.add(current.detach(), gradient.sign(), alpha=step).clamp_(lower, upper)
+            moved = torch.add(current.detach(), along(gradient), alpha=step)
+            current = moved.clamp_(lower, upper) if reconciled is None else reconciled(moved)
     return current
 
 
