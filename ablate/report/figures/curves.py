@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ablate.report.figures.style import (
@@ -20,6 +20,7 @@ from ablate.report.figures.style import (
     listed,
     mean_over,
     new_figure,
+    power_axes,
     shared_colours,
 )
 from ablate.report.results import along_epochs
@@ -67,11 +68,7 @@ def draw_spectra(data: FigureData) -> Drawing | None:
         line[3].text(
             0.98, 1.06, "white noise", fontsize=8, color="0.35", ha="right", transform=line[3].get_yaxis_transform()
         )
-        line[3].set_yscale("log")
-        line[3].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        line[3].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        line[3].yaxis.set_minor_formatter(NullFormatter())
-        line[3].set_ylabel("power, white noise = 1")
+        power_axes(line[3])
         if number == 0:
             line[3].set_title("PGD-20 − clean, by distance")
         if number == len(rows) - 1:

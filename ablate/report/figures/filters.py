@@ -11,11 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ablate.report.figures.style import COLOURS, new_figure
+from ablate.report.figures.style import COLOURS, PHONE_IN, new_figure
 from ablate.spaces.figures import Drawing, FigureData, RowData, draws
-
-PHONE_IN = 4.8
-"""Width of the figure: on a phone's screen its text is still about 10 pixels high."""
 
 _PANELS = {"natural": "Clean images", "pgd20": "PGD-20, made without the filter"}
 _KINDS = {"lowpass": ("low-pass", "-", "o"), "highpass": ("high-pass", "--", "s")}

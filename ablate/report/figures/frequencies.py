@@ -7,31 +7,32 @@ from collections.abc import Iterable, Mapping
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ablate.report.figures.style import COLOURS, DASHES, SEQUENTIAL, listed, mean_over, new_figure, shared_colours
+from ablate.report.figures.style import (
+    DASHES,
+    PHONE_IN,
+    SEQUENTIAL,
+    line_look,
+    listed,
+    mean_over,
+    new_figure,
+    power_axes,
+    shared_colours,
+)
 from ablate.report.results import along_epochs
 from ablate.spaces.figures import Drawing, FigureData, RowData, draws
 from ablate.spaces.metrics import transfer_column
 
-PHONE_IN = 4.8
-"""Width of these figures: on a phone's screen their text is still about 10 pixels high."""
-
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _AXIS = "distance from the zero frequency, cycles per image"
-_POWER = "power, white noise = 1"
 
 
 def _power_axes(axes: Axes) -> None:
-    """Power over frequency: logarithmic, with a line where white noise would lie."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    power_axes(axes, most_ticks=8)
     axes.axhline(1.0, color="0.35", linestyle=":", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel(_POWER)
 
 
 def _within(profile: NDArray[np.floating]) -> slice:
@@ -288,7 +289,4 @@ def _central(profile: NDArray[np.floating]) -> float:
 
 
 def _look(number: int) -> Mapping[str, object]:
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": DASHES[(number + number // len(COLOURS)) % len(DASHES)],
-    }
+    return dict(zip(("color", "linestyle"), line_look(number), strict=True))

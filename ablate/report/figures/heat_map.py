@@ -8,11 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from ablate.report.figures.style import SEQUENTIAL, format_metric, mean_over, new_figure, shared_colours
+from ablate.report.figures.style import PHONE_IN, SEQUENTIAL, format_metric, mean_over, new_figure, shared_colours
 from ablate.spaces.figures import Drawing, FigureData, draws
-
-PHONE_IN = 4.8
-"""Width of the figure: on a phone's screen its text is still about 10 pixels high."""
 
 _ACROSS = 2
 _STEP = 5.0  # points of error that the scale is rounded to

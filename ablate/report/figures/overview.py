@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from ablate.report.figures.pictures import Picture, picture
-from ablate.report.figures.style import COLOURS, DASHES, STYLE, WIDTH_IN, new_figure
+from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, line_look, new_figure
 from ablate.report.formats import MASKED
 from ablate.report.results import Results, along_epochs
 from ablate.report.tables import Cell, Source, Table, build_table, table_input
@@ -357,7 +357,7 @@ def draw_training(results: Results) -> Drawing | None:
 def _line_style(number: int, lines: int) -> tuple[str, Any]:
     if lines > _MOST_LINES:
         return "0.55", "-"
-    return COLOURS[number % len(COLOURS)], DASHES[(number // len(COLOURS) + number) % len(DASHES)]
+    return line_look(number)
 
 
 def _curve(axes: Axes, seeds: Sequence[Mapping[int, float]], colour: str, dash: Any) -> None:

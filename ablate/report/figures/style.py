@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ablate.spaces.figures import RowData
@@ -24,6 +25,9 @@ SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
 
 WIDTH_IN = 9.0
+
+PHONE_IN = 4.8
+"""Width of a figure whose text is still about 10 pixels high on a phone's screen."""
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -55,6 +59,25 @@ def new_figure(title: str, height_in: float, width_in: float = WIDTH_IN) -> Figu
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     figure.suptitle(title)
     return figure
+
+
+def line_look(number: int) -> tuple[str, Any]:
+    """The colour and the dashes of a figure's n-th line, which no other of the first 49 has."""
+    return COLOURS[number % len(COLOURS)], DASHES[(number // len(COLOURS) + number) % len(DASHES)]
+
+
+def power_axes(axes: Axes, most_ticks: int | None = None) -> None:
+    """Power on a vertical axis, logarithmic.
+
+    Args:
+        axes: The panel.
+        most_ticks: On the vertical axis; None: as many as there is room for.
+    """
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=most_ticks))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("power, white noise = 1")
 
 
 def bare(axes: Axes) -> None:
