@@ -232,13 +232,14 @@ def test_figure_filters_names_networks_of_one_kind_by_their_rows() -> None:
     rows = filtered_rows().rows
     wide = {**settings_of("pgd"), "model": {"width": 2.0}}
     more = {
-        f"wide {degree}": {0: RowData(scalars={"natural": 70.0}, settings={**wide, "measurement": measured})}
+        f"wide image {degree}": {0: RowData(scalars={"natural": 70.0}, settings={**wide, "measurement": measured})}
         for degree, measured in ((16, {}), (8, {"lowpass_degree": 8}))
     }
     drawing = draw_filters(FigureData({**rows, **more}))
     assert drawing is not None
     names = [text.get_text() for text in drawing.figure.legends[0].texts]
-    assert "wide 16, low-pass" in names and "r lowpass 8, low-pass" in names and "natural, low-pass" in names
+    assert "wide image 16, low-pass" in names and "r lowpass 8, low-pass" in names and "natural, low-pass" in names
+    assert "wide image 16 behind low-pass at 4 cycles per image from 70.0 to 70.0 %" in drawing.caption
 
 
 def test_figure_heat_map_shares_one_scale_and_marks_the_thirds() -> None:

@@ -167,5 +167,5 @@ def _loss(network: _Network, kind: str) -> str | None:
     if unfiltered is None or not points:
         return None
     cut, mean = points[0] if kind == "highpass" else min(points, key=lambda point: abs(point[0] - network.size / 4))
-    words = f"{network.name} behind {_KINDS[kind][0]} at {cut:g} cycles per image"
-    return f"{words} {unfiltered:.1f} to {mean:.1f} %".replace("image ", "image from ")
+    where = f"behind {_KINDS[kind][0]} at {cut:g} cycles per image"
+    return f"{network.name} {where} from {unfiltered:.1f} to {mean:.1f} %"
