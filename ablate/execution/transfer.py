@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,27 +23,27 @@ from ablate.storage.storage import Storage
 
 
 def transferred(
-    measurement: PlannedMeasurement,
+    same: Sequence[PlannedMeasurement],
     made_on: MadeOn,
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
     classes: int,
     storage: Storage,
-) -> Record:
-    """How a network answers to the PGD-20 examples of another training's.
+) -> list[Record]:
+    """How a network answers to the PGD-20 examples of another training's, which are made once for all filters.
 
     Args:
-        measurement: Which column.
+        same: Which columns: they differ in their filter.
         made_on: The other network.
-        network: Classifies, behind the measurement's filter; in evaluation mode.
+        network: Classifies, behind each measurement's filter; in evaluation mode.
         images: [N, 3, H, W] uint8 test images on the device; the first `ANALYSED_IMAGES` are attacked.
         labels: [N] int64.
         classes: Of the data.
         storage: Where the other training's checkpoint is.
 
     Returns:
-        Accuracy in percent, and which images were classified correctly.
+        Of each, accuracy in percent, and which images were classified correctly.
 
     Raises:
         StorageError: It is not there any more, or damaged.
@@ -50,7 +52,7 @@ def transferred(
     content, damaged = storage.checkpoint(made_on.training)
     if content is None:
         raise StorageError(damaged[0] if damaged else f"expected a checkpoint of {made_on.training}, got none")
-    size, batch = images.shape[-1], measurement.settings.batch_size
+    size, batch = images.shape[-1], same[0].settings.batch_size
     images, labels = images[:ANALYSED_IMAGES], labels[:ANALYSED_IMAGES]
     source = build_network(made_on.spec.model, classes, size, made_on.spec.seed)
     layout = memory_format(images.device, "float32")
@@ -61,19 +63,23 @@ def transferred(
     with frozen_parameters(source):
         asked = as_measured(source, size)
         examples = adversarial_examples(asked, attack, images, labels, seed=made_on.spec.seed, batch_size=batch)
-    behind, checks, right = through_filter(network, measurement.filter), Checks(attack), []
-    with torch.no_grad():
-        for part, truth in zip(torch.split(examples, batch), torch.split(labels, batch), strict=True):
-            logits = behind(part)
-            checks.logits(logits, len(truth))
-            right.append(logits.argmax(dim=1) == truth)
-    checks.settle()
-    correct = torch.cat(right).cpu().numpy().astype(np.bool_)
-    meta = {
-        "what": measurement.name,
-        "settings": repr(attack),
-        "made_on": made_on.training,
-        "made_on_network": made_on.network,
-        "images": len(correct),
-    }
-    return Record(measurement.key, {"accuracy": 100.0 * float(correct.mean())}, {"correct": correct}, meta)
+    records = []
+    for measurement in same:
+        behind, checks, right = through_filter(network, measurement.filter), Checks(attack), []
+        with torch.no_grad():
+            for part, truth in zip(torch.split(examples, batch), torch.split(labels, batch), strict=True):
+                logits = behind(part)
+                checks.logits(logits, len(truth))
+                right.append(logits.argmax(dim=1) == truth)
+        checks.settle()
+        correct = torch.cat(right).cpu().numpy().astype(np.bool_)
+        meta = {
+            "what": measurement.name,
+            "settings": repr(attack),
+            "made_on": made_on.training,
+            "made_on_network": made_on.network,
+            "images": len(correct),
+        }
+        accuracy = 100.0 * float(correct.mean())
+        records.append(Record(measurement.key, {"accuracy": accuracy}, {"correct": correct}, meta))
+    return records

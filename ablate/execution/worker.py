@@ -329,7 +329,7 @@ class _Run:
             )
             records = [analyse(first, seen, progress)]
         elif first.made_on is not None:
-            records = self._transfer(first, first.made_on, images, labels)
+            records = self._transfer(same, first.made_on, images, labels)
         else:
             records = self._attack(same, images, labels, clean)
         seconds = time.perf_counter() - start
@@ -404,13 +404,13 @@ class _Run:
         return records
 
     def _transfer(
-        self, measurement: PlannedMeasurement, made_on: MadeOn, images: Tensor, labels: Tensor
+        self, same: list[PlannedMeasurement], made_on: MadeOn, images: Tensor, labels: Tensor
     ) -> list[Record]:
         classes = len(self.dataset.classes)
         try:
-            return [transferred(measurement, made_on, self.asked, images, labels, classes, self.storage)]
+            return transferred(same, made_on, self.asked, images, labels, classes, self.storage)
         except StorageError as error:  # the other training is gone: it costs this column alone
-            self.log.warning(f"{measurement.name}: {error}")
+            self.log.warning(f"{same[0].name}: {error}")
             return []
 
     def _known(self, same: Iterable[PlannedMeasurement], count: int) -> dict[tuple[str, Filter | None], Tensor]:
@@ -450,6 +450,10 @@ def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurem
             attack = build_attack(measurement.name, measurement.settings)
             images = measurement.settings.images if attack.reducible else None
             what = (measurement.name, repr(attack), measurement.settings.batch_size, images)
+        elif measurement.made_on is not None:
+            made_on = measurement.made_on
+            attack = build_attack("pgd20", made_on.spec.measurement)
+            what = (made_on.training, made_on.network, repr(attack), measurement.settings.batch_size)
         together.setdefault(what, []).append(measurement)
     return sorted(together.values(), key=lambda same: _depth(same[0]))
 
