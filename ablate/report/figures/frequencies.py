@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -134,17 +135,13 @@ def draw_transfer(data: FigureData) -> Drawing | None:
     Returns:
         The drawing; None where no row has such a column.
     """
-    columns = {label: transfer_column(label) for label in data.rows}
-    made = [label for label, name in columns.items() if _seeds_having(data, name)]
-    asked = [label for label in data.rows if any(columns[source] in seen.scalars for source in made
-                                                 for seen in data.rows[label].values())]  # fmt: skip
-    if not made:
+    labels = np.array(list(data.rows), dtype=object)
+    every = np.array([[_mean(seeds, transfer_column(source)) for seeds in data.rows.values()] for source in labels])
+    known = np.isfinite(every)
+    if not known.any():
         return None
-    matrix = np.full((len(made), len(asked)), np.nan)
-    for line, source in enumerate(made):
-        for place, target in enumerate(asked):
-            values = [s.scalars[columns[source]] for s in data.rows[target].values() if columns[source] in s.scalars]
-            matrix[line, place] = np.mean(values) if values else np.nan
+    lines, places = known.any(axis=1), known.any(axis=0)
+    made, asked, matrix = list(labels[lines]), list(labels[places]), every[lines][:, places]
     longest = max(map(len, asked))
     height = 1.9 + 0.42 * len(made) + 0.07 * longest
     figure = new_figure("PGD-20 examples of one network on another", height, PHONE_IN)
@@ -178,8 +175,10 @@ def draw_transfer(data: FigureData) -> Drawing | None:
     return Drawing(figure, caption + told)
 
 
-def _seeds_having(data: FigureData, metric: str) -> bool:
-    return any(metric in seen.scalars for seeds in data.rows.values() for seen in seeds.values())
+def _mean(seeds: Mapping[int, RowData], metric: str) -> float:
+    """Over the seeds that have it; nan where none has."""
+    values = [seen.scalars[metric] for seen in seeds.values() if metric in seen.scalars]
+    return float(np.mean(values)) if values else np.nan
 
 
 @draws("epochs")
@@ -247,22 +246,18 @@ def _with_epochs(data: FigureData, array: str) -> dict[str, list[RowData]]:
     """Trainings with an array of two epochs at least: the labels of their rows -> what each seed's have together."""
     together: dict[tuple[str, int], RowData] = {}
     labels: dict[str, list[str]] = {}
-    found: dict[str, list[RowData]] = {}
     for label, seeds in data.rows.items():
         for seed, seen in seeds.items():
             key = (seen.training or label, seed)
-            known = together.get(key)
+            known = together[key].epochs if key in together else {}
             epochs = {epoch: arrays for epoch, arrays in seen.epochs.items() if array in arrays}
-            merged = {**(known.epochs if known is not None else {}), **epochs}
-            together[key] = RowData(seen.arrays, seen.scalars, seen.curves, merged, seen.training)
+            together[key] = replace(seen, epochs={**known, **epochs})
             labels.setdefault(key[0], []).append(label)
     names: dict[tuple[str, ...], list[RowData]] = {}
     for (training, _), seen in together.items():
         if len(seen.epochs) > 1:
             names.setdefault(tuple(dict.fromkeys(labels[training])), []).append(seen)
-    for rows, several in names.items():
-        found[rows[0] if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"] = several
-    return found
+    return {rows[0] if len(rows) == 1 else f"{rows[0]} to {rows[-1]}": seeds for rows, seeds in names.items()}
 
 
 def _profile_at(seeds: Iterable[RowData], epoch: int) -> NDArray[np.floating]:
