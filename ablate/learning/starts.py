@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ablate.attacks.linf import PIXELS
 from ablate.core import randomness
 from ablate.learning.draws import Draws
 from ablate.spaces.specs import TrainingAttackSpec
@@ -34,7 +35,7 @@ def start_of(
     draws: Draws,
     *,
     diverging: bool,
-    span: tuple[float, float] = (0.0, 1.0),
+    span: tuple[float, float] = PIXELS,
 ) -> Start:
     """Where an attack starts.
 
