@@ -316,11 +316,14 @@ def decide(
         only: Decide anew about these keys alone.
     """
     decided = list(only) if only is not None else list(plan.trainings)
-    came_from = origins_of(storage.files, decided)
+    # Nothing comes from elsewhere once it is queued: a queue, which decides twice about each training, does not ask.
+    asked = [key for key in decided if only is None or plan.trainings[key].view is None]
+    came_from = origins_of(storage.files, asked)
+    for key in asked:
+        plan.trainings[key].origin = came_from[key].words if key in came_from else ""
     view_of = functools.cache(storage.view)  # trainings look at those that their examples are made on
     for key in decided:
         training = plan.trainings[key]
-        training.origin = came_from[key].words if key in came_from else ""
         view = view_of(key)
         training.view = view
         training.epoch = view.epoch

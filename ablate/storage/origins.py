@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ablate.spaces.specs import Spec
 from ablate.storage.attempts import attempts_of
@@ -50,9 +50,9 @@ def read(files: Files, key: str) -> Origin | None:
     return None
 
 
-def origins_of(files: Files, keys: Iterable[str]) -> dict[str, Origin]:
+def origins_of(files: Files, keys: Collection[str]) -> dict[str, Origin]:
     """The origins of trainings; those that were trained here are absent."""
-    there = {name.removesuffix(".json") for name in files.list(FOLDER)}
+    there = {name.removesuffix(".json") for name in files.list(FOLDER)} if keys else set()
     found = {key: read(files, key) for key in keys if key in there}
     return {key: origin for key, origin in found.items() if origin is not None}
 

@@ -19,6 +19,7 @@ from ablate.planning import keys
 from ablate.planning.plan import Plan, decide, make_plan
 from ablate.spaces.planned import PlannedMeasurement
 from ablate.spaces.specs import MeasurementSpec
+from ablate.storage.origins import FOLDER, LAYOUT, Origin, write_first
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 from tests.support.helpers import write_space
@@ -89,6 +90,26 @@ def test_networks_beside_the_rows_own_get_the_columns_that_are_named(tmp_path: P
     assert plan_of(["frequency"], tmp_path, *sets, "measurement.others=[]").trials[0].columns == own
     alone = ("measurement.network=ema", "measurement.others=[]")  # then it is the row's own, with all of it
     assert len(plan_of(["frequency"], tmp_path, *sets, *alone).trials[0].columns) == len(own)
+
+
+def test_where_results_came_from_is_read_once_for_a_plan_and_what_joins_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage = plan_of([str(write_space(tmp_path))], tmp_path), Storage(str(tmp_path / "storage"))
+    keys, listed, list_files = list(plan.trainings), list[str](), storage.files.list
+    attempt = storage.attempt(keys[0])
+    attempt.save_checkpoint(1, b"one", [])
+    origin = Origin(layout=LAYOUT, kind="bundle", name="b.zip", digest="", taken_ms=0, attempts=[attempt.name])
+    write_first(storage.files, keys[0], origin)
+    monkeypatch.setattr(storage.files, "list", lambda path: listed.append(path) or list_files(path))
+    decide(plan, storage, only=keys[:1])  # it joins
+    assert plan.trainings[keys[0]].origin == "bundle b.zip" and listed.count(FOLDER) == 1
+    decide(plan, storage)
+    assert [training.origin for training in plan.trainings.values()] == ["bundle b.zip", *[""] * (len(keys) - 1)]
+    assert listed.count(FOLDER) == 2
+    for key in keys:
+        decide(plan, storage, only=[key])  # as a queue does
+    assert plan.trainings[keys[0]].origin == "bundle b.zip" and listed.count(FOLDER) == 2
 
 
 def test_every_state_of_storage_has_its_action(tmp_path: Path) -> None:
