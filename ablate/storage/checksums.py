@@ -1,14 +1,19 @@
-"""JSON that carries its own checksum, and reading of JSON that somebody may have damaged."""
+"""JSON that carries its own checksum, and reading of what somebody may have damaged."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 SEAL = "sha256"
 """The field with the checksum of all others; files of versions before 0.2 have none, and are read as they are."""
+
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+"""What a zip file raises that was damaged, or that nobody here can read; and `OSError`, as every file."""
 
 
 def sha256(content: bytes) -> str:

@@ -6,13 +6,13 @@ import io
 import json
 import math
 import zipfile
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ablate.core.errors import StorageError
+from ablate.storage.checksums import BROKEN_ZIP
 
 LAYOUT = 1
 """Of records; a newer one than this is refused by name."""
@@ -98,5 +98,5 @@ def arrays_in(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
                         raise StorageError(f"expected an array of numbers, got {info.filename!r} of {dtype}, {shape}")
         with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (OSError, *BROKEN_ZIP) as error:
         raise StorageError(f"expected arrays, got none that can be read ({type(error).__name__}: {error})") from error

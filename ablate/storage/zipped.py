@@ -16,12 +16,11 @@ import re
 import stat
 import threading
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from ablate.core.errors import StorageError
-from ablate.storage.checksums import read_json, sha256
+from ablate.storage.checksums import BROKEN_ZIP, read_json, sha256
 from ablate.storage.read_only import ReadOnlyFiles
 
 LAYOUT = 1
@@ -43,7 +42,6 @@ _ENCRYPTED = 0x1
 _UNIX = 3
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 class Bundle:
@@ -64,7 +62,7 @@ class Bundle:
             self._size = path.stat().st_size
         except OSError as error:
             raise StorageError(f"expected a bundle, got {path}: {error.strerror or error}") from error
-        except _BROKEN as error:
+        except BROKEN_ZIP as error:
             raise self.refused("a zip file", str(error)) from error
         self._infos = self._checked(self._zip.infolist())
         self.about = self._about()
@@ -163,7 +161,7 @@ class Bundle:
         try:
             with self._lock:
                 return self._zip.read(self._infos[name])
-        except _BROKEN as error:
+        except BROKEN_ZIP as error:
             raise self.refused(f"{name!r} to be whole", f"{type(error).__name__}: {error}") from error
         except OSError as error:
             raise self.refused(f"{name!r} to be readable", error.strerror or str(error)) from error

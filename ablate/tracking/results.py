@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.storage.checksums import BROKEN_ZIP
 from ablate.storage.plans import PlanFile, SpacePart, TrialPart
 from ablate.storage.status import TrainingStatus
 from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_whole, curve_is_whole, problem
 from ablate.tracking.measurements import MEASUREMENTS, unpack
 from ablate.tracking.store import Run, Store
 
-_DAMAGED = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, RuntimeError)
+_DAMAGED = (OSError, KeyError, TypeError, *BROKEN_ZIP)
 
 
 @dataclass(frozen=True)
