@@ -37,8 +37,9 @@ def metadata(plan: PlanFile, sizes: Mapping[str, int], needs: Sequence[str] = ()
     day = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(plan.launched_ms / 1000))
     crate.name = "; ".join(f"{space.name}: {space.title}" for space in plan.spaces)
     data = ", ".join(plan.data_labels)
+    trainings = plan.trainings()
     crate.description = (
-        f"Records of {len(plan.trials)} trials of {len(plan.trainings())} trainings on {data}, preset {plan.preset}, "
+        f"Records of {len(plan.trials)} trials of {len(trainings)} trainings on {data}, preset {plan.preset}, "
         f"seeds {', '.join(map(str, plan.seeds))}; python -m ablate.bundle verify recomputes every number of it."
     )
     # That of the launch, and not of the writing: the same results are the same bytes.
@@ -62,13 +63,14 @@ def metadata(plan: PlanFile, sizes: Mapping[str, int], needs: Sequence[str] = ()
     folders: dict[str, int] = {}
     for name, size in sorted(sizes.items()):
         folder = "/".join(name.split("/")[:2])
-        if folder.partition("/")[2] in (*plan.trainings(), "replications"):
+        inner = folder.partition("/")[2]
+        if inner in trainings or inner == "replications":
             folders[folder] = folders.get(folder, 0) + size
         else:
             kind = _KINDS.get(name.rpartition(".")[2], "text/plain")
             crate.add_file(dest_path=name, properties={"contentSize": str(size), "encodingFormat": kind})
     for folder, size in sorted(folders.items()):
-        rows = [f"{t.space}/{t.row}, seed {t.seed}" for t in plan.trainings().get(folder.partition("/")[2], ())]
+        rows = [f"{t.space}/{t.row}, seed {t.seed}" for t in trainings.get(folder.partition("/")[2], ())]
         told = "; ".join(rows) or "what came out when trainings were trained again"
         crate.add_dataset(dest_path=f"{folder}/", properties={"contentSize": str(size), "name": told})
     action["result"] = crate.root_dataset

@@ -91,7 +91,7 @@ def make(
         yield crate.METADATA, crate.metadata(plan, sizes, sorted(set(elsewhere.values())))
 
     size = write_bundle(out, counted())
-    held = [key for key in plan.trainings() if any(name.startswith(f"{FOLDER}/{key}/") for name in sizes)]
+    held = plan.trainings().keys() & {name.split("/")[1] for name in sizes if name.startswith(f"{FOLDER}/")}
     unfinished = [f"{t.part.row}, seed {t.part.seed}" for r in results for t in r.trials.values() if t.problem]
     return Made(size, len(held), elsewhere, unfinished)
 

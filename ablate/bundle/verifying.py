@@ -101,11 +101,9 @@ def _verified(opened: Opened) -> Checked:
         opened.files.bundle.read(name)
         found.count("checksum")
     found.differs += _identity(opened)
-    views = {key: opened.storage.view(key) for key in opened.plan.trainings()}
-    for key, view in views.items():
+    for key, [first, *_] in opened.plan.trainings().items():
         found.count("training")
-        found.count("record", len(view.records))
-        first = opened.plan.trainings()[key][0]
+        found.count("record", len(opened.storage.view(key).records))
         found.differs += [
             f"{first.space}/{first.row}, seed {first.seed}: {told}" for told in faults(opened.storage, key)
         ]
