@@ -18,7 +18,7 @@ from ablate.storage.layers import LayeredFiles
 from ablate.storage.plans import PlanFile
 from ablate.storage.registrations import path_of, read_all
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import ABOUT, FOLDER, LAYOUT, READER, Bundle, BundleFiles, write_bundle
+from ablate.storage.zipped import ABOUT, FOLDER, LAYOUT, READER, BundleFiles, write_bundle
 
 
 @dataclass
@@ -133,17 +133,6 @@ def _stored(
         for key in again:
             for path, content in stored_training(inner, key, checkpoints=False):
                 yield f"{folder}/{path}", content
-
-
-def plan_of(bundle: Bundle, files: BundleFiles) -> PlanFile:
-    """The plan that a bundle is of.
-
-    Raises:
-        StorageError: It has none, or one that cannot be read.
-    """
-    from ablate.storage import plans
-
-    return plans.load(Storage.of(files), str(bundle.about.get("plan")))
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablate.bundle.making import plan_of
 from ablate.bundle.stating import differences, results_in, statement_of
 from ablate.core.text import plural
 from ablate.report.results import Results
@@ -30,17 +29,15 @@ class Opened:
 
     Attributes:
         path: Of it.
-        files: Of it alone.
+        files: Of it and of those beside it.
+        storage: The same as a storage.
         plan: What it is of.
-        storage: All that it and the others hold.
-        lacking: A line for each bundle that is not there.
     """
 
     path: Path
     files: BundleFiles
-    plan: PlanFile
     storage: Storage
-    lacking: list[str] = field(default_factory=list)
+    plan: PlanFile
 
 
 @dataclass
@@ -68,11 +65,11 @@ def open_bundle(path: Path) -> Opened:
     """A bundle, and those beside it that hold trainings of it.
 
     Raises:
-        StorageError: It is none, of a newer layout, or one that nobody should open.
+        StorageError: It is none, of a newer layout, one that nobody should open, or without a plan that can be read.
     """
     files = BundleFiles(path)
-    plan = plan_of(files.bundle, files)
-    return Opened(path, files, plan, Storage.of(files), files.lacking)
+    storage = Storage.of(files)
+    return Opened(path, files, storage, plans.load(storage, str(files.bundle.about.get("plan"))))
 
 
 def verify(opened: Opened) -> Checked:
@@ -96,7 +93,7 @@ def verify(opened: Opened) -> Checked:
 
 def _verified(opened: Opened) -> Checked:
     found = Checked()
-    found.differs += opened.lacking
+    found.differs += opened.files.lacking
     for name in opened.files.bundle.names():
         opened.files.bundle.read(name)
         found.count("checksum")

@@ -172,13 +172,9 @@ def _is_plain(name: str) -> bool:
     return name.isprintable() and not any(sign in name for sign in '\\:*?"<>|') and len(name) < 1000
 
 
-def beside(bundle: Bundle) -> tuple[list[Path], list[str]]:
-    """The bundles that hold trainings of one, in the same folder.
-
-    Returns:
-        Those that are there, and a line for each that is not, or is another.
-    """
-    found: list[Path] = []
+def _beside(bundle: Bundle) -> tuple[list[BundleFiles], list[str]]:
+    """The bundles that hold trainings of one, in the same folder; and a line for each that is not there, or another."""
+    found: list[BundleFiles] = []
     lacking: list[str] = []
     elsewhere = bundle.about.get("elsewhere")
     named = elsewhere.get("bundles") if isinstance(elsewhere, dict) else None
@@ -186,10 +182,12 @@ def beside(bundle: Bundle) -> tuple[list[Path], list[str]]:
         other = bundle.path.with_name(Path(str(name)).name)
         if other.suffix != SUFFIX or not other.is_file():
             lacking.append(f"expected {other.name} beside {bundle.path.name}, which holds trainings of it, got none")
-        elif Bundle(other).digest() != digest:
-            lacking.append(f"expected the {other.name} that {bundle.path.name} was made beside, got another")
+            continue
+        files = BundleFiles(other, alone=True)
+        if files.bundle.digest() == digest:
+            found.append(files)
         else:
-            found.append(other)
+            lacking.append(f"expected the {other.name} that {bundle.path.name} was made beside, got another")
     return found, lacking
 
 
@@ -200,6 +198,10 @@ class BundleFiles(ReadOnlyFiles):
         path: Of the bundle.
         alone: Without the others.
 
+    Attributes:
+        bundle: The file itself.
+        lacking: A line for each of the others that is not there.
+
     Raises:
         StorageError: As of `Bundle`.
     """
@@ -207,8 +209,7 @@ class BundleFiles(ReadOnlyFiles):
     def __init__(self, path: Path, *, alone: bool = False) -> None:
         self.location = str(path)
         self.bundle = Bundle(path)
-        others, self.lacking = ([], []) if alone else beside(self.bundle)
-        self._others = [BundleFiles(other, alone=True) for other in others]
+        self._others, self.lacking = ([], []) if alone else _beside(self.bundle)
         self._folders: dict[str, set[str]] = {}
         for name in self.bundle.names():
             folder, _, rest = name.partition("/")
