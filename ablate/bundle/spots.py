@@ -65,13 +65,15 @@ def check(opened: Opened, count: int, here: Here, tell: Callable[[str], None]) -
     Raises:
         UserError: There are no networks in it, or its data are not here.
     """
+    views = {key: opened.storage.view(key) for key in opened.plan.trainings()}
+    trials = opened.plan.trials
     columns = [
-        (part, metric, key)
-        for part in opened.plan.trials
+        (number, metric, key)
+        for number, part in enumerate(trials)
         for metric, key in part.columns.items()
         if transferred(metric) is None  # which another row's network takes part in
-        and opened.storage.view(part.training).has_checkpoint
-        and key in opened.storage.view(part.training).records
+        and views[part.training].has_checkpoint
+        and key in views[part.training].records
     ]
     if not columns:
         raise SpecError(
@@ -79,19 +81,20 @@ def check(opened: Opened, count: int, here: Here, tell: Callable[[str], None]) -
         )
     chance = random.SystemRandom()
     lines: list[str] = []
-    dataset = functools.cache(lambda text: data.load(TrialSpec.model_validate_json(text).data, here.data_root))
+    planned_row = functools.cache(lambda number: planned(opened, trials[number], here))
+    dataset = functools.cache(functools.partial(data.load, data_root=here.data_root))
     for _ in range(count):
-        part, metric, key = chance.choice(columns)
-        record = opened.storage.record(opened.storage.view(part.training), key)
+        number, metric, key = chance.choice(columns)
+        part = trials[number]
+        record = opened.storage.record(views[part.training], key)
         assert record is not None and record.correct is not None  # `verify` has looked at them
         place = chance.randrange(len(record.correct))
         spot = Spot(part, metric, place, bool(record.correct[place]))
-        training, reasons = planned(opened, part, here)
+        training, reasons = planned_row(number)
         if reasons:
             return [*lines, *reasons]
         measurement = training.measurements[key]
-        loaded = dataset(training.spec.model_dump_json())
-        found = _again(opened, spot, training.spec, measurement, loaded)
+        found = _again(opened, spot, training.spec, measurement, dataset(training.spec.data))
         if found != spot.stated:
             said = {True: "classified correctly", False: "fooled"}
             made = f"{record.meta.get('device', '?')}, torch {record.meta.get('torch', '?')}"
