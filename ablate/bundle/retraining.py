@@ -14,6 +14,7 @@ from ablate.core.text import duration
 from ablate.execution import worker
 from ablate.execution.base import Event, Task
 from ablate.learning import data
+from ablate.learning.official import CORRUPTIONS
 from ablate.report.replications import replications_of
 from ablate.storage.carrying import stored_training
 from ablate.storage.plans import TrialPart
@@ -73,7 +74,8 @@ def check(opened: Opened, row: str, seed: int | None, here: Here, tell: Callable
             elif event.kind == "measuring":
                 tell(f"measuring {event.text}")
 
-        outcome = worker.run(task, data.load(training.spec.data, here.data_root), listen)
+        corrupted = CORRUPTIONS in {each.name for each in wanted.values()}
+        outcome = worker.run(task, data.load(training.spec.data, here.data_root, corrupted=corrupted), listen)
         if outcome.state != "finished":
             return [f"{part.row}, seed {part.seed}: not trained again ({outcome.state}: {outcome.reason})"]
         [found] = replications_of(storage, row_parts)[part.seed]

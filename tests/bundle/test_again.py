@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ablate.bundle.again import Here, planned
+from ablate.bundle.verifying import Opened
+from ablate.execution.base import Listener, Outcome, Task
+from ablate.learning.data import Dataset
+from ablate.planning.plan import PlannedTraining
+from ablate.storage.plans import TrialPart
 from ablate.storage.records import Record
 from tests.bundle.support import changed, contents, run
 from tests.bundle.test_round_trip import edited_record
@@ -45,6 +52,28 @@ def test_images_that_were_turned_are_found(bundle: Path, tmp_path: Path) -> None
 def test_a_row_trained_again_has_the_same_bits(bundle: Path) -> None:
     code, told = run("verify", bundle, "--retrain", "small", "--seed", "1")
     assert code == 0 and "small, seed 1: the same bits" in told
+
+
+def test_corruptions_are_measured_again_on_the_official_images_where_they_are_here(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official, given = {"fog": np.zeros((5, 1, 3, 8, 8), np.uint8)}, list[Dataset]()
+
+    def with_corruptions(opened: Opened, part: TrialPart, here: Here) -> tuple[PlannedTraining, list[str]]:
+        training, reasons = planned(opened, part, here)
+        for key, each in training.measurements.items():
+            training.measurements[key] = replace(each, kind="analysis", name="corruptions")
+        return training, reasons
+
+    def run_worker(task: Task, dataset: Dataset, listen: Listener) -> Outcome:
+        given.append(dataset)
+        return Outcome(task.key, "failed", reason="looked at alone")
+
+    monkeypatch.setattr("ablate.bundle.retraining.planned", with_corruptions)
+    monkeypatch.setattr("ablate.bundle.retraining.worker.run", run_worker)
+    monkeypatch.setattr("ablate.learning.data.load_official", lambda spec, data_root: official)
+    assert run("verify", bundle, "--retrain", "small")[0] == 1
+    assert [dataset.corrupted for dataset in given] == [official]
 
 
 @pytest.mark.parametrize(
