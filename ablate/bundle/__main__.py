@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,7 +33,8 @@ def about() -> None:
     """Results that travel: make a bundle of a plan, or verify one."""
 
 
-def _told(console: Console, line: str) -> None:
+def _print_line(console: Console, line: str) -> None:
+    """Print a line, folded where it is too long, whoever wrote what is in it."""
     console.print(Text(printable(line), overflow="fold"))
 
 
@@ -76,11 +78,7 @@ def make(
         for other in without:
             if other.absolute().parent != out.absolute().parent:
                 raise SpecError(f"--without: expected a bundle in the folder of {out.name}, got {other}")
-        opened = Storage(storage)
-
-        def tell(line: str) -> None:
-            _told(console, line)
-
+        opened, tell = Storage(storage), functools.partial(_print_line, console)
         chosen = plans.load(opened, plan) if plan is not None else selecting.plan_by_words(opened, words, tell)
         signer = signing.signer(sign) if sign is not None else None
         parts = selecting.by_space_and_seed(chosen, out) if split else [(out, chosen)]
@@ -134,11 +132,11 @@ def verify(
             if (spot or retrain is not None) and not lines:
                 lines += _again(opened, spot, retrain, seed, (sets, data_root, imports), console)
             for line in lines[:MOST_LINES]:
-                _told(console, line)
+                _print_line(console, line)
             if len(lines) > MOST_LINES:
-                _told(console, f"and {len(lines) - MOST_LINES} more")
+                _print_line(console, f"and {len(lines) - MOST_LINES} more")
             said = f"{plural(len(lines), 'difference')}" if lines else "nothing differs"
-            _told(console, f"{path}: {found.sentence()}; {told}; {said} (made by {verifying.made_by(opened)})")
+            _print_line(console, f"{path}: {found.sentence()}; {told}; {said} (made by {verifying.made_by(opened)})")
             differs = differs or bool(lines)
         if differs:
             raise SystemExit(1)
@@ -173,12 +171,12 @@ def page(
         if check:
             lines = pages.check(template, bundles, out, figures, link)
             for line in lines:
-                _told(console, line)
+                _print_line(console, line)
             if lines:
                 raise SystemExit(1)
             return
         for path in pages.write(pages.render(template, bundles, link), out, figures):
-            _told(console, str(path))
+            _print_line(console, str(path))
 
 
 def _again(
@@ -195,9 +193,10 @@ def _again(
 
     sets, data_root, imports = given
     here = Here(sets, local_path(data_root, "--data-root"), imports)
-    lines = spots.check(opened, spot, here, lambda line: _told(console, line)) if spot else []
+    tell = functools.partial(_print_line, console)
+    lines = spots.check(opened, spot, here, tell) if spot else []
     if retrain is not None and not lines:
-        lines += retraining.check(opened, retrain, seed, here, lambda line: _told(console, line))
+        lines += retraining.check(opened, retrain, seed, here, tell)
     return lines
 
 

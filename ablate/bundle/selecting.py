@@ -65,8 +65,8 @@ def plan_by_words(storage: Storage, words: Words, tell: Callable[[str], None]) -
         of_space = [file for file in files if any(part.name == name for part in file.spaces)]
         latest = next((file for file in of_space if _said(file, words)), None)
         if latest is None:
-            told = _told(of_space[0])
-            raise SpecError(f"expected a launch of {name} by these words into {where}, got others, the latest {told}")
+            given = _options_of(of_space[0])
+            raise SpecError(f"expected a launch of {name} by these words into {where}, got others, the latest {given}")
         alike = [file for file in of_space if _settings(file) == _settings(latest)]
         parts.append((latest, latest.space(name), _trials(alike, name, words)))
     return _joined(parts)
@@ -104,7 +104,8 @@ def _said(file: PlanFile, words: Words) -> bool:
     )
 
 
-def _told(file: PlanFile) -> str:
+def _options_of(file: PlanFile) -> str:
+    """Preset and settings as a command line has them."""
     sets = "".join(f" --set {shlex.quote(each)}" for each in file.overrides)
     return f"--preset {file.preset}{sets}"
 
@@ -138,21 +139,26 @@ def _joined(parts: Sequence[tuple[PlanFile, SpacePart, list[TrialPart]]]) -> Pla
     for file, space, _ in parts:
         if _settings(file) != _settings(latest):
             raise SpecError(
-                f"--space: expected spaces launched by the same words, got {_told(latest)} and, of {space.name}, "
-                f"{_told(file)}; name one, or make a bundle of each"
+                f"--space: expected spaces launched by the same words, got {_options_of(latest)} and, of {space.name}, "
+                f"{_options_of(file)}; name one, or make a bundle of each"
             )
     trials = [trial for _, _, chosen in parts for trial in chosen]
     spaces = [space for _, space, _ in parts]
     known = {(t.space, t.row, t.seed) for t in latest.trials}
     if known == {(t.space, t.row, t.seed) for t in trials} and len(latest.spaces) == len(spaces):
         return latest
-    return latest.model_copy(
+    created_ms = min(file.created_ms for file, _, _ in parts)
+    return _of_trials(latest.model_copy(update={"created_ms": created_ms}), spaces, trials)
+
+
+def _of_trials(plan: PlanFile, spaces: Sequence[SpacePart], trials: Sequence[TrialPart]) -> PlanFile:
+    """The plan as a launch of these trials alone would make it."""
+    return plan.model_copy(
         update={
-            "id": plans.id_of(latest.preset, [trial.identity for trial in trials]),
+            "id": plans.id_of(plan.preset, [trial.identity for trial in trials]),
             "seeds": sorted({trial.seed for trial in trials}),
-            "spaces": spaces,
-            "trials": trials,
-            "created_ms": min(file.created_ms for file, _, _ in parts),
+            "spaces": list(spaces),
+            "trials": list(trials),
         }
     )
 
@@ -171,15 +177,9 @@ def by_space_and_seed(plan: PlanFile, out: Path) -> list[tuple[Path, PlanFile]]:
     for space in plan.spaces:
         for seed in plan.seeds:
             trials = [trial for trial in plan.trials if (trial.space, trial.seed) == (space.name, seed)]
-            part = plan.model_copy(
-                update={
-                    "id": plans.id_of(plan.preset, [trial.identity for trial in trials]),
-                    "seeds": [seed],
-                    "spaces": [space],
-                    "trials": trials,
-                }
-            )
-            found += [(out.with_name(f"{out.stem}-{space.name}-{seed}.zip"), part)] if trials else []
+            if trials:
+                name = f"{out.stem}-{space.name}-{seed}.zip"
+                found.append((out.with_name(name), _of_trials(plan, [space], trials)))
     return found
 
 
