@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ablate import spaces
 from ablate.bundle.verifying import Opened
 from ablate.core.errors import DataError, SpecError, each_on_its_own, nearest
 from ablate.core.user_code import import_modules
 from ablate.planning.plan import PlannedTraining, make_plan
-from ablate.spaces.settings import parse_overrides
+from ablate.spaces.settings import Setting, build_spec, parse_overrides
 from ablate.spaces.space import Trial
-from ablate.spaces.specs import TrialSpec
+from ablate.spaces.yamlfile import flatten
 from ablate.storage.checksums import read_json
 from ablate.storage.plans import TrialPart
 
@@ -83,19 +80,9 @@ def planned(opened: Opened, part: TrialPart, here: Here) -> tuple[PlannedTrainin
     """
     import_modules(list(here.imports))
     where = f"{part.row}, seed {part.seed}"
-    told = copy.deepcopy(part.spec)
-    for setting in parse_overrides(here.sets):
-        *parents, leaf = setting.path.split(".")
-        inner: Any = told
-        for parent in parents:
-            inner = inner.setdefault(parent, {}) if isinstance(inner, dict) else {}
-        inner[leaf] = setting.value
-    try:
-        spec = TrialSpec.model_validate_json(json.dumps(told))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise SpecError(f"{where}: {place}: {first['msg']}; another version of ablate wrote it") from error
+    written = f"{where}, as another version of ablate wrote it"  # if anything is wrong with it
+    settings = [Setting(path, value, written) for path, value in flatten(part.spec) if path != "seed"]
+    spec = build_spec([*settings, *parse_overrides(here.sets)], part.seed, where)
     trial = Trial(part.space, part.row, spec, {}, None, (), f"{opened.path.name}, {where}")
     try:
         plan = make_plan(

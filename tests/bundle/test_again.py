@@ -85,7 +85,8 @@ def test_corruptions_are_measured_again_on_the_official_images_where_they_are_he
         (["--retrain", "small", "--set", "measurement.eps_255=4"], 1, "measures accuracy/pgd20 in another way"),
         (["--retrain", "small", "--set", "data.name=imagefolder"], 2, "data.root"),
         (["--retrain", "small", "--set", "nonsense"], 2, "expected path=value"),
-        (["--retrain", "small", "--set", "training.epochz=7"], 2, "training.epochz"),
+        (["--retrain", "small", "--set", "training.epochz=7"], 2, "--set training.epochz=7: training.epochz: expected"),
+        (["--retrain", "small", "--set", "training.epochz=7"], 2, "did you mean 'training.epochs'"),
     ],
 )
 def test_what_cannot_be_the_same_says_why(bundle: Path, arguments: list[str], code: int, told: str) -> None:
