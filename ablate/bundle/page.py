@@ -224,7 +224,7 @@ class _Writer:
 
     def _verdicts(self, space: str) -> str:
         told = []
-        for verdict in self.source.verdicts(self._known(space)):
+        for verdict in self.source.verdicts(space):
             sentence = verdict.sentence()
             said = sentence if verdict.verdict in sentence else f"{verdict.verdict} ({sentence})"
             told.append(f"- “{verdict.claim.says}” **{verdict.verdict}**. {said}")
@@ -232,14 +232,14 @@ class _Writer:
 
     def _verdict(self, asked: str) -> str:
         space, _, number = asked.partition("/")
-        verdicts = self.source.verdicts(self._known(space))
+        verdicts = self.source.verdicts(space)
         if not number.isdigit() or not 1 <= int(number) <= len(verdicts):
             raise _FieldError(f"expected the number of a claim of {space}, 1 to {len(verdicts)}, got {number!r}")
         return verdicts[int(number) - 1].verdict
 
     def _figure(self, asked: str) -> str:
         space, _, name = asked.partition("/")
-        pictures = self.source.pictures(self._known(space))
+        pictures = self.source.pictures(space)
         if name not in pictures:
             raise _FieldError(f"expected a figure of {space}, got {name!r}; {_valid(name, pictures)}")
         picture = pictures[name]
@@ -252,30 +252,23 @@ class _Writer:
         return f"![{picture.title.replace('[', '(').replace(']', ')')}]({self.figures}/{file})"
 
     def _seeds(self, space: str) -> str:
-        return _seeds(seed for _, seed in self._finished(space))
+        return _seeds(seed for _, seed in self.source.results(space).outcomes)
 
     def _data(self, space: str) -> str:
-        return ", ".join(self.source.results(self._known(space)).planned.data_labels)
+        return ", ".join(self.source.results(space).planned.data_labels)
 
     def _hours(self, space: str) -> str:
-        results = self.source.results(self._known(space))
+        results = self.source.results(space)
         spent = {
             trial.part.training: sum(trial.curves.get("seconds", {}).values()) for trial in results.trials.values()
         }
         return f"{sum(spent.values()) / 3600:.1f}"
 
     def _commit(self, space: str) -> str:
-        return self.source.results(self._known(space)).planned.provenance.get("git_commit", "unknown")[:12]
+        return self.source.results(space).planned.provenance.get("git_commit", "unknown")[:12]
 
     def _from(self, rest: str) -> str:
         raise _FieldError(f"expected {{from {rest}}} on a line of its own, got more on it")
-
-    def _finished(self, space: str) -> list[tuple[str, int]]:
-        return list(self.source.results(self._known(space)).outcomes)
-
-    def _known(self, space: str) -> str:
-        self.source.results(space)
-        return space
 
 
 def _seeds(seeds: Any) -> str:
