@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -167,6 +167,14 @@ def seal_manifest(manifest: Mapping[str, Any]) -> bytes:
     """A manifest as its file, with its checksum."""
     body = json.dumps(manifest)
     return json.dumps({"sha256": sha256(body.encode()), "body": body}).encode()
+
+
+def manifests_of(files: Files, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and manifest of each attempt at a training that has a valid one, the first one first."""
+    for attempt in attempts_of(files, key):
+        manifest = read_manifest(files, key, attempt)
+        if manifest is not None:
+            yield attempt, manifest
 
 
 def attempts_of(files: Files, key: str) -> list[str]:

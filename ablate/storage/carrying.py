@@ -11,7 +11,7 @@ import numpy as np
 from ablate.core.digest import digest
 from ablate.core.errors import StorageError
 from ablate.core.redaction import redact
-from ablate.storage.attempts import attempts_of, read_manifest, seal_manifest
+from ablate.storage.attempts import manifests_of, seal_manifest
 from ablate.storage.checksums import read_json, sha256
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
@@ -38,10 +38,7 @@ def stored_training(storage: Storage, key: str, *, checkpoints: bool) -> Iterato
     if described is not None:
         yield f"{key}/training.json", described
     storage.history(key)  # a damaged one is mended where that can be
-    for attempt in attempts_of(storage.files, key):
-        manifest = read_manifest(storage.files, key, attempt)
-        if manifest is None:
-            continue
+    for attempt, manifest in manifests_of(storage.files, key):
         kept: dict[str, Any] = {
             **manifest,
             "checkpoints": manifest["checkpoints"][-1:] if checkpoints else [],

@@ -7,10 +7,9 @@ stay, a few bytes each: their numbers only grow, by which a worker that outlived
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from ablate.storage import replications
-from ablate.storage.attempts import Attempt, attempts_of, read_manifest
+from ablate.storage.attempts import Attempt, manifests_of
 from ablate.storage.files import BucketFiles, LocalFiles
 from ablate.storage.origins import path_of
 from ablate.storage.storage import Storage
@@ -55,7 +54,7 @@ def record_files(storage: Storage, key: str, measurements: Collection[str]) -> d
     """Files of some of a training's records: path -> bytes."""
     return {
         f"{key}/attempts/{attempt}/{name}": storage.files.size(f"{key}/attempts/{attempt}/{name}") or 0
-        for attempt, manifest in _manifests(storage, key)
+        for attempt, manifest in manifests_of(storage.files, key)
         for measurement, (name, _) in manifest["records"].items()
         if measurement in measurements
     }
@@ -76,7 +75,7 @@ def delete_records(storage: Storage, key: str, measurements: Collection[str]) ->
         StorageError: Something cannot be deleted.
     """
     files = record_files(storage, key, measurements)
-    for attempt, manifest in _manifests(storage, key):
+    for attempt, manifest in manifests_of(storage.files, key):
         if manifest["records"].keys() & set(measurements):
             Attempt(storage.files, key, attempt, manifest).forget_records(measurements)
     for path in files:
@@ -89,8 +88,3 @@ def replicas(storage: Storage, keys: Iterable[str]) -> list[tuple[Storage, str]]
     wanted = set(keys)
     inner = [replications.storage_of(storage, name) for name in replications.names(storage)]
     return [(each, key) for each in inner for key in sorted(wanted & set(each.keys()))]
-
-
-def _manifests(storage: Storage, key: str) -> list[tuple[str, dict[str, Any]]]:
-    found = [(attempt, read_manifest(storage.files, key, attempt)) for attempt in attempts_of(storage.files, key)]
-    return [(attempt, manifest) for attempt, manifest in found if manifest is not None]

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from ablate.core.errors import StorageError
 from ablate.core.text import now_ms
-from ablate.storage.attempts import Attempt, attempts_of, parse_manifest, read_manifest
+from ablate.storage.attempts import Attempt, attempts_of, manifests_of, parse_manifest, read_manifest
 from ablate.storage.checkpoints import load_state
 from ablate.storage.checksums import read_json, sha256
 from ablate.storage.files import Files, LocalFiles, open_files
@@ -293,11 +293,9 @@ class Storage:
             StorageError: It was written by a newer version.
         """
         candidates: list[tuple[int, str, str]] = []
-        for attempt in attempts_of(self.files, key):
-            manifest = read_manifest(self.files, key, attempt)
-            if manifest:
-                base = f"{key}/attempts/{attempt}"
-                candidates += [(epoch, f"{base}/{name}", total) for epoch, name, total in manifest["checkpoints"]]
+        for attempt, manifest in manifests_of(self.files, key):
+            base = f"{key}/attempts/{attempt}"
+            candidates += [(epoch, f"{base}/{name}", total) for epoch, name, total in manifest["checkpoints"]]
         messages: list[str] = []
         for epoch, path, checksum in sorted(candidates, reverse=True):
             content = self._verified(path, checksum)
