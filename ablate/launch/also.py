@@ -38,12 +38,13 @@ class Place(ReadOnlyFiles):
         own: The launch's own: what that has is not looked for here.
         kind: `bundle` or `storage`.
         name: What it is called beside rows: no path of anybody's machine.
-        digest: Of the bundle, or the storage's id.
+        digest: Gives that of the bundle, or the storage's id; asked once something is taken.
     """
 
-    def __init__(self, files: Files, own: Storage, kind: str, name: str, digest: str) -> None:
+    def __init__(self, files: Files, own: Storage, kind: str, name: str, digest: Callable[[], str]) -> None:
         self.location = files.location
-        self.kind, self.name, self.digest = kind, name, digest
+        self.kind, self.name = kind, name
+        self._digest = functools.cache(digest)  # a whole bundle is read for it
         self._files = files
         self._own = own
         self.storage = Storage.of(files)
@@ -67,7 +68,7 @@ class Place(ReadOnlyFiles):
             layout=origins.LAYOUT,
             kind=self.kind,
             name=self.name,
-            digest=self.digest,
+            digest=self._digest(),
             taken_ms=now_ms(),
             attempts=attempts_of(self._files, key),
         )
@@ -194,9 +195,9 @@ def _opened(asked: str, own: Storage) -> Place:
     if storage.location.rstrip("/") == own.location.rstrip("/"):
         raise StorageError(f"--also: expected another storage than --storage, got {redact(asked)} as both")
     if isinstance(storage.files, BundleFiles):
-        return Place(storage.files, own, "bundle", Path(asked).name, storage.files.bundle.digest())
+        return Place(storage.files, own, "bundle", Path(asked).name, storage.files.bundle.digest)
     if not storage.keys():
         raise StorageError(f"--also {redact(asked)}: expected a bundle, or a storage with trainings, got none there")
     place = redact(storage.location).partition("?")[0].rstrip("/")
-    identity = next(iter(storage.identities()), "")
-    return Place(storage.files, own, "storage", "/".join(place.rsplit("/", 2)[-2:]), identity)
+    name = "/".join(place.rsplit("/", 2)[-2:])
+    return Place(storage.files, own, "storage", name, lambda: next(iter(storage.identities()), ""))

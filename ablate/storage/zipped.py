@@ -12,12 +12,14 @@ read has to have its checksum.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import stat
 import threading
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from ablate.core.errors import StorageError
 from ablate.storage.checksums import BROKEN_ZIP, read_json, sha256
@@ -94,8 +96,10 @@ class Bundle:
         return content
 
     def digest(self) -> str:
-        """What it is known by: the SHA-256 of the file."""
-        with self.path.open("rb") as stream:
+        """What it is known by: the SHA-256 of the file that was opened, whatever lies there by now."""
+        stream = cast(io.BufferedReader, self._zip.fp)
+        with self._lock:  # the zip file goes to its own place again before it reads
+            stream.seek(0)
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _checked(self, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:

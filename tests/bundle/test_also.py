@@ -140,6 +140,8 @@ def test_what_is_deleted_here_and_trained_anew_is_ones_own(launched: Path, bundl
     go_on(tmp_path, launched, bundle, seeds=[0])
     storage = Storage(str(tmp_path / "own"))
     [key] = storage.keys()
+    origin = json.loads(storage.files.read(f"origins/{key}.json") or b"")
+    assert origin["digest"] == hashlib.sha256(bundle.read_bytes()).hexdigest()
     assert "1 of 1 seed from bundle bundle.zip" in go_on(tmp_path, launched, seeds=[0])
     shutil.rmtree(tmp_path / "own" / key)
     assert "from bundle" not in go_on(tmp_path, launched, seeds=[0])
