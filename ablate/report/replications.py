@@ -81,19 +81,7 @@ def replications_of(storage: Storage, row: Sequence[TrialPart]) -> dict[int, lis
     Returns:
         Seed -> each time, the first one first; seeds that were not trained again are absent.
     """
-    again = replications.of_trainings(storage, [part.training for part in row])
-    if not any(again.values()):
-        return {}
-    there = [_records(storage, storage.view(part.training), part) for part in row]
-    values = [_values(part, before) for part, before in zip(row, there, strict=True)]
-    found: dict[int, list[Replication]] = {}
-    for part, before in zip(row, there, strict=True):
-        for name, inner, view in again[part.training]:
-            records = _records(inner, view, part)
-            if records.keys() == before.keys() == part.required:
-                same = _same(before, records) and _curves(storage, part) == _curves(inner, part)
-                found.setdefault(part.seed, []).append(_compared(name, part, before, records, same, values))
-    return found
+    return _of_row(storage, row, replications.of_trainings(storage, [part.training for part in row]))
 
 
 def replications_by_trial(storage: Storage, parts: Iterable[TrialPart]) -> dict[tuple[str, int], list[Replication]]:
@@ -107,11 +95,28 @@ def replications_by_trial(storage: Storage, parts: Iterable[TrialPart]) -> dict[
         (row, seed) -> each time, the first one first.
     """
     rows: dict[str, list[TrialPart]] = {}
-    for part in parts if replications.names(storage) else ():
+    for part in parts:
         rows.setdefault(part.row, []).append(part)
-    return {
-        (row, seed): found for row, of_row in rows.items() for seed, found in replications_of(storage, of_row).items()
-    }
+    again = replications.of_trainings(storage, [part.training for of_row in rows.values() for part in of_row])
+    found = {row: _of_row(storage, of_row, again) for row, of_row in rows.items()}
+    return {(row, seed): times for row, of_row in found.items() for seed, times in of_row.items()}
+
+
+def _of_row(
+    storage: Storage, row: Sequence[TrialPart], again: Mapping[str, Sequence[tuple[str, Storage, TrainingView]]]
+) -> dict[int, list[Replication]]:
+    if not any(again[part.training] for part in row):
+        return {}
+    there = [_records(storage, storage.view(part.training), part) for part in row]
+    values = [_values(part, before) for part, before in zip(row, there, strict=True)]
+    found: dict[int, list[Replication]] = {}
+    for part, before in zip(row, there, strict=True):
+        for name, inner, view in again[part.training]:
+            records = _records(inner, view, part)
+            if records.keys() == before.keys() == part.required:
+                same = _same(before, records) and _curves(storage, part) == _curves(inner, part)
+                found.setdefault(part.seed, []).append(_compared(name, part, before, records, same, values))
+    return found
 
 
 def _compared(
