@@ -92,7 +92,7 @@ class Follower:
         try:
             self._look()
         except UserError as error:
-            self._tell_away(redact(str(error)))
+            self._tell_away(str(error))
         except Exception as error:  # a page that ends would tell nothing at all
             self._tell_away(f"{type(error).__name__}: {error}")
 
@@ -125,7 +125,7 @@ class Follower:
             self._ages.clear()
             when = time.strftime("%H:%M:%S")
             more = f"What is shown is as of {when}; the page goes on by itself as soon as storage answers."
-            self.board.put(views.notice_piece(f"{printable(told)}. {more}"))
+            self.board.put(views.notice_piece(f"{printable(redact(told))}. {more}"))
 
     def _read_plan(self, path: str) -> None:
         size, (before, since) = self._storage.files.size(path), self._plan_seen

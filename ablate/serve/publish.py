@@ -7,6 +7,7 @@ import hashlib
 import threading
 import time
 
+from ablate.core.redaction import redact
 from ablate.report.contents import draw_all, space_page
 from ablate.report.figures.pictures import Picture
 from ablate.report.from_storage import all_results
@@ -132,7 +133,8 @@ class Publisher:
         try:
             drawn = {key: figure for key, figure in draw_all(results).items() if key != LIVE}
         except Exception as error:  # numbers stand; the page says which figures lack
-            drawn = {"": Missing("Figures", f"could not be drawn ({type(error).__name__}: {error}).")}
+            told = redact(f"could not be drawn ({type(error).__name__}: {error}).")
+            drawn = {"": Missing("Figures", told)}
         if not drawn:
             return
         shown = {key: (figure, self._keep(figure)) for key, figure in drawn.items()}

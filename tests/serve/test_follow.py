@@ -198,6 +198,20 @@ def test_a_storage_that_vanishes_is_told_and_the_page_goes_on_when_it_is_back(
     assert [page.state_of(PLAN, row) for row in ("512", "64")] == ["finished", "finished"]
 
 
+@pytest.mark.parametrize("kind", [StorageError, OSError])
+def test_a_page_tells_no_login_of_its_storage(
+    storage: Storage, follower: Follower, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(seen: SeenStorage, keys: object) -> set[str]:
+        raise kind("s3://me:s3cret@bucket/results does not answer")
+
+    monkeypatch.setattr(SeenStorage, "look", look)
+    page = Page(follower)
+    follower.look()
+    page.catch_up()
+    assert "does not answer" in page.shown["notice"]["html"] and "s3cret" not in str(page.shown)
+
+
 def test_a_search_that_goes_on_brings_new_rows(storage: Storage, follower: Follower) -> None:
     page = Page(follower)
     follower.look()
