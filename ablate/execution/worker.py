@@ -36,6 +36,7 @@ from ablate.learning.training import train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
 from ablate.spaces.planned import MadeOn, PlannedMeasurement
 from ablate.storage import checkpoints, leases
+from ablate.storage.alive import Pulse
 from ablate.storage.attempts import Attempt
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
@@ -109,7 +110,8 @@ class _Run:
             self.death = death(self.storage, self.task.key)  # of an earlier attempt: this one has no log yet
             self.attempt = self.storage.attempt(self.task.key)
             self.stacks = Stacks(self.storage, self.attempt.log)
-            with self.stacks.open():
+            pulse = Pulse(self.storage.files, self.attempt.alive, self._has(), self._is_ours)
+            with self.stacks.open(), pulse:
                 # A user's network may draw while it is measured, too.
                 own = OwnRandomNumbers(self.device)
                 yield from within(lambda: self._turn(own), self._train_and_measure(self.attempt))
@@ -201,8 +203,11 @@ class _Run:
     def _tell(self, kind: Kind, done: int = 0, total: int = 0, text: str = "", **metrics: float) -> None:
         self.listen(Event(self.task.key, kind, done, total, metrics, text, now_ms()))
 
+    def _is_ours(self) -> bool:
+        return self.lease is None or leases.in_force(self.storage.files, self.task.key, self.lease)
+
     def _check_lease(self) -> None:
-        if self.lease is not None and not leases.in_force(self.storage.files, self.task.key, self.lease):
+        if not self._is_ours():
             raise LeaseError("another launch has taken this training over")
 
     def _train_and_measure(self, attempt: Attempt) -> Turns[None]:
@@ -428,13 +433,19 @@ class _Run:
                     known[name, measurement.filter] = right[:count]
         return known
 
-    def _provenance(self) -> dict[str, Any]:
-        device = "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+    def _has(self) -> dict[str, Any]:
+        """What it has for itself."""
         return {
-            "device": device,
+            "device": self.device.type,
             "threads": self.task.threads,
             **({"trainings_per_process": self.task.together} if self.task.together > 1 else {}),
             **({"gpu_share": self.task.gpu_share} if self.task.gpu_share < 1 else {}),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            **self._has(),
+            "device": "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "timestamp_ms": now_ms(),

@@ -10,7 +10,8 @@ from typing import Any
 
 from ablate.planning.estimates import Estimate, estimate, work_flops
 from ablate.planning.plan import Plan, PlannedTraining
-from ablate.storage.records import Record
+from ablate.storage.alive import life
+from ablate.storage.attempts import alive_path, attempts_of, manifests_of
 from ablate.storage.storage import Storage
 
 _HOUR_S = 3600.0
@@ -22,40 +23,99 @@ def told_hours(hours: float, unit: str) -> str:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """What an attempt has used after its last checkpoint or measurement, up to its last sign of life.
+
+    Attributes:
+        until_ms: That sign.
+        seconds: Up to it.
+        devices: GPUs, or cores, that it had; None where that is not known.
+    """
+
+    until_ms: int
+    seconds: float
+    devices: float | None
+
+
+@dataclass(frozen=True)
 class Spent:
     """What one training has cost.
 
     Attributes:
-        training_s: Of each epoch: when it ended, and how long it took.
-        measuring: Of each measurement the same, with the devices or cores it had; None where that is not known.
-        devices: GPUs, or cores, that it has had; None before its first measurement.
+        training_s: Of each epoch that led to what there is: when it ended, and how long it took.
+        measuring: Of each measurement the same.
+        again: Of epochs that another attempt trained, too.
+        lost: What attempts that were killed or failed have used besides; of what trains now, since its last epoch.
+        devices: GPUs, or cores, that it has had; None before its first sign of life.
         gpu: Whether it was on a GPU.
         whole: Whether it will cost nothing more.
     """
 
-    training_s: tuple[tuple[int, float], ...]
-    measuring: tuple[tuple[int, float], ...]
-    devices: float | None
-    gpu: bool
-    whole: bool
+    training_s: tuple[tuple[int, float], ...] = ()
+    measuring: tuple[tuple[int, float], ...] = ()
+    again: tuple[tuple[int, float], ...] = ()
+    lost: tuple[Lost, ...] = ()
+    devices: float | None = None
+    gpu: bool = False
+    whole: bool = False
+
+    def useful(self, usual: float) -> float:
+        """Device-hours that nobody has to spend again; `usual` devices where its own are not known."""
+        return sum(took for _, took in [*self.training_s, *self.measuring]) * (self.devices or usual) / _HOUR_S
 
     def hours(self, usual: float, since_ms: int = 0) -> float:
-        """Device-hours from a time on; `usual` devices where its own are not known."""
-        seconds = sum(took for when, took in [*self.training_s, *self.measuring] if when >= since_ms)
-        return seconds * (self.devices or usual) / _HOUR_S
+        """Device-hours of all of it from a time on."""
+        steps = sum(took for when, took in [*self.training_s, *self.measuring, *self.again] if when >= since_ms)
+        spent = steps * (self.devices or usual)
+        for each in self.lost:
+            seconds = min(each.seconds, max(0.0, (each.until_ms - since_ms) / 1000))
+            spent += seconds * (each.devices or self.devices or usual)
+        return spent / _HOUR_S
 
 
 def spent_on(storage: Storage, training: PlannedTraining) -> Spent:
-    """What storage tells of a training's cost."""
+    """What storage tells of a training's cost, all attempts at it together."""
     view = storage.view(training.key)
     if view.attempts == 0:
-        return Spent((), (), None, False, False)
-    made = [record for name in view.records if (record := storage.record(view, name)) is not None]
-    epochs = [(int(each["timestamp_ms"]), _seconds(each["metrics"])) for each in storage.history(training.key)]
-    measuring = [(int(each.meta.get("timestamp_ms", 0)), _seconds(each.meta)) for each in made]
-    whole = view.finished and view.records.keys() >= training.measurements.keys()
-    devices = statistics.median(map(_devices, made)) if made else None
-    return Spent(tuple(epochs), tuple(measuring), devices, any(map(_on_gpu, made)), whole)
+        return Spent()
+    made = {name: record for name in view.records if (record := storage.record(view, name)) is not None}
+    epochs = _steps(storage.history(training.key))
+    measuring = [(_when(each.meta), _seconds(each.meta)) for each in made.values()]
+    ran_on = [each.meta for each in made.values()]
+    lost: list[Lost] = []
+    histories = {attempt: _steps(entries) for attempt, entries in storage.histories(training.key).items()}
+    failures = {attempt: each["failure"] for attempt, each in manifests_of(storage.files, training.key)}
+    for attempt in attempts_of(storage.files, training.key):
+        alive = life(storage.files, alive_path(training.key, attempt))
+        base = f"{training.key}/attempts/{attempt}/"
+        known = [when for _, when, _ in histories.get(attempt, [])[-1:]]  # those before may be of an earlier attempt
+        known += [_when(record.meta) for name, record in made.items() if view.records[name][0].startswith(base)]
+        until = _when(failures.get(attempt) or {})
+        if alive is not None:
+            known.append(alive.began_ms)
+            until = max(until, alive.alive_ms)
+            ran_on.append(alive.on.model_dump())
+        if known and until > max(known):
+            lost.append(Lost(until, (until - max(known)) / 1000, _devices(ran_on[-1]) if alive is not None else None))
+    others = {step for steps in histories.values() for step in steps} - set(epochs)
+    return Spent(
+        tuple((when, took) for _, when, took in epochs),
+        tuple(measuring),
+        tuple((when, took) for _, when, took in sorted(others)),
+        tuple(lost),
+        statistics.median(map(_devices, ran_on)) if ran_on else None,
+        any(map(_on_gpu, ran_on)),
+        view.finished and view.records.keys() >= training.measurements.keys(),
+    )
+
+
+def _steps(history: Iterable[Mapping[str, Any]]) -> list[tuple[int, int, float]]:
+    """Epochs, when they ended and how long they took."""
+    return [(int(each["epoch"]), _when(each), _seconds(each["metrics"])) for each in history]
+
+
+def _when(told: Mapping[str, Any]) -> int:
+    return int(told.get("timestamp_ms", 0))
 
 
 def _seconds(told: Mapping[str, Any]) -> float:
@@ -63,14 +123,14 @@ def _seconds(told: Mapping[str, Any]) -> float:
     return found if found > 0.0 else 0.0  # nan, too
 
 
-def _on_gpu(record: Record) -> bool:
-    return str(record.meta.get("device", "cpu")) != "cpu"
+def _on_gpu(on: Mapping[str, Any]) -> bool:
+    return str(on.get("device", "cpu")) != "cpu"
 
 
-def _devices(record: Record) -> float:
+def _devices(on: Mapping[str, Any]) -> float:
     """How many cores, or which part of a GPU, a training had for itself."""
-    there = float(record.meta.get("gpu_share", 1.0)) if _on_gpu(record) else float(record.meta.get("threads", 1))
-    return there / float(record.meta.get("trainings_per_process", 1))
+    there = float(on.get("gpu_share", 1.0)) if _on_gpu(on) else float(on.get("threads", 1))
+    return there / float(on.get("trainings_per_process", 1))
 
 
 class Costs:
@@ -120,11 +180,11 @@ class Costs:
             return 0.0
         whole = self._rate() * self._operations(key)
         found = self._found.get(key)
-        return max(0.0, whole - found.hours(self._usual)) if found is not None else whole
+        return max(0.0, whole - found.useful(self._usual)) if found is not None else whole
 
     def _rate(self) -> float:
         """Hours of an operation."""
-        hours = sum(found.hours(self._usual) for found in self._whole.values())
+        hours = sum(found.useful(self._usual) for found in self._whole.values())
         if hours > 0.0:
             return hours / sum(map(self._operations, self._whole))
         if self._guess is None:

@@ -33,8 +33,8 @@ class Attempt:
 
     def __init__(self, files: Files, key: str, name: str, manifest: dict[str, Any] | None = None) -> None:
         self._files = files
+        self._key, self.name = key, name
         self._base = f"{key}/attempts/{name}"
-        self.name = name
         self._log: tuple[int, str] | None = None  # as it was written last
         self._manifest: dict[str, Any] = manifest or {
             "layout": LAYOUT,
@@ -138,6 +138,11 @@ class Attempt:
         """The path of the attempt's log file."""
         return f"{self._base}/log.txt"
 
+    @property
+    def alive(self) -> str:
+        """The path of its signs of life; see `ablate.storage.alive`."""
+        return alive_path(self._key, self.name)
+
     def forget_checkpoints(self) -> None:
         """Name no checkpoint any more, before they are deleted."""
         self._commit(checkpoints=[])
@@ -161,6 +166,11 @@ class Attempt:
         self._manifest = json.loads(json.dumps(manifest))
         if sequence > 2:  # the one before stays, in case this one is damaged later
             self._files.delete(f"{self._base}/manifest-{sequence - 2:06d}.json")
+
+
+def alive_path(key: str, attempt: str) -> str:
+    """Where the signs of life of an attempt are."""
+    return f"{key}/attempts/{attempt}/alive.json"
 
 
 def seal_manifest(manifest: Mapping[str, Any]) -> bytes:

@@ -4,6 +4,7 @@
     <storage>/<training_key>/attempts/<attempt>/     belongs to one attempt alone
         checkpoint-000007-<sum>.pt, history-000007-<sum>.json, record-<measurement_key>-<sum>.npz, log.txt
         manifest-000012.json                         names the files above with their checksums; written last
+        alive.json                                   when it began and was last alive; see `ablate.storage.alive`
     <storage>/claims/...                             see `ablate.storage.leases`
     <storage>/identity/<id>                          which storage this is; several where storages were merged
 
@@ -181,15 +182,10 @@ class Storage:
             if manifest is None:
                 continue
             reached = max(reached, int(manifest["epoch"]))
-            for name, checksum in reversed(manifest["histories"]):
-                path = f"{key}/attempts/{attempt}/{name}"
-                content = self._verified(path, checksum)
-                if content is not None:
-                    entries = json.loads(content)
-                    if len(entries) > len(best):
-                        best = entries
-                    break
-                lost.append((path, checksum))
+            entries, damaged = self._history_of(key, attempt, manifest)
+            lost += damaged
+            if len(entries) > len(best):
+                best = entries
         if reaches(best, reached):
             return best
         carried = self._carried_history(key)
@@ -201,6 +197,27 @@ class Storage:
                     with contextlib.suppress(StorageError):  # where nothing may be written, it is read so each time
                         self.files.write(path, content)
         return best
+
+    def histories(self, key: str) -> dict[str, list[dict[str, Any]]]:
+        """The same of every attempt that has trained an epoch, up to its own last one, where that can be read."""
+        found = {
+            attempt: self._history_of(key, attempt, manifest)[0] for attempt, manifest in manifests_of(self.files, key)
+        }
+        return {attempt: entries for attempt, entries in found.items() if entries}
+
+    def _history_of(
+        self, key: str, attempt: str, manifest: Mapping[str, Any]
+    ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+        """An attempt's newest whole history, and paths and checksums of the damaged ones."""
+        damaged: list[tuple[str, str]] = []
+        for name, checksum in reversed(manifest["histories"]):
+            path = f"{key}/attempts/{attempt}/{name}"
+            content = self._verified(path, checksum)
+            if content is not None:
+                entries: list[dict[str, Any]] = json.loads(content)
+                return entries, damaged
+            damaged.append((path, checksum))
+        return [], damaged
 
     def _carried_history(self, key: str) -> list[dict[str, Any]]:
         """The history in the furthest checkpoint."""

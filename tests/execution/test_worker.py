@@ -19,6 +19,7 @@ from ablate.execution import analysing, worker
 from ablate.learning import data
 from ablate.learning import memory as memory_of
 from ablate.planning.plan import decide
+from ablate.storage.alive import life
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task
 
@@ -77,7 +78,10 @@ def test_an_exception_is_a_stored_failure_with_its_reason(
     assert outcome.state == "failed" and "fell off the bus" in outcome.reason
     failure = storage.view(outcome.key).failure
     assert failure is not None and "fell off the bus" in failure["reason"] and "Traceback" in failure["details"]
-    assert "fell off the bus" in next((tmp_path / "storage").glob("*/attempts/*/log.txt")).read_text()
+    log = next((tmp_path / "storage").glob("*/attempts/*/log.txt"))
+    assert "fell off the bus" in log.read_text()
+    said = life(storage.files, str(log.with_name("alive.json").relative_to(storage.location)))
+    assert said is not None and said.began_ms <= said.alive_ms <= failure["timestamp_ms"] and said.on.threads == 1
 
 
 def test_with_a_validation_split_both_networks_are_measured(tmp_path: Path, digits: data.Dataset) -> None:

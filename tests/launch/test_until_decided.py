@@ -63,6 +63,7 @@ class Made:
     ) -> None:
         self.trained: list[tuple[str, int]] = []
         self.stop_at: int | None = None
+        self.lost_s = 0.0  # of what is stopped or fails, before it does
         self.device = "cpu"
         self._fails = fails
         have_tasks_run_by(self._run, monkeypatch)
@@ -70,12 +71,16 @@ class Made:
     def _run(self, task: Task, *_: Any) -> Outcome:
         rate, seed = task.spec.training.learning_rate, task.spec.seed
         row = {0.9: "high", 0.6: "middle", 0.5: "low", 0.501: "same", 0.1: "nobody's"}[rate]
+        attempt = Storage(task.storage).attempt(task.key)
+        reason = self._fails(row, seed)
+        if self.lost_s and (reason or len(self.trained) == self.stop_at):
+            told = {"began_ms": now_ms(), "alive_ms": now_ms() + int(1000 * self.lost_s), "on": {"threads": 1}}
+            Storage(task.storage).files.write(attempt.alive, json.dumps(told).encode())
         if len(self.trained) == self.stop_at:
             self.stop_at = None
             raise KeyboardInterrupt
         self.trained.append((row, seed))
-        attempt = Storage(task.storage).attempt(task.key)
-        if reason := self._fails(row, seed):
+        if reason:
             attempt.save_failure(reason, "", now_ms())
             return Outcome(task.key, "failed", reason)
         history = [{"epoch": 1, "timestamp_ms": now_ms(), "metrics": {"seconds": TOOK_S}}]
@@ -162,6 +167,23 @@ def test_a_budget_counts_what_the_plan_has_spent_over_all_launches(
     code, text = launch_here(asked(tmp_path, budget_hours=seconds_of(16)))
     assert code == 0 and counts(made.trained)["middle"] == 5 and "2 of 3 claims decided" in said(text)
     assert len(plans.load_all(Storage(str(tmp_path / "storage")))) == 1, "the same plan whatever the budget"
+
+
+def test_a_budget_counts_what_was_lost_with_trainings_that_failed_or_were_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = {("high", 0)}
+    made = Made(monkeypatch, lambda row, seed: "loss became nan" if (row, seed) in fails else "")
+    made.stop_at, made.lost_s = 1, 3600 * seconds_of(2)
+
+    def trained(budget: float) -> int:
+        launch_here(asked(tmp_path, budget_hours=budget, retry_failed=True))
+        return len(set(made.trained) - fails)
+
+    assert trained(seconds_of(16)) == 0, "one failed, one was killed"
+    fails.clear()
+    assert trained(seconds_of(16)) <= 12, "what would have done for all of it does no more"
+    assert trained(seconds_of(21)) == 16, "what is left to do costs as much as before"
 
 
 def test_a_seed_that_fails_keeps_the_look_from_being_taken_until_a_rule_answers(
