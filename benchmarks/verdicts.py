@@ -30,7 +30,7 @@ from ablate.report.results import PAPER_BASELINES, PAPER_TEST_IMAGES, TREND, Out
 from ablate.report.verdicts.contrasts import Contrast, contrasts  # noqa: E402
 from ablate.report.verdicts.decisions import Standing, levels  # noqa: E402
 from ablate.report.verdicts.futility import NextLook, chances, prospect  # noqa: E402
-from ablate.report.verdicts.looks import Walk, needs, walk  # noqa: E402
+from ablate.report.verdicts.looks import needs, walk  # noqa: E402
 from ablate.spaces import SpaceFile, load_space, space_names  # noqa: E402
 from ablate.spaces.claims import Claim  # noqa: E402
 from ablate.spaces.looks import DEFAULT_LOOKS, Design  # noqa: E402
@@ -262,34 +262,46 @@ def _sizes(total: int, chunk: int) -> Iterator[int]:
 
 
 @dataclass(frozen=True)
-class Spending:
-    """What became of one published claim, seeds given until it is decided against 13 of every row.
+class Step:
+    """A look at a claim of one table.
+
+    Attributes:
+        seeds: It is at.
+        rows: That it needs.
+        likely: That looks after it decide the claim, by each of them; empty where it is decided, or none is left.
+        decided: Whether it is.
+    """
+
+    seeds: int
+    rows: tuple[str, ...]
+    likely: tuple[float, ...]
+    decided: bool
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published claim.
 
     Attributes:
         space: Of the claim.
         table: The paper's.
         says: Its words.
-        until: The share of tables in which `--until-decided` decides it.
+        rows: That it is about.
+        steps: Of each simulated table, its looks as far as they may go.
         fixed: The share that the same looks decide of 13 seeds.
         one: The share that a fixed design of 13 seeds decides.
-        most: Of each of its rows, by table.
     """
 
     space: str
     table: int | None
     says: str
-    until: float
+    rows: tuple[str, ...]
+    steps: Sequence[Sequence[Step]]
     fixed: float
     one: float
-    most: Mapping[str, np.ndarray]
-
-    @property
-    def seeds(self) -> float:
-        """Of its rows, in the mean."""
-        return float(np.mean([each.mean() for each in self.most.values()]))
 
 
-def spending(loaded: SpaceFile, tables: int, images: int | None, seed: int = SEED) -> list[Spending]:
+def published(loaded: SpaceFile, tables: int, images: int | None, seed: int = SEED) -> list[Published]:
     """Simulate the published effects of a space with the noise of the paper's three baselines.
 
     Args:
@@ -309,48 +321,93 @@ def spending(loaded: SpaceFile, tables: int, images: int | None, seed: int = SEE
             luck = np.einsum("ic,it->ct", noise, rng.standard_normal((len(noise), tables)))
             values = {m: mean + luck[columns.index(m)] for m, mean in row.published.items() if m in columns}
             made[row.label, number] = Outcome(f"{row.label} {number}", values, images=images)
+    whole = Results({place: each for place, each in made.items() if place[1] < _FIXED})
     found = []
     for claim in loaded.space.claims:
         asked = contrasts(claim, labels)
-        if all((row, 0) in made and set(m) <= made[row, 0].values.keys() for row, m in needs(asked).items()):
-            found.append(_spending(loaded, claim, asked, made, tables))
+        if not all((row, 0) in made and set(m) <= made[row, 0].values.keys() for row, m in needs(asked).items()):
+            continue
+        fixed, one = (
+            float((walk(asked, whole, design).standing.claim != 0).mean())
+            for design in (Design(), Design(looks=(_FIXED,)))
+        )
+        steps = [_steps(asked, made, at) for at in range(tables)]
+        found.append(Published(loaded.name, loaded.space.table, claim.says, tuple(needs(asked)), steps, fixed, one))
     return found
 
 
-def _spending(
-    loaded: SpaceFile, claim: Claim, asked: list[Contrast], made: Mapping[tuple[str, int], Outcome], tables: int
-) -> Spending:
-    until, most = 0, {row: np.zeros(tables) for row in needs(asked)}
-    for at in range(tables):  # one by one, as a launch has it
-        table = {
-            (row, seed): dataclasses.replace(each, values={m: float(each.values[m][at]) for m in needs(asked)[row]})
-            for (row, seed), each in made.items()
-            if row in most
-        }
-        for number, count in enumerate(DEFAULT_LOOKS):
-            first = Results({place: each for place, each in table.items() if place[1] < count})
-            so_far = walk(asked, first, Design())
-            for row in needs(_tested(asked, so_far, number)):
-                most[row][at] = count
-            if so_far.standing.claim != 0:
-                until += 1
-                break
-            left = futures(DEFAULT_LOOKS, number)
-            last = so_far.taken[-1].table
-            assert last is not None
-            likely = [float(each) for each in chances(asked, last, so_far.standing, left, _FUTURES)]
-            if prospect(likely, [1.0] * len(likely), np.inf).hopeless:
-                break
-    whole = Results({place: each for place, each in made.items() if place[1] < _FIXED})
-    fixed = (walk(asked, whole, Design()).standing.claim != 0).mean()
-    one = (walk(asked, whole, Design(looks=(_FIXED,))).standing.claim != 0).mean()
-    return Spending(loaded.name, loaded.space.table, claim.says, until / tables, float(fixed), float(one), most)
+def _steps(asked: list[Contrast], made: Mapping[tuple[str, int], Outcome], at: int) -> list[Step]:
+    """The looks at a claim in one of the tables, as a launch has it."""
+    wanted = needs(asked)
+    table = {
+        (row, seed): dataclasses.replace(each, values={m: float(each.values[m][at]) for m in wanted[row]})
+        for (row, seed), each in made.items()
+        if row in wanted
+    }
+    steps: list[Step] = []
+    for number, count in enumerate(DEFAULT_LOOKS):
+        so_far = walk(asked, Results({place: each for place, each in table.items() if place[1] < count}), Design())
+        last = so_far.taken[-1].table
+        assert last is not None
+        over = bool(so_far.standing.claim != 0)
+        left = [] if over else futures(DEFAULT_LOOKS, number)
+        likely = chances(asked, last, so_far.standing, left, _FUTURES) if left else []
+        steps.append(Step(count, tuple(last), tuple(map(float, likely)), over))
+        if over or prospect([*map(float, likely)], [1.0] * len(left), np.inf).hopeless:
+            break
+    return steps
 
 
-def _tested(asked: list[Contrast], so_far: Walk, number: int) -> list[Contrast]:
-    """The comparisons that were open at a look."""
-    before = so_far.standing.look
-    return [each for each, look in zip(asked, before, strict=True) if look < 0 or look >= number]
+@dataclass(frozen=True)
+class Launched:
+    """What a launch until decided makes of some claims in one table.
+
+    Attributes:
+        decided: Of each claim.
+        seeds: Of each row.
+    """
+
+    decided: Sequence[bool]
+    seeds: Mapping[tuple[str, str], int]
+
+
+def launched(claims: Sequence[Published], at: int, most: int = DEFAULT_LOOKS[-1], budget: float = np.inf) -> Launched:
+    """Launch claims until they are decided, look by look, as `ablate.launch.deciding` goes on.
+
+    Args:
+        claims: That share rows where they are of one space.
+        at: In which table.
+        most: Seeds of a row.
+        budget: In trainings.
+    """
+    looks = [count for count in DEFAULT_LOOKS if count <= most]
+    taken = [0] * len(claims)
+    seeds = dict.fromkeys(((each.space, row) for each in claims for row in each.rows), 0)
+
+    def cost(claim: Published, rows: Sequence[str], count: int) -> float:
+        return float(sum(max(0, count - seeds[claim.space, row]) for row in rows))
+
+    while True:
+        left = budget - sum(seeds.values())
+        turns = []
+        for number, claim in enumerate(claims):
+            steps = claim.steps[at]
+            last = steps[taken[number] - 1] if taken[number] else None
+            if taken[number] == len(looks) or (last is not None and (last.decided or taken[number] == len(steps))):
+                continue
+            ahead = looks[taken[number] :]
+            likely = last.likely[: len(ahead)] if last is not None else [1.0] * len(ahead)
+            rows = steps[taken[number]].rows
+            within = prospect(likely, [cost(claim, rows, count) for count in ahead], left)
+            if not within.hopeless and cost(claim, rows, ahead[0]) <= left:
+                turns.append((-within.value, number, rows, ahead[0]))
+        if not turns:
+            break
+        _, number, rows, count = min(turns)
+        for row in rows:
+            seeds[claims[number].space, row] = max(seeds[claims[number].space, row], count)
+        taken[number] += 1
+    return Launched([n > 0 and each.steps[at][n - 1].decided for each, n in zip(claims, taken, strict=True)], seeds)
 
 
 def print_spending(tables: int, seed: int) -> None:
@@ -362,23 +419,29 @@ def print_spending(tables: int, seed: int) -> None:
             "| table | claim | until decided, % | 13 seeds, % | 13 seeds in one look, % | seeds a row until decided |"
         )
         print("|---|---|---|---|---|---|")
-        found = [each for loaded in tables_of_paper() for each in spending(loaded, tables, images, seed)]
+        found = [each for loaded in tables_of_paper() for each in published(loaded, tables, images, seed)]
         for each in found:
-            shares = f"{100 * each.until:.0f} | {100 * each.fixed:.0f} | {100 * each.one:.0f}"
-            print(f"| {each.table} | {each.says[:60]} | {shares} | {each.seeds:.1f} |", flush=True)
-        alone = sum(sum(row.mean() for row in each.most.values()) for each in found)
-        alone_fixed = sum(_FIXED * len(each.most) for each in found)
-        rows: dict[tuple[str, str], np.ndarray] = {}
-        for each in found:
-            for row, count in each.most.items():
-                rows[each.space, row] = np.maximum(rows.get((each.space, row), 0.0), count)
-        together = sum(float(count.mean()) for count in rows.values()) / (_FIXED * len(rows))
-        until, fixed, one = (100 * np.mean([getattr(e, n) for e in found]) for n in ("until", "fixed", "one"))
-        print(
-            f"\ndecided: {until:.1f} % until decided, {fixed:.1f} % by 13 seeds of every row, {one:.1f} % by one look "
-            f"at 13\ntrainings, of those of 13 seeds: {100 * alone / alone_fixed:.0f} % where each claim is launched "
-            f"by itself, {100 * together:.0f} % where each table is"
-        )
+            alone = [launched([each], at) for at in range(tables)]
+            until = np.mean([one.decided[0] for one in alone])
+            row_seeds = np.mean([list(one.seeds.values()) for one in alone])
+            shares = f"{100 * until:.0f} | {100 * each.fixed:.0f} | {100 * each.one:.0f}"
+            print(f"| {each.table} | {each.says[:60]} | {shares} | {row_seeds:.1f} |", flush=True)
+        fixed, one_look = (100 * np.mean([getattr(each, name) for each in found]) for name in ("fixed", "one"))
+        print(f"\ndecided by 13 seeds of every row: {fixed:.1f} %, by one look at 13: {one_look:.1f} %")
+        by_space = [[each for each in found if each.space == space] for space in dict.fromkeys(e.space for e in found)]
+        rows = len({(each.space, row) for each in found for row in each.rows})
+        for words, groups, most, share in (
+            ("each claim launched by itself", [[each] for each in found], DEFAULT_LOOKS[-1], np.inf),
+            ("tables launched whole", by_space, DEFAULT_LOOKS[-1], np.inf),
+            (f"tables launched whole, at most {_FIXED} seeds", by_space, _FIXED, np.inf),
+            ("all of them within half of the trainings of 13 seeds", [found], DEFAULT_LOOKS[-1], 0.5),
+            ("all of them within 40 % of them", [found], DEFAULT_LOOKS[-1], 0.4),
+        ):
+            ends = [launched(group, at, most, share * _FIXED * rows) for group in groups for at in range(tables)]
+            decided = 100 * np.mean([each for end in ends for each in end.decided])
+            spent = sum(sum(end.seeds.values()) for end in ends)
+            whole = _FIXED * sum(len(end.seeds) for end in ends)
+            print(f"{words}: {decided:.1f} % decided with {100 * spent / whole:.0f} % of the trainings of 13 seeds")
 
 
 def tables_of_paper() -> list[SpaceFile]:

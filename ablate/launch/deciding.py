@@ -49,6 +49,11 @@ class Question:
         """The trials of some rows at a look, seed by seed."""
         return [(self.space, row, seed) for seed in self.design.first(count) for row in rows]
 
+    @property
+    def first(self) -> list[Place]:
+        """The trials of its first look."""
+        return self.places(needs(self.asked), self.design.looks[0])
+
 
 @dataclass(frozen=True)
 class Stand:
@@ -94,7 +99,7 @@ class Stand:
         at = waiting.seeds if waiting is not None else 0
         more = f"the look at {at} seeds would take about {told_hours(self.hours, unit)} more"
         open_at = f"open at {self.seeds} seeds; " if self.seeds else ""
-        chance = f"{100 * self.prospect.chance:.0f} %" if self.prospect is not None else ""
+        chance = f"{math.floor(100 * self.prospect.chance)} %" if self.prospect is not None else ""
         match self.fate:
             case "decided":
                 return f"{self.verdict}, decided at {self.seeds} seeds"
@@ -170,6 +175,7 @@ class Courses:
         self._seen: dict[Place, Trial] = {}
         self._chances: dict[tuple[int, int], list[float]] = {}
         self.stands: list[Stand] = []
+        self._turns: list[int] = []
         self.spent = 0.0
 
     @property
@@ -187,7 +193,7 @@ class Courses:
         self._seen = {}
         again = set(again)
         walks: list[Walk] = []
-        wanted = {place for each in self.questions for place in each.places(needs(each.asked), each.design.looks[0])}
+        wanted = {place for each in self.questions for place in each.first}
         while not wanted <= self._seen.keys():
             self._read(wanted - self._seen.keys(), again)
             walks = [self._walk(each) for each in self.questions]
@@ -269,7 +275,8 @@ class Courses:
             begun = any(self._seen[place].state == "training" for place in stands[number].places)
             return not begun, -(within.value if within is not None else 0.0), number
 
-        for number in sorted((n for n, each in enumerate(stands) if each.fate == "goes on"), key=turn):
+        self._turns = sorted((n for n, each in enumerate(stands) if each.fate == "goes on"), key=turn)
+        for number in self._turns:
             keys = self._keys(stands[number].places) - given
             hours = sum(map(self.costs.left, keys))
             if left <= 0.0 or (turn(number)[0] and hours > left):
@@ -305,8 +312,9 @@ class Courses:
         return found
 
     def wanted(self) -> Iterator[str]:
-        """The trainings that come next, in their order."""
-        for each in self.stands:
+        """The trainings that come next: by the claims' turns where hours are counted, else in the claims' order."""
+        for number in self._turns if self._budget is not None else range(len(self.stands)):
+            each = self.stands[number]
             if each.fate == "goes on":
                 yield from (self.planned[place].training for place in each.places if not self._there(place))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -13,6 +14,8 @@ from rich.text import Text
 
 from ablate.core.errors import SpecError, TrackingError
 from ablate.core.text import plural, printable
+from ablate.execution.addresses import ray_address
+from ablate.execution.base import Resources
 from ablate.launch.options import Options
 from ablate.launch.request import Request
 from ablate.launch.session import Session, launch_here
@@ -68,6 +71,23 @@ class Reruns(Rows):
     def decide(self, storage: Storage, options: Options) -> None:
         """See `Subject`: what is there already of these, and not of their results."""
         super().decide(self._inner, options)
+
+    def resources(self, options: Options) -> Resources:
+        """See `Subject`: on a CPU with as many threads as before, on which the last bits of sums hang."""
+        asked = super().resources(options)
+        had = {self._threads(key) for key in self._wanted}
+        threads = had.pop() if len(had) == 1 else None
+        if asked.cpus is not None or threads is None or threads > (os.cpu_count() or 1) or ray_address() is not None:
+            return asked
+        return replace(asked, cpus=threads)
+
+    def _threads(self, key: str) -> int | None:
+        """Of a training that is there; None where it was none of a CPU, or several numbers of them."""
+        view = self.original.view(key)
+        made = [record for name in self._wanted[key] if (record := self.original.record(view, name)) is not None]
+        had = {record.meta.get("threads") if record.meta.get("device") == "cpu" else None for record in made}
+        [threads] = had if len(had) == 1 else [None]
+        return threads if isinstance(threads, int) and threads > 0 else None
 
     def show_planned(self, console: Console) -> None:
         """See `Subject`."""

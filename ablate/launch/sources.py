@@ -115,7 +115,8 @@ class Subject(Source, Protocol):
         """0 where all is there that can be."""
 
 
-def _resources(options: Options, trainings: int) -> Resources:
+def resources_of(options: Options, trainings: int) -> Resources:
+    """What a launch of so many trainings asks for."""
     return Resources(
         trainings,
         options.cpus_per_trial,
@@ -194,7 +195,7 @@ class Rows:
 
     def resources(self, options: Options) -> Resources:
         """See `Subject`."""
-        return _resources(options, len(self.plan.trainings))
+        return resources_of(options, len(self.plan.trainings))
 
     def stopping(self, local: bool) -> EarlyStopping | None:
         """A table wants its trainings whole."""
@@ -359,7 +360,7 @@ class Samples:
 
     def resources(self, options: Options) -> Resources:
         """See `Subject`."""
-        return _resources(options, self.search.limit or _FALLBACK_SHARE)
+        return resources_of(options, self.search.limit or _FALLBACK_SHARE)
 
     def stopping(self, local: bool) -> EarlyStopping | None:
         """See `Subject`."""

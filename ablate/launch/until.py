@@ -14,11 +14,12 @@ from rich.text import Text
 from ablate.core.digest import digest
 from ablate.core.errors import StorageError, UserError
 from ablate.core.text import now_ms, plural, printable
+from ablate.execution.base import Resources
 from ablate.launch.deciding import Courses
 from ablate.launch.foresight import Foresight, foresee
 from ablate.launch.options import Options
 from ablate.launch.registering import content_of
-from ablate.launch.sources import Rows, Session
+from ablate.launch.sources import Rows, Session, resources_of
 from ablate.launch.spending import Costs, told_hours
 from ablate.planning.estimates import Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
@@ -138,6 +139,11 @@ class UntilDecided(Rows):
 
     def _estimate(self, hours: float) -> Estimate:
         return self.costs.machine.taking(self.costs.here(hours), "at most")
+
+    def resources(self, options: Options) -> Resources:
+        """See `Subject`: shares of the first look, however far it is, so that a resume goes on with as many threads."""
+        first = {place for each in self._courses.questions for place in each.first}
+        return resources_of(options, len({self._courses.planned[place].training for place in first}))
 
     def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
         """See `Subject`: of as many seeds as there may be."""

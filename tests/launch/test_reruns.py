@@ -80,7 +80,7 @@ def test_a_rerun_trains_again_beside_the_results_and_tells_that_the_bits_are_the
     plan = plan_of(asked)
     [key] = plan.trainings
     before, registered = storage.view(key), storage.files.list("registrations")
-    again = options_of(tmp_path, rerun=["small"], seeds=[], prune=True)
+    again = options_of(tmp_path, rerun=["small"], seeds=[], prune=True, cpus_per_trial=None)  # as many as before
     assert "replications" not in storage.files.list(""), launch_here(
         options_of(tmp_path, rerun=["small"], dry_run=True)
     )

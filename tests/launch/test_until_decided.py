@@ -15,7 +15,7 @@ from rich.console import Console
 import ablate
 from ablate.core.errors import UserError
 from ablate.core.text import now_ms
-from ablate.execution.base import Outcome, Task
+from ablate.execution.base import Outcome, Resources, Task
 from ablate.launch.options import Options
 from ablate.launch.request import Request
 from ablate.launch.session import launch
@@ -103,6 +103,11 @@ def said(text: str) -> str:
     return " ".join(text.split())
 
 
+def share_in(folder: Path) -> Resources:
+    """What a launch asks for."""
+    return Request.read(asked(folder)).subject(Storage(asked(folder).storage)).resources(asked(folder))
+
+
 def counts(trained: list[tuple[str, int]]) -> Mapping[str, int]:
     assert len(set(trained)) == len(trained), "nothing is trained twice"
     return {row: len([each for each in trained if each[0] == row]) for row in dict(trained)}
@@ -114,10 +119,12 @@ def test_one_is_decided_at_once_one_goes_on_one_is_given_up_and_a_killed_launch_
 ) -> None:
     made = Made(monkeypatch)
     made.stop_at = 7
+    share = share_in(tmp_path)
     code, _ = launch_here(asked(tmp_path))
     assert code == 130 and len(made.trained) == 7
     code, text = launch_here(asked(tmp_path))
     assert code == 0, text
+    assert share_in(tmp_path) == share, "however far it has come, a training has as many threads"
     assert counts(made.trained) == {"high": 3, "low": 5, "middle": 5, "same": 3}
     told = said(text)
     assert "2 of 3 claims decided, 0.32 core-hours spent" in told
