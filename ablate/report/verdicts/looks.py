@@ -140,7 +140,8 @@ def _look(count: int, rows: Mapping[str, tuple[str, ...]], results: Results, des
                 lacking = next(metric for metric in metrics if not has(outcome, (metric,)))
                 waits.append(f"{column_name(lacking)} of {row}, seed {seed}")
             elif problem is not None:
-                waits.append(f"seed {seed} of {row} ({problem})")
+                why = problem.replace(" (", ": ", 1).removesuffix(")") if problem.endswith(")") else problem
+                waits.append(f"seed {seed} of {row} ({why})")
             else:
                 whole = False
     if failed:
