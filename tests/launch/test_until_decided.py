@@ -194,6 +194,17 @@ def test_a_budget_counts_what_was_lost_with_trainings_that_failed_or_were_killed
     assert trained(seconds_of(21)) == 16, "what is left to do costs as much as before"
 
 
+@pytest.mark.parametrize(("budget", "first"), [(None, {"high", "middle", "low"}), (9.0, {"high", "low"})])
+def test_with_a_budget_trainings_come_in_the_order_of_what_decides_most_for_them(
+    tmp_path: Path, budget: float | None, first: set[str]
+) -> None:
+    wide = "claims:\n  - {says: wide, above: {row: high, rows: [middle, low], metrics: [natural]}}"
+    given = asked(tmp_path, SPACE.replace("claims:", wide), budget_hours=budget)
+    subject = Request.read(given).subject(Storage(given.storage))
+    taken = [subject.take() for _ in range(6)]
+    assert {training.rows[0].removeprefix("made/") for training in taken if training is not None} == first
+
+
 def test_a_seed_that_fails_keeps_the_look_from_being_taken_until_a_rule_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
