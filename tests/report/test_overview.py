@@ -13,8 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 
 from ablate.report.contents import draw_all
-from ablate.report.figures.overview import draw_columns, draw_training, draw_verdicts, numbers_of
+from ablate.report.figures.columns import draw_columns
+from ablate.report.figures.overview import draw_training, draw_verdicts
 from ablate.report.figures.pictures import MOST_PNG_BYTES, Picture
+from ablate.report.figures.series import arrange
 from ablate.report.formats import MASKED
 from ablate.report.results import Results, Trial
 from ablate.report.tables import build_table, table_input
@@ -54,13 +56,49 @@ def points(axes: Axes, horizontal: bool) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("labels", [["512", "64"], ["0.9", "0", "-3"], ["1e3", "2"]])
-def test_labels_that_are_numbers_are_numbers(labels: list[str]) -> None:
-    assert numbers_of(labels) == [float(label) for label in labels]
+def test_labels_that_are_numbers_are_a_line(labels: list[str]) -> None:
+    [axis], words = arrange(labels, {})
+    assert [line.at for line in axis.series] == [{label: float(label) for label in labels}] and words == []
 
 
 @pytest.mark.parametrize("labels", [["512", "none"], ["1", "1.0"], ["nan", "1"], ["inf", "1"], ["7"], []])
 def test_words_repeated_and_endless_numbers_are_none(labels: list[str]) -> None:
-    assert numbers_of(labels) is None
+    assert arrange(labels, {}) == ([], labels)
+
+
+def lines(settings: dict[str, dict[str, float]]) -> tuple[dict[str, dict[str, list[float]]], list[str]]:
+    axes, words = arrange(list(settings), settings)
+    return {axis.setting: {line.name: list(line.at.values()) for line in axis.series} for axis in axes}, words
+
+
+def test_labels_that_share_their_words_are_a_line_where_the_number_is_a_settings_value() -> None:
+    low, high = "measurement.lowpass_degree", "measurement.highpass_degree"
+    degrees = {"32": 32, "4": 4, "Natural 32": 32, "Natural 4": 4}
+    rows = {label: {"seed": 4.0, low: float(degree)} for label, degree in degrees.items()}
+    rows |= {f"High-pass {degree}": {"seed": 4.0, high: float(degree)} for degree in (4, 16)} | {"Natural alone": {}}
+    found = {low: {"": [32, 4], "Natural": [32, 4]}, high: {"High-pass": [4, 16]}}
+    assert lines(rows) == (found, ["Natural alone"])
+    bits = {f"QM-{n}{fat}": {"seed": 0.0, "bits": float(n)} for n in (32, 4, 2) for fat in ("", " + FAT")}
+    assert lines(bits) == ({"bits": {"QM-n": [32, 4, 2], "QM-n + FAT": [32, 4, 2]}}, [])
+    assert lines({f"{n} steps, eps 8": {"eps": 8.0, "steps": float(n)} for n in (1, 7)})[0] == {
+        "steps": {"steps, eps 8": [1, 7]}
+    }
+
+
+@pytest.mark.parametrize(
+    "labels", [["ResNet-20", "WRN-34-10"], ["variant 1", "variant 2"], ["CIFAR-10", "CIFAR-100"], ["a 4", "a 4.0"]]
+)
+def test_numbers_that_are_names_are_words(labels: list[str]) -> None:
+    assert lines({label: {"seed": 0.0, "width": 4.0} for label in labels}) == ({}, labels)
+
+
+def test_lines_and_words_are_drawn_apart() -> None:
+    [natural, pgd, *words] = columns(results(("512", "256", "64", "none", "mix-up")))
+    assert [axes.get_title() for axes in (natural, pgd, *words)] == ["Natural, %", "PGD-20, %"] * 2
+    assert points(pgd, horizontal=False)[1] == pytest.approx([30.1, 35.1, 40.1])
+    assert points(words[1], horizontal=True)[1] == pytest.approx([25.1, 20.1])
+    assert [label.get_text() for label in words[0].get_yticklabels()] == ["none", "mix-up"]
+    assert pgd.get_xlabel() == "batch size"
 
 
 def test_numbers_are_an_axis_with_the_tables_means_above_it() -> None:
@@ -69,7 +107,7 @@ def test_numbers_are_an_axis_with_the_tables_means_above_it() -> None:
     assert natural.get_xscale() == "log"
     published, ours = points(pgd, horizontal=False)
     assert published == [42.5] * 3 and ours == pytest.approx([30.1, 35.1, 40.1])  # by the number, not by the row
-    assert [label.get_text() for label in pgd.get_xticklabels()] == ["512", "256", "64"]
+    assert [label.get_text() for label in pgd.get_xticklabels()] == ["64", "256", "512"]
 
 
 def test_words_are_rows_with_the_tables_means_beside_them() -> None:

@@ -11,27 +11,18 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
 
+from ablate.report.figures.columns import draw_columns
 from ablate.report.figures.pictures import Picture, picture
-from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, line_look, new_figure
-from ablate.report.formats import MASKED
+from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, grid_of, line_look, new_figure
 from ablate.report.results import Results, along_epochs
-from ablate.report.tables import Cell, Source, Table, build_table, table_input
+from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.masked import SECOND, second_verdicts
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, Comparison, Verdict, verdicts_of
 from ablate.spaces.figures import Drawing
-from ablate.spaces.metrics import Metric, is_accuracy
 
 _GREY = "0.45"
-_ACROSS = 4  # panels beside each other
-_ADAPTIVE: Source = "ours, adaptive"
-_STYLES: Mapping[Source, tuple[str, str, str]] = {  # colour, marker, line
-    "published": (_GREY, "D", "--"),
-    "ours": (COLOURS[0], "o", "-"),
-    _ADAPTIVE: (COLOURS[1], "s", "-."),
-}
-_OFFSETS: Mapping[Source, float] = {"published": -0.22, "ours": 0.0, _ADAPTIVE: 0.22}
 _VERDICT_COLOURS = {HOLDS: COLOURS[2], FAILS: COLOURS[1]}
 _MOST_LINES = 12  # of learning curves; more are drawn in grey
 PANELS = {  # curve -> its title
@@ -67,135 +58,6 @@ def pictures(results: Results) -> dict[str, Picture]:
             if drawing is not None:
                 found[name] = picture(name, title, drawing)
     return found
-
-
-def numbers_of(labels: Sequence[str]) -> list[float] | None:
-    """Row labels as numbers, where all of them are different finite ones; None where they are words."""
-    try:
-        numbers = [float(label) for label in labels]
-    except ValueError:
-        return None
-    return numbers if len(set(numbers)) == len(numbers) > 1 and all(map(math.isfinite, numbers)) else None
-
-
-def draw_columns(table: Table, results: Results) -> Drawing | None:
-    """Published against ours: a panel for each column, a line where labels are numbers, else dots.
-
-    Args:
-        table: What the report prints.
-        results: What it was made from, for the points of each seed.
-
-    Returns:
-        The drawing; None where nothing of ours has been measured.
-    """
-    ours = {column for row in table.rows for line in row.lines if line.source == "ours" for column in line.cells}
-    columns = [column for column in table.columns if column in ours]
-    if not columns:
-        return None
-    labels = [row.label for row in table.rows]
-    numbers = numbers_of(labels)
-    across, down = _grid(len(columns), _ACROSS)
-    height = 1.9 if numbers else 0.75 + 0.3 * len(labels)
-    figure = new_figure(table.title, 0.9 + down * height)
-    panels = figure.subplots(down, across, squeeze=False, sharex=bool(numbers), sharey=not numbers)
-    for axes in panels.flat[len(columns) :]:
-        axes.set_visible(False)
-    known: dict[Source, Any] = {}
-    for place, (axes, column) in enumerate(zip(panels.flat, columns, strict=False)):
-        axes.set_title(textwrap.fill(table.header(column) + (", %" if is_accuracy(column) else ""), 26))
-        for source in _STYLES:
-            cells = _cells(table, source, column)
-            if cells:
-                seeds = {label: _seeds(results, label, source, column) for label in cells}
-                at = dict(zip(labels, numbers or range(len(labels)), strict=True))
-                drawn = _series(axes, cells, seeds, at, source, upright=bool(numbers))
-                known.setdefault(source, drawn)
-        axes.grid(axis="y" if numbers else "both", color="0.92")
-        axes.set_axisbelow(True)
-        if numbers:
-            _number_axis(axes, numbers, labels, place + across >= len(columns))
-        else:
-            axes.set_yticks(range(len(labels)), [textwrap.fill(label, 28) for label in labels])
-            axes.set_ylim(len(labels) - 0.45, -0.55)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known), frameon=False)
-    return Drawing(figure, _columns_caption(table, results, known, bool(numbers)))
-
-
-def _grid(panels: int, across: int) -> tuple[int, int]:
-    """(across, down) for some panels, with as few empty places as can be."""
-    wider = across + 1 if across > 3 else across
-    choices = [panels] if panels <= across else [across, wider, max(2, across - 1)]
-    best = min(choices, key=lambda each: (-panels % each, -each))
-    return best, math.ceil(panels / best)
-
-
-def _cells(table: Table, source: Source, column: str) -> dict[str, Cell]:
-    lines = {row.label: line for row in table.rows for line in row.lines if line.source == source}
-    return {label: line.cells[column] for label, line in lines.items() if column in line.cells}
-
-
-def _seeds(results: Results, row: str, source: Source, column: str) -> list[float]:
-    if source == "published":
-        return []
-    values = results.values(row, Metric(column, adaptive=source == _ADAPTIVE).name)
-    return values if len(values) > 1 else []
-
-
-def _series(
-    axes: Axes,
-    cells: Mapping[str, Cell],
-    seeds: Mapping[str, Sequence[float]],
-    at: Mapping[str, float],
-    source: Source,
-    upright: bool,
-) -> Any:
-    """One source's numbers: above the numbers that name the rows, joined by a line, or beside rows with words."""
-    colour, marker, line = _STYLES[source]
-    order = sorted(cells, key=at.__getitem__)
-    places = [at[label] if upright else at[label] + _OFFSETS[source] for label in order]
-    means = [cells[label].value for label in order]
-    bars = [cells[label].deviation or 0.0 for label in order]
-
-    def turned(along: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-        return (along, values) if upright else (values, along)
-
-    drawn = axes.errorbar(*turned(places, means), xerr=None if upright else bars, yerr=bars if upright else None,
-                          color=colour, marker=marker, linestyle=line if upright else "", markersize=4.5, linewidth=1.4,
-                          elinewidth=1.0, markerfacecolor="white" if source == "published" else colour)  # fmt: skip
-    for label, place in zip(order, places, strict=True):
-        of_row = seeds[label]
-        axes.plot(*turned([place] * len(of_row), of_row), ".", color=colour, alpha=0.45, markersize=4)
-        if cells[label].masked:
-            [[x], [y]] = turned([place], [cells[label].value])
-            axes.annotate(MASKED, (x, y), (3, 3 if upright else 1), textcoords="offset points")
-    return drawn
-
-
-def _number_axis(axes: Axes, numbers: Sequence[float], labels: Sequence[str], lowest: bool) -> None:
-    if min(numbers) > 0 and max(numbers) / min(numbers) >= 8:  # each step would be lost beside the last
-        axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(numbers)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticks(list(numbers), list(labels))
-    axes.tick_params(axis="x", labelbottom=lowest, labelsize=8, rotation=0 if len(numbers) < 7 else 45)
-
-
-def _columns_caption(table: Table, results: Results, known: Mapping[Source, Any], line: bool) -> str:
-    plan = results.planned
-    told = ["Each point is a row" + (", over the number that names it." if line else ".")]
-    deviations = [cell.deviation for row in table.rows for each in row.lines for cell in each.cells.values()]
-    if any(each is not None for each in deviations):
-        told.append("Ours: the mean of the seeds, which are the small dots, ± one standard deviation.")
-    if "published" in known:
-        told.append("Open: published.")
-        if not results.is_paper_data:
-            data = " and ".join(plan.data_labels)
-            told.append(f"Ours are about {data}, not the paper's data: compare the shapes, not the heights.")
-    if any(cell.masked for row in table.rows for each in row.lines for cell in each.cells.values()):
-        told.append(f"{MASKED}: masked, a search without gradients leaves fewer images right.")
-    return " ".join(told)
 
 
 @dataclass(frozen=True)
@@ -326,7 +188,7 @@ def draw_training(results: Results) -> Drawing | None:
     }
     if not panels:
         return None
-    across, down = _grid(len(panels), 3)
+    across, down = grid_of(len(panels), 3)
     figure = new_figure("Learning curves", 0.8 + 2.1 * down + 0.18 * math.ceil(len(groups) / 4), WIDTH_IN)
     drawn = figure.subplots(down, across, squeeze=False)
     for axes in drawn.flat[len(panels) :]:

@@ -80,6 +80,22 @@ def power_axes(axes: Axes, most_ticks: int | None = None) -> None:
     axes.set_ylabel("power, white noise = 1")
 
 
+def grid_of(panels: int, across: int) -> tuple[int, int]:
+    """How panels lie, with as few empty places as can be.
+
+    Args:
+        panels: How many.
+        across: So many beside each other, one more or one less.
+
+    Returns:
+        (across, down).
+    """
+    wider = across + 1 if across > 3 else across
+    choices = [panels] if panels <= across else [across, wider, max(2, across - 1)]
+    best = min(choices, key=lambda each: (-panels % each, -each))
+    return best, math.ceil(panels / best)
+
+
 def bare(axes: Axes) -> None:
     """Takes the ticks and the frame off a panel that shows a picture."""
     axes.set_xticks([])
