@@ -14,6 +14,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from ablate.core.errors import UserError
+from ablate.core.redaction import redact
 from ablate.core.text import duration, fit, printable, row_name
 from ablate.execution.base import Event
 from ablate.storage.status import TrainingStatus
@@ -101,6 +103,7 @@ class TrainingsProgress:
         label: Key -> how the training is called: what may be cut where room is short, and what follows it.
         counted: Key -> how one that has told nothing yet is counted, as of `COUNTED`.
         attack: Key -> what its training accuracy is under, as of `TrainingAttackSpec.title`.
+        log: Key -> where the log of its last attempt is; empty before one.
         clock: Seconds, monotonic; a test brings its own.
         every_s: Between two plain lines of one training's epochs.
     """
@@ -113,12 +116,14 @@ class TrainingsProgress:
         label: Callable[[str], tuple[str, str]],
         counted: Callable[[str], str],
         attack: Callable[[str], str],
+        log: Callable[[str], str],
         clock: Callable[[], float] = time.monotonic,
         every_s: float = _PLAIN_EVERY_S,
     ) -> None:
         self._label_of = label
         self._counted = counted
         self._attack = attack
+        self._log = log
         self._began = clock()
         self._out = out
         self._clock = clock
@@ -162,6 +167,16 @@ class TrainingsProgress:
             lines = self._take(event)
         for line, style in lines:  # outside the lock: the live area takes it while it holds the console's
             self._print(line, style)
+        if event.kind == "failed":
+            self._print_log(event.key)
+
+    def _print_log(self, key: str) -> None:
+        try:
+            place = self._log(key)
+        except UserError:  # a storage that does not answer is told of by whoever needs it
+            return
+        if place:  # in one line, so that it can be copied
+            self._out.print(Text(f"  its log: {printable(redact(place))}", style="dim"), soft_wrap=True)
 
     def follow(self, key: str) -> None:
         """Take in a training that has joined, as the samples of a search do."""
@@ -384,6 +399,7 @@ class Progress(TrainingsProgress):
     Args:
         plan: What is launched; trainings that have told nothing yet are counted by its current actions.
         out: Where to print.
+        log: Key -> where the log of a training's last attempt is, as of `Storage.log_place`.
         clock: Seconds, monotonic; a test brings its own.
         every_s: Between two plain lines of one training's epochs.
     """
@@ -393,6 +409,7 @@ class Progress(TrainingsProgress):
         plan: Plan,
         out: Console,
         *,
+        log: Callable[[str], str],
         clock: Callable[[], float] = time.monotonic,
         every_s: float = _PLAIN_EVERY_S,
     ) -> None:
@@ -407,7 +424,9 @@ class Progress(TrainingsProgress):
         def attack(key: str) -> str:
             return plan.trainings[key].spec.training.attack.title
 
-        super().__init__(plan.trainings, out, label=label, counted=counted, attack=attack, clock=clock, every_s=every_s)
+        super().__init__(
+            plan.trainings, out, label=label, counted=counted, attack=attack, log=log, clock=clock, every_s=every_s
+        )
 
 
 _BY_ACTION = {

@@ -404,7 +404,7 @@ class Session:
 
     def _work(self) -> None:
         options, subject = self.options, self.subject
-        self.progress = Progress(self.plan, self.console)
+        self.progress = Progress(self.plan, self.console, log=self.storage.log_place)
         self.progress.phase = "Loading the data…" if options.local else "Loading the data and starting Ray…"
 
         def notify(key: str) -> None:

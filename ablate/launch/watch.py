@@ -111,7 +111,9 @@ def watch(
     def attack(key: str) -> str:
         return trainings[key].attack
 
-    with TrainingsProgress(trainings, console, label=label, counted=counted, attack=attack) as progress:
+    with TrainingsProgress(
+        trainings, console, label=label, counted=counted, attack=attack, log=storage.log_place
+    ) as progress:
         while True:
             for key, watched in trainings.items():
                 failed_before = watched.status is TrainingStatus.FAILED

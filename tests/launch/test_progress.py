@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from types import SimpleNamespace
 
@@ -40,7 +41,13 @@ class Bench:
         console = Console(
             file=self.stream, width=width, height=height, force_terminal=terminal, highlight=False, legacy_windows=False
         )
-        self.progress = Progress(plan, console, clock=lambda: self.now)  # type: ignore[arg-type]
+        self.logs: dict[str, str] = {}
+        self.progress = Progress(
+            plan,  # type: ignore[arg-type]
+            console,
+            log=lambda key: self.logs.get(key, ""),
+            clock=lambda: self.now,
+        )
 
     def tell(self, key: str, kind: str, done: int = 0, total: int = 0, after: float = 0.0, **more: object) -> None:
         self.now += after
@@ -249,6 +256,17 @@ def test_plain_lines_in_a_file_one_per_while_without_escape_codes() -> None:
     assert any(line.startswith("row-a: finished in 100 s, loss 1.500") for line in lines)
     assert any(line.startswith("row-b: failed: [bold]C-cutmix[/bold]") for line in lines)
     assert lines[-1] == "1 done · 0 running · 3 to go · 1 failed"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_failure_is_followed_by_the_place_of_its_log_in_one_line(terminal: bool) -> None:
+    bench = Bench(five(), width=40, terminal=terminal)
+    bench.logs["a"] = f"s3://me:secret@bucket/{'a' * 60}/log.txt"
+    with bench.progress:
+        bench.tell("a", "failed", text="ValueError: no (/home/me/my_loss.py:7)")
+        bench.tell("b", "failed", text="it never began")
+    told = [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line).strip() for line in bench.text.splitlines()]
+    assert [line for line in told if line.startswith("its log:")] == [f"its log: s3://***@bucket/{'a' * 60}/log.txt"]
 
 
 def test_the_live_area_draws_and_leaves_the_history() -> None:
