@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ablate.core.text import printable
-from ablate.report.names import column_name
+from ablate.report.names import OBJECTIVE_NAMES, column_name
 from ablate.report.tables import Cell, Line, Row, Table
 from ablate.spaces.metrics import is_accuracy
 from ablate.spaces.specs import COLUMNS
@@ -32,14 +32,18 @@ _Part = TypeVar("_Part")
 
 def number(column: str, cell: Cell, *, signed: bool = False) -> str:
     """A mean as text: two decimals for accuracies, three for scalars; never a negative zero."""
-    digits = 2 if is_accuracy(column) else 3
+    digits = _digits(column)
     rounded = round(cell.value, digits) + 0.0
     return f"{rounded:+.{digits}f}" if signed else f"{rounded:.{digits}f}"
 
 
 def deviation(column: str, cell: Cell) -> str:
     """A standard deviation as text; empty where there is none."""
-    return "" if cell.deviation is None else f"{cell.deviation:.{2 if is_accuracy(column) else 3}f}"
+    return "" if cell.deviation is None else f"{cell.deviation:.{_digits(column)}f}"
+
+
+def _digits(column: str) -> int:
+    return 2 if is_accuracy(column) or column in OBJECTIVE_NAMES else 3
 
 
 def marks(table: Table) -> dict[str, str]:
@@ -60,13 +64,13 @@ def to_terminal(table: Table, width: int = 100) -> Group:
     Returns:
         A rich renderable: title, accuracies, scalars in a list of their own, footnotes, caption.
     """
-    accuracies = [column for column in table.columns if is_accuracy(column)]
+    accuracies = table.beside
     grids = [_grid(table, accuracies, beside=True)]
     if not _fits(grids, width):
         grids = [_grid(table, accuracies, beside=False)]
     if not _fits(grids, width):  # the paper's columns first, what we measure besides below them
-        own = [column for column in accuracies if column in COLUMNS]
-        parts = [part for part in (own, [column for column in accuracies if column not in COLUMNS]) if part]
+        own = [column for column in accuracies if column in (*table.lead, *COLUMNS)]
+        parts = [part for part in (own, [column for column in accuracies if column not in own]) if part]
         grids = [_grid(table, part, beside=True) for part in parts]
         if not _fits(grids, width):
             grids = [
@@ -74,7 +78,7 @@ def to_terminal(table: Table, width: int = 100) -> Group:
                 for part in parts
                 for piece in _pieces(part, lambda columns: _grid(table, columns, beside=False), width)
             ]
-    scalars = [column for column in table.columns if not is_accuracy(column)]
+    scalars = table.scalars
     if scalars:
         rows = _pieces(table.rows, lambda some: _scalars(some, scalars), width)
         grids += [_scalars(some, scalars) for some in rows]
@@ -109,7 +113,7 @@ def _grid(table: Table, columns: Sequence[str], *, beside: bool) -> RichTable:
         # A name of two words goes on two lines: the column stays as narrow as its numbers.
         grid.add_column(table.header(column).replace(" ", "\n"), justify="right", no_wrap=True)
     numbers = marks(table)
-    whole = len(columns) == sum(is_accuracy(column) for column in table.columns)
+    whole = len(columns) == len(table.beside)
     for row in table.rows:
         name = printable(row.label)
         label = Text(f"{name} [{numbers[row.label]}]" if row.label in numbers else name)

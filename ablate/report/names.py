@@ -39,6 +39,13 @@ COLUMN_NAMES = {
     "quantized_kernels/smoothness": "Quantized kernels' smoothness",
 }
 
+OBJECTIVE_NAMES = {
+    "validation/natural": "Validation natural",
+    "validation/attack": "Validation attack",
+    "validation/robust": "Validation PGD-7",
+}
+"""What stands above the objectives of a search."""
+
 _CORRUPTIONS = "corruptions/"
 
 _BY_QUERIES = ("square", "aa")

@@ -84,6 +84,16 @@ class SearchResults:
         return [sample for sample in self.samples if sample.state == "complete"]
 
     @property
+    def ranked(self) -> list[SampleResult]:
+        """The complete samples by the first objective, then by the second, best first."""
+        return sorted(self.complete, key=self.worth, reverse=True)
+
+    def worth(self, sample: SampleResult) -> tuple[float, ...]:
+        """The objectives of a complete sample, so that more is better."""
+        signs = [1.0 if objective.mode == "max" else -1.0 for objective in self.search.objective]
+        return tuple(sign * value for sign, value in zip(signs, sample.objectives, strict=True))
+
+    @property
     def epochs(self) -> int:
         """Epochs trained in all."""
         return sum(sample.epoch for sample in self.samples)
@@ -137,16 +147,10 @@ def pareto_front(results: SearchResults) -> list[SampleResult]:
     Returns:
         By the first objective, best first; with one objective, the best sample alone (the first of equals).
     """
-    signs = [1.0 if objective.mode == "max" else -1.0 for objective in results.search.objective]
-
-    def worth(sample: SampleResult) -> tuple[float, ...]:
-        return tuple(sign * value for sign, value in zip(signs, sample.objectives, strict=True))
-
-    ranked = sorted(results.complete, key=worth, reverse=True)
     front: list[SampleResult] = []
-    for sample in ranked:
-        mine = worth(sample)
-        if not any(all(theirs >= own for theirs, own in zip(worth(better), mine, strict=True)) for better in front):
+    for sample in results.ranked:
+        mine, others = results.worth(sample), map(results.worth, front)
+        if not any(all(theirs >= own for theirs, own in zip(other, mine, strict=True)) for other in others):
             front.append(sample)
     return front
 

@@ -12,9 +12,10 @@ import numpy as np
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.core.text import plural
 from ablate.report import overfitting
-from ablate.report.names import column_name, reduced_headers
+from ablate.report.names import OBJECTIVE_NAMES, column_name, reduced_headers
 from ablate.report.replications import Replication, row_note
 from ablate.report.results import Results, Trial
+from ablate.report.search import search_of
 from ablate.report.verdicts.masked import Masked, masked_columns, notes_of
 from ablate.spaces.claims import Trend
 from ablate.spaces.metrics import Metric, is_accuracy
@@ -85,6 +86,7 @@ class Table:
         rows: In the order of the space.
         caption: What the numbers are: unit, data, seeds.
         headers: Column -> what stands above it, where that is not its name alone.
+        lead: The columns that stand before the accuracies: a search's objectives.
     """
 
     title: str
@@ -92,6 +94,17 @@ class Table:
     rows: tuple[Row, ...]
     caption: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    lead: tuple[str, ...] = ()
+
+    @property
+    def beside(self) -> list[str]:
+        """The columns that stand beside each other; the others are scalars, a list of their own where room is short."""
+        return [column for column in self.columns if column in self.lead or is_accuracy(column)]
+
+    @property
+    def scalars(self) -> list[str]:
+        """The columns that are neither accuracies nor objectives."""
+        return [column for column in self.columns if column not in self.lead and not is_accuracy(column)]
 
     def header(self, column: str) -> str:
         """What stands above a column."""
@@ -122,6 +135,8 @@ class TableInput:
         headers: As of `Table`.
         remark: A sentence more for the caption.
         asked: The columns that are measured, e.g. `pgd20`; none: the paper's, and whichever have numbers.
+        lead: Objectives of a search -> whether more of it is better: columns before all others.
+        objectives: Row label -> objective -> its value after the last epoch.
     """
 
     title: str
@@ -139,6 +154,8 @@ class TableInput:
     headers: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
     asked: Collection[str] = ()
+    lead: Mapping[str, bool] = field(default_factory=dict)
+    objectives: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def table_input(results: Results, *, whole: bool = False) -> TableInput:
@@ -171,13 +188,27 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
         after = ", but energies and masks after the last epoch" if of_training else ""
         told.append(f"{words(network)}{after}")
     stopped = {row for (row, _), trial in results.trials.items() if trial.state == "stopped"}
+    labels = [row.label for row in space.rows]
+    lead: dict[str, bool] = {}
+    objectives: dict[str, dict[str, float]] = {}
+    headers = reduced_headers(map(_reduced, results.trials.values()))
     if space.search is not None:
-        told.append(f"test images, by which nothing was chosen; {len(stopped)} samples stopped early are left out")
+        search = search_of(results)
+        lead = {objective.metric: objective.mode == "max" for objective in search.search.objective}
+        objectives = {each.label: dict(zip(lead, each.objectives, strict=True)) for each in search.ranked}
+        labels = [*objectives, *(label for label in labels if label not in objectives)]
+        headers |= {metric: OBJECTIVE_NAMES[metric] for metric in lead}
+        sorted_by = " and ".join(headers[metric] for metric in lead)
+        told += [
+            f"sorted by {sorted_by}, on images held out of training",
+            "the other columns: test images, by which nothing was chosen",
+            f"{len(stopped)} samples stopped early are left out",
+        ]
     rows = {trial.row for trial in plan.trials} | space.not_needed.keys()
     columns = {Metric.from_run(name).column for trial in plan.trials for name in trial.columns}
     return TableInput(
         title=space.title,
-        labels=[row.label for row in space.rows if (whole or row.label in rows) and row.label not in stopped],
+        labels=[label for label in labels if (whole or label in rows) and label not in stopped],
         results=results,
         published=space.published,
         notes={row.label: row.note for row in space.rows if row.note and row.label not in stopped},
@@ -188,9 +219,11 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
         masked=masked_columns(results),
         replicated=_replicated(results),
         origins=_origins(results),
-        headers=reduced_headers(map(_reduced, results.trials.values())),
+        headers=headers,
         remark=overfitting.sentence(results),
         asked=() if whole else columns,
+        lead=lead,
+        objectives=objectives,
     )
 
 
@@ -233,12 +266,15 @@ def build_table(given: TableInput) -> Table:
         The table, with the best of each accuracy marked among the published numbers, ours, and the adaptive ones.
     """
     labels, results, published = given.labels, given.results, given.published
-    columns = _columns(given)
+    columns = (*given.lead, *_columns(given))
     theirs = {label: _published(published.get(label, {}), columns) for label in labels}
     ours = {label: _ours(results, label, columns) for label in labels}
     adaptive = {label: _ours(results, label, columns, adaptive=True) for label in labels}
+    for label, values in given.objectives.items():
+        if label in ours:
+            ours[label] |= {metric: Cell(value) for metric, value in values.items()}
     for lines in (theirs, ours, adaptive):
-        _mark_best(lines)
+        _mark_best(lines, given.lead)
     _mark_masked(ours, adaptive, given.masked)
     said = notes_of(given.masked)
     rows = []
@@ -254,10 +290,10 @@ def build_table(given: TableInput) -> Table:
         note = (given.notes[label],) if given.notes.get(label) else ()
         beside = [told[label] for told in (given.replicated, given.origins) if label in told]
         rows.append(Row(label, tuple(parts), (*note, *said.get(label, ()), *beside, *problems)))
-    caption = _caption(rows, given.paper_data, given.data)
+    caption = _caption(rows, given.paper_data, given.data, lead=bool(given.lead))
     if given.remark:
         caption = f"{caption} {given.remark}."
-    return Table(given.title, columns, tuple(rows), caption, given.headers)
+    return Table(given.title, columns, tuple(rows), caption, given.headers, tuple(given.lead))
 
 
 def _columns(given: TableInput) -> tuple[str, ...]:
@@ -290,14 +326,14 @@ def _difference(ours: Mapping[str, Cell], published: Mapping[str, Cell]) -> dict
     return {column: Cell(ours[column].value - cell.value) for column, cell in published.items() if column in ours}
 
 
-def _mark_best(lines: Mapping[str, dict[str, Cell]]) -> None:
-    """The highest of each accuracy, where there are at least two to compare; ties are all best."""
-    for column in {column for cells in lines.values() for column in cells if is_accuracy(column)}:
+def _mark_best(lines: Mapping[str, dict[str, Cell]], lead: Mapping[str, bool]) -> None:
+    """The best of each accuracy and objective, where there are at least two to compare; ties are all best."""
+    for column in {column for cells in lines.values() for column in cells if column in lead or is_accuracy(column)}:
         rows = [cells for cells in lines.values() if column in cells]
-        highest = max(cells[column].value for cells in rows)
+        best = (max if lead.get(column, True) else min)(cells[column].value for cells in rows)
         for cells in rows:
-            if len(rows) > 1 and cells[column].value == highest:
-                cells[column] = Cell(highest, cells[column].deviation, best=True)
+            if len(rows) > 1 and cells[column].value == best:
+                cells[column] = Cell(best, cells[column].deviation, best=True)
 
 
 def _mark_masked(
@@ -345,11 +381,13 @@ def _higher(line: Line, one: str, other: str) -> bool:
     return one in line.cells and other in line.cells and line.cells[one].value > line.cells[other].value
 
 
-def _caption(rows: Sequence[Row], paper_data: bool, data: str) -> str:
+def _caption(rows: Sequence[Row], paper_data: bool, data: str, *, lead: bool) -> str:
     counts = sorted({line.n for row in rows for line in row.lines if line.source == "ours" and line.n is not None})
     parts = ["Accuracy in %"]
-    if any(cell.best for row in rows for line in row.lines for cell in line.cells.values()):
-        parts.append("bold: the highest of its column")
+    marked = {line.source for row in rows for line in row.lines if any(cell.best for cell in line.cells.values())}
+    if marked:
+        best = "best" if lead else "highest"
+        parts.append(f"bold: the {best} of its column" + (", of each source" if len(marked) > 1 else ""))
     if counts and counts[-1] > 1:
         n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         parts.append(f"ours: mean ± standard deviation over {n} seeds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from ablate.launch.request import Request
 from ablate.launch.session import launch
 from ablate.planning.as_file import plan_file_of
 from ablate.report import from_tracking
-from ablate.report.__main__ import print_space
+from ablate.report.__main__ import print_space, table_of
+from ablate.report.contents import space_page
 from ablate.report.figures.search import pictures, rungs
 from ablate.report.from_storage import results_of
+from ablate.report.page import render_space
 from ablate.report.publishing import page_files
 from ablate.report.search import (
     SampleResult,
@@ -204,6 +207,27 @@ def test_the_terminal_tells_the_best_and_its_file(reported: tuple[Path, Tracker,
     assert pareto_front(stored)[0].label in text
     assert "base:" in text and "rows:" in text
     assert "What matters for validation/natural (6 samples" in text
+    table = text[: text.index("Best on the validation split:")]
+    in_order = [line.split() for line in table.splitlines() if line.startswith("sample ")]
+    assert [" ".join(words[:2]) for words in in_order] == [sample.label for sample in stored.ranked]
+    assert [words[4] for words in in_order] == [f"{sample.objectives[0]:.2f}" for sample in stored.ranked]
+    assert "sorted by Validation natural, on images held out of training" in " ".join(table.split())
+
+
+def test_every_table_of_a_search_begins_with_its_objective_best_first(
+    reported: tuple[Path, Tracker, SearchResults],
+) -> None:
+    _, tracker, stored = reported
+    results = from_tracking.results_of(tracker.read_plan("tiny_search"))
+    best = [f"{sample.objectives[0]:.2f}" for sample in stored.ranked]
+    assert len(best) > 1 and best == sorted(best, key=float, reverse=True)
+    table = table_of(results)
+    assert table.columns[0] == "validation/natural" and table.rows[0].lines[0].cells["validation/natural"].best
+    page = render_space(space_page(results, {}))
+    heads = re.findall(r'<th scope="col" class="number">([^<]*)</th>', page)
+    assert heads[:2] == ["Validation natural", "Natural"]
+    rows = re.findall(r'class="ours">.*?class="number">(?:<strong>)?([\d.]+)', page, re.DOTALL)
+    assert rows == best
 
 
 def test_stopping_early_is_no_failure_on_the_page(reported: tuple[Path, Tracker, SearchResults]) -> None:

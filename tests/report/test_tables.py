@@ -334,3 +334,18 @@ def test_numbers_are_no_formulas() -> None:
         row = next(csv.DictReader(io.StringIO(to_csv(table))))
         assert row["row"] == label
         assert {name: float(row[name]) for name in values} == values
+
+
+def test_a_searchs_objective_leads_and_its_best_is_the_lowest_where_less_is_better() -> None:
+    values = {"a": 3.0, "b": 2.0}
+    results = Results({(row, 0): Outcome(row, {"natural": 50.0 + value}) for row, value in values.items()})
+    given = TableInput(
+        "A search", ["b", "a"], results, seeds=[0], headers={"validation/robust": "Validation PGD-7"},
+        lead={"validation/robust": False}, objectives={row: {"validation/robust": v} for row, v in values.items()},
+    )  # fmt: skip
+    table = build_table(given)
+    assert table.columns[0] == table.beside[0] == "validation/robust" and "natural" in table.beside
+    assert [row.lines[0].cells["validation/robust"].best for row in table.rows] == [True, False]
+    assert [row.lines[0].cells["natural"].best for row in table.rows] == [False, True]
+    shown = to_markdown(table)
+    assert shown.index("Validation PGD-7") < shown.index("Natural") and "**2.00**" in shown
