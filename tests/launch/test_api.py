@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,20 @@ def test_mistakes_are_user_errors(tmp_path: Path) -> None:
         ablate.load_space("batch_size").plan(sets={"training.epoch": 3}, storage=tmp_path)
 
 
+def test_the_example_is_a_notebook_too() -> None:
+    _, *cells = re.split("^# %% ", (ROOT / "examples" / "first_ablation.py").read_text(), flags=re.MULTILINE)
+    notebook = json.loads((ROOT / "examples" / "first_ablation.ipynb").read_text())
+    _, *shown = ["".join(cell["source"]) for cell in notebook["cells"]]
+    assert list(zip(shown[::2], shown[1::2], strict=True)) == [
+        (words, code.strip().removesuffix("  # noqa: B018"))
+        for words, _, code in (cell.partition("\n") for cell in cells)
+    ]
+    kinds = [cell["cell_type"] for cell in notebook["cells"]]
+    assert kinds == ["markdown", *["markdown", "code"] * len(cells)] and not any(
+        cell.get("outputs") for cell in notebook["cells"]
+    )
+
+
 @pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "first_ablation.py", tmp_path)
@@ -135,6 +150,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "accuracy/fgsm" in done.stdout and "Caution" not in done.stdout
     assert (tmp_path / "storage").is_dir()
+    assert (tmp_path / "first_ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
