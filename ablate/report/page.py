@@ -21,11 +21,12 @@ from ablate.report.verdicts.masked import SECOND
 from ablate.report.verdicts.noise import TableNoise
 from ablate.report.verdicts.rivals import Answer, rivalries
 from ablate.report.verdicts.verdicts import Verdict
-from ablate.spaces.metrics import is_accuracy
 
 _FOLDER = Path(__file__).parent
 _SIGNS = {"holds": "✓", "fails": "✗", "not enough evidence": "?"}
 _FOLDED_FROM = 4  # so many comparisons of a claim are folded away
+_MOST_BESIDE = 6
+"""So many rows at most stand beside each other where there are fewer scalars than that."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,7 @@ def templates(folder: Path) -> Environment:
 
 
 def _space(space: SpacePage) -> dict[str, Any]:
-    accuracies = tuple(column for column in space.table.columns if is_accuracy(column))
-    scalars = [column for column in space.table.columns if not is_accuracy(column)]
+    accuracies, scalars = tuple(space.table.beside), space.table.scalars
     numbers = marks(space.table)
     return {
         **{each.name: getattr(space, each.name) for each in dataclasses.fields(space)},
@@ -151,7 +151,7 @@ def _space(space: SpacePage) -> dict[str, Any]:
         "rows": [_row(row, accuracies, numbers.get(row.label, ""), space) for row in space.table.rows],
         "footnotes": space.table.footnotes(),
         "scalars": _scalars(space.table, scalars),
-        "scalar_rows": [row.label for row in space.table.rows],
+        "width": _width(2 + len(accuracies) + (space.runs is not None)),
         "rivalries": [
             {
                 "question": each.question,
@@ -195,14 +195,24 @@ def _cell(line: Line, column: str) -> dict[str, Any]:
     return {"mean": mean.replace("-", "−"), "spread": deviation(column, cell), "best": cell.best}
 
 
-def _scalars(table: Table, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Scalar by scalar, our number of every row; scalars nobody has are left out."""
-    ours = [next(line for line in row.lines if line.source == "ours") for row in table.rows]
-    return [
-        {"name": column_name(column), "metric": column, "cells": [_cell(line, column) for line in ours]}
-        for column in columns
-        if any(column in line.cells for line in ours)
-    ]
+def _width(columns: int) -> str:
+    """The class of a table of so many columns, by which it is made to fit on paper."""
+    return "most" if columns > 22 else "many" if columns > 12 else "few"
+
+
+def _scalars(table: Table, columns: Sequence[str]) -> dict[str, Any] | None:
+    """Our scalars of every row, those that somebody has; the longer side of the table goes downwards."""
+    ours = {row.label: next(line for line in row.lines if line.source == "ours") for row in table.rows}
+    shown = [column for column in columns if any(column in line.cells for line in ours.values())]
+    if not shown:
+        return None
+    down = [(column_name(column), column, [_cell(line, column) for line in ours.values()]) for column in shown]
+    if len(ours) > max(len(shown), _MOST_BESIDE):
+        rows = [(label, "", [_cell(line, column) for column in shown]) for label, line in ours.items()]
+        heads = [(name, code) for name, code, _ in down]
+        return {"corner": "Row", "heads": heads, "lines": rows, "width": _width(1 + len(shown))}
+    heads = [(label, "") for label in ours]
+    return {"corner": "Number", "heads": heads, "lines": down, "width": _width(1 + len(ours))}
 
 
 def _verdict(ours: Verdict, published: Verdict | None, second: Verdict | None) -> dict[str, Any]:
@@ -269,5 +279,6 @@ def _figure(figure: Picture | Missing) -> dict[str, Any]:
         "reason": "",
         "caption": figure.caption,
         "lines": figure.lines,
+        "narrow": figure.narrow,
         "source": f"data:image/png;base64,{base64.b64encode(figure.png).decode()}",
     }

@@ -22,7 +22,7 @@ from ablate.report.figures.frequencies import draw_corruptions, draw_epochs, dra
 from ablate.report.figures.heat_map import draw_heat_maps
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
-from ablate.report.figures.style import COLOURS, STYLE, format_metric, mosaic
+from ablate.report.figures.style import COLOURS, PHONE_IN, STYLE, format_metric, mosaic
 from ablate.spaces.figures import (
     Draw,
     Drawing,
@@ -144,6 +144,17 @@ def test_figure_4_has_a_column_for_each_row_of_the_table() -> None:
     shown = pictures(draw_kernel_spectra(TWO))
     assert [image.shape for image in shown].count((16, 27)) == 2
     assert len(shown) == 8 and all(image.max() == 1.0 for image in shown)
+
+
+@pytest.mark.parametrize("filters", [2, 5])
+def test_figure_3_of_few_filters_is_narrow_and_has_no_empty_places(filters: int) -> None:
+    data = FigureData({row: {0: seen(0, filters=filters)} for row in ("Natural", "Adversarial")})
+    drawing = draw_first_kernels(data)
+    assert drawing is not None and drawing.figure.get_figwidth() <= PHONE_IN
+    for axes in drawing.figure.axes[:2]:
+        [image] = axes.images
+        assert axes.get_xlim() == (-0.5, np.shape(image.get_array())[1] - 0.5)
+        assert [label.get_text() for label in axes.get_xticklabels()] == [str(n + 1) for n in range(filters)]
 
 
 def test_figure_4_of_networks_with_different_numbers_of_groups() -> None:

@@ -9,6 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ablate.report.__main__ import app
+from ablate.report.page import Link, PageData, SpacePage, render
+from ablate.report.tables import Cell, Line, Row, Table
+from ablate.spaces.specs import COLUMNS
 from ablate.storage.plans import PlanFile
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
@@ -25,6 +28,9 @@ pytestmark = [
 ANALYSES = ("spectrum", "first_kernels", "kernel_spectra", "cka", "quantized_kernels")
 FIGURES = ["2", "3", "4", "5", "6", "7", "8"]
 ROWS = ("Natural", "Adversarial")
+PAPER = 687
+"""Pixels of A4 between the page's margins."""
+
 CLAIMS = [
     {"says": "adversarial is better", "above": {"row": "Adversarial", "rows": ["Natural"], "metrics": ["pgd20"]}},
     {"says": "mainly low", "value": {"row": "Natural", "at_least": 0.5, "metrics": ["spectrum/share"]}},
@@ -108,6 +114,26 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, page: Path, width: i
     browser.open(page.as_uri())
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     browser.resize(1280, 900)
+
+
+@pytest.mark.parametrize("rows, scalars", [(3, 2), (24, 3), (16, 14)])
+def test_no_table_is_wider_than_the_paper(browser: Browser, tmp_path: Path, rows: int, scalars: int) -> None:
+    columns = [*COLUMNS, "apgd_ce", "apgd_t", "fab_t", "square", "aa", "worst", "pgd20_low", "pgd20_high"]
+    columns += [f"an_analysis/of_long_name_{number}" for number in range(scalars)]
+    cells = {column: Cell(71.25, 1.25, best=True) for column in columns}
+    lines = (Line("published", cells), Line("ours", cells, 3), Line("ours, adaptive", cells, 3))
+    table = Table("Wide", tuple(columns), tuple(Row(f"Natural high-pass {row}", lines) for row in range(rows)))
+    links = [Link(f"seed {seed}", None, f"{seed}a" * 16) for seed in range(3)]
+    runs = {(row.label, "ours"): links for row in table.rows}
+    written = tmp_path / "index.html"
+    written.write_text(render(PageData("Wide", "now", [], [SpacePage("wide", "Wide", "", table, runs=runs)])))
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.resize(PAPER, 900)
+    browser.open(written.as_uri())
+    wide = browser.evaluate("[...document.querySelectorAll('table')].map(table => table.getBoundingClientRect().right)")
+    browser.call("Emulation.setEmulatedMedia", media="")
+    browser.resize(1280, 900)
+    assert len(wide) == 2 and max(wide) <= PAPER
 
 
 def test_the_first_key_leads_past_the_contents(browser: Browser, page: Path) -> None:

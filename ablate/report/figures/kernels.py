@@ -27,6 +27,7 @@ MOST_KERNELS = 16
 FAT = "FAT"
 """What the label of a row with the frequency-aware transformation ends with."""
 
+_LEAST_IN = 4.2  # so that the title fits above few filters
 _CHANNELS = ("red", "green", "blue")
 _MOST_ACROSS = 4
 
@@ -47,7 +48,8 @@ def draw_first_kernels(data: FigureData) -> Drawing | None:
     shown = {label: next(iter(seeds.values())).arrays["first_kernels/kernels"] for label, seeds in rows.items()}
     filters = max(min(MOST_KERNELS, len(kernels)) for kernels in shown.values())
     heights = [kernels.shape[1] * kernels.shape[2] for kernels in shown.values()]
-    figure = new_figure("Figure 3 · Kernels of the first convolution", 0.9 + 1.85 * len(rows))
+    width = max(_LEAST_IN, WIDTH_IN * filters / MOST_KERNELS)
+    figure = new_figure("Figure 3 · Kernels of the first convolution", 0.9 + 1.85 * len(rows), width)
     panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (label, kernels) in zip(panels, shown.items(), strict=True):
         drawn = kernels[:MOST_KERNELS]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ablate.report.figures import curves, filters, frequencies, heat_map, kernels  # noqa: F401 (they say which they draw)
-from ablate.report.figures.style import STYLE
+from ablate.report.figures.style import PHONE_IN, STYLE
 from ablate.spaces.figures import Drawing, FigureData, drawer_of, figure_kind
 
 MOST_PNG_BYTES = 200_000
@@ -58,6 +58,8 @@ class Picture:
     svg: bytes
     lines: bool = False
     """Whether it is of lines and text alone, so that a dark page may show it with light and dark exchanged."""
+    narrow: bool = False
+    """Whether it is legible as wide as a phone's screen, and no wider than a column of text elsewhere."""
     numbers: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False)
     """What it shows, part by part: the same with every version of what draws it."""
 
@@ -104,7 +106,8 @@ def picture(name: str, title: str, drawing: Drawing) -> Picture:
     if _NUMBERS_ALONE.get():
         return Picture(name, title, drawing.caption, b"", b"", numbers=_numbers(drawing))
     lines = not drawing.figure.findobj(AxesImage)
-    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing), lines, _numbers(drawing))
+    narrow = drawing.figure.get_figwidth() <= PHONE_IN
+    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing), lines, narrow, _numbers(drawing))
 
 
 def _numbers(drawing: Drawing) -> dict[str, NDArray[Any]]:
