@@ -210,7 +210,8 @@ def test_the_terminal_tells_the_best_and_its_file(reported: tuple[Path, Tracker,
     table = text[: text.index("Best on the validation split:")]
     in_order = [line.split() for line in table.splitlines() if line.startswith("sample ")]
     assert [" ".join(words[:2]) for words in in_order] == [sample.label for sample in stored.ranked]
-    assert [words[4] for words in in_order] == [f"{sample.objectives[0]:.2f}" for sample in stored.ranked]
+    leading = [next(word for word in words if re.fullmatch(r"\d+\.\d\d", word)) for words in in_order]
+    assert leading == [f"{sample.objectives[0]:.2f}" for sample in stored.ranked]
     assert "sorted by Validation natural, on images held out of training" in " ".join(table.split())
 
 
