@@ -103,7 +103,11 @@ def _table(table: Table) -> dict[str, Any]:
     return {
         row.label: {
             line.source: {"n": line.n, "state": line.state}
-            | {name: {k: v for k, v in dataclasses.asdict(cell).items() if v} for name, cell in line.cells.items()}
+            | {
+                name: {k: v for k, v in dataclasses.asdict(cell).items() if v}
+                for name, cell in line.cells.items()
+                if name not in table.lead  # objectives are stated with their samples
+            }
             for line in row.lines
         }
         for row in table.rows

@@ -282,7 +282,7 @@ def build_table(given: TableInput) -> Table:
         problems = _problems(results, label, given.seeds)
         n = sum(any(map(math.isfinite, outcome.values.values())) for outcome in results.of(label)) or None
         parts = [Line("published", theirs[label])] if theirs[label] else []
-        parts.append(Line("ours", ours[label], n, state="" if ours[label] else _state(problems)))
+        parts.append(Line("ours", ours[label], n, state="" if ours[label].keys() - given.lead else _state(problems)))
         if given.paper_data and (difference := _difference(ours[label], theirs[label])):
             parts.append(Line("difference", difference))
         if adaptive[label]:
