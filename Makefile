@@ -6,13 +6,14 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format fast test results torture clean distclean
+.PHONY: help demo check fast test lint types fast-tests all-tests format results torture clean distclean
 
 help:
 	@echo 'make demo       train, attack and tabulate five small networks on real images (a few minutes on 2 cores)'
 	@echo 'make check      linters, formatting and types (seconds)'
 	@echo 'make fast       make check, and the tests that need no Ray nodes, no browser and little time'
 	@echo 'make test       make check, and all tests, as CI runs them'
+	@echo 'make lint, make types, make fast-tests, make all-tests     their parts, each alone'
 	@echo 'make format     format the code, and mend what the linter can'
 	@echo 'make results    docs/results.md and its figures again, from the bundles in docs/results/, once these are verified'
 	@echo 'make torture    real Ray processes killed at random moments, for ten minutes'
@@ -22,16 +23,27 @@ help:
 demo: $(VENV)/.installed
 	$(RUN) -m ablate.launch --space batch_size --preset smoke
 
-check: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+types: $(VENV)/.installed-test
 	$(RUN) -m mypy
 
+check: lint types
+
+# Types are checked beside the tests: half a minute of one core, while the tests of real nodes wait for each other.
+fast: lint
+	@$(MAKE) --no-print-directory -j2 types fast-tests
+
+test: lint
+	@$(MAKE) --no-print-directory -j2 types all-tests
+
 # More processes than cores: much of a test is waiting, for Ray above all.
-fast: check
+fast-tests: $(VENV)/.installed-test
 	$(RUN) -m pytest -n 3 -m "not cluster and not browser and not slow"
 
-test: check
+all-tests: $(VENV)/.installed-test
 	$(RUN) -m pytest -n 4
 
 format: $(VENV)/.installed-test

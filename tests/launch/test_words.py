@@ -132,4 +132,4 @@ def test_make_lists_every_target() -> None:
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert targets is not None and ".DEFAULT_GOAL := help" in text
     for target in targets[1].split():
-        assert target == "help" or f"@echo 'make {target} " in text, target
+        assert target == "help" or re.search(rf"@echo '.*make {target}[ ,]", text), target
