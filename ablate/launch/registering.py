@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ablate.core.digest import digest
 from ablate.core.text import now_ms, plural
 from ablate.planning.plan import Plan, PlannedTrial, make_plan
@@ -15,10 +17,11 @@ from ablate.report.results import columns_of
 from ablate.report.verdicts.contrasts import contrasts
 from ablate.report.verdicts.looks import needs
 from ablate.spaces.claims import Claim
-from ablate.spaces.masking import second_claims
-from ablate.spaces.metrics import is_accuracy
+from ablate.spaces.masking import WORST, second_claims
+from ablate.spaces.metrics import Metric, is_accuracy
 from ablate.spaces.settings import parse_overrides
 from ablate.spaces.space import SpaceFile
+from ablate.spaces.specs import TrialSpec
 from ablate.spaces.trials import expand
 from ablate.storage.registrations import (
     LAYOUT,
@@ -35,6 +38,8 @@ from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
 
 _RULES = ("looks", "seeds", "failures")
+_ASKED_FOR = {"attacks", "analyses", "others", "transfer_from"}
+"""Settings that say which numbers there are, and change none of them; `worst` is made of the attacks there are."""
 
 
 def register(
@@ -64,11 +69,7 @@ def content_of(loaded: SpaceFile, plan: Plan) -> dict[str, Any]:
     """What a registration's digest covers: the same for every launch of a space, whichever rows and seeds it trains."""
     rows = {}
     for trial in expand(loaded, plan.preset, parse_overrides(plan.overrides), [0]):
-        settings = trial.spec.model_dump(mode="json")
-        del settings["seed"]
-        for place in ("root", "label"):  # where data lie and how reports call them changes no result
-            settings["data"].pop(place, None)
-        rows[trial.label] = settings
+        rows[trial.label] = _settings(trial.spec.model_dump(mode="json"))
     columns = {name for settings in rows.values() for name in settings["measurement"]["attacks"]}
     second = second_claims(loaded.space.claims, columns)
     return {
@@ -79,6 +80,12 @@ def content_of(loaded: SpaceFile, plan: Plan) -> dict[str, Any]:
         "rows": rows,
         **loaded.space.design.model_dump(mode="json"),
     }
+
+
+def _settings(spec: dict[str, Any]) -> dict[str, Any]:
+    """What of a row's settings bears on its results: not the seed, nor where data lie and how reports call them."""
+    data = {name: value for name, value in spec["data"].items() if name not in ("root", "label")}
+    return {**{name: value for name, value in spec.items() if name != "seed"}, "data": data}
 
 
 def _as_data(claim: Claim) -> dict[str, Any]:
@@ -139,10 +146,27 @@ def _needs(claim: Mapping[str, Any], labels: list[str]) -> dict[str, tuple[str, 
 
 
 def _identity(content: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What one claim's verdict rests on: a claim that is added beside it changes nothing of it."""
+    """What one claim's verdict rests on: a claim or a column that is added beside it changes nothing of it, nor does a
+    setting that an earlier version did not have yet, at the value that it had all the same."""
     claim, labels = claims_in(content)[number], list(content["rows"])
-    rows = {row: content["rows"][row] for row in _needs(claim, labels)}
+    rows = {}
+    for row, metrics in _needs(claim, labels).items():
+        settings = _in_full(content["rows"][row])
+        unused = _ASKED_FOR - (
+            {"attacks"} if any(Metric.from_name(name).column == WORST for name in metrics) else set()
+        )
+        measurement = {name: value for name, value in settings["measurement"].items() if name not in unused}
+        rows[row] = {**settings, "measurement": measurement}
     return {"claim": claim, "rows": rows, **{rule: content[rule] for rule in _RULES}}
+
+
+def _in_full(settings: dict[str, Any]) -> dict[str, Any]:
+    """A row's settings with today's, at their defaults; as they are where this version cannot read them."""
+    try:
+        full = TrialSpec.model_validate({**settings, "seed": 0}).model_dump(mode="json")
+    except ValidationError:
+        return settings
+    return _settings(full)
 
 
 def _standing(number: int, mine: Registration, earlier: list[Registration]) -> ClaimStanding:
@@ -165,7 +189,8 @@ def _changes(before: Registration, content: Mapping[str, Any]) -> list[str]:
     told = [
         f"claim {number + 1}" for number, claim in enumerate(content["claims"]) if claim not in before.content["claims"]
     ]
-    told += [f"row {row}" for row, settings in content["rows"].items() if before.content["rows"].get(row) != settings]
+    rows = {row: _in_full(settings) for row, settings in before.content["rows"].items()}
+    told += [f"row {row}" for row, settings in content["rows"].items() if rows.get(row) != settings]
     told += ["what masked columns are judged by"] if before.content.get("second") != content.get("second") else []
     told += [rule for rule in _RULES if before.content.get(rule) != content[rule]]
     gone = [claim for claim in before.content["claims"] if claim not in content["claims"]]

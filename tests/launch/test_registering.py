@@ -149,7 +149,8 @@ def test_a_second_claim_whose_rows_were_measured_before_is_exploratory_and_the_f
     measure(tmp_path, plan, "small", "large")
     space(tmp_path, ON_PGD, attacks=SEARCHED)
     plan, later = registered(tmp_path)
-    assert later.second["0"].registered and not later.claims[0].registered, "pgd20 was known, and worst was not"
+    assert later.second["0"].registered and not later.second["0"].why, "worst was not known"
+    assert later.claims[0].registered and later.claims[0].digest == first.digest, "columns that were added change none"
     measure(tmp_path, plan, "small", "large")
     space(tmp_path, ON_PGD, attacks=SEARCHED, more="looks: [3]")
     _, turned = registered(tmp_path)
@@ -170,6 +171,41 @@ def test_registrations_of_earlier_versions_have_no_second_claims_and_keep_their_
     _, again = registered(tmp_path)
     assert again.claims[0].registered and again.claims[0].digest == old.digest
     assert not again.second["0"].registered and again.digest == now.digest
+
+
+def test_columns_and_analyses_that_are_added_change_no_claim_but_one_on_the_worst_of_all(tmp_path: Path) -> None:
+    worst = "above: {row: small, rows: [large], metrics: [worst]}"
+    space(tmp_path, ABOVE, worst, attacks=SEARCHED)
+    plan, first = registered(tmp_path)
+    measure(tmp_path, plan, "small", "large")
+    space(
+        tmp_path,
+        ABOVE,
+        worst,
+        attacks=f"{SEARCHED}, bim20], measurement.others: [natural], measurement.analyses: [spectrum",
+    )
+    _, later = registered(tmp_path)
+    assert later.digest != first.digest
+    assert [(claim.registered, claim.digest) for claim in later.claims] == [(True, first.digest), (True, later.digest)]
+
+
+@pytest.mark.parametrize(
+    ("part", "setting"), [("measurement", "others"), ("training", "awp"), ("model", "weights"), ("data", "validation")]
+)
+def test_a_setting_that_earlier_versions_did_not_have_changes_no_claim(tmp_path: Path, part: str, setting: str) -> None:
+    space(tmp_path, ABOVE)
+    plan, now = registered(tmp_path)
+    storage = Storage(str(tmp_path / "storage"))
+    [file] = files(tmp_path)
+    rows = json.loads(json.dumps(now.content["rows"]))
+    assert all(row[part].pop(setting, "not there") in (None, "not there", 0.0) for row in rows.values())
+    content = {**now.content, "rows": rows}
+    old = read_all(storage.files)[0][0].model_copy(update={"content": content, "digest": digest(content)})
+    file.unlink()
+    write_first(storage.files, old)
+    measure(tmp_path, plan, "small", "large")
+    _, again = registered(tmp_path)
+    assert again.claims[0].registered and again.claims[0].digest == old.digest
 
 
 @pytest.mark.parametrize("damage", ["edited", "cut", "no seal"])
