@@ -49,8 +49,9 @@ def _digits(column: str) -> int:
 def marks(table: Table) -> dict[str, str]:
     """Row label -> the numbers of its footnotes, e.g. `1, 2`; rows without notes are absent."""
     found: dict[str, list[str]] = {}
-    for index, (label, _) in enumerate(table.footnotes(), start=1):
-        found.setdefault(label, []).append(str(index))
+    for index, labels in enumerate(table.noted().values(), start=1):
+        for label in labels:
+            found.setdefault(label, []).append(str(index))
     return {label: ", ".join(numbers) for label, numbers in found.items()}
 
 

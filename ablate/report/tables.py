@@ -23,6 +23,8 @@ from ablate.spaces.networks import words
 from ablate.spaces.specs import COLUMNS, MeasurementSpec
 
 ALL_QUERIES = MeasurementSpec().square_queries
+_NAMED = 3
+"""So many rows of one footnote are named; the marks in the table say which more are meant."""
 
 Source = Literal["published", "ours", "difference", "ours, adaptive"]
 
@@ -110,9 +112,20 @@ class Table:
         """What stands above a column."""
         return self.headers.get(column) or column_name(column)
 
+    def noted(self) -> dict[str, list[str]]:
+        """What must be said below the table, in order -> the rows of which it is said: what many lack is said once."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            for note in row.notes:
+                found.setdefault(note, []).append(row.label)
+        return found
+
     def footnotes(self) -> list[tuple[str, str]]:
-        """What must be said below the table: (row label, note), in order."""
-        return [(row.label, note) for row in self.rows for note in row.notes]
+        """What must be said below the table: (row label, or how many rows, and the note), in order."""
+        return [
+            (", ".join(labels) if len(labels) <= _NAMED else f"{len(labels)} rows", note)
+            for note, labels in self.noted().items()
+        ]
 
 
 @dataclass(frozen=True)

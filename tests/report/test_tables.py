@@ -190,6 +190,17 @@ def test_a_number_that_is_none_is_left_out_and_named() -> None:
     assert "nan" not in to_csv(table)
 
 
+def test_what_many_rows_lack_is_said_once_and_marked_at_each() -> None:
+    rows = ["one", "two", "three", "four"]
+    table = built("T", rows, results({}, {(row, 0): "interrupted" for row in rows}), notes={"two": "a control"})
+    assert [label for label, _ in table.footnotes()] == ["4 rows", "two"]
+    assert marks(table) == {"one": "1", "two": "1, 2", "three": "1", "four": "1"}
+    few = built("T", rows[:2], results({}, {(row, 0): "interrupted" for row in rows[:2]}))
+    assert [label for label, _ in few.footnotes()] == ["one, two"]
+    for text in (to_markdown(table), to_latex(table), shown(table, 100)):
+        assert text.count("interrupted") == 1
+
+
 def test_notes_stand_below_with_their_mark() -> None:
     table = random_table(notes={"128": "narrowed by the preset"})
     assert table.footnotes() == [("128", "narrowed by the preset")]
