@@ -16,7 +16,7 @@ help:
 	@echo 'make lint, make types, make fast-tests, make all-tests     their parts, each alone'
 	@echo 'make format     format the code, and mend what the linter can'
 	@echo 'make results    docs/results.md and its figures again, from the bundles in docs/results/, once these are verified'
-	@echo 'make torture    real Ray processes killed at random moments, for ten minutes'
+	@echo 'make torture    real Ray processes killed at random moments, for ten minutes; then 1,000 edits of what MLflow holds'
 	@echo 'make clean      drop caches and builds; keeps the environment and every result'
 	@echo 'make distclean  drop the environment ($(VENV)) too; keeps every result'
 
@@ -82,3 +82,4 @@ distclean: clean
 # Less: make torture ARGS="--workers 2 --drivers 1 --nodes 1"
 torture: $(VENV)/.installed-test
 	$(RUN) -m tests.torture $(ARGS)
+	ABLATE_TEST_EDITS=200 $(RUN) -m pytest -n 2 tests/tracking/test_edited.py

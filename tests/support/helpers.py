@@ -71,7 +71,8 @@ def environment(**more: str) -> dict[str, str]:
     """The environment of such a launch: one thread, this checkout."""
     root = str(Path(__file__).resolve().parent.parent.parent)
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "dumb", **more}
+    # A process that a signal ends says where it was.
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "dumb", "PYTHONFAULTHANDLER": "1", **more}
 
 
 def start_launch(

@@ -6,6 +6,7 @@ import contextlib
 import html
 import io
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -29,8 +30,8 @@ from ablate.tracking.results import PlanResults
 from tests.support.helpers import options_of, write_space
 from tests.support.tracking_world import Tracker, finish, plan_of, tracker_at
 
-CHUNKS, EDITS, SYNCED_EVERY = 5, 100, 50
-"""So many tests of so many edits each, 500 in all; after every fiftieth one storage is sent again."""
+CHUNKS, EDITS, SYNCED_EVERY = 5, int(os.environ.get("ABLATE_TEST_EDITS", "30")), 50
+"""So many tests of so many edits, 200 each by `make torture`; storage is sent again after the first of every fifty."""
 
 VALUES = (
     "zero",
