@@ -75,9 +75,15 @@ def best_epochs(results: Results) -> dict[str, BestEpoch]:
 
 def sentence(results: Results) -> str:
     """What a table says of it below its numbers; empty where nothing was held out."""
-    told = [f"+{best.gain:.2f} for {row} ({best.epoch} of {best.of})" for row, best in best_epochs(results).items()]
-    if not told:
+    alike: dict[str, list[str]] = {}  # rows of one training say it once
+    for row, best in best_epochs(results).items():
+        alike.setdefault(f"+{best.gain:.2f} for {{}} ({best.epoch} of {best.of})", []).append(row)
+    if not alike:
         return ""
+    told = [
+        said.format(rows[0] if len(rows) == 1 else f"{rows[0]} and {len(rows) - 1} more")
+        for said, rows in alike.items()
+    ]
     return f"Robust overfitting: on held-out images, under PGD-7, the best epoch would be {', '.join(told)}"
 
 
