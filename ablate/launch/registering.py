@@ -123,13 +123,12 @@ def _register(
         found, damaged = read_all(storage.files)  # another launch's may be the first
         earlier = [each for each in found if each.space == loaded.name]
         mine = next((each for each in earlier if each.digest == name), None)
-    standings = []
-    for number in range(len(claims_in(content))):
-        if mine is not None:
-            standings.append(_standing(number, mine, earlier))
-        else:
-            why = damaged.get(name, f"{path_of(name)} cannot be read")
-            standings.append(ClaimStanding(registered=False, digest=name, registered_ms=0, why=why))
+    if mine is not None:
+        standings = _standings(mine, earlier)
+    else:
+        why = damaged.get(name, f"{path_of(name)} cannot be read")
+        unread = ClaimStanding(registered=False, digest=name, registered_ms=0, why=why)
+        standings = [unread] * len(claims_in(content))
     return RegistrationPart(
         digest=name,
         registered_ms=mine.registered_ms if mine is not None else 0,
@@ -145,19 +144,24 @@ def _needs(claim: Mapping[str, Any], labels: list[str]) -> dict[str, tuple[str, 
     return needs(contrasts(Claim.model_validate(claim), labels))
 
 
-def _identity(content: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What one claim's verdict rests on: a claim or a column that is added beside it changes nothing of it, nor does a
-    setting that an earlier version did not have yet, at the value that it had all the same."""
-    claim, labels = claims_in(content)[number], list(content["rows"])
-    rows = {}
-    for row, metrics in _needs(claim, labels).items():
-        settings = _in_full(content["rows"][row])
-        unused = _ASKED_FOR - (
-            {"attacks"} if any(Metric.from_name(name).column == WORST for name in metrics) else set()
-        )
-        measurement = {name: value for name, value in settings["measurement"].items() if name not in unused}
-        rows[row] = {**settings, "measurement": measurement}
-    return {"claim": claim, "rows": rows, **{rule: content[rule] for rule in _RULES}}
+def _identities(content: Mapping[str, Any]) -> list[str]:
+    """Of each claim, the digest of what its verdict rests on.
+
+    A claim or a column that is added beside it changes nothing of it, nor does a setting that an earlier version did
+    not have yet, at the value that it had all the same.
+    """
+    labels = list(content["rows"])
+    full = {row: _in_full(settings) for row, settings in content["rows"].items()}
+    found = []
+    for claim in claims_in(content):
+        rows = {}
+        for row, metrics in _needs(claim, labels).items():
+            of_worst = any(Metric.from_name(name).column == WORST for name in metrics)
+            unused = _ASKED_FOR - {"attacks"} if of_worst else _ASKED_FOR
+            measurement = {name: value for name, value in full[row]["measurement"].items() if name not in unused}
+            rows[row] = {**full[row], "measurement": measurement}
+        found.append(digest({"claim": claim, "rows": rows, **{rule: content[rule] for rule in _RULES}}))
+    return found
 
 
 def _in_full(settings: dict[str, Any]) -> dict[str, Any]:
@@ -169,14 +173,23 @@ def _in_full(settings: dict[str, Any]) -> dict[str, Any]:
     return _settings(full)
 
 
-def _standing(number: int, mine: Registration, earlier: list[Registration]) -> ClaimStanding:
-    identity = digest(_identity(mine.content, number))
+def _standings(mine: Registration, earlier: list[Registration]) -> list[ClaimStanding]:
+    """Of each claim, by the first registration that it stands in and that came before its results."""
+    wanted, first = _identities(mine.content), dict[str, ClaimStanding]()
     for each in earlier:
-        for other in range(len(claims_in(each.content))):
-            if digest(_identity(each.content, other)) == identity and other not in each.exploratory:
-                rows = each.known.get(str(other), [])
+        if first.keys() >= set(wanted):
+            break
+        for number, identity in enumerate(_identities(each.content)):
+            if number not in each.exploratory and identity not in first:
+                rows = each.known.get(str(number), [])
                 why = f"known by then: {', '.join(rows)}" if rows else ""
-                return ClaimStanding(registered=True, digest=each.digest, registered_ms=each.registered_ms, why=why)
+                first[identity] = ClaimStanding(
+                    registered=True, digest=each.digest, registered_ms=each.registered_ms, why=why
+                )
+    return [first.get(each) or _exploratory(number, mine) for number, each in enumerate(wanted)]
+
+
+def _exploratory(number: int, mine: Registration) -> ClaimStanding:
     rows = mine.known.get(str(number), [])
     why = f"{' and '.join(rows)} had been measured when it was registered"
     if mine.changed:

@@ -83,20 +83,23 @@ def spent_on(storage: Storage, training: PlannedTraining) -> Spent:
     measuring = [(_when(each.meta), _seconds(each.meta)) for each in made.values()]
     ran_on = [each.meta for each in made.values()]
     lost: list[Lost] = []
-    histories = {attempt: _steps(entries) for attempt, entries in storage.histories(training.key).items()}
-    failures = {attempt: each["failure"] for attempt, each in manifests_of(storage.files, training.key)}
+    manifests = dict(manifests_of(storage.files, training.key))
+    histories = {name: _steps(storage.history_of(training.key, name, told)) for name, told in manifests.items()}
     for attempt in attempts_of(storage.files, training.key):
         alive = life(storage.files, alive_path(training.key, attempt))
         base = f"{training.key}/attempts/{attempt}/"
         known = [when for _, when, _ in histories.get(attempt, [])[-1:]]  # those before may be of an earlier attempt
         known += [_when(record.meta) for name, record in made.items() if view.records[name][0].startswith(base)]
-        until = _when(failures.get(attempt) or {})
+        until = _when(manifests.get(attempt, {}).get("failure") or {})
+        had = None
         if alive is not None:
             known.append(alive.began_ms)
             until = max(until, alive.alive_ms)
-            ran_on.append(alive.on.model_dump())
+            on = alive.on.model_dump()
+            ran_on.append(on)
+            had = _devices(on)
         if known and until > max(known):
-            lost.append(Lost(until, (until - max(known)) / 1000, _devices(ran_on[-1]) if alive is not None else None))
+            lost.append(Lost(until, (until - max(known)) / 1000, had))
     others = {step for steps in histories.values() for step in steps} - set(epochs)
     return Spent(
         tuple((when, took) for _, when, took in epochs),

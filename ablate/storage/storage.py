@@ -198,12 +198,9 @@ class Storage:
                         self.files.write(path, content)
         return best
 
-    def histories(self, key: str) -> dict[str, list[dict[str, Any]]]:
-        """The same of every attempt that has trained an epoch, up to its own last one, where that can be read."""
-        found = {
-            attempt: self._history_of(key, attempt, manifest)[0] for attempt, manifest in manifests_of(self.files, key)
-        }
-        return {attempt: entries for attempt, entries in found.items() if entries}
+    def history_of(self, key: str, attempt: str, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The same of one attempt, up to its own last epoch, where that can be read."""
+        return self._history_of(key, attempt, manifest)[0]
 
     def _history_of(
         self, key: str, attempt: str, manifest: Mapping[str, Any]

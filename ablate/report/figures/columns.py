@@ -31,6 +31,7 @@ _FURTHER = COLOURS[2:]
 """Colours of the second line over a setting and of those after it."""
 
 _OFFSETS: Mapping[Source, float] = {"published": -0.22, "ours": 0.0, _ADAPTIVE: 0.22}
+_Lines = Mapping[tuple[str, Source], Mapping[str, Cell]]
 _LEAST_APART = 0.085  # of a panel's width, between two labels
 
 
@@ -69,8 +70,9 @@ def draw_columns(table: Table, results: Results) -> Drawing | None:
         The drawing; None where nothing of ours has been measured.
     """
     axes, words = arrange([row.label for row in table.rows], settings_of(results))
-    found = [_block(table, axis, axis.series) for axis in axes]
-    found.append(_block(table, None, (Series("", {label: float(place) for place, label in enumerate(words)}),)))
+    lines = {(row.label, line.source): line.cells for row in table.rows for line in row.lines}
+    found = [_block(table, lines, axis, axis.series) for axis in axes]
+    found.append(_block(table, lines, None, (Series("", {label: float(place) for place, label in enumerate(words)}),)))
     blocks = [block for block in found if block is not None]
     if not blocks:
         return None
@@ -80,23 +82,17 @@ def draw_columns(table: Table, results: Results) -> Drawing | None:
         parts = figure.subfigures(len(blocks), 1, height_ratios=[block.height for block in blocks]).tolist()  # type: ignore[union-attr]
     sources: set[Source] = set()
     for part, block in zip(parts, blocks, strict=True):
-        sources |= _draw(part, block, table, results)
+        sources |= _draw(part, block, table, lines, results)
     return Drawing(figure, _caption(table, results, sources, [block.axis is not None for block in blocks]))
 
 
-def _block(table: Table, axis: Axis | None, series: Sequence[Series]) -> _Block | None:
-    rows = {label for line in series for label in line.at}
-    ours = {column for label in rows for column in _line(table, "ours", label)}
+def _block(table: Table, lines: _Lines, axis: Axis | None, series: Sequence[Series]) -> _Block | None:
+    ours = {column for line in series for label in line.at for column in lines.get((label, "ours"), {})}
     columns = tuple(column for column in table.columns if column in ours)
     return _Block(axis, tuple(series), columns) if columns else None
 
 
-def _line(table: Table, source: Source, label: str) -> Mapping[str, Cell]:
-    found = (line.cells for row in table.rows if row.label == label for line in row.lines if line.source == source)
-    return next(found, {})
-
-
-def _draw(part: FigureBase, block: _Block, table: Table, results: Results) -> set[Source]:
+def _draw(part: FigureBase, block: _Block, table: Table, lines: _Lines, results: Results) -> set[Source]:
     """Draw a block into its part of the figure; whose numbers it shows."""
     across, down = block.grid
     upright = block.axis is not None
@@ -108,9 +104,8 @@ def _draw(part: FigureBase, block: _Block, table: Table, results: Results) -> se
         axes.set_title(textwrap.fill(table.header(column) + (", %" if is_accuracy(column) else ""), 26))
         for number, series in enumerate(block.series):
             for source in _STYLES:
-                cells = {
-                    label: cells[column] for label in series.at if column in (cells := _line(table, source, label))
-                }
+                of_source = {label: lines.get((label, source), {}) for label in series.at}
+                cells = {label: of_row[column] for label, of_row in of_source.items() if column in of_row}
                 if cells:
                     seeds = {label: _seeds(results, label, source, column) for label in cells}
                     drawn = _series(axes, cells, seeds, series.at, source, number, upright=upright)
