@@ -54,14 +54,17 @@ def lowpass(images: Tensor, degree: int) -> Tensor:
     return filtered.real
 
 
-def highpass(images: Tensor, degree: int) -> Tensor:
+def highpass(images: Tensor, degree: int, keep_mean: bool = False) -> Tensor:
     """What the low-pass filter of a degree takes away: x - lowpass(x, degree), so that both sum to the images.
 
-    The mean of every channel is gone with any degree, so that the result lies around 0; it is not clipped.
+    The mean of every channel is gone with any degree, so that the result lies around 0; it is not clipped. With
+    `keep_mean` it comes back, x - lowpass(x, degree) + mean(x), the mean over the pixels of each image and channel: the
+    one frequency of 0 is kept besides. So much of what a network loses was not the mean's.
 
     Args:
         images: [N, C, H, W] float.
         degree: How many rows and columns of the spectrum are removed, 1 to min(H, W) - 1.
+        keep_mean: Whether each channel keeps its mean.
 
     Returns:
         [N, C, H, W], of the same type.
@@ -72,7 +75,8 @@ def highpass(images: Tensor, degree: int) -> Tensor:
     size = min(images.shape[-2:])
     if not 1 <= degree < size:
         raise SpecError(f"expected a high-pass degree from 1 to below the image's size ({size}), got {degree}")
-    return images - lowpass(images, degree)
+    high = images - lowpass(images, degree)
+    return high + images.mean((-2, -1), keepdim=True) if keep_mean else high
 
 
 def bandstop(images: Tensor, degree: int, outer: int) -> Tensor:
@@ -111,7 +115,7 @@ def filtered(images: Tensor, seen: Filter | None) -> Tensor:
         return images
     if seen.outer is not None:
         return bandstop(images, seen.degree, seen.outer)
-    return lowpass(images, seen.degree) if seen.kind == "lowpass" else highpass(images, seen.degree)
+    return lowpass(images, seen.degree) if seen.kind == "lowpass" else highpass(images, seen.degree, seen.keep_mean)
 
 
 def _band(size: int, degree: int, device: torch.device | str | None) -> Tensor:

@@ -13,8 +13,10 @@ class Filter(NamedTuple):
             `bandstop` all but what the low-pass filter of the outer degree keeps and that of the inner one does not.
         degree: Rows and columns of the spectrum; of `bandstop` the inner ones.
         outer: Of `bandstop`, the rows and columns within which it takes away.
+        keep_mean: Of `highpass`, whether each channel keeps its mean, which it takes away otherwise.
     """
 
     kind: Literal["lowpass", "highpass", "bandstop"]
     degree: int
     outer: int | None = None
+    keep_mean: bool = False

@@ -399,6 +399,7 @@ class _Run:
                 "filter": None if measurement.filter is None else measurement.filter.kind,
                 "degree": None if measurement.filter is None else measurement.filter.degree,
                 **({"outer": measurement.filter.outer} if measurement.filter and measurement.filter.outer else {}),
+                **({"keep_mean": True} if measurement.filter and measurement.filter.keep_mean else {}),
                 "adaptive": measurement.adaptive,
                 "images": len(right),
                 **more.get(measurement.filter, {}),

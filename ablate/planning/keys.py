@@ -31,6 +31,7 @@ LATER: dict[str, Any] = {
     "training.label_smoothing": 0.0,
     "training.augmentation.degree": None,
     "training.augmentation.outer_degree": None,
+    "training.augmentation.keep_mean": False,
 }
 """Dotted path -> the value that keeps the old behaviour, for each field added after version 0.1."""
 
@@ -183,6 +184,7 @@ def measurement_key(
     optional: dict[str, Any] = {
         "degree": None if seen is None else seen.degree,
         "outer": None if seen is None else seen.outer,
+        "keep_mean": (seen is not None and seen.keep_mean) or None,
         "filter": None if seen is None or seen.kind == "lowpass" else seen.kind,  # once there was but one kind
         "adaptive": adaptive or None,
         "batch_size": batch_size,

@@ -117,6 +117,11 @@ _TABLE = (
         "no measurement.lowpass_degree, highpass_degree or bandstop_degrees",
         lambda spec: spec.measurement.filter is None,
     ),
+    Inert(
+        ("measurement.highpass_keep_mean",),
+        "no measurement.highpass_degree",
+        lambda spec: spec.measurement.highpass_degree is None,
+    ),
 )
 
 _DEFAULT = TrialSpec()

@@ -44,6 +44,9 @@ class MeasurementSpec(Spec):
     highpass_degree: int | None = Field(
         None, ge=1, description="Keep only what the low-pass filter of degree d takes away; none: all."
     )
+    highpass_keep_mean: bool = Field(
+        False, description="With highpass_degree: each channel keeps its mean, which the filter takes away otherwise."
+    )
     bandstop_degrees: Annotated[tuple[Degree, Degree], Field(strict=False)] | None = Field(
         None, description="Keep all but what lies between the low-pass filters of two degrees; none: all."
     )
@@ -94,5 +97,5 @@ class MeasurementSpec(Spec):
         if self.bandstop_degrees is not None:
             return Filter("bandstop", *self.bandstop_degrees)
         if self.highpass_degree is not None:
-            return Filter("highpass", self.highpass_degree)
+            return Filter("highpass", self.highpass_degree, keep_mean=self.highpass_keep_mean)
         return None if self.lowpass_degree is None else Filter("lowpass", self.lowpass_degree)

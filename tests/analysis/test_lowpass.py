@@ -129,6 +129,20 @@ def test_high_pass_is_what_low_pass_takes_away(size: int) -> None:
     assert filtered(images, None) is images
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 9), (8, 12)])
+def test_high_pass_with_the_mean_differs_from_that_without_by_the_mean_of_each_channel_alone(
+    height: int, width: int
+) -> None:
+    images = noise(2, 3, height, width) + torch.arange(6.0, dtype=torch.float64).view(2, 3, 1, 1)
+    mean = images.mean((2, 3), keepdim=True)
+    for degree in range(1, min(height, width)):
+        kept = highpass(images, degree, keep_mean=True)
+        torch.testing.assert_close(kept.mean((2, 3), keepdim=True), mean)
+        torch.testing.assert_close(kept - highpass(images, degree), mean.expand_as(images))
+        assert torch.equal(filtered(images, Filter("highpass", degree, keep_mean=True)), kept)
+        torch.testing.assert_close(highpass(mean.expand_as(images), degree, keep_mean=True), mean.expand_as(images))
+
+
 def test_high_pass_keeps_what_lies_outside_and_half_of_an_unpaired_edge() -> None:
     for frequency, gain in {(0, 0): 0.0, (1, 1): 0.0, (2, 0): 0.5, (3, 0): 1.0, (1, 3): 1.0}.items():
         torch.testing.assert_close(highpass(wave(8, *frequency), 4), gain * wave(8, *frequency))

@@ -91,7 +91,7 @@ def test_examples_are_the_judged_ones(network, batch) -> None:
 
 @pytest.mark.parametrize("attack", [Natural(), PGD(steps=3)], ids=repr)
 def test_every_filter_judges_the_unfiltered_attack(attack, network, batch) -> None:
-    filters = (None, *map(LOW, (8, 6, 3)), *map(HIGH, (1, 3, 6)))
+    filters = (None, *map(LOW, (8, 6, 3)), *map(HIGH, (1, 3, 6)), HIGH(3, keep_mean=True))
     correct = evaluate(network, attack, batch.images, batch.labels, seed=0, batch_size=10, filters=filters)
     made = adversarial_examples(network, attack, batch.images, batch.labels, seed=0, batch_size=10)
     assert tuple(correct) == filters

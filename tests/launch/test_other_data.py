@@ -27,6 +27,7 @@ rows:
   - {label: plain}
   - {label: low, set: {measurement.lowpass_degree: 6}}
   - {label: high, set: {measurement.highpass_degree: 3}}
+  - {label: mean, set: {measurement: {highpass_degree: 3, highpass_keep_mean: true}}}
 figures: ["2", gradient_spectrum, filters, heat_map]
 """
 CLASSES, SIZE = 100, 12

@@ -63,7 +63,7 @@ def test_the_key_of_an_old_measurement_stays_what_it_is() -> None:
 
 
 def test_a_high_pass_is_measured_apart_from_the_low_pass_of_its_degree() -> None:
-    filters = [None, LOW, Filter("highpass", 16), Filter("highpass", 8)]
+    filters = [None, LOW, Filter("highpass", 16), Filter("highpass", 8), Filter("highpass", 8, keep_mean=True)]
     filters += [Filter("bandstop", 8, 16), Filter("bandstop", 8, 14)]
     keys = {measurement_key(**{**MEASUREMENT, "seen": seen}) for seen in filters}
     assert len(keys) == len(filters)
@@ -79,6 +79,7 @@ INERT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"measurement__attacks": ["natural"]}),
     ({}, {"measurement__lowpass_degree": 16}),
     ({}, {"measurement__highpass_degree": 16}),
+    ({}, {"measurement__highpass_degree": 16, "measurement__highpass_keep_mean": True}),
     ({}, {"measurement__bandstop_degrees": [5, 9]}),
     ({}, {"training__augmentation__degree": 11}),
     ({"training__augmentation__name": "cutmix"}, {"training__augmentation__outer_degree": 11}),
@@ -279,6 +280,7 @@ MEASUREMENT: dict[str, Any] = {
         {"test_digest": "1" * 64},
         {"seen": LOW},
         {"seen": Filter("highpass", 16)},
+        {"seen": Filter("highpass", 16, keep_mean=True)},
         {"adaptive": True},
         {"batch_size": 500},
         {"source": "aa"},

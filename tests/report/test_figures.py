@@ -239,6 +239,27 @@ def test_figure_filters_has_a_line_of_each_network_and_kind_from_no_filter_on() 
     assert "natural behind high-pass at 1 cycles per image from 81.0 to 71.0 %" in drawing.caption
 
 
+def test_figure_filters_draws_high_pass_with_the_mean_as_a_kind_of_its_own_where_it_is_measured() -> None:
+    rows = dict(filtered_rows().rows)
+    rows |= {
+        f"mean {degree}": {
+            0: RowData(
+                scalars={"natural": 60.0 - degree},
+                settings=settings_of("pgd", highpass_degree=degree, highpass_keep_mean=True),
+            )
+        }
+        for degree in (2, 6)
+    }
+    drawing, without = draw_filters(FigureData(rows)), draw_filters(filtered_rows())
+    assert drawing is not None and without is not None
+    dotted = {line.get_color(): line for line in drawing.figure.axes[0].lines if line.get_linestyle() == ":"}
+    assert {colour: list(line.get_ydata()) for colour, line in dotted.items()} == {COLOURS[0]: [81, 58, 54]}
+    assert "robust behind high-pass with the mean at 1 cycles per image from 81.0 to 58.0 %" in drawing.caption
+    assert "robust behind high-pass at 1 cycles per image" in drawing.caption and "Dotted" in drawing.caption
+    assert len(without.figure.axes[0].lines) == len(drawing.figure.axes[0].lines) - 1
+    assert "Dotted" not in without.caption and "with the mean" not in without.caption
+
+
 def test_figure_filters_names_networks_of_one_kind_by_their_rows() -> None:
     rows = filtered_rows().rows
     wide = {**settings_of("pgd"), "model": {"width": 2.0}}

@@ -84,11 +84,14 @@ def test_only_the_controls_have_no_published_numbers() -> None:
 
 def test_the_control_of_table_1_is_its_filters_before_a_natural_network_and_what_they_take_away() -> None:
     rows = trials("lowpass", "paper")
-    for label in ("32", "28", "24", "20", "16", "8", "4", *(f"High-pass {d}" for d in (2, 4, 8, 16))):
+    high = [f"High-pass {degree}{mean}" for degree in (2, 4, 8, 16) for mean in ("", " with mean")]
+    for label in ("32", "28", "24", "20", "16", "8", "4", *high):
         robust, natural = rows[label].spec, rows[f"Natural {label[0].lower() + label[1:]}"].spec
         assert natural.measurement.filter == robust.measurement.filter
         assert natural.training.attack.name == "none" and robust.training.attack.name == "pgd"
         assert training_of(natural) == training_of(trials("frequency", "paper")["Natural"].spec)  # no new training
+        assert training_of(robust) == training_of(trials("frequency", "paper")["Adversarial"].spec)
+        assert ("with mean" in label) == robust.measurement.highpass_keep_mean
 
 
 def test_the_paper_preset_leaves_the_paper_s_settings() -> None:

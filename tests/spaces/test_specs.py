@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from ablate.core.filters import Filter
 from ablate.spaces.specs import (
     COLUMNS,
     AugmentationSpec,
@@ -190,8 +191,9 @@ def test_a_degree_above_the_image_size_names_both() -> None:
         TrialSpec(data=DataSpec(image_size=16), measurement=MeasurementSpec(highpass_degree=16))
     with pytest.raises(ValidationError, match=r"expected one of .*lowpass_degree and .*highpass_degree, got 8 and 4"):
         MeasurementSpec(lowpass_degree=8, highpass_degree=4)
-    assert TrialSpec(measurement=MeasurementSpec(highpass_degree=4)).measurement.filter == ("highpass", 4, None)
-    assert MeasurementSpec(bandstop_degrees=(5, 9)).filter == ("bandstop", 5, 9)
+    assert MeasurementSpec(highpass_degree=4).filter == Filter("highpass", 4)
+    assert MeasurementSpec(highpass_degree=4, highpass_keep_mean=True).filter == Filter("highpass", 4, keep_mean=True)
+    assert MeasurementSpec(bandstop_degrees=(5, 9)).filter == Filter("bandstop", 5, 9)
     with pytest.raises(ValidationError, match=r"a smaller and a larger one, .* removed, got 9 and 9"):
         MeasurementSpec(bandstop_degrees=(9, 9))
     with pytest.raises(ValidationError, match=r"lowpass_degree and measurement.bandstop_degrees, got 8 and \(3, 5\)"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,11 @@ from ablate.report.figures.style import COLOURS, PHONE_IN, new_figure
 from ablate.spaces.figures import Drawing, FigureData, RowData, draws
 
 _PANELS = {"natural": "Clean images", "pgd20": "PGD-20, made without the filter"}
-_KINDS = {"lowpass": ("low-pass", "-", "o"), "highpass": ("high-pass", "--", "s")}
+_KINDS = {
+    "lowpass": ("low-pass", "-", "o"),
+    "highpass": ("high-pass", "--", "s"),
+    "highpass with mean": ("high-pass with the mean", ":", "^"),
+}
 _LEAST_POINTS = 2
 _CLOSE = 1.0  # cycles per image, nearer than which two labels would touch
 
@@ -51,7 +55,7 @@ def draw_filters(data: FigureData) -> Drawing | None:
     """Figure filters: accuracy of each network behind low-pass and high-pass filters, by where these cut.
 
     Rows whose settings differ in what is measured alone are one network. One without a filter is the low-pass filter
-    that keeps everything, and the high-pass filter that takes nothing away.
+    that keeps everything, and the high-pass filters that take nothing away.
 
     Args:
         data: Rows with the column `natural`, and perhaps `pgd20`.
@@ -103,11 +107,13 @@ def _networks(data: FigureData) -> list[_Network]:
         removed = measured.get("highpass_degree")
         kept = size if measured.get("lowpass_degree") is None else measured["lowpass_degree"]
         if removed is not None:
-            network.seen.setdefault("highpass", {}).setdefault(removed, seeds)
+            kind = "highpass with mean" if measured.get("highpass_keep_mean") else "highpass"
+            network.seen.setdefault(kind, {}).setdefault(removed, seeds)
         else:
             network.seen.setdefault("lowpass", {}).setdefault(kept, seeds)
             if kept == size:
-                network.seen.setdefault("highpass", {}).setdefault(0, seeds)
+                for kind in ("highpass", "highpass with mean"):
+                    network.seen.setdefault(kind, {}).setdefault(0, seeds)
     names = [network.name for network in found.values()]
     for network in found.values():
         if names.count(network.name) > 1:
@@ -146,13 +152,15 @@ def _cut_offs(axes: Axes, ticks: set[float]) -> None:
     axes.set_xlabel("cut-off, cycles per image (half the filter’s degree)")
 
 
-def _caption(networks: Iterable[_Network], panels: Iterable[str]) -> str:
+def _caption(networks: Sequence[_Network], panels: Iterable[str]) -> str:
     told = [words for network in networks for kind in _KINDS if (words := _loss(network, kind)) is not None]
     caption = (
         "Accuracy behind filters. Solid: low-pass, which keeps what lies below the cut-off, so that its right end is "
         "no filter; dashed: high-pass, which keeps what lies above, so that its left end is no filter. A network that "
         "looks at low frequencies keeps its solid line high towards the left, and loses its dashed line at once."
     )
+    if any(kind == "highpass with mean" for panel in panels for _, kind, *_ in _lines(networks, panel)):
+        caption += " Dotted: high-pass that leaves each channel its mean, so that what is lost there is not the mean's."
     if "pgd20" in panels:
         caption += " Below, the same of PGD-20 examples, whose attacker knows of no filter."
     return caption + (f" On clean images: {'; '.join(told)}." if told else "")
@@ -166,6 +174,6 @@ def _loss(network: _Network, kind: str) -> str | None:
     points = [(cut, mean) for cut, mean in zip(cuts, kept, strict=True) if 0 < cut < network.size / 2]
     if unfiltered is None or not points:
         return None
-    cut, mean = points[0] if kind == "highpass" else min(points, key=lambda point: abs(point[0] - network.size / 4))
+    cut, mean = min(points, key=lambda point: abs(point[0] - network.size / 4)) if kind == "lowpass" else points[0]
     where = f"behind {_KINDS[kind][0]} at {cut:g} cycles per image"
     return f"{network.name} {where} from {unfiltered:.1f} to {mean:.1f} %"
