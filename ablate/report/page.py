@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from ablate.report.verdicts.verdicts import Verdict
 
 _FOLDER = Path(__file__).parent
 _SIGNS = {"holds": "✓", "fails": "✗", "not enough evidence": "?"}
+_MINUS = re.compile(r"(?<![^\s(\[])-(?=\d)")
+_ONE_WORD = re.compile(r"\bn = \d+|\d %|± (?=\d)")
 _FOLDED_FROM = 4  # so many comparisons of a claim are folded away
 _MOST_BESIDE = 6
 """So many rows at most stand beside each other where there are fewer scalars than that."""
@@ -136,9 +139,17 @@ def templates(folder: Path) -> Environment:
         loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_typeset,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _typeset(value: Any) -> Any:
+    """Text with minus signs before numbers, and what is read as one word on one line."""
+    if type(value) is not str:  # markup is what it is
+        return value
+    return _ONE_WORD.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), _MINUS.sub("\N{MINUS SIGN}", value))
 
 
 def _space(space: SpacePage) -> dict[str, Any]:
@@ -226,7 +237,7 @@ def _verdict(ours: Verdict, published: Verdict | None, second: Verdict | None) -
                 "verdict": verdict.verdict,
                 "kind": verdict.verdict.replace(" ", "-"),
                 "sign": _SIGNS[verdict.verdict],
-                "sentence": verdict.sentence().removeprefix(verdict.verdict).lstrip(": "),
+                "sentence": _sentence(verdict),
                 "test": "" if verdict.test == "none" else verdict.test,
                 "comparisons": [each.sentence() for each in verdict.comparisons]
                 if len(verdict.comparisons) > 1
@@ -239,9 +250,14 @@ def _verdict(ours: Verdict, published: Verdict | None, second: Verdict | None) -
     }
 
 
+def _sentence(verdict: Verdict) -> str:
+    told = verdict.sentence().removeprefix(verdict.verdict).lstrip(": ;")
+    return told if told.endswith((".", "?")) else f"{told}."
+
+
 def _noise(noise: TableNoise) -> dict[str, Any]:
     counts = sorted({column.n for column in noise.columns}), sorted({column.images for column in noise.columns})
-    n, images = (f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}" for found in counts)
+    n, images = (f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}" for found in counts)
     return {
         "sentence": noise.sentence,
         "caption": f"Standard error of a comparison in points, with {n} seeds and {images} test images, and its parts.",

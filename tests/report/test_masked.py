@@ -180,7 +180,7 @@ def test_a_claim_on_a_masked_column_keeps_its_verdict_and_gets_a_second_one() ->
     first = verdicts_of(results)[0][0]
     assert first.claim == claims[0] and first.verdict == "not enough evidence"
     bare = with_claims(table({row: {"square": n} for row, n in lost.items()}), *claims)
-    assert "no worst for 'QM-2'" in (second_verdicts(bare)[0].reason or "")
+    assert "no Worst for 'QM-2'" in (second_verdicts(bare)[0].reason or "")
     assert [each["row"] for each in as_json([results])] == ["QM-2"]
     assert as_json([results])[0].keys() == {"space", "network", "row", "column", "points", "p"}
 

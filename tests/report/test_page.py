@@ -119,7 +119,7 @@ def test_everything_asked_for_is_on_it() -> None:
 
 def test_published_reproduced_and_difference_stand_below_each_other() -> None:
     sources = re.findall(r'class="source">([^<]*)<', render(page()))
-    assert sources[:3] == ["published", "ours, n = 2", "difference"]
+    assert sources[:3] == ["published", "ours, n\xa0=\xa02", "difference"]
 
 
 def test_nothing_is_loaded_from_outside_and_nothing_runs() -> None:
@@ -202,6 +202,19 @@ def test_verdicts_are_words_not_colours_alone() -> None:
 
 def test_several_comparisons_of_one_claim_are_listed() -> None:
     assert "2 comparisons, ours" in document().text
+
+
+@pytest.mark.parametrize(
+    "written, read",
+    [
+        ("-2.49 (95 % interval -8.61 to +3.63, n = 1)", "−2.49 (95\xa0% interval −8.61 to +3.63, n\xa0=\xa01)"),
+        ("within 1 of 3 ± 0.2", "within 1 of 3 ±\xa00.2"),
+        ("2026-11-28, PGD-20, data.root=a-1", "2026-11-28, PGD-20, data.root=a-1"),
+    ],
+)
+def test_numbers_have_minus_signs_and_stay_on_their_line(written: str, read: str) -> None:
+    text = render(page(space(description=written, verdict_note=written)))
+    assert text.count(read) == 2 and (read == written or written not in text)
 
 
 STYLE = (Path(module.__file__).parent / "page.css").read_text()

@@ -316,11 +316,29 @@ def test_missing_rows_and_metrics_decide_nothing_and_are_named() -> None:
     assert "seed 0 of b diverged (loss became nan in epoch 3)" in (verdict.reason or "")
     # A look is taken on all rows of the claim, or every order of arrival would be a verdict of its own.
     assert [c.verdict for c in verdict.comparisons] == [UNDECIDED, UNDECIDED]
-    assert "energy/ratio" in (
+    assert "no R = LFI/HFI for 'a'" in (
         judge(claim(value={"row": "a", "at_least": 0, "metrics": ["energy/ratio"]}), full).reason or ""
     )
     nan = Results({**full.outcomes, ("b", 0): Outcome("b 0", {"pgd20": math.nan})})
     assert judge(ABOVE, nan).comparisons[0].n == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize(
+    "metrics, words",
+    [
+        (["pgd20", "natural"], "no PGD-20, Natural for 'b' (seed 0: not trained)"),
+        (["adaptive/fgsm", "cka/shallow_deep"], "no FGSM adaptive, CKA shallow-deep for 'b' (seed 0: not trained)"),
+        (
+            ["natural", "gn", "fgsm", "pgd20", "bim20", "cw20"],
+            "no Natural, GN, FGSM, PGD-20, BIM-20 and 1 more for 'b'",
+        ),
+    ],
+)
+def test_all_that_a_row_lacks_is_said_once_by_the_names_people_read(metrics: list[str], words: str) -> None:
+    asked = claim(above={"row": "a", "rows": ["b"], "metrics": metrics})
+    alone = Results({("a", 0): Outcome("a 0", dict.fromkeys(metrics, 50.0))}, {("b", 0): "not trained"})
+    reason = judge(asked, alone).reason or ""
+    assert reason.startswith(words) and reason.count("not trained") == 1
 
 
 def test_one_row_that_is_worse_is_enough_to_fail_but_all_rows_are_looked_at() -> None:
@@ -329,7 +347,7 @@ def test_one_row_that_is_worse_is_enough_to_fail_but_all_rows_are_looked_at() ->
     assert judge(made, simulated(rng, {"a": 1.5, "b": -3.0, "c": -1.5}), rows=["a", "b", "c"]).verdict == FAILS
     verdict = judge(made, simulated(rng, {"a": 1.5, "c": -1.5}), rows=["a", "b", "c"])
     assert verdict.verdict == UNDECIDED and verdict.next_look == 3
-    assert "no pgd20 for 'b'" in (verdict.comparisons[1].reason or "")
+    assert "no PGD-20 for 'b'" in (verdict.comparisons[1].reason or "")
 
 
 def test_the_very_same_predictions_are_equivalent_and_neither_is_above() -> None:
@@ -352,7 +370,7 @@ def published(**rows: float) -> Results:
 def test_published_numbers_are_judged_with_the_noise_of_the_three_baselines() -> None:
     verdict: Verdict = judge(ABOVE, published(a=40.45, b=32.68))
     assert verdict.verdict == HOLDS
-    assert "published baselines" in verdict.test and "10000 test images, binomial" in verdict.test
+    assert "published baselines" in verdict.test and "10,000 test images, binomial" in verdict.test
     small = judge(ABOVE, published(a=43.49, b=43.12))
     assert small.verdict == UNDECIDED
     assert small.n_to_decide is None or small.n_to_decide > 10

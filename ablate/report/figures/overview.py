@@ -24,6 +24,7 @@ from ablate.spaces.figures import Drawing
 
 _GREY = "0.45"
 _VERDICT_COLOURS = {HOLDS: COLOURS[2], FAILS: COLOURS[1]}
+_ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # no line crosses a heading
 _MOST_LINES = 12  # of learning curves; more are drawn in grey
 PANELS = {  # curve -> its title
     "train/loss": "training loss",
@@ -89,7 +90,9 @@ def draw_verdicts(
             entries, headings = units.setdefault(unit, ([], []))
             y = entries[-1].y + 2.2 if entries else 1.0
             standing = f"{ours.standing.split(':')[0].split(',')[0]}: " if ours.standing else ""
-            headings.append((y - 1.0, textwrap.shorten(f"{number + 1}. {standing}{ours.claim.says}", 92)))
+            headings.append(
+                (y - 1.0, textwrap.shorten(f"{number + 1}. {standing}{ours.claim.says}", 92, placeholder=" …"))
+            )
             for index, comparison in enumerate(ours.comparisons):
                 if comparison.unit != unit:
                     continue
@@ -143,7 +146,7 @@ def _forest(axes: Axes, unit: str, entries: Sequence[_Entry], headings: Sequence
     axes.axvline(0.0, color="0.6", linewidth=0.8, zorder=0.5)
     for y, words in headings:
         axes.text(0.0, y, words, transform=axes.get_yaxis_transform(), fontsize=8, color="0.25", va="center",
-                  fontweight="bold", in_layout=False)  # fmt: skip
+                  fontweight="bold", in_layout=False, bbox=_ON_WHITE)  # fmt: skip
     named = [each for each in entries if each.words]
     axes.set_yticks([each.y for each in named], [textwrap.fill(each.words, 40) for each in named], fontsize=8)
     axes.tick_params(axis="y", length=0)
@@ -202,7 +205,7 @@ def draw_training(results: Results) -> Drawing | None:
         axes.grid(axis="y", color="0.92")
         axes.set_axisbelow(True)
     if len(groups) <= _MOST_LINES:
-        names = [textwrap.shorten(", ".join(labels), 40) for labels in groups.values()]
+        names = [textwrap.shorten(", ".join(labels), 40, placeholder=" …") for labels in groups.values()]
         lines = [
             matplotlib.lines.Line2D([], [], color=colour, linestyle=dash)
             for colour, dash in (_line_style(number, len(groups)) for number in range(len(groups)))

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.report.names import column_name
 from ablate.report.results import TREND, Outcome
 from ablate.spaces.metrics import is_accuracy
 
@@ -129,7 +130,8 @@ def estimate(weights: Weights, table: Table, borrowed: Sequence[Mapping[str, flo
     """
     for row, metrics in weights.items():
         if not table.get(row):
-            return Estimate(np.asarray(math.nan), problem=f"no {' and '.join(metrics)} for {row!r}")
+            names = [column_name(metric.removeprefix(TREND)) for metric in metrics]
+            return Estimate(np.asarray(math.nan), problem=f"no {' and '.join(names)} for {row!r}")
     groups = _groups(weights, table)
     if groups is None:
         problem = "the rows share trainings only in part, and none is shared by all of them"

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ablate.report.results import Results, published_results
+from ablate.report.names import column_name
+from ablate.report.results import TREND, Results, published_results
 from ablate.report.verdicts.contrasts import Contrast, contrasts
 from ablate.report.verdicts.decisions import (
     ALPHA,
@@ -46,6 +47,7 @@ _DECISIONS: dict[int, Decision] = {1: HOLDS, -1: FAILS, 0: UNDECIDED}
 
 MOST_REASONS = 3
 """A verdict names no more reasons than this; each comparison has its own."""
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -243,8 +245,8 @@ def judge(
         reason = f"about {n_to_decide} seeds a row would decide it"
     else:
         # Where some comparisons can be decided by more seeds and others cannot, it is these that leave the claim open.
-        reasons = list(dict.fromkeys(c.reason for c in comparisons if c.reason is not None and c.n_to_decide is None))
-        reasons = reasons or [c.reason for c in comparisons if c.reason is not None]
+        left = [pair for pair in zip(asked, comparisons, strict=True) if pair[1].reason is not None]
+        reasons = _reasons([pair for pair in left if pair[1].n_to_decide is None] or left, results)
         reason = "; ".join(reasons[:MOST_REASONS])
         reason += f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
     return Verdict(
@@ -380,11 +382,11 @@ class _Course:
         level = list(shares.values())[-1] if shares else self.alpha / len(self.asked)
         if found.images is not None and images_forbid(contrast, found, level):
             unpaired = "" if found.paired_images else " where images cannot be paired"
-            return f"more seeds would not decide it, {found.images} test images are too few{unpaired}"
+            return f"more seeds would not decide it, {found.images:,} test images are too few{unpaired}"
         beyond = seeds_beyond(contrast, found, level, self.design.looks) if self.design is not None else None
         if beyond is not None and self.design is not None:
             return f"about {beyond} seeds a row would decide it, beyond the last look at {self.design.looks[-1]}"
-        return f"an effect so near the edge of the claim would take more than {MOST_SEEDS} seeds a row"
+        return f"an effect so near the edge of the claim would take more than {MOST_SEEDS:,} seeds a row"
 
     def _test_words(self, contrast: Contrast, found: Estimate, at: int) -> str:
         both = math.isfinite(contrast.low) and math.isfinite(contrast.high)
@@ -399,7 +401,7 @@ class _Course:
             noise += "" if len(found.noise) == 2 else ", two by two"
         words = f"{f'two one-sided {kind}s (TOST)' if both else kind}, {noise}"
         if found.images is not None:
-            images = f"{found.images} test images" + (", paired by image" if found.paired_images else ", binomial")
+            images = f"{found.images:,} test images" + (", paired by image" if found.paired_images else ", binomial")
             words += f", test-set error of {images}"
         count = len(self.asked)
         words += f", Holm over {count} comparisons" if count > 1 else ""
@@ -429,9 +431,31 @@ def _estimate(contrast: Contrast, results: Results) -> Estimate:
     table = {row: results.of(row, tuple(metrics)) for row, metrics in contrast.weights.items()}
     found = estimate(contrast.weights, table, results.noise)
     lacking = next((row for row in table if not table[row]), None)
-    if lacking is None or not results.reasons(lacking):
+    if lacking is None:
         return found
-    return dataclasses.replace(found, problem=f"{found.problem} ({'; '.join(results.reasons(lacking))})")
+    return dataclasses.replace(found, problem=f"{found.problem}{_why_none(results, lacking)}")
+
+
+def _why_none(results: Results, row: str) -> str:
+    return f" ({'; '.join(reasons)})" if (reasons := results.reasons(row)) else ""
+
+
+def _reasons(left: Sequence[tuple[Contrast, Comparison]], results: Results) -> list[str]:
+    """What keeps comparisons from deciding, each thing once: all that a row lacks is one of them."""
+    lacking = [
+        next((row for row, names in contrast.weights.items() if not results.of(row, tuple(names))), None)
+        for contrast, _ in left
+    ]
+    found: dict[str, None] = {}
+    for row, (_, comparison) in zip(lacking, left, strict=True):
+        if row is None:
+            found.setdefault(comparison.reason or "")
+            continue
+        together = (contrast.weights[row] for (contrast, _), other in zip(left, lacking, strict=True) if other == row)
+        names = list(dict.fromkeys(column_name(name.removeprefix(TREND)) for each in together for name in each))
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        found.setdefault(f"no {', '.join(names[:_MOST_NAMES])}{more} for {row!r}{_why_none(results, row)}")
+    return list(found)
 
 
 def _claims_n(asked: Sequence[Contrast], comparisons: Sequence[Comparison]) -> int | None:
