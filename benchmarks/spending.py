@@ -9,8 +9,9 @@ The tables are simulated; the looks at them are those of a report, and a launch'
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -26,6 +27,17 @@ _FIXED = 13
 """Seeds of every row, which `--until-decided` is compared with."""
 
 _FUTURES = 400
+
+_BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+"""Of the trainings of 13 seeds of every row."""
+
+Order = Literal["value", "shared", "space", "seeds"]
+"""Which claim's trainings come next within a budget.
+
+`value`: what decides most probably for its cost, as `ablate.launch.deciding` has it. `shared`: the budget is shared in
+that order, and among what it pays for trainings come in the spaces' order. `space`: the spaces' order alone, each claim
+as far as it goes. `seeds`: all claims' first looks in the spaces' order, then all second ones.
+"""
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,13 @@ class Launched:
     seeds: Mapping[tuple[str, str], int]
 
 
-def launched(claims: Sequence[Published], at: int, most: int = DEFAULT_LOOKS[-1], budget: float = np.inf) -> Launched:
+def launched(
+    claims: Sequence[Published],
+    at: int,
+    most: int = DEFAULT_LOOKS[-1],
+    budget: float = np.inf,
+    order: Order = "value",
+) -> Launched:
     """Launch claims until they are decided, look by look, as `ablate.launch.deciding` goes on.
 
     Args:
@@ -146,6 +164,7 @@ def launched(claims: Sequence[Published], at: int, most: int = DEFAULT_LOOKS[-1]
         at: In which table.
         most: Seeds of a row.
         budget: In trainings.
+        order: Of them.
     """
     looks = [count for count in DEFAULT_LOOKS if count <= most]
     taken = [0] * len(claims)
@@ -170,11 +189,34 @@ def launched(claims: Sequence[Published], at: int, most: int = DEFAULT_LOOKS[-1]
                 turns.append((-within.value, number, rows, ahead[0]))
         if not turns:
             break
-        _, number, rows, count = min(turns)
+        number, rows, count = _next(turns, order, lambda turn: cost(claims[turn[1]], turn[2], turn[3]), left)
         for row in rows:
             seeds[claims[number].space, row] = max(seeds[claims[number].space, row], count)
         taken[number] += 1
     return Launched([n > 0 and each.steps[at][n - 1].decided for each, n in zip(claims, taken, strict=True)], seeds)
+
+
+_Turn = tuple[float, int, Sequence[str], int]
+"""What a claim's next look is worth (the less, the more), which claim, its rows and seeds."""
+
+
+def _next(
+    turns: Sequence[_Turn], order: Order, cost: Callable[[_Turn], float], left: float
+) -> tuple[int, Sequence[str], int]:
+    by_order: dict[Order, Callable[[_Turn], tuple[float, ...]]] = {
+        "value": lambda turn: turn[:2],
+        "shared": lambda turn: turn[1:2],
+        "space": lambda turn: turn[1:2],
+        "seeds": lambda turn: (turn[3], turn[1]),
+    }
+    if order == "shared":
+        paid: list[_Turn] = []
+        for turn in sorted(turns, key=by_order["value"]):
+            if cost(turn) <= left:
+                left -= cost(turn)
+                paid.append(turn)
+        turns = paid
+    return min(turns, key=by_order[order])[1:]
 
 
 def foreknown(claims: Sequence[Published], at: int, most: int) -> Launched:
@@ -214,12 +256,6 @@ def print_spending(tables: int, seed: int) -> None:
             f"tables launched whole, at most {_FIXED} seeds": [
                 launched(group, at, _FIXED) for group in by_space for at in range(tables)
             ],
-            "all of them within six tenths of the trainings of 13 seeds": [
-                launched(found, at, budget=0.6 * _FIXED * rows) for at in range(tables)
-            ],
-            "all of them within half of them": [
-                launched(found, at, budget=0.5 * _FIXED * rows) for at in range(tables)
-            ],
             f"by whoever knew which would be decided by {_FIXED} seeds": [
                 foreknown(found, at, _FIXED) for at in range(tables)
             ],
@@ -229,6 +265,19 @@ def print_spending(tables: int, seed: int) -> None:
             spent = sum(sum(end.seeds.values()) for end in each_end)
             whole = _FIXED * sum(len(end.seeds) for end in each_end)
             print(f"{words}: {decided:.1f} % decided with {100 * spent / whole:.0f} % of the trainings of 13 seeds")
+        orders = get_args(Order)
+        print(
+            "\nAll tables within a budget: decided, %, with trainings, % of 13 seeds, by the order of the trainings:\n"
+        )
+        print(f"| budget, % | {' | '.join(orders)} |\n|---|{'---|' * len(orders)}")
+        for budget in _BUDGETS:
+            cells = []
+            for order in orders:
+                each_end = [launched(found, at, budget=budget * _FIXED * rows, order=order) for at in range(tables)]
+                decided = 100 * np.mean([each for end in each_end for each in end.decided])
+                spent = np.mean([sum(end.seeds.values()) for end in each_end])
+                cells.append(f"{decided:.1f} with {100 * spent / (_FIXED * rows):.0f}")
+            print(f"| {100 * budget:.0f} | {' | '.join(cells)} |", flush=True)
 
 
 def tables_of_paper() -> list[SpaceFile]:
