@@ -36,3 +36,9 @@ def test_nobody_compares_with_a_presets_name() -> None:
     compared = re.compile(r"""(==|!=|\bin\b)\s*[(\[]?\s*["'](smoke|paper)["']""")
     found = [path.name for path in (ROOT / "ablate").rglob("*.py") if compared.search(path.read_text())]
     assert found == []
+
+
+def test_long_lists_are_cut_in_one_place() -> None:
+    cut = re.compile(r"""\band \{[^}]*\}(?:\{[^}]*\})? more\b""")
+    found = {path.name for path in (ROOT / "ablate").rglob("*.py") if cut.search(path.read_text())}
+    assert found == {"text.py"}, "use listed, shown or left_over of ablate.core.text"

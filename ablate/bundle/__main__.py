@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ablate.core.errors import SpecError, UserError
 from ablate.core.places import local_path
-from ablate.core.text import open_closed_streams, open_console, plural, printable
+from ablate.core.text import listed, open_closed_streams, open_console, plural, printable, shown
 from ablate.spaces.seeds import parse_seeds
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _tell_made(path: Path, plan: str, made: Made, tell: Callable[[str], None]) -
         count = sum(other == name for other in made.elsewhere.values())
         tell(f"{plural(count, 'training')} more in {name}, which has to lie beside it")
     if made.unfinished:
-        some = ", ".join(made.unfinished[:5]) + (" ..." if len(made.unfinished) > 5 else "")
+        some = listed(made.unfinished, 5)
         tell(f"not whole: {plural(len(made.unfinished), 'trial')} without all results ({some})")
 
 
@@ -131,10 +131,8 @@ def verify(
             lines = list(found.differs)
             if (spot or retrain is not None) and not lines:
                 lines += _again(opened, spot, retrain, seed, (sets, data_root, imports), console)
-            for line in lines[:MOST_LINES]:
+            for line in shown(lines, MOST_LINES):
                 _print_line(console, line)
-            if len(lines) > MOST_LINES:
-                _print_line(console, f"and {len(lines) - MOST_LINES} more")
             said = f"{plural(len(lines), 'difference')}" if lines else "nothing differs"
             _print_line(console, f"{path}: {found.sentence()}; {told}; {said} (made by {verifying.made_by(opened)})")
             differs = differs or bool(lines)

@@ -183,6 +183,29 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def left_over(count: int, most: int) -> list[str]:
+    """What stands for those beyond the first so many: `and 3 more`; nothing where there are none."""
+    return [f"and {count - most:,} more"] if count > most else []
+
+
+def shown(texts: Sequence[str], most: int) -> list[str]:
+    """The first so many of some texts, and how many there are besides: `a`, `b`, `and 3 more`."""
+    return [*texts[:most], *left_over(len(texts), most)]
+
+
+def listed(texts: Sequence[str], most: int) -> str:
+    """The first so many of some texts in a line, and how many there are besides: `a, b and 3 more`."""
+    return " ".join([", ".join(texts[:most]), *left_over(len(texts), most)])
+
+
+_SQUARE = str.maketrans("()", "[]")
+
+
+def aside(text: str) -> str:
+    """A text in round brackets, its own ones square, so that they nest: `(not needed [given up at 3 seeds])`."""
+    return f"({text.translate(_SQUARE)})"
+
+
 def row_name(row: str, spaces: Sequence[str]) -> str:
     """How a row (`space/label`) is called: by its label alone where only one space is planned."""
     space, _, label = row.partition("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
-from ablate.core.text import plural, printable
+from ablate.core.text import listed, plural, printable
 from ablate.spaces.inert import inert_beside
 from ablate.spaces.yamlfile import flatten
 
@@ -111,19 +111,17 @@ def _inert(trials: list[Trial], passed_over: str) -> Iterator[str]:
 
 
 def _listed(rows: tuple[str, ...]) -> str:
-    shown = [repr(printable(row)) for row in rows[:_ROWS_SHOWN]]
-    return ", ".join(shown) + (f" and {len(rows) - _ROWS_SHOWN} more" if len(rows) > _ROWS_SHOWN else "")
+    return listed([repr(printable(row)) for row in rows], _ROWS_SHOWN)
 
 
 def _passed_over(planned: list[PlannedTrial]) -> Iterator[str]:
     for each in planned:
         files = each.data.passed_over
         if files:
-            more = f", {printable(files[1])}, ..." if len(files) > 1 else ""
             yield (
                 f"{each.trial.where('data.root')}: data.root: {plural(len(files), 'image')} passed over, whose "
                 f"{'name does' if len(files) == 1 else 'names do'} not end like an image's "
-                f"({printable(files[0])}{more})"
+                f"({listed([printable(file) for file in files], 2)})"
             )
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.core.redaction import redact
-from ablate.core.text import open_console, plural, printable, row_name
+from ablate.core.text import listed, open_console, plural, printable, row_name
 from ablate.launch.cautions import cautions
 from ablate.launch.progress import Progress
 from ablate.report.opening import needs_no_uri, own_python, show_pages, show_step
@@ -101,13 +101,12 @@ def _table(plan: Plan, space: str, spaces: Sequence[str]) -> Table:
         label = printable(planned.trial.label)
         own = f"{space}/{planned.trial.label}"
         others = [row_name(row, spaces) for row in dict.fromkeys(training.rows) if row != own]
-        more = [f"and {len(others) - _SHARED_SHOWN} more"] if len(others) > _SHARED_SHOWN else []
         table.add_row(
             Text("" if label == before else label),
             Text(str(planned.trial.seed)),
             Text(training.key[:SHORT_KEY]),
             Text(_action(training), style=_STYLES[training.action]),
-            Text(", ".join(others[:_SHARED_SHOWN] + more), style="dim"),
+            Text(listed(others, _SHARED_SHOWN), style="dim"),
         )
         before = label
     return table

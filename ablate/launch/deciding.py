@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ablate.core.text import aside
 from ablate.launch.spending import Costs, told_hours
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan, PlannedTrial
@@ -135,7 +136,7 @@ class Stand:
                 return 2, f"not needed (given up at {self.seeds} seeds)"
             case "failed":
                 failed = waiting.failed if waiting is not None else None
-                return 3, f"not needed ({(failed or '').partition(' (')[0]})"
+                return 3, f"not needed {aside(failed or '')}"
             case "budget":
                 return 4, f"left out (the budget does not reach the look at {waiting.seeds if waiting else 0} seeds)"
             case _:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ablate.core.errors import UserError
 from ablate.core.redaction import redact
-from ablate.core.text import duration, fit, printable, row_name
+from ablate.core.text import duration, fit, left_over, printable, row_name
 from ablate.execution.base import Event
 from ablate.storage.status import TrainingStatus
 
@@ -234,8 +234,7 @@ class TrainingsProgress:
                 else []
             )
             texts += [Text(self._line_of(key, what, width, names)) for key, what in shown]
-            if len(shown) < len(active):
-                texts.append(Text(fit(f"and {len(active) - len(shown)} more", width).rstrip(), "dim"))
+            texts += [Text(fit(more, width).rstrip(), "dim") for more in left_over(len(active), len(shown))]
             if self.phase and not self._active:
                 since = duration(self._clock() - self._began)
                 texts.append(Text(fit(f"{self.phase} {since}", width).rstrip(), "dim"))

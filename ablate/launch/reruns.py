@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.core.errors import SpecError, TrackingError
-from ablate.core.text import plural, printable
+from ablate.core.text import aside, plural, printable
 from ablate.execution.addresses import ray_address
 from ablate.execution.base import Resources
 from ablate.launch.options import Options
@@ -125,7 +125,7 @@ class RerunSession(Session):
         if left:
             again = "run the same command again" if interrupted or any(t.action != "failed" for t in left) else ""
             reasons = "; ".join(dict.fromkeys(t.failure for t in left if t.failure))
-            said = f"{plural(len(left), 'training')} not trained again" + (f" ({reasons})" if reasons else "")
+            said = f"{plural(len(left), 'training')} not trained again" + (f" {aside(reasons)}" if reasons else "")
             self.console.print(Text(printable(f"{said}; {again}" if again else said), overflow="fold"))
         if self._tell_mlflow and told:
             self._mark(self.options.tracking_uri, [str(each["space"]) for each in told])

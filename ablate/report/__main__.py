@@ -17,7 +17,7 @@ from rich.text import Text
 from ablate.core.errors import SpecError, StorageError, TrackingError, UserError, nearest
 from ablate.core.places import local_path
 from ablate.core.redaction import redact
-from ablate.core.text import harmless, open_closed_streams, open_console, plural, printable
+from ablate.core.text import harmless, listed, open_closed_streams, open_console, plural, printable, shown
 from ablate.core.user_code import import_modules
 from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown
@@ -141,10 +141,8 @@ def _print_others(others: Sequence[str], space: str, console: Console) -> None:
         return
     console.print()
     console.print(f"Other plans of {space} (--plan ID):")
-    for told in others[:OTHER_PLANS]:
+    for told in shown(others, OTHER_PLANS):
         console.print(Text(printable(f"  {told}")))
-    if len(others) > OTHER_PLANS:
-        console.print(f"  and {len(others) - OTHER_PLANS} more")
 
 
 def _others(tracker: Tracker, results: Results) -> list[str]:
@@ -235,10 +233,9 @@ def tell_repairs(repairs: Sequence[str], console: Console) -> None:
         console: Where to print.
     """
     if repairs:
-        shown = ", ".join(dict.fromkeys(repairs[:OTHER_PLANS]))
-        more = f" and {len(repairs) - OTHER_PLANS} more" if len(repairs) > OTHER_PLANS else ""
+        which = listed(list(dict.fromkeys(repairs)), OTHER_PLANS)
         count = plural(len(repairs), "run")
-        told = f"Repaired {count} in MLflow that differed from storage; the former are deleted there: {shown}{more}"
+        told = f"Repaired {count} in MLflow that differed from storage; the former are deleted there: {which}"
         console.print(Text(printable(told), overflow="fold"))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ablate.core.text import listed
 from ablate.report.results import Results, Trial, along_epochs
 from ablate.spaces.networks import AverageName, Network
 
@@ -80,10 +81,7 @@ def sentence(results: Results) -> str:
         alike.setdefault(f"+{best.gain:.2f} for {{}} ({best.epoch} of {best.of})", []).append(row)
     if not alike:
         return ""
-    told = [
-        said.format(rows[0] if len(rows) == 1 else f"{rows[0]} and {len(rows) - 1} more")
-        for said, rows in alike.items()
-    ]
+    told = [said.format(listed(rows, 1)) for said, rows in alike.items()]
     return f"Robust overfitting: on held-out images, under PGD-7, the best epoch would be {', '.join(told)}"
 
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ablate.core.errors import SpecError, nearest
-from ablate.core.text import reason_of
+from ablate.core.text import left_over, reason_of
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -366,9 +366,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any, most: in
                 names = [part.strip("' ") for part in str(problem["ctx"]["expected"]).replace(" or ", ", ").split(",")]
                 text += f"; {nearest(problem['input'], names)}"
         lines.append(f"{where(place)}: {text}")
-    if len(problems) > most:
-        lines.append(f"(and {len(problems) - most} more)")
-    return "\n".join(dict.fromkeys(lines))
+    return "\n".join([*dict.fromkeys(lines), *left_over(len(problems), most)])
 
 
 _TRUTHS = dict.fromkeys(("true", "yes", "on", "y", "1"), "true")

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from ablate.core.text import first_line, named_line, reason_of
+from ablate.core.text import aside, first_line, left_over, listed, named_line, reason_of, shown
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "one", "\n one\ntwo", "x" * 900])
@@ -24,3 +24,19 @@ def test_the_reason_of_a_system_error_names_neither_number_nor_file() -> None:
     assert reason_of(error) == "permission denied"
     assert reason_of(OSError("no number")) == "no number"
     assert reason_of(ValueError("what it says\nand more")) == "what it says"
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "line"),
+    [(0, 2, ""), (1, 2, "0"), (2, 2, "0, 1"), (3, 2, "0, 1 and 1 more"), (1202, 1, "0 and 1,201 more")],
+)
+def test_long_lists_end_with_how_many_are_left_out(count: int, most: int, line: str) -> None:
+    texts = [str(number) for number in range(count)]
+    assert listed(texts, most) == line
+    assert shown(texts, most)[:most] == texts[:most]
+    assert shown(texts, most)[most:] == left_over(count, most)
+
+
+def test_brackets_within_brackets_are_square() -> None:
+    assert aside("plain") == "(plain)"
+    assert aside("not needed (given up (at 3))") == "(not needed [given up [at 3]])"

@@ -132,7 +132,7 @@ def test_one_is_decided_at_once_one_goes_on_one_is_given_up_and_a_killed_launch_
     assert "“nothing”: given up at 3 seeds" in told and "the look at 5 seeds would take about 0.04 core-hours" in told
     assert "high: seeds 3, 4: not needed (decided at 3 seeds)" in told
     assert "same: seeds 3, 4: not needed (given up at 3 seeds)" in told
-    assert "waits for seed 3 of same (not needed: given up at 3 seeds)" in told
+    assert "waits for seed 3 of same (not needed [given up at 3 seeds])" in told
     assert "not needed (no claim is about it)" in told and "missing" not in told
     [file] = plans.load_all(Storage(str(tmp_path / "storage")))
     assert file.seeds == [0, 1, 2, 3, 4] and len(file.trials) == 16 and file.until == 8

@@ -67,12 +67,21 @@ def test_results_may_arrive_in_any_order_and_elsewhere() -> None:
     assert judge(ABOVE, turned) == judge(ABOVE, results)
 
 
-@pytest.mark.parametrize("problem", ["not trained", "not finished, training", "stopped early after epoch 2", None])
+PROBLEMS = {
+    "not trained": "not trained",
+    "stopped early after epoch 2": "stopped early after epoch 2",
+    "not needed (given up at 3 seeds)": "not needed [given up at 3 seeds]",
+    "interrupted (signal 9) while measuring (pgd20)": "interrupted [signal 9] while measuring [pgd20]",
+    "not finished, after (a (b))": "not finished, after [a [b]]",
+}
+
+
+@pytest.mark.parametrize("problem", [*PROBLEMS, None])
 def test_a_seed_that_waits_keeps_the_look_from_being_taken(problem: str | None) -> None:
     results = without(scalars(CLEAR), "b", 1, problem)
     verdict = judge(SCALAR, results)
     assert verdict.verdict == UNDECIDED and verdict.look is None and verdict.next_look == 3
-    told = f" and waits for seed 1 of b ({problem})" if problem else ""
+    told = f" and waits for seed 1 of b ({PROBLEMS[problem]})" if problem else ""
     assert f"the first look is at 3 seeds{told}" in verdict.sentence()
 
 
@@ -85,6 +94,8 @@ def test_a_failed_seed_leaves_it_open_until_the_space_has_a_rule() -> None:
     verdict = judge(SCALAR, results)
     assert verdict.verdict == UNDECIDED
     assert (verdict.reason or "").startswith("seed 1 of b diverged (the outputs became nan in epoch 3)")
+    nested = without(scalars(CLEAR), "b", 1, "failed: CUDA error (719) at a step")
+    assert "seed 1 of b failed (CUDA error [719] at a step)" in (judge(SCALAR, nested).reason or "")
     assert "failures: worst" in (verdict.reason or "")
     excluded = judge(SCALAR, results, design=Design(looks=(3,), failures="exclude"))
     assert excluded.verdict == HOLDS and excluded.comparisons[0].n == {"a": 2, "b": 2}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ablate.core.text import aside, listed
 from ablate.report.names import column_name
 from ablate.report.results import Outcome, Results
 from ablate.report.verdicts.contrasts import Contrast
@@ -132,7 +133,7 @@ def _look(count: int, rows: Mapping[str, tuple[str, ...]], results: Results, des
                     table[row][seed] = _worst(results, row, seed, metrics)
                     notes.append(f"{named} and counts as accuracy 0")
                 else:
-                    failed.append(f"{named} ({reason})")
+                    failed.append(f"{named} {aside(reason)}")
                     if design.failures == "worst":
                         odd = next(metric for metric in metrics if not is_accuracy(metric))
                         failed[-1] += f", and {column_name(odd)} has no worst value"
@@ -140,13 +141,11 @@ def _look(count: int, rows: Mapping[str, tuple[str, ...]], results: Results, des
                 lacking = next(metric for metric in metrics if not has(outcome, (metric,)))
                 waits.append(f"{column_name(lacking)} of {row}, seed {seed}")
             elif problem is not None:
-                why = problem.replace(" (", ": ", 1).removesuffix(")") if problem.endswith(")") else problem
-                waits.append(f"seed {seed} of {row} ({why})")
+                waits.append(f"seed {seed} of {row} {aside(problem)}")
             else:
                 whole = False
     if failed:
-        more = f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
-        return Look(count, None, ", ".join(failed[:_SHOWN]) + more)
+        return Look(count, None, listed(failed, _SHOWN))
     if waits or not whole:
         return Look(count, None, waits_for=tuple(waits))
     kept = {row: [found[seed] for seed in seeds if seed not in left_out] for row, found in table.items()}

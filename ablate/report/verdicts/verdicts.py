@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ablate.core.text import aside, listed, shown
 from ablate.report.names import column_name
 from ablate.report.results import TREND, Results, published_results
 from ablate.report.verdicts.contrasts import Contrast, contrasts
@@ -247,8 +248,7 @@ def judge(
         # Where some comparisons can be decided by more seeds and others cannot, it is these that leave the claim open.
         left = [pair for pair in zip(asked, comparisons, strict=True) if pair[1].reason is not None]
         reasons = _reasons([pair for pair in left if pair[1].n_to_decide is None] or left, results)
-        reason = "; ".join(reasons[:MOST_REASONS])
-        reason += f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+        reason = "; ".join(shown(reasons, MOST_REASONS))
     return Verdict(
         claim, UNDECIDED, comparisons, tests, reason, n_to_decide, look, next_look, course.told_next()
     )  # fmt: skip
@@ -309,8 +309,7 @@ class _Course:
         told = f"the {which} look is at {self.waiting.seeds} seeds"
         if not self.waiting.waits_for:
             return told
-        others = len(self.waiting.waits_for) - 1
-        return f"{told} and waits for {self.waiting.waits_for[0]}" + (f" and {others} more" if others else "")
+        return f"{told} and waits for {listed(self.waiting.waits_for, 1)}"
 
     def comparison(self, index: int) -> Comparison:
         contrast, at = self.asked[index], int(self.standing.look[index])
@@ -437,7 +436,7 @@ def _estimate(contrast: Contrast, results: Results) -> Estimate:
 
 
 def _why_none(results: Results, row: str) -> str:
-    return f" ({'; '.join(reasons)})" if (reasons := results.reasons(row)) else ""
+    return f" {aside('; '.join(reasons))}" if (reasons := results.reasons(row)) else ""
 
 
 def _reasons(left: Sequence[tuple[Contrast, Comparison]], results: Results) -> list[str]:
@@ -453,8 +452,7 @@ def _reasons(left: Sequence[tuple[Contrast, Comparison]], results: Results) -> l
             continue
         together = (contrast.weights[row] for (contrast, _), other in zip(left, lacking, strict=True) if other == row)
         names = list(dict.fromkeys(column_name(name.removeprefix(TREND)) for each in together for name in each))
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        found.setdefault(f"no {', '.join(names[:_MOST_NAMES])}{more} for {row!r}{_why_none(results, row)}")
+        found.setdefault(f"no {listed(names, _MOST_NAMES)} for {row!r}{_why_none(results, row)}")
     return list(found)
 
 
