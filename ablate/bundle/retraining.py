@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -13,8 +14,7 @@ from ablate.core.errors import SpecError
 from ablate.core.text import duration
 from ablate.execution import worker
 from ablate.execution.base import Event, Task
-from ablate.learning import data
-from ablate.learning.official import CORRUPTIONS
+from ablate.planning.datasets import load_for
 from ablate.report.replications import replications_of
 from ablate.storage.carrying import stored_training
 from ablate.storage.plans import TrialPart
@@ -74,8 +74,8 @@ def check(opened: Opened, row: str, seed: int | None, here: Here, tell: Callable
             elif event.kind == "measuring":
                 tell(f"measuring {event.text}")
 
-        corrupted = CORRUPTIONS in {each.name for each in wanted.values()}
-        outcome = worker.run(task, data.load(training.spec.data, here.data_root, corrupted=corrupted), listen)
+        [dataset] = load_for([replace(training, measurements=wanted)], here.data_root).values()
+        outcome = worker.run(task, dataset, listen)
         if outcome.state != "finished":
             return [f"{part.row}, seed {part.seed}: not trained again ({outcome.state}: {outcome.reason})"]
         [found] = replications_of(storage, row_parts)[part.seed]

@@ -32,9 +32,8 @@ from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject, results_of
 from ablate.launch.weights import keep_weights
-from ablate.learning import data
-from ablate.learning.official import CORRUPTIONS
 from ablate.planning.as_file import plan_file_of
+from ablate.planning.datasets import load_for
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.report.opening import show_live_page, show_watching
@@ -435,7 +434,7 @@ class Session:
                 open_executor(
                     options.local,
                     subject.resources(options),
-                    self._datasets(),
+                    load_for(self.subject.may_train(), self.options.data_root),
                     self.storage.files,
                     options.imports,
                     self.console.print,
@@ -455,13 +454,6 @@ class Session:
                 yield
             finally:
                 self.time_is_up = up.is_set()
-
-    def _datasets(self) -> dict[str, data.Dataset]:
-        """What trainings may need, each loaded once."""
-        specs = {data.dataset_name(spec): spec for spec in self.subject.data()}
-        asked = (each.name for training in self.plan.trainings.values() for each in training.measurements.values())
-        corrupted = self.subject.always_trains or CORRUPTIONS in asked
-        return {name: data.load(spec, self.options.data_root, corrupted=corrupted) for name, spec in specs.items()}
 
     def _prune(self) -> None:
         """Drop the checkpoints of what has everything that this plan measures, and that nobody else works on."""

@@ -21,7 +21,6 @@ from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.planning.search_plan import SearchPlan, search_estimate
-from ablate.spaces.specs import DataSpec
 from ablate.spaces.trials import Sample
 from ablate.storage.leases import Leases
 from ablate.storage.samples import SampleEnd, sample_end
@@ -62,8 +61,8 @@ class Subject(Source, Protocol):
     always_trains: bool
     """Whether there may be something to train that no plan shows."""
 
-    def data(self) -> Iterable[DataSpec]:
-        """What its trainings may be trained on."""
+    def may_train(self) -> Iterable[PlannedTraining]:
+        """Trainings with the data and measurements of all that it may train."""
 
     def decide(self, storage: Storage, options: Options) -> None:
         """Decide about all that can be told before the launch begins."""
@@ -147,9 +146,9 @@ class Rows:
         self.plan = plan
         self._left: list[PlannedTraining] | None = None
 
-    def data(self) -> Iterable[DataSpec]:
+    def may_train(self) -> Iterable[PlannedTraining]:
         """See `Subject`."""
-        return [training.spec.data for training in self.plan.left()]
+        return self.plan.left()
 
     def decide(self, storage: Storage, options: Options) -> None:
         """See `Subject`."""
@@ -274,9 +273,9 @@ class Samples:
         self._ticked = time.monotonic()
         self._taken_over = False
 
-    def data(self) -> Iterable[DataSpec]:
-        """See `Subject`."""
-        return [training.spec.data for training in self.found.base.trainings.values()]
+    def may_train(self) -> Iterable[PlannedTraining]:
+        """See `Subject`: no sample has other data than the configuration without one, or is measured otherwise."""
+        return self.found.base.trainings.values()
 
     def _use(self, found: SearchPlan) -> None:
         self.found, self.plan, self.search, self.spec = found, found.plan, found.search, found.asked.search

@@ -23,7 +23,6 @@ from ablate.launch.sources import Rows, Session, resources_of
 from ablate.launch.spending import Costs, told_hours
 from ablate.planning.estimates import Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
-from ablate.spaces.specs import DataSpec
 from ablate.storage import plans
 from ablate.storage.storage import Storage
 
@@ -69,9 +68,9 @@ class UntilDecided(Rows):
         self._stale = False
         self._look()
 
-    def data(self) -> Iterable[DataSpec]:
+    def may_train(self) -> Iterable[PlannedTraining]:
         """See `Subject`: whatever a later look may want."""
-        return [training.spec.data for training in self.whole.trainings.values()]
+        return self.whole.trainings.values()
 
     def _look(self) -> list[str]:
         """Compute from storage what is in play; keys of trainings that have joined."""

@@ -13,6 +13,7 @@ from ablate.execution.executors import LocalExecutor
 from ablate.launch.queue import WAIT_S, TrainingQueue
 from ablate.launch.request import Request
 from ablate.launch.sources import Rows, Samples
+from ablate.planning.datasets import load_for
 from ablate.planning.plan import PlannedTraining
 from ablate.storage import leases
 from ablate.storage.leases import Leases
@@ -199,12 +200,9 @@ def test_two_launches_of_one_plan_share_its_work(tmp_path: Path) -> None:
 
 def test_a_queue_run_in_this_process_ends_with_every_row(tmp_path: Path) -> None:
     world = World(tmp_path)
-    from ablate.learning import data
-
-    spec = next(iter(world.subject.data()))
     executor = LocalExecutor(
         world.subject.resources(world.options),
-        {data.dataset_name(spec): data.load(spec, tmp_path)},
+        load_for(world.subject.may_train(), tmp_path),
         world.storage.files,
         world.notes.append,
     )
