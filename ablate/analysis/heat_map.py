@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,10 +130,22 @@ def error_map(
     return errors
 
 
+def map_passes(settings: Mapping[str, Any], images: int, size: int) -> float:
+    """Forward passes of one image that a heat map amounts to: one each without a wave, and under each of them.
+
+    Args:
+        settings: With `heat_map_images`.
+        images: Test images.
+        size: Height and width in pixels.
+    """
+    return min(images, int(settings["heat_map_images"])) * (1.0 + len(frequency_classes(size)))
+
+
 @register_analysis(
     "heat_map",
     scalars=[f"heat_map/{what}" for what in ("error_clean", *(f"error_{name}" for name in THIRDS), "low_minus_high")],
     settings=("heat_map_norm", "heat_map_images"),
+    passes=map_passes,
 )
 def heat_map(context: AnalysisContext) -> AnalysisResult:
     """The Fourier heat map: the error under each real Fourier basis vector, one at a time.

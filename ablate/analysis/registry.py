@@ -62,13 +62,20 @@ class AnalysisResult:
 
 
 Analysis = Callable[[AnalysisContext], AnalysisResult]
+Passes = Callable[[Mapping[str, Any], int, int], float]
+"""The settings that an analysis uses, test images and their size in pixels -> forward passes of one image."""
 _analyses: Registry[Analysis] = Registry("measurement.analyses", metrics=True)
 _scalars: dict[str, tuple[str, ...] | None] = table({})
 _settings: dict[str, tuple[str, ...] | None] = table({})
+_passes: dict[str, Passes | None] = table({})
 
 
 def register_analysis(
-    name: str, *, scalars: Iterable[str] | None = None, settings: Iterable[str] | None = None
+    name: str,
+    *,
+    scalars: Iterable[str] | None = None,
+    settings: Iterable[str] | None = None,
+    passes: Passes | None = None,
 ) -> Callable[[Analysis], Analysis]:
     """The decorator that makes an analysis available to `measurement.analyses` and to figures.
 
@@ -78,6 +85,7 @@ def register_analysis(
             is refused before anything is trained. None: it does not say.
         settings: Names of the settings of `measurement` that change what it finds; its context has their values. None:
             those of PGD-20, which makes its examples.
+        passes: What it costs, for estimates of how long a launch takes; None: as much as PGD-20 on all test images.
 
     Returns:
         The decorator; it returns the analysis unchanged.
@@ -95,6 +103,7 @@ def register_analysis(
         _analyses.register(name)(analysis)
         _scalars[name] = declared
         _settings[name] = None if settings is None else tuple(settings)
+        _passes[name] = passes
         return analysis
 
     _analyses.check_name(name)
@@ -109,6 +118,11 @@ def declared_scalars(name: str) -> tuple[str, ...] | None:
 def declared_settings(name: str) -> tuple[str, ...] | None:
     """The settings of `measurement` that change what an analysis finds; None: those of PGD-20."""
     return _settings[name]
+
+
+def declared_passes(name: str) -> Passes | None:
+    """Forward passes that an analysis amounts to; None where it does not say."""
+    return _passes.get(name)
 
 
 get_analysis = _analyses.get

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ablate.analysis.examples import ANALYSED_IMAGES
-from ablate.analysis.heat_map import frequency_classes
+from ablate.analysis.registry import declared_passes, declared_settings
 from ablate.attacks import Attack, Square, Together, build_attack
 from ablate.learning.models import build_network
 from ablate.learning.objectives import traits
 from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.settings import values_of
 from ablate.spaces.specs import ModelSpec, TrainingAttackSpec, TrialSpec
 
 STEP_COST, UPDATE_COST = 2.0, 3.0
@@ -34,8 +35,11 @@ def measurement_cost(measurement: PlannedMeasurement, test_count: int, image_siz
         test_count: Test images.
         image_size: Height and width in pixels.
     """
-    if measurement.name == "heat_map":
-        return min(test_count, measurement.settings.heat_map_images) * (1 + len(frequency_classes(image_size)))
+    passes = declared_passes(measurement.name) if measurement.kind == "analysis" else None
+    if passes is not None:
+        return passes(
+            values_of(measurement.settings, declared_settings(measurement.name) or ()), test_count, image_size
+        )
     if measurement.kind != "attack":
         count = min(test_count, ANALYSED_IMAGES) if measurement.kind == "transfer" else test_count
         return count * (1 + STEP_COST * _ASSUMED_STEPS)

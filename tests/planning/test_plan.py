@@ -247,7 +247,17 @@ def test_an_analysis_that_names_a_setting_that_is_none_is_refused(tmp_path: Path
             plan_of(["batch_size"], tmp_path, "measurement.analyses=[mine]")
 
 
-def test_a_heat_map_is_foreseen_with_all_its_frequencies() -> None:
+def test_an_analysis_is_foreseen_with_the_cost_that_it_declares() -> None:
     spec = MeasurementSpec(heat_map_images=50)
-    cost = measurement_cost(PlannedMeasurement("k", "analysis", "heat_map", "last", None, False, spec), 1000, 32)
-    assert cost == 50 * (1 + 514)
+
+    def cost(name: str) -> float:
+        return measurement_cost(PlannedMeasurement("k", "analysis", name, "last", None, False, spec), 1000, 32)
+
+    assert cost("heat_map") == 50 * (1 + 514)
+    with temporary_registrations():
+        register_analysis("mine", settings=["heat_map_images"], passes=lambda asked, images, size: images + size)(
+            lambda context: AnalysisResult()
+        )
+        register_analysis("silent")(lambda context: AnalysisResult())
+        assert cost("mine") == 1032
+        assert cost("silent") == cost("spectrum") == 1000 * 41
