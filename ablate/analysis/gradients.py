@@ -15,7 +15,7 @@ from ablate.core.errors import MeasurementError
 
 
 def input_gradients(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-    """The gradient of each image's cross-entropy by its pixels, scaled to unit length.
+    """The gradient of each image's cross-entropy by its pixels, scaled to unit length: g / |g|_2, g = dl/dx.
 
     The length says how sure the network is, not where it looks: unscaled, the few images that it gets wrong would be
     the whole mean.

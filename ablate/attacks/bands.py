@@ -104,7 +104,7 @@ class BandPGD(LinfAttack):
             )
 
     def mask(self, size: int, device: torch.device | None = None) -> Tensor | None:
-        """The band's mask for images of a size, as of `ablate.analysis.bands`; None of the whole spectrum.
+        """The band's mask for images of a size, [size, size] as of `ablate.analysis.bands`; None of the whole spectrum.
 
         Raises:
             SpecError: Images of this size have no such frequencies.

@@ -161,7 +161,7 @@ def full_precision(logits: Tensor) -> Tensor:
     """Logits that autocast left in half precision, as float32: a loss of 8 bits has too few distinct values.
 
     Args:
-        logits: Any float type.
+        logits: [N, classes] of any float type.
 
     Returns:
         The same in float32 where they were bfloat16 or float16, else as they are.

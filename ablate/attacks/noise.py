@@ -36,7 +36,7 @@ class Natural(Attack):
         seed: int,
         clean_logits: Tensor | None = None,
     ) -> Tensor:
-        """The images themselves, the very same tensor."""
+        """As in `Attack.perturb`: the images themselves, the very same tensor."""
         return images
 
 

@@ -115,13 +115,22 @@ def first_of_several(
 
 
 def repeated(values: Tensor, places: Tensor, times: int) -> Tensor:
-    """Some of the images, or of what belongs to them, several times one after the other."""
+    """Some of the images, or of what belongs to them, several times one after the other.
+
+    Args:
+        values: [N, ...].
+        places: [M] int64, which of them.
+        times: How often.
+
+    Returns:
+        [times * M, ...]: all of them once, then all of them again.
+    """
     chosen = values[places].repeat(times, *(1 for _ in values.shape[1:]))
     return chosen.contiguous(memory_format=_format(values)) if values.dim() == 4 else chosen
 
 
 def joined(parts: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Images one after the other, laid out as others are."""
+    """Images one after the other, [n, C, H, W] each, in the memory format of others."""
     return torch.cat(list(parts)).contiguous(memory_format=_format(like))
 
 
@@ -178,7 +187,7 @@ class Remaining:
             self._drop()
 
     def keep(self, candidates: Tensor) -> None:
-        """What comes back for the images that remain."""
+        """What comes back for the M images that remain, [M, C, H, W] in [0, 1]; of those that are broken it stays."""
         self._found = torch.where(self._gone[:, None, None, None], self._found, candidates.detach())
 
     def settle(self) -> Tensor:

@@ -146,7 +146,7 @@ def bits(key: int | Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def uniform_of(row: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-    """As `uniform`, of rows."""
+    """As `uniform`, of rows: [..., *shape] float32 in [0, 1), of rows [...] int64."""
     return _shift(bits_of(row, shape), 40).to(torch.float32).mul_(2.0**-24)
 
 
@@ -196,7 +196,7 @@ def normal(key: int | Tensor, index: Tensor, shape: tuple[int, ...] = ()) -> Ten
 
 
 def normal_of(row: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-    """As `normal`, of rows."""
+    """As `normal`, of rows: [..., *shape] float32, by Box and Muller's method, of rows [...] int64."""
     raw = bits_of(row, shape)
     radius = (_shift(raw, 40).to(torch.float32) + 1.0) * 2.0**-24  # in (0, 1]: its logarithm is finite
     angle = ((raw & 0xFFFFFF).to(torch.float32)) * (2.0**-24 * 2.0 * math.pi)
@@ -218,5 +218,5 @@ def permutation(key: int | Tensor, count: int, device: torch.device | str = "cpu
 
 
 def permutation_of(row: Tensor) -> Tensor:
-    """As `permutation`, of rows: those along the last dimension belong to one order."""
+    """As `permutation`, of rows [..., count]: those along the last dimension belong to one order."""
     return torch.argsort(bits_of(row, ()), stable=True)

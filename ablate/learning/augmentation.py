@@ -56,7 +56,7 @@ def crop_and_flip(images: Tensor, draws: Draws, *, padding: int, flip: bool) -> 
 
 @register_augmentation("none")
 def none(images: Tensor, targets: Tensor, draws: Draws, spec: AugmentationSpec) -> tuple[Tensor, Tensor]:
-    """Leave the examples as they are."""
+    """Leave the examples as they are: images [N, 3, H, W] in [0, 1] and labels [N, K]."""
     return images, targets
 
 

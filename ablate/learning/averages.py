@@ -57,7 +57,10 @@ class Average:
         torch._foreach_lerp_(self.sums, self._tensors, 1.0 - self.name.decay)
 
     def values(self) -> dict[str, Tensor]:
-        """The averaged `state_dict`; what is counted in it, as in the network. Only after an update."""
+        """The averaged `state_dict`, s_t / (1 - decay^t) of s_t = decay s_(t-1) + (1 - decay) w_t after t updates.
+
+        Each has the shape that it has in the network; what is counted in it is the network's. Only after an update.
+        """
         share = 1.0 - self.name.decay**self.updates
         averaged = {key: total / share for key, total in self._sums.items()}
         return {key: averaged.get(key, value.clone()) for key, value in self._network.state_dict().items()}

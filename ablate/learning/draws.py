@@ -87,7 +87,7 @@ class Ahead:
         return Draws(self.seed, epoch, step, count, self.device, self)
 
     def look_up(self, what: Drawn, now: Draws) -> Tensor:
-        """A step's numbers of a kind."""
+        """A step's numbers of a kind, [count, ...] as of `Draws`."""
         first = now.step - now.step % STEPS_AHEAD
         epoch_and_first, drawn = self._held.get((what, now.count), ((-1, -1), None))
         if drawn is None or epoch_and_first != (now.epoch, first):
@@ -183,7 +183,7 @@ class Draws:
         return self.drawn(("windows", padding, flip))
 
     def drawn(self, what: Drawn) -> Tensor:
-        """Small numbers of a kind: not to be changed."""
+        """Small numbers of a kind, [count, ...] as its public name says: not to be changed."""
         if self.ahead is not None:
             return self.ahead.look_up(what, self)
         return draw(what, Steps(self.seed, self.epoch, range(self.step, self.step + 1), self.count), self.device)[0]
@@ -191,7 +191,7 @@ class Draws:
 
 @functools.cache
 def counted(count: int, device: torch.device) -> Tensor:
-    """0 .. count - 1; made on the host, so that no stream finds them half done."""
+    """[count] int64, 0 .. count - 1; made on the host, so that no stream finds them half done."""
     return torch.arange(count).to(device)
 
 

@@ -56,12 +56,12 @@ class Batch:
 
     @functools.cached_property
     def clean_logits(self) -> Tensor:
-        """What the network says of `images`."""
+        """What the network says of `images`, [N, classes]."""
         return self.network(self.images)
 
     @functools.cached_property
     def adversarial_logits(self) -> Tensor:
-        """What the network says of `adversarial`."""
+        """What the network says of `adversarial`, [N, classes]."""
         return self.network(self.adversarial)
 
 
@@ -134,13 +134,13 @@ def traits(name: str) -> Traits:
 
 @register_objective("pgd_at", weight=0.0, passes=1)
 def pgd_at(batch: Batch) -> Tensor:
-    """The mean loss of the adversarial examples (arXiv 1706.06083)."""
+    """The mean loss of the adversarial examples, a scalar (arXiv 1706.06083, Equation 2.1)."""
     return batch.loss(batch.adversarial_logits).mean()
 
 
 @register_objective("trades", weight=6.0, attacked="divergence")
 def trades(batch: Batch) -> Tensor:
-    """The mean loss of the images + weight * KL(network(x) || network(x')) (arXiv 1901.08573; its code's beta).
+    """The mean loss of the images + weight * KL(network(x) || network(x')), a scalar (arXiv 1901.08573; weight: beta).
 
     Gradients reach both sides of the divergence, as in the authors' code.
     """
@@ -153,7 +153,7 @@ def trades(batch: Batch) -> Tensor:
 def mart(batch: Batch) -> Tensor:
     """Boosted cross-entropy + weight * KL(network(x) || network(x')) * (1 - p_y(x)) (ICLR 2020, Equation 11).
 
-    The boost is -log(1 - the highest probability of another class).
+    A scalar, the mean over the examples. The boost is -log(1 - the highest probability of another class).
     """
     clean, adversarial = batch.clean_logits, batch.adversarial_logits
     labels = batch.labels[:, None]

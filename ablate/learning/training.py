@@ -381,7 +381,7 @@ class TrainingRun:
         return self.step(self.images[batch], self.labels[batch], draws)
 
     def step(self, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """One update; returns the batch's mean loss and the number of correct answers, both on the device."""
+        """One update on [N, 3, H, W] in [0, 1] and labels [N]; scalars: mean loss, correct answers."""
         training = self.training
         with transformed_weights(self.network):
             images, adversarial, targets, hard = self.examples(pixels, labels, draws)
@@ -406,7 +406,7 @@ class TrainingRun:
         return mean.detach(), (batch.adversarial_logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
 
     def examples(self, pixels: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a step trains on: images, what the training attack made of them, targets, and the targets unmixed."""
+        """What a step trains on: images [N, 3, H, W], what the attack made of them, targets, and these unmixed."""
         training = self.training
         pixels = crop_and_flip(pixels, draws, padding=training.crop_padding, flip=training.flip)
         clean = as_float(pixels).contiguous(memory_format=self.layout)
@@ -421,7 +421,7 @@ class TrainingRun:
         return images, adversarial, targets, hard
 
     def uphill(self, batch: Batch) -> list[Tensor]:
-        """AWP: where the weights would make the objective worst; the network's averages stay as they are."""
+        """AWP: the objective's gradient, in each weight's shape (arXiv 2004.05884); the network's averages stay."""
         with put_back(self.network.buffers()):
             value = self.objective(batch)
             gradients = torch.autograd.grad(value, self.perturbable, allow_unused=True)
@@ -429,17 +429,17 @@ class TrainingRun:
         return [torch.zeros_like(weight) if gradient is None else gradient for weight, gradient in found]
 
     def answers(self, images: Tensor) -> Tensor:
-        """Logits in training mode, for an objective."""
+        """Logits [N, classes] in training mode, for an objective."""
         return self.forward(images.contiguous(memory_format=self.layout))
 
     def loss(self, labels: Tensor, hard: Tensor, targets: Tensor, smoothing: float = 0.0) -> Loss:
-        """Cross-entropy of labels that were not mixed, else binary cross-entropy."""
+        """Of each example, cross-entropy of labels [N] where they were not mixed, else binary of targets [N, K]."""
         if targets is hard:
             return cross_entropy(labels, smoothing)
         return binary_cross_entropy(targets, self.training.augmentation.bce_reduction)
 
     def attacked(self, images: Tensor, loss: Loss, draws: Draws) -> Tensor:
-        """The training attack's examples."""
+        """The training attack's examples of [N, 3, H, W], in [0, 1] unless a filter came before."""
         attack, augmentation = self.training.attack, self.training.augmentation
         if attack.name == "none":
             return images
@@ -457,18 +457,18 @@ class TrainingRun:
 
     @torch.no_grad()
     def clean_answers(self, images: Tensor) -> Tensor:
-        """Logits as the attack sees them, of images that are not attacked."""
+        """Logits [N, classes] as the attack sees them, of images that are not attacked."""
         return self.ask(images)
 
     def ask(self, images: Tensor) -> Tensor:
-        """Logits in float32 as the attack sees them."""
+        """Logits [N, classes] in float32 as the attack sees them."""
         if self.asked is self.network:
             return self.forward(images)
         with self.precision():
             return full_precision(self.asked(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits in float32, by the compiled network where there is one."""
+        """Logits [N, classes] in float32, by the compiled network where there is one."""
         # A smaller last batch would compile everything a second time.
         network = self.compiled if len(images) == self.training.batch_size else self.network
         with self.precision():

@@ -41,6 +41,8 @@ PART_FLOAT32, PART_BFLOAT16 = 64, 128
 class FoldedConv2d(nn.Module):
     """A convolution and the batch normalization after it as one convolution.
 
+    With s = gamma / sqrt(var + eps) by output channel: weight s w, bias beta + s (b - mean).
+
     Args:
         conv: Read, never changed.
         norm: Read, never changed.

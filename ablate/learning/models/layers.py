@@ -37,7 +37,7 @@ class Hardtanh(nn.Hardtanh):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """As x, within the bounds."""
+        """Of any shape, min(max(x, -1), 1)."""
         if torch.compiler.is_compiling():
             clipped: Tensor = _ClipByOutput.apply(input, self.min_val, self.max_val)
             return clipped

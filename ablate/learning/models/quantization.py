@@ -53,7 +53,14 @@ class WeightTransform(nn.Module):
             self.scale = nn.Parameter(torch.tensor(WEIGHT_SCALE))
 
     def standardize(self, weight: Tensor) -> Tensor:
-        """(w - mean) / std over all of the layer's weights, or the weights themselves where that is not asked."""
+        """(w - mean) / std over all of the layer's weights, or the weights themselves where that is not asked.
+
+        Args:
+            weight: [out, in, h, w]; no gradient passes through mean and std.
+
+        Returns:
+            The same shape, around 0 with a standard deviation of 1.
+        """
         if not self.standardized:
             return weight
         std, mean = torch.std_mean(weight.detach(), correction=1 if weight.numel() > 1 else 0)
@@ -141,7 +148,7 @@ class QuantizedConv2d(nn.Conv2d):
         return transformed
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution with the transformed weights."""
+        """The convolution of [N, in, H, W] with the transformed weights."""
         result: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
         return result
 
@@ -166,7 +173,7 @@ class QuantizedActivation(nn.Module):
         self.scale = nn.Parameter(torch.tensor(HARDTANH_SCALE if self.signed else RELU_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
-        """As x, of at most 2^bits levels."""
+        """Of any shape, the activation at most 2^bits levels: in [-scale, scale] where signed, else in [0, scale]."""
         if not self.rounds:
             return self.activation(x)  # type: ignore[no-any-return]
         return quantize(self.activation(x), self.scale, self.bits, signed=self.signed, stop=True)

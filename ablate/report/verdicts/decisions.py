@@ -124,7 +124,10 @@ def _t(level: float, df: float | Array) -> Array:
 
 
 def sides(contrast: Contrast, found: Estimate, level: float) -> NDArray[np.int8]:
-    """Where the interval of a contrast lies at a level: 1 inside its region, -1 outside, 0 on both sides of a bound."""
+    """Where the interval of a contrast lies at a level: 1 inside its region, -1 outside, 0 on both sides of a bound.
+
+    As many as the estimate has effects: a scalar of one table, [tables] of simulated ones.
+    """
     half = half_width(found, level)
     low, high = found.effect - half, found.effect + half
     inside = (low > contrast.low) & (high < contrast.high)
