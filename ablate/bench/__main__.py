@@ -58,7 +58,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(epilog=EPILOG, context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
 def main(
     what: Annotated[
-        list[What] | None, typer.Option(show_default=False, help="May repeat; default: steps and columns.")
+        list[What] | None,
+        typer.Option(
+            show_default=False, metavar="WHAT", help=f"{', '.join(What)}; may repeat; default: steps and columns."
+        ),
     ] = None,
     network: Annotated[
         list[str] | None,

@@ -41,13 +41,15 @@ def _print_line(console: Console, line: str) -> None:
 @app.command(context_settings=_CONTEXT)
 def make(
     out: Annotated[Path, typer.Argument(metavar="OUT.zip", help="The file to write; replaced where it is there.")],
-    space: Annotated[list[str], typer.Option(help="As it was launched: a name, a file or all; may repeat.")] = [],  # noqa: B006
-    preset: Annotated[str | None, typer.Option(help="Default: that of the launch before.")] = None,
+    space: Annotated[
+        list[str], typer.Option(metavar="NAME", help="As it was launched: a name, a file or all; may repeat.")
+    ] = [],  # noqa: B006
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Default: that of the launch before.")] = None,
     sets: Annotated[list[str], typer.Option("--set", metavar="PATH=VALUE", help="As it was launched.")] = [],  # noqa: B006
     seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Default: all that were launched.")] = None,
     row: Annotated[list[str], typer.Option(metavar="LABEL", help="Only this row; may repeat.")] = [],  # noqa: B006
-    plan: Annotated[str | None, typer.Option(help="A plan's id, in place of all these words.")] = None,
-    storage: Annotated[str, typer.Option(help="A folder or bucket.")] = "./storage",
+    plan: Annotated[str | None, typer.Option(metavar="ID", help="A plan's id, in place of all these words.")] = None,
+    storage: Annotated[str, typer.Option(metavar="PLACE", help="A folder or bucket.")] = "./storage",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="With the networks.")] = False,
     without: Annotated[
         list[Path],
@@ -105,13 +107,17 @@ def _tell_made(path: Path, plan: str, made: Made, tell: Callable[[str], None]) -
 @app.command(context_settings=_CONTEXT)
 def verify(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Of python -m ablate.bundle make.")],
-    spot: Annotated[int, typer.Option(min=0, help="Attack so many random images again, with its networks.")] = 0,
+    spot: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Attack so many random images again, with its networks.")
+    ] = 0,
     retrain: Annotated[str | None, typer.Option(metavar="ROW", help="Train this row again, and compare bits.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of --retrain; default: the row's first.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of --retrain; default: the row's first.")] = None,
     sets: Annotated[
         list[str], typer.Option("--set", metavar="PATH=VALUE", help="Where its data are here: data.root=DIR.")
     ] = [],  # noqa: B006
-    data_root: Annotated[Path, typer.Option(metavar="DIR", help="Downloaded data; default ./data.")] = Path("data"),
+    data_root: Annotated[
+        Path, typer.Option(metavar="DIR", show_default=False, help="Downloaded data; default ./data.")
+    ] = Path("data"),
     imports: Annotated[list[str], typer.Option("--import", metavar="MODULE", help="Code that its rows use.")] = [],  # noqa: B006
     signers: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Whose signatures count, as ssh-keygen has it.")
@@ -143,7 +149,7 @@ def verify(
 @app.command(context_settings=_CONTEXT)
 def page(
     template: Annotated[Path, typer.Argument(metavar="PROSE", help="The page's text; {space/row/column} is a number.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")],
+    out: Annotated[Path, typer.Option(metavar="PAGE", help="The page to write.")],
     bundles: Annotated[Path, typer.Option(metavar="DIR", help="Where its bundles lie.")],
     figures: Annotated[Path, typer.Option(metavar="DIR", help="Where its figures go.")],
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where it differs.")] = False,

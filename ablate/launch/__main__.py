@@ -44,6 +44,25 @@ class _Command(typer.core.TyperCommand):
             found.hidden = True
         return found
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """See click; under the headings that `OPTIONS` has, which stand in place of blank lines."""
+        heading = "Options"
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            option = OPTIONS.get(parameter.name)
+            heading = option.heading or heading if option is not None else heading
+            told = parameter.get_help_record(ctx)
+            if told is not None:
+                sections.setdefault(heading, []).append(told)
+        self.format_usage(ctx, formatter)
+        with formatter.indentation():
+            formatter.write_text(self.help)
+        for name, told_of in sections.items():
+            formatter.write_heading(name)
+            with formatter.indentation():
+                formatter.write_dl(told_of, col_max=28)
+        formatter.write_text(self.epilog)
+
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 

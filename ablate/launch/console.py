@@ -17,7 +17,7 @@ from ablate.core.redaction import redact
 from ablate.core.text import listed, open_console, plural, printable, row_name
 from ablate.launch.cautions import cautions
 from ablate.launch.progress import Progress
-from ablate.report.opening import needs_no_uri, own_python, show_pages, show_step
+from ablate.report.opening import DEFAULT_STORAGE, needs_no_uri, own_python, show_pages, show_step
 
 if TYPE_CHECKING:
     from ablate.planning.estimates import Estimate
@@ -275,6 +275,10 @@ def show_next_steps(
         what = f"{'Interrupted; ' if interrupted else ''}{plural(left, 'training')} to go."
         show_step(out, f"{what} To go on, run the same command again:", command)
     if failed:
+        key = next(key for key, each in plan.trainings.items() if each.action == "failed")
+        where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redact(storage))}"
+        words = "To read its log:" if len(failed) == 1 else "To read the log of the first:"
+        show_step(out, words, f"{python} -m ablate.status{where} --log {key[:8]}")
         retry = None if command is None else command + ("" if "--retry-failed" in command else " --retry-failed")
         show_step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
     if tracking_uri is None:

@@ -109,6 +109,7 @@ class Option:
     Args:
         help: What `--help` says of it.
         metavar: What stands there for its value; None of a switch.
+        heading: What stands above it, and so above all that follow, in the help text; empty: as before.
         flag: Its name on the command line, where that is not its name here.
         least: The smallest number that it takes.
         complete: What a shell offers for what was typed.
@@ -123,6 +124,7 @@ class Option:
 
     help: str
     metavar: str | None = None
+    heading: str = ""
     flag: str = ""
     least: int | None = None
     complete: Callable[[str], Iterable[Any]] | None = None
@@ -155,7 +157,12 @@ class Options:
 
     space: list[str] = field(
         default_factory=list,
-        metadata=_given("NAME", "A space, a .yaml file, or all; may repeat.", complete=completion.space_names),
+        metadata=_given(
+            "NAME",
+            "A space, a .yaml file, or all; may repeat.",
+            heading="What is trained",
+            complete=completion.space_names,
+        ),
     )
     preset: str = field(
         default="paper",
@@ -198,12 +205,17 @@ class Options:
     )
     budget_hours: float | None = field(
         default=None,
-        metadata=_given("H", "Of it all: GPU-hours, else core-hours.", parse=parse_hours, write=repr, call="plan"),
+        metadata=_given(
+            "H", "With it: GPU-hours, else core-hours, at most.", parse=parse_hours, write=repr, call="plan"
+        ),
     )
     max_seeds: int | None = field(
-        default=None, metadata=_given("N", "Of a row; default: the last look.", least=2, call="plan")
+        default=None, metadata=_given("N", "With it: of a row at most; default: the last look.", least=2, call="plan")
     )
-    dry_run: bool = field(default=False, metadata=_given(None, "Show trials, sharing, reuse, time; stop."))
+    dry_run: bool = field(
+        default=False,
+        metadata=_given(None, "Show trials, sharing, reuse, time; stop.", heading="What is shown and asked"),
+    )
     yes: bool = field(default=False, metadata=_given(None, "Go on if it takes more than a day."))
     list_spaces: bool = field(
         default=False, metadata=_given(None, "Show the spaces, one line each; stop.", flag="--list")
@@ -215,7 +227,8 @@ class Options:
         default=False, metadata=_given(None, "JSON: the plan (--dry-run) or the results.", flag="--json")
     )
     storage: str = field(
-        default="./storage", metadata=_given("PLACE", "Folder or bucket; default ./storage.", call="plan")
+        default="./storage",
+        metadata=_given("PLACE", "Folder or bucket; default ./storage.", heading="Where it is kept", call="plan"),
     )
     also: list[str] = field(
         default_factory=list,
@@ -233,7 +246,10 @@ class Options:
     tracking: bool = field(
         default=True, metadata=_given(None, "No MLflow; storage only, sync later.", flag="--no-tracking", call="run")
     )
-    local: bool = field(default=False, metadata=_given(None, "In this process, without Ray.", call="run"))
+    local: bool = field(
+        default=False,
+        metadata=_given(None, "In this process, without Ray.", heading="Where and how it runs", call="run"),
+    )
     cluster: str | None = field(default=None, metadata=_given("URL", "Submit to a Ray job server."))
     # Of those clusters alone that jobs/README.md tells of it; the help fits one screen without.
     storage_is_shared: bool = field(

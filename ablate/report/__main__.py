@@ -279,28 +279,45 @@ app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_mark
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
-    space: Annotated[list[str], typer.Option(help="A space's name, or all; may be repeated.")] = ["all"],  # noqa: B006
-    plan: Annotated[str | None, typer.Option(help="A plan's id; default: the one launched last.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; default $MLFLOW_TRACKING_URI or mlflow.db.")] = None,
-    formats: Annotated[
-        list[Format] | None, typer.Option("--format", help="May be repeated; default: terminal, all files with --out.")
+    space: Annotated[list[str], typer.Option(metavar="NAME", help="A space's name, or all; may repeat.")] = ["all"],  # noqa: B006
+    plan: Annotated[str | None, typer.Option(metavar="ID", help="A plan's id; default: the one launched last.")] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="MLflow; default $MLFLOW_TRACKING_URI or mlflow.db.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write DIR/index.html, figures, and tables as files.")] = None,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help=f"{', '.join(Format)}; may repeat; default: terminal, all files with --out.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html, figures, and tables as files.")
+    ] = None,
     network: Annotated[
-        str, typer.Option(help="Whose numbers: last, best, ema, ema_best, or epoch:60 of training.keep.")
+        str,
+        typer.Option(metavar="NETWORK", help="Whose numbers: last, best, ema, ema_best, or epoch:60 of training.keep."),
     ] = "last",
     sync: Annotated[bool, typer.Option("--sync", help="First send MLflow what storage holds of the plan.")] = False,
     storage: Annotated[
         str | None,
-        typer.Option(help="Read this storage, and no MLflow; with --sync: what is sent, default ./storage."),
+        typer.Option(
+            metavar="PLACE", help="Read this storage, and no MLflow; with --sync: what is sent, default ./storage."
+        ),
     ] = None,
     storage_id: Annotated[
-        str | None, typer.Option(help="Numbers of this storage, where a plan is in several; default: the last one's.")
+        str | None,
+        typer.Option(
+            metavar="ID", help="Numbers of this storage, where a plan is in several; default: the last one's."
+        ),
     ] = None,
     registration: Annotated[
         bool, typer.Option("--registration", help="Show alone what was registered before anything was trained.")
     ] = False,
-    imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module with figures.")] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", metavar="MODULE", help="Your own module with figures; may repeat.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON of the results, as of a launch; several plans: a list.")
     ] = False,

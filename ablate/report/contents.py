@@ -100,7 +100,8 @@ def _with_its_own(trial: Trial, network: Network) -> Mapping[str, Mapping[int, f
 def _drawn(name: str, data: FigureData) -> Picture | Missing:
     if name not in figure_names():
         return Missing(f"Figure {name}", "its module is not loaded; name it with --import.")
-    title = f"Figure {name}: {figure_kind(name).title}"
+    title = figure_kind(name).title
+    title = f"Figure {name}: {title}" if name.isdecimal() else title  # numbers are the paper's
     try:
         picture = draw(name, data)
     except Exception as error:  # a user's own figure may raise anything

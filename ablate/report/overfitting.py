@@ -78,11 +78,11 @@ def sentence(results: Results) -> str:
     """What a table says of it below its numbers; empty where nothing was held out."""
     alike: dict[str, list[str]] = {}  # rows of one training say it once
     for row, best in best_epochs(results).items():
-        alike.setdefault(f"+{best.gain:.2f} for {{}} ({best.epoch} of {best.of})", []).append(row)
+        alike.setdefault(f"{best.gain:.2f} points for {{}} (epoch {best.epoch} of {best.of})", []).append(row)
     if not alike:
         return ""
     told = [said.format(listed(rows, 1)) for said, rows in alike.items()]
-    return f"Robust overfitting: on held-out images, under PGD-7, the best epoch would be {', '.join(told)}"
+    return f"Robust overfitting: on held-out images, under PGD-7, the best epoch would gain {', '.join(told)}"
 
 
 def as_json(results: Results) -> dict[str, dict[str, float | int]]:

@@ -24,15 +24,20 @@ app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_mark
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
-    storage: Annotated[str, typer.Option(help="A folder or bucket.")] = DEFAULT_STORAGE,
+    storage: Annotated[str, typer.Option(metavar="PLACE", help="A folder or bucket.")] = DEFAULT_STORAGE,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; off this machine the printed link's token is needed.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen at; off this machine the printed link's token is needed."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0: any free one.")] = PORT,
+    port: Annotated[int, typer.Option(metavar="N", help="Port to listen at; 0: any free one.")] = PORT,
     figures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Draw the report's figures as rows end, a core for seconds.")
     ] = True,
-    imports: Annotated[list[str] | None, typer.Option("--import", help="Your own module with figures.")] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", metavar="MODULE", help="Your own module with figures; may repeat.")
+    ] = None,
 ) -> None:
     """Show a storage's plans live in a browser: what runs, waits and failed, curves, tables and verdicts."""
     open_closed_streams()

@@ -36,8 +36,8 @@ app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_mark
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
-    storage: Annotated[str, typer.Option(help="A folder or bucket.")] = DEFAULT_STORAGE,
-    plan: Annotated[str | None, typer.Option(help="A plan's id; default: the one launched last.")] = None,
+    storage: Annotated[str, typer.Option(metavar="PLACE", help="A folder or bucket.")] = DEFAULT_STORAGE,
+    plan: Annotated[str | None, typer.Option(metavar="ID", help="A plan's id; default: the one launched last.")] = None,
     log: Annotated[str | None, typer.Option(help="Print the log of this row's last attempt.", metavar="ROW")] = None,
     why: Annotated[
         tuple[str, str] | None,
@@ -53,9 +53,10 @@ def main(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="With --delete: do not ask.")] = False,
     tracking_uri: Annotated[
-        str | None, typer.Option(help="With --delete: MLflow; default $MLFLOW_TRACKING_URI or mlflow.db.")
+        str | None,
+        typer.Option(metavar="URI", help="With --delete: MLflow; default $MLFLOW_TRACKING_URI or mlflow.db."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of --log and --why; default: the row's first.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of --log and --why; default: the row's first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
     """What a storage holds: plans, how far their trainings are, how old, how large, and why some failed."""
@@ -118,8 +119,8 @@ def _overview(storage: Storage, files: Sequence[PlanFile], chosen: PlanFile, con
     console.print(_table(shown, len(shown.spaces) > 1))
     for trial in shown.trials:
         if trial.reason is not None:
-            told = f"{_name(trial, shown)} failed: {trial.reason}\n  {trial.log}"
-            console.print(Text(printable(told), overflow="fold"))
+            console.print(Text(printable(f"{_name(trial, shown)} failed: {trial.reason}"), overflow="fold"))
+            console.print(Text(f"  its log: {printable(redact(trial.log))}"), soft_wrap=True)  # to be copied whole
     for row, why in shown.not_needed.items():
         console.print(Text(printable(f"{row}: further seeds {why}"), overflow="fold"))
     console.print(Text(_disk(storage, status), overflow="fold"))

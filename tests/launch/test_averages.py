@@ -78,14 +78,14 @@ def test_rows_of_other_networks_share_the_training_and_are_tabulated(tmp_path: P
     caption = table_of(found).caption
     best = overfitting.best_epochs(found)
     assert set(best) == {"own", "averaged"} and re.search(
-        r"the best epoch would be \+\d+\.\d\d for own( and 1 more \(|.* for averaged \()\d of 3\)", caption
+        r"the best epoch would gain \d+\.\d\d points for own( and 1 more \(|.* for averaged \()epoch \d of 3\)", caption
     )
     curve = found.trials["own", 0].curves["validation/robust"]
     assert best["own"].gain == pytest.approx(max(list(curve.values())[1:]) - curve[3])
     other = found.trials["own", 0].curves["validation/robust/ema:0.9:0"]
     assert best["averaged"].gain == pytest.approx(max(other.values()) - other[3])
     picture = draw_all(found)["overfitting"]
-    assert isinstance(picture, Picture) and "The best epoch would be" in picture.caption
+    assert isinstance(picture, Picture) and "the best epoch would gain" in picture.caption
 
 
 def test_networks_are_measured_beside_the_last_one_and_reported_on_request(tmp_path: Path) -> None:

@@ -247,6 +247,10 @@ def test_failures_are_listed_with_their_reasons_and_how_to_go_on(plan: Plan, tmp
     assert "first/d: failed: loss became nan in epoch 3 [red]see[/red]" in " ".join(text.split())
     assert f"  {command}\n" in text
     assert f"  {command} --retry-failed\n" in text
+    [key] = [key for key, training in plan.trainings.items() if training.action == "failed"]
+    assert f"-m ablate.status --log {key[:8]}\n" in text
+    elsewhere = steps(plan, tmp_path, "sqlite:///mlflow.db", command=command, storage="/data/my storage")
+    assert f"-m ablate.status --storage '/data/my storage' --log {key[:8]}\n" in elsewhere
     assert "3 trainings to go" in text
     [(rows, reason)] = failures(plan)
     assert rows == "first/d"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import ablate
@@ -125,6 +126,17 @@ def test_every_command_helps_with_h_and_is_a_script_too(name: str) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     place, _, function = scripts[f"ablate-{name}"].partition(":")
     assert callable(getattr(import_module(place), function))
+
+
+@pytest.mark.parametrize("name", ["launch", "report", "status", "serve", "bundle", "bench"])
+def test_every_option_says_what_it_is_and_what_it_takes(name: str) -> None:
+    """And no type of Python stands where a value is meant."""
+    command = typer.main.get_command(import_module(f"ablate.{name}.__main__").app)
+    for each in getattr(command, "commands", {"": command}).values():
+        with each.make_context("ablate", ["--help"], resilient_parsing=True) as context:
+            options = [parameter for parameter in each.params if parameter.param_type_name == "option"]
+            for words in [option.get_help_record(context) for option in options if not option.hidden]:
+                assert words and words[1] and "<" not in words[0]
 
 
 def test_make_lists_every_target() -> None:

@@ -93,7 +93,7 @@ def test_a_figure_that_cannot_be_drawn_says_why_and_spoils_no_other(tracker: Tra
     assert drawn["2"] == Missing(
         "Figure 2: Where the perturbation’s energy lies", "no row has been measured for it yet."
     )
-    assert drawn["exploding"] == Missing("Figure exploding: Boom", "could not be drawn (ZeroDivisionError: no <rows>).")
+    assert drawn["exploding"] == Missing("Boom", "could not be drawn (ZeroDivisionError: no <rows>).")
     unknown = drawn["unknown"]
     assert isinstance(unknown, Missing) and "--import" in unknown.reason
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import xml.etree.ElementTree as ElementTree
@@ -16,7 +17,13 @@ from PIL import Image
 from ablate.analysis.bands import third_edges
 from ablate.core.errors import SpecError
 from ablate.core.registry import temporary_registrations
-from ablate.report.figures.curves import draw_ratio, draw_similarity, draw_similarity_by_architecture, draw_spectra
+from ablate.report.figures.curves import (
+    draw_overfitting,
+    draw_ratio,
+    draw_similarity,
+    draw_similarity_by_architecture,
+    draw_spectra,
+)
 from ablate.report.figures.frequencies import draw_corruptions, draw_epochs, draw_gradient_spectrum, draw_transfer
 from ablate.report.figures.heat_map import draw_heat_maps
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
@@ -352,3 +359,17 @@ def test_rows_of_one_training_are_one_line_of_the_figure_over_epochs() -> None:
     assert [line.get_label() for line in spectra.lines[:2]] == ["epoch 1", "epoch 2"]
     assert len(ratio.lines) == 1 and ratio.lines[0].get_markevery() == [1, 2]
     assert draw_epochs(FigureData({"epoch 1": early})) is None
+
+
+@pytest.mark.parametrize("drawer", [draw_ratio, draw_overfitting])
+def test_rows_of_one_training_are_one_line(drawer: Draw) -> None:
+    """Not lines that hide each other: filters in front of one network, say."""
+    shared, rising = {s: seen(s) for s in range(2)}, {epoch: 2.0 * epoch for epoch in range(4)}
+    curves = {"energy/ratio": rising, "validation/robust": rising}
+    other = {s: dataclasses.replace(seen(s), curves=curves) for s in range(2)}
+    drawing = drawer(FigureData({"plain": shared, "filtered": dict(shared), "another": other}))
+    assert drawing is not None
+    [axes] = drawing.figure.axes
+    assert len(axes.lines) == 2
+    words = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
+    assert words == ["plain, filtered (2 seeds)", "another (2 seeds)"] and "plain and 1 more " in drawing.caption

@@ -14,4 +14,6 @@ def test_rows_of_one_training_say_it_once(monkeypatch: pytest.MonkeyPatch) -> No
     rows = {"32": one, "28": one, "Natural {0}": other, "16": one}
     monkeypatch.setattr(overfitting, "best_epochs", lambda results: rows)
     told = overfitting.sentence(Results({}, {}))
-    assert told.endswith("would be +0.89 for 32 and 2 more (25 of 30), +11.22 for Natural {0} (2 of 30)")
+    assert told.endswith(
+        "would gain 0.89 points for 32 and 2 more (epoch 25 of 30), 11.22 points for Natural {0} (epoch 2 of 30)"
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +16,9 @@ from numpy.typing import NDArray
 
 from ablate.report.figures.style import (
     COLOURS,
-    DASHES,
     SEQUENTIAL,
     WIDTH_IN,
+    line_look,
     listed,
     mean_over,
     new_figure,
@@ -24,7 +26,7 @@ from ablate.report.figures.style import (
     shared_colours,
 )
 from ablate.report.results import along_epochs
-from ablate.spaces.figures import Drawing, FigureData, draws
+from ablate.spaces.figures import Drawing, FigureData, RowData, draws
 
 _PANELS = {"clean": "Clean", "adversarial": "PGD-20", "difference": "PGD-20 − clean"}
 _INSET = 0.02
@@ -122,17 +124,19 @@ def draw_overfitting(data: FigureData) -> Drawing | None:
     told = []
     for each in lines:
         best = int(each.mean[each.first :].argmax()) + each.first
-        told.append(f"{each.label} +{each.mean[best] - each.mean[-1]:.2f} (epoch {each.epochs[best]})")
+        told.append(f"{each.label} {each.mean[best] - each.mean[-1]:.2f} (epoch {each.epochs[best]})")
     caption = (
         "Accuracy under PGD-7 of 8/255 on the images held out of training, after each epoch; epoch 0 is the untrained "
         "network. A line that falls at its end is robust overfitting: its row is worse for having been trained on."
     )
-    return Drawing(figure, f"{caption}{spread} The best epoch would be, over the last one: {'; '.join(told)}.")
+    return Drawing(
+        figure, f"{caption}{spread} Points that the best epoch would gain over the last one: {'; '.join(told)}."
+    )
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A row's mean over its seeds by epoch."""
+    """A row's mean over its seeds by epoch, and that of all rows with the very same curves."""
 
     label: str
     epochs: list[int]
@@ -145,25 +149,30 @@ class _Line:
 
 
 def _by_epoch(figure: Figure, data: FigureData, metric: str, words: str) -> tuple[list[_Line], str]:
-    """Draw a curve of each row; what was drawn, and what the caption says of the bands."""
-    rows = data.having(metric)
+    """Draw a curve of each row, one of those that share it; what was drawn, and what the caption says of the bands."""
+    rows: dict[str, list[str]] = {}
+    of: dict[str, Mapping[int, RowData]] = dict(data.having(metric))
+    for label, seeds in of.items():
+        first = next((row for row in rows if _curves(of[row], metric) == _curves(seeds, metric)), label)
+        rows.setdefault(first, []).append(label)
     axes = figure.subplots()
     lines: list[_Line] = []
     spread = False
-    for number, (label, seeds) in enumerate(rows.items()):
-        curves = [seen.curves[metric] for seen in seeds.values()]
+    for number, (label, labels) in enumerate(rows.items()):
+        curves = _curves(of[label], metric)
         epochs, values = along_epochs(curves)
         if not epochs:
             continue
         mean = values.mean(axis=0)
-        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-        name = f"{label} ({len(curves)} seeds)" if len(curves) > 1 else label
+        colour, dash = line_look(number)
+        name = textwrap.shorten(", ".join(labels), 40, placeholder=" …")
+        name += f" ({len(curves)} seeds)" if len(curves) > 1 else ""
         axes.plot(epochs, mean, color=colour, linestyle=dash, label=name, linewidth=1.8)
         if len(curves) > 1:
             spread = True
             deviation = values.std(axis=0, ddof=1)
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
-        lines.append(_Line(label, epochs, mean))
+        lines.append(_Line(label + (f" and {len(labels) - 1} more" if len(labels) > 1 else ""), epochs, mean))
     axes.set_xlabel("epoch")
     axes.set_ylabel(words)
     axes.set_ylim(bottom=0)
@@ -173,6 +182,10 @@ def _by_epoch(figure: Figure, data: FigureData, metric: str, words: str) -> tupl
     if lines:
         figure.legend(loc="outside lower center", ncols=min(3, len(rows)), frameon=False)
     return lines, " Bands: ± one standard deviation over the seeds." if spread else ""
+
+
+def _curves(seeds: Mapping[int, RowData], metric: str) -> list[Mapping[int, float]]:
+    return [seen.curves[metric] for seen in seeds.values()]
 
 
 @draws("6")

@@ -29,9 +29,9 @@ _MOST_LINES = 12  # of learning curves; more are drawn in grey
 PANELS = {  # curve -> its title
     "train/loss": "training loss",
     "train/accuracy_natural": "accuracy on training images, %",
-    "train/accuracy_attack": "the same under the training attack, %",
+    "train/accuracy_attack": "accuracy on attacked training images, %",
     "validation/natural": "accuracy on held-out images, %",
-    "validation/attack": "the same under the training attack, %",
+    "validation/attack": "accuracy on attacked held-out images, %",
     "validation/robust": "accuracy on held-out images under PGD-7, %",
     "energy/ratio": "R = |LFI| / |HFI|",
 }
