@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ablate.core import text
 from ablate.report.figures.style import (
     COLOURS,
     SEQUENTIAL,
@@ -172,7 +173,7 @@ def _by_epoch(figure: Figure, data: FigureData, metric: str, words: str) -> tupl
             spread = True
             deviation = values.std(axis=0, ddof=1)
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
-        lines.append(_Line(label + (f" and {len(labels) - 1} more" if len(labels) > 1 else ""), epochs, mean))
+        lines.append(_Line(text.listed(labels, 1), epochs, mean))
     axes.set_xlabel("epoch")
     axes.set_ylabel(words)
     axes.set_ylim(bottom=0)
