@@ -140,6 +140,8 @@ def summary(plan: Plan) -> str:
     """
     if plan.search and not plan.trials:
         return "no sample yet"
+    if not plan.trials:
+        return "no training yet"
     numbers = _numbers(plan)
     saved = plural(numbers["saved"], "training")
     sharing = f" (sharing saves {saved})" if numbers["saved"] else ""

@@ -31,6 +31,7 @@ from ablate.launch.options import Options
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject, results_of
+from ablate.launch.spending import told_hours
 from ablate.launch.weights import keep_weights
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.datasets import load_for
@@ -139,10 +140,12 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
     for claim in claims:
         console.print(Text(f"  {printable(claim.sentence())}", overflow="fold"))
     if outlook:
+        unit = outlook["unit"]
         limit = f", of a budget of {outlook['budget_hours']:g}" if outlook["budget_hours"] is not None else ""
         console.print(
-            f"Until decided: about {outlook['expected_hours']:.2g} {outlook['unit']} if the effects are what is "
-            f"expected, {outlook['largest_hours']:.2g} at most; {outlook['spent_hours']:.2g} spent so far{limit}."
+            f"Until decided: about {told_hours(outlook['expected_hours'], unit)} if the effects are what is expected, "
+            f"{told_hours(outlook['largest_hours'], unit)} at most; {told_hours(outlook['spent_hours'], unit)} spent "
+            f"so far{limit}."
         )
     return 0
 

@@ -166,9 +166,9 @@ class UntilDecided(Rows):
             "unit": self.costs.unit,
         }
 
-    def show(self, console: Console) -> None:
-        """See `Subject`."""
-        super().show(console)
+    def show_planned(self, console: Console) -> None:
+        """See `Subject`; and where each claim stands, which says what a budget does not pay for."""
+        super().show_planned(console)
         self._tell(console)
 
     def begin(self, session: Session) -> None:

@@ -246,7 +246,8 @@ def test_trials_that_are_not_needed_are_told_apart_in_results_and_a_dry_run_tell
     assert launch(Request.read(dry), console, out) == 0
     cost = json.loads(out.getvalue())["until_decided"]
     assert 0 < cost["expected_hours"] <= cost["largest_hours"] and cost["spent_hours"] == 0.0
-    assert "Until decided: about" in said(launch_here(asked(tmp_path, dry_run=True, max_seeds=8))[1])
+    told = said(launch_here(asked(tmp_path, dry_run=True, max_seeds=8))[1])
+    assert "Until decided: about" in told and "decided, 0" in told and "e+" not in told
     assert not (tmp_path / "storage").exists()
     plan = ablate.load_space(tmp_path / "made.yaml").plan(
         storage=tmp_path / "storage", until_decided=True, max_seeds=5, budget_hours=9
