@@ -23,7 +23,7 @@ from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown
 from ablate.report.from_tracking import CHANGED, keep_storages_apart, pages_of, results_of
 from ablate.report.marking import mark_replicated, mark_runs
-from ablate.report.opening import DEFAULT_STORAGE, show_pages
+from ablate.report.opening import DEFAULT_STORAGE, bundles_in, show_pages
 from ablate.report.printing import print_registration, print_results
 from ablate.report.results import Results
 from ablate.report.tables import Table, build_table, table_input
@@ -195,7 +195,9 @@ def _stored(
         ]
         found.append((from_storage.results_of(file.of_space(name), storage, network), others))
     if not found:
-        raise StorageError(f"--storage {redact(location)}: expected plans launched into it, got none")
+        raise StorageError(
+            f"--storage {redact(location)}: expected plans launched into it, got none{bundles_in(location)}"
+        )
     return found
 
 

@@ -22,6 +22,12 @@ DEFAULT_STORAGE = "./storage"
 """Where results go, and are looked for, by themselves."""
 
 
+def bundles_in(place: str) -> str:
+    """What to say of a storage without plans, where it is a folder of bundles; else nothing."""
+    found = sorted(path.name for path in Path(place).glob("*.zip"))
+    return f"; a bundle is read by its name: --storage {shlex.quote(str(Path(place) / found[0]))}" if found else ""
+
+
 def show_step(out: Console, words: str, *commands: str | None) -> None:
     """Print what can be done next, and how, in lines that can be copied.
 

@@ -145,4 +145,7 @@ def test_mistakes_are_one_line(storage: Storage, arguments: list[str], told: str
 
 def test_an_empty_storage_says_so(tmp_path: Path) -> None:
     assert "expected a plan launched into it, got none" in asked(Storage(str(tmp_path / "none")), code=2)
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "study.zip").touch()
+    assert "bundles/study.zip" in asked(Storage(str(tmp_path / "bundles")), code=2)  # not the folder, but this
     assert not (tmp_path / "none").exists()
