@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
@@ -27,8 +28,8 @@ from ablate.report.figures.curves import (
 from ablate.report.figures.frequencies import draw_corruptions, draw_epochs, draw_gradient_spectrum, draw_transfer
 from ablate.report.figures.heat_map import draw_heat_maps
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
-from ablate.report.figures.pictures import MOST_PNG_BYTES, draw
-from ablate.report.figures.style import COLOURS, PHONE_IN, STYLE, format_metric, mosaic
+from ablate.report.figures.pictures import MOST_PNG_BYTES, draw, picture
+from ablate.report.figures.style import COLOURS, PHONE_IN, STYLE, format_metric, mosaic, shared_colours
 from ablate.spaces.figures import (
     Draw,
     Drawing,
@@ -373,3 +374,13 @@ def test_rows_of_one_training_are_one_line(drawer: Draw) -> None:
     assert len(axes.lines) == 2
     words = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
     assert words == ["plain, filtered (2 seeds)", "another (2 seeds)"] and "plain and 1 more " in drawing.caption
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_only_pictures_without_a_colour_map_change_light_and_dark(bar: bool) -> None:
+    figure = Figure()
+    axes = figure.gca()
+    axes.plot([0, 1], [0, 1])
+    if bar:
+        shared_colours(figure, [axes], "accuracy, %", 0.0, 1.0, "viridis")
+    assert picture("own", "Own", Drawing(figure, "What to see.")).lines is not bar

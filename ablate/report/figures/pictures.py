@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.collections import QuadMesh
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -105,7 +106,8 @@ def picture(name: str, title: str, drawing: Drawing) -> Picture:
     """
     if _NUMBERS_ALONE.get():
         return Picture(name, title, drawing.caption, b"", b"", numbers=_numbers(drawing))
-    lines = not drawing.figure.findobj(AxesImage)
+    # A colour bar is a mesh: lines in its colours would lose their meaning, and the best its light, where they turn.
+    lines = not drawing.figure.findobj(lambda part: isinstance(part, AxesImage | QuadMesh))
     narrow = drawing.figure.get_figwidth() <= PHONE_IN
     return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing), lines, narrow, _numbers(drawing))
 
