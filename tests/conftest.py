@@ -41,6 +41,14 @@ ON_THE_CLUSTER = (
 LONGEST = ("cluster", "tracking")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Under xdist its processes share one server that launches are forked from; it loads while they collect tests."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        from tests.support.launches import SOCKET_VARIABLE, start_server
+
+        os.environ[SOCKET_VARIABLE] = start_server().path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not any(folder in Path(item.fspath).parts for folder in LONGEST))
     for item in items:

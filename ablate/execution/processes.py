@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
 from ablate.core.text import now_ms
@@ -26,6 +27,9 @@ from ablate.storage.storage import Storage
 
 WAIT_S = 1.0
 """How often a queue that waits is asked again, and trainings that hang are looked for."""
+
+CONTEXT: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+"""Where processes come from: a fork would share what torch and CUDA have already started here."""
 
 
 @dataclass
@@ -138,8 +142,7 @@ class ProcessExecutor:
 
     def _open(self, device: str) -> _Process:
         ours, theirs = multiprocessing.Pipe()
-        # A fork would share what torch and CUDA have already started here.
-        process = multiprocessing.get_context("spawn").Process(
+        process = CONTEXT.Process(
             target=_work, args=(theirs, self._datasets, self._imports), daemon=True
         )
         process.start()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
+from ablate.execution import processes
 from ablate.execution.base import Event, Executor, GroupSize, Job, Lease, Outcome, Resources, Task, alone
 from ablate.execution.executors import open_executor
 from ablate.execution.processes import ProcessExecutor
@@ -20,6 +21,7 @@ from ablate.planning.plan import Plan
 from ablate.spaces.search import SearchSpec
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
+from tests.support.launches import LOADED
 from tests.support.search_helpers import SEARCH
 from tests.support.tasks import planned
 
@@ -29,6 +31,14 @@ say = Console(file=io.StringIO()).print
 """As of a launch: it cannot travel to a worker."""
 
 Opened = Callable[[Plan, Path], AbstractContextManager[Executor]]
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked from one that has PyTorch loaded, and not CUDA, which saves seconds of a core for each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(LOADED))
+    monkeypatch.setattr(processes, "CONTEXT", context)
 
 
 class Jobs:

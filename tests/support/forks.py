@@ -1,11 +1,13 @@
 """Processes forked from one that has slow libraries loaded: loading them takes longer than what a test does with them.
 
-Unlike `multiprocessing`'s server this one may be asked by any process that knows its socket.
+Unlike `multiprocessing`'s server this one may be asked by any process that knows its socket: a test run shares one.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -15,7 +17,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -23,31 +27,32 @@ class ForkServer:
     """A process that loads modules, and forks others that have them.
 
     Args:
-        modules: What it loads. Not ours: a fork takes those from where its own `PYTHONPATH` says.
+        modules: What it loads.
+        path: Where it finds those that are not installed; a fork looks where its own `PYTHONPATH` says.
     """
 
-    def __init__(self, *modules: str) -> None:
+    def __init__(self, *modules: str, path: str = "") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fork-")  # in /tmp: a socket's path is short
         self.path = f"{self._folder.name}/socket"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.path)
         listener.listen(16)
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with listener:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(listener.fileno()), *modules],
-                stdin=subprocess.PIPE, env=environment, pass_fds=[listener.fileno()], start_new_session=True,
+                stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, pass_fds=[listener.fileno()],
+                start_new_session=True,
             )  # fmt: skip
 
     def close(self) -> None:
-        """End it; its forks go on."""
+        """End it; its forks go on, and nobody hears of their ends."""
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
 
 
 class Fork:
-    """A process that a `ForkServer` has forked, in a process group of its own.
+    """A process that a `ForkServer` has forked, in a session of its own.
 
     Args:
         path: Of the server's socket.
@@ -73,36 +78,77 @@ class Fork:
         socket.send_fds(self._connection, [b"x"], descriptors)
         self._connection.sendall(json.dumps(asked).encode())
         self._connection.shutdown(socket.SHUT_WR)
-        self.pid = int(self._connection.recv(16))
+        self._told = self._connection.makefile("rb")
+        self.pid = int(self._told.readline())
+        self._code: int | None = None
 
-    def wait(self) -> None:
-        """Wait for its end."""
-        with self._connection:
-            self._connection.recv(1)
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for its end.
+
+        Returns:
+            Its exit code, or minus the signal that ended it.
+
+        Raises:
+            TimeoutError: It still runs.
+        """
+        if self._code is None:
+            if not select.select([self._connection], [], [], timeout_s)[0]:
+                raise TimeoutError(f"process {self.pid} still runs after {timeout_s} s")
+            self._code = int(self._told.readline() or -signal.SIGKILL)  # a server that is gone took it along
+            self._told.close()
+            self._connection.close()
+        return self._code
+
+    def poll(self) -> int | None:
+        """Its exit code, or none while it runs."""
+        with contextlib.suppress(TimeoutError):
+            return self.wait(0)
+        return None
 
 
 def serve(descriptor: int, modules: Sequence[str]) -> None:
-    """Fork for each that asks, until the test run is gone."""
+    """Fork for each that asks, and tell it of the end, until the test run is gone."""
     del sys.path[0]  # the folder of this file, which no fork needs
     listener = socket.socket(fileno=descriptor)
     for module in modules:
         importlib.import_module(module)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    ended, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    asking: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        ready, _, _ = select.select([listener, sys.stdin, ended], [], [])
         if sys.stdin in ready:
             return
-        connection, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            _work(connection)
-        connection.close()
+        if ended in ready:
+            os.read(ended, 4096)
+            for pid, status in _ended():
+                with asking.pop(pid) as connection, contextlib.suppress(OSError):
+                    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+        if listener in ready:
+            connection, _ = listener.accept()
+            pid = os.fork()
+            if pid == 0:
+                for each in (listener, *asking.values()):
+                    each.close()
+                for each in (ended, wake):
+                    os.close(each)
+                _work(connection)
+            asking[pid] = connection
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            yield found
 
 
 def _work(connection: socket.socket) -> None:
-    """Be what is asked for. The connection stays open until this process ends, which tells who asked."""
+    """Be what is asked for, and end."""
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.setpgid(0, 0)
+    os.setsid()
     _, descriptors, *_ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as file:
         asked = json.load(file)
@@ -113,15 +159,32 @@ def _work(connection: socket.socket) -> None:
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
     sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    connection.sendall(str(os.getpid()).encode())
-    try:
-        module, _, name = asked["function"].partition(":")
-        getattr(importlib.import_module(module), name)(*asked["arguments"])
-    finally:
-        atexit._run_exitfuncs()
+    if "PYTHONFAULTHANDLER" in os.environ:  # which Python itself reads when it starts
+        faulthandler.enable()
+    connection.sendall(b"%d\n" % os.getpid())
+    connection.close()
+    code = _run(asked["function"], asked["arguments"])
+    threading._shutdown()  # type: ignore[attr-defined]  # as at an interpreter's end
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+    os._exit(code)
+
+
+def _run(function: str, arguments: Sequence[str]) -> int:
+    module, _, name = function.partition(":")
+    try:
+        getattr(importlib.import_module(module), name)(*arguments)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

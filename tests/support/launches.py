@@ -7,7 +7,8 @@ to be killed and waited for. Some tests still start theirs as a user does.
 from __future__ import annotations
 
 import atexit
-import multiprocessing
+import contextlib
+import functools
 import os
 import runpy
 import signal
@@ -15,16 +16,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Neither Ray nor MLflow: they read the environment when they are loaded, and start threads.
-LOADED = (
-    "torch._dynamo",
-    "torchvision",
-    "sklearn.datasets",
-    "pandas",
-    "matplotlib",
-    "ablate.launch.session",
-    "ablate.execution.executors",
-)
+from tests.support import preloaded
+from tests.support.forks import Fork, ForkServer
+
+LOADED = (*preloaded.LIBRARIES, "ablate.launch.session", "ablate.execution.executors")
+SOCKET_VARIABLE = "TESTS_LAUNCH_SOCKET"
+"""Where the processes of a test run find their server."""
 
 
 class Process:
@@ -41,25 +38,26 @@ class Process:
     def __init__(
         self, module: str, arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str], out: Path | None
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(LOADED))
-        os.environ["OMP_NUM_THREADS"] = "1"  # read when PyTorch is loaded
-        # A process that asks for more threads shares the cores with other tests: waiting, they must not keep one busy.
-        os.environ["OMP_WAIT_POLICY"] = "passive"
-        # A daemon: a test that fails leaves it behind, and the test run's end must not wait for it.
-        self._process = context.Process(
-            target=_run, args=(module, arguments, folder, dict(environment), out), daemon=True
-        )
-        self._process.start()
+        server = os.environ.get(SOCKET_VARIABLE) or start_server().path
+        with Path(os.devnull).open("rb") as nothing, (out or Path(os.devnull)).open("ab") as file:
+            descriptors = [nothing.fileno(), file.fileno(), file.fileno()]
+            called = [str(folder), module, *arguments]
+            self._process = Fork(server, "tests.support.launches:run", called, environment, folder, descriptors)
+        # A test that fails leaves it behind.
+        atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     @property
     def pid(self) -> int:
-        assert self._process.pid is not None
         return self._process.pid
 
     def poll(self) -> int | None:
         """The exit code, or none while it runs."""
-        return self._process.exitcode
+        return self._process.poll()
 
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for its end.
@@ -70,10 +68,7 @@ class Process:
         Raises:
             TimeoutError: It still runs.
         """
-        self._process.join(timeout_s)
-        if self._process.exitcode is None:
-            raise TimeoutError(f"process {self.pid} still runs after {timeout_s} s")
-        return self._process.exitcode
+        return self._process.wait(timeout_s)
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -84,23 +79,29 @@ class Process:
         self.wait()
 
 
-def _run(module: str, arguments: tuple[str, ...], folder: Path, environment: dict[str, str], out: Path | None) -> None:
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it, and these tests
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    descriptor = os.open(out or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as of a fresh process
-    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
-    sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    sys.argv = [module, *arguments]
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
+@functools.cache
+def start_server() -> ForkServer:
+    """The server of this process and of those that it starts."""
+    root = str(Path(__file__).resolve().parents[2])
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when PyTorch is loaded
+    # A process that asks for more threads shares the cores with other tests: waiting, they must not keep one busy.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        server = ForkServer(*LOADED, path=root)
     finally:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    atexit.register(server.close)
+    return server
+
+
+def run(folder: str, module: str, *arguments: str) -> None:
+    """What a forked process does: `python -m module arguments`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it, and these tests
+    sys.path.insert(0, folder)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

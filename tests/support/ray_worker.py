@@ -13,9 +13,10 @@ import runpy
 import sys
 from pathlib import Path
 
+from tests.support import preloaded
 from tests.support.forks import Fork
 
-LOADED = ("torch._dynamo", "torchvision", "pandas", "pyarrow", "pydantic")
+LOADED = (*preloaded.TRAINING, *preloaded.RAY)
 SOCKET_VARIABLE = "TESTS_RAY_WORKER_SOCKET"
 
 
