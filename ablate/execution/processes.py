@@ -142,9 +142,7 @@ class ProcessExecutor:
 
     def _open(self, device: str) -> _Process:
         ours, theirs = multiprocessing.Pipe()
-        process = CONTEXT.Process(
-            target=_work, args=(theirs, self._datasets, self._imports), daemon=True
-        )
+        process = CONTEXT.Process(target=_work, args=(theirs, self._datasets, self._imports), daemon=True)
         process.start()
         theirs.close()
         opened = _Process(device, process, ours)
