@@ -209,6 +209,8 @@ def _storage(location: str | None) -> Storage:
 
 def _in_order(names: Sequence[str]) -> list[str]:
     """As the paper has its tables, then by name."""
+    if len(names) < 2:
+        return list(names)
     order = table_names()
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,12 @@ class _ValueLoader(_Loader):
     """One value of the command line, where no file of today says True."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """libyaml's parser, where PyYAML has it, many times as fast: for nodes alone, which `_Loader` makes values of."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
@@ -162,6 +169,18 @@ def _no_value(text: str, error: BaseException) -> SpecError:
     return SpecError(f"expected a value in YAML, got {describe(text)} ({problem})")
 
 
+MOST_NESTED = 2_000
+"""Brackets and characters of the longest line of what libyaml is given: it has no guard against a stack too deep."""
+
+
+def _compose(text: str) -> yaml.Node | None:
+    nested = text.count("[") + text.count("{") + max(map(len, text.splitlines()), default=0)
+    if nested <= MOST_NESTED:
+        with contextlib.suppress(yaml.YAMLError, ValueError):  # told below, in the words of one parser everywhere
+            return yaml.compose(text, Loader=_FastLoader)
+    return yaml.compose(text, Loader=_Loader)
+
+
 class YamlFile:
     """A parsed file: `data`, and the line of every key and item in it.
 
@@ -179,8 +198,8 @@ class YamlFile:
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"{path}: expected a readable UTF-8 file, got {reason_of(error)}") from error
         try:
-            node = yaml.compose(text, Loader=_Loader)
-            data = yaml.load(text, Loader=_Loader)
+            node = _compose(text)
+            data = None if node is None else _Loader("").construct_document(node)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = f":{mark.line + 1}" if mark else ""
