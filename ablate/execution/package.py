@@ -6,6 +6,7 @@ that lie beside them cannot travel. A symbolic link is followed only inside the 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -174,13 +175,15 @@ def _add_module(module: str, parcel: Parcel) -> Path | None:
             parcel.files[f"{top}/{inside}"] = path.resolve()
     else:
         parcel.files[origin.name] = origin.resolve()
+    resolved = functools.cache(Path.resolve)  # a process has thousands of modules in some hundred folders
     for other in list(sys.modules.values()):  # helpers beside it
         file = getattr(other, "__file__", None)
         path = Path(file) if isinstance(file, str) else Path()
-        if not path.is_absolute() or not path.is_file():  # torch.ops says it is a file called _ops.py
+        if path.suffix != ".py" or not path.is_absolute():
             continue
-        path = path.parent.resolve() / path.name
-        if path.suffix != ".py" or _installed(path.resolve()) or not path.is_relative_to(root):
+        path = resolved(path.parent) / path.name
+        # torch.ops says it is a file called _ops.py
+        if not path.is_relative_to(root) or not path.is_file() or _installed(path.resolve()):
             continue
         helper = path.relative_to(root)
         if helper.parts[0] == "ablate" or any(_passed_over(root / part) for part in list(helper.parents)[:-1]):

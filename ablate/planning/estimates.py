@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import subprocess
@@ -335,8 +336,12 @@ def _measure_gpu(batch: int) -> float:
     return steps * work / (time.perf_counter() - start)
 
 
+@functools.cache
 def _measure_core() -> float:
-    """Operations per second of one core, in time that it was this process's: others do not count."""
+    """Operations per second of one core, in time that it was this process's: others do not count.
+
+    Measured once: a notebook or a queue plans many times.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
