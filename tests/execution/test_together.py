@@ -24,7 +24,7 @@ from ablate.storage.files import LocalFiles
 from ablate.storage.leases import Leases
 from ablate.storage.speeds import keep
 from ablate.storage.storage import Storage
-from tests.support.helpers import launch_here, numbers, options_of, write_space
+from tests.support.helpers import BATCH, launch_here, numbers, options_of, write_space
 from tests.support.tasks import planned
 
 
@@ -124,7 +124,7 @@ def test_what_breaks_breaks_alone(
 def test_a_gpu_that_failed_interrupts_all_and_each_goes_on_from_its_checkpoint(
     world: World, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = 2 * 2 * (1437 // 64 + 1)
+    steps = 2 * 2 * (1437 // BATCH + 1)
     breaking(monkeypatch, steps - 3, torch.AcceleratorError("CUDA error: unspecified launch failure"))
     with pytest.raises(DeviceError, match="expected a GPU that works, got CUDA error: unspecified launch failure"):
         world.run()

@@ -67,7 +67,9 @@ def test_images_that_are_passed_over_are_told_with_their_number(tmp_path: Path) 
         for number in range(70):
             Image.fromarray(pixels).save(tmp_path / "images" / place / f"{number}.{'PNG' if number % 2 else 'png'}")
     write_space(tmp_path)
-    asked = options_of(tmp_path, sets=["data.name=imagefolder", f"data.root={tmp_path}/images"])
+    asked = options_of(
+        tmp_path, sets=["data.name=imagefolder", f"data.root={tmp_path}/images", "training.batch_size=64"]
+    )
     (tmp_path / "images" / "train" / "cat" / "README").write_text("no image")
     assert [each for each in cautions(plan_of(asked)) if "passed over" in each] == []
     assert plan_of(asked).trials[0].data.train_count == 140

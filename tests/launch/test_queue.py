@@ -18,7 +18,7 @@ from ablate.planning.plan import PlannedTraining
 from ablate.storage import leases
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
-from tests.support.helpers import options_of, write_space
+from tests.support.helpers import BATCH, options_of, write_space
 from tests.support.search_helpers import write_search
 
 
@@ -113,7 +113,7 @@ def test_what_shares_a_process_is_of_one_shape(tmp_path: Path) -> None:
     while (job := world.queue.next(lambda spec: 8)) != "wait":
         assert isinstance(job, Job)
         sizes.append([task.spec.training.batch_size for task in job.tasks])
-    assert sizes == [[64, 64, 64], [32]]
+    assert sizes == [[BATCH, BATCH, BATCH], [32]]
 
 
 def test_a_search_is_asked_for_no_more_than_shares_a_process(tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ def test_memory_that_runs_out_halves_what_shares_a_process(tmp_path: Path) -> No
 
     def next_sizes(out_of_memory: bool) -> list[int]:
         jobs = []
-        while isinstance(job := world.queue.next(lambda spec: 5 if spec.training.batch_size == 64 else 2), Job):
+        while isinstance(job := world.queue.next(lambda spec: 5 if spec.training.batch_size == BATCH else 2), Job):
             jobs.append(job)
         for task in (task for job in jobs for task in job.tasks):
-            lacks = out_of_memory and task.spec.training.batch_size == 64
+            lacks = out_of_memory and task.spec.training.batch_size == BATCH
             world.queue.ended(task.key, Outcome(task.key, "failed", "out of memory", needs_more_memory=lacks))
         return [len(job.tasks) for job in jobs]
 

@@ -22,7 +22,7 @@ from ablate.spaces.specs import MeasurementSpec
 from ablate.storage.origins import FOLDER, LAYOUT, Origin, write_first
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
-from tests.support.helpers import write_space
+from tests.support.helpers import BATCH, write_space
 
 TABLES = ("lowpass", "batch_size", "augmentation", "architecture", "bit_width")
 
@@ -147,7 +147,7 @@ def test_every_state_of_storage_has_its_action(tmp_path: Path) -> None:
 
 def test_a_batch_larger_than_the_data_names_the_line_that_set_it(tmp_path: Path) -> None:
     space = write_space(tmp_path)
-    space.write_text(space.read_text().replace("training.batch_size: 64", "training.batch_size: 4096"))
+    space.write_text(space.read_text().replace(f"training.batch_size: {BATCH}", "training.batch_size: 4096"))
     with pytest.raises(SpecError, match=r"tiny.yaml:2: training.batch_size: expected at most .* got 4096"):
         plan_of([str(space)], tmp_path)
     with pytest.raises(SpecError, match=r"--set training.batch_size=2000"):

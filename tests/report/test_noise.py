@@ -77,5 +77,5 @@ def test_page_terminal_and_json_tell_it() -> None:
     stream = io.StringIO()
     print_results(results, Console(file=stream, width=400))
     assert noise.sentence in stream.getvalue()
-    assert noise.sentence in render(page_of([results], {})).replace("&#39;", "'")
+    assert noise.sentence in render(page_of([results], {})).replace("&#39;", "'").replace("\N{NO-BREAK SPACE}", " ")
     assert results_as_json([made(seeds=1)])["noise"] == []

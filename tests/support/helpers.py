@@ -20,9 +20,12 @@ from ablate.launch.session import launch
 from ablate.planning.plan import Plan
 from tests.support.launches import Process
 
+BATCH = 256
+"""Of the tiny space: its epochs are six steps, and cost what steps cost more than what images do."""
+
 SPACE = """\
 title: A tiny space
-base: {{model.width: 0.25, model.depth: 8, training.batch_size: 64, training.crop_padding: 1, training.attack.steps: 1,
+base: {{model.width: 0.25, model.depth: 8, training.batch_size: {batch}, training.crop_padding: 1, training.attack.steps: 1,
        training.epochs: {epochs}, data.name: digits, data.image_size: 8,
        measurement.attacks: [{attacks}]}}
 rows:
@@ -36,7 +39,7 @@ def write_space(
     folder: Path, name: str = "tiny", epochs: int = 2, attacks: str = "natural, gn, fgsm, pgd20", **changes: str
 ) -> Path:
     """A space of three rows and two trainings, each a second or two long; with pgd20 half of that is its own."""
-    text = SPACE.format(epochs=epochs, attacks=attacks)
+    text = SPACE.format(epochs=epochs, attacks=attacks, batch=BATCH)
     for old, new in changes.items():
         text = text.replace(old, new)
     path = folder / f"{name}.yaml"
