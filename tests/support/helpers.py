@@ -25,8 +25,8 @@ BATCH = 256
 
 SPACE = """\
 title: A tiny space
-base: {{model.width: 0.25, model.depth: 8, training.batch_size: {batch}, training.crop_padding: 1, training.attack.steps: 1,
-       training.epochs: {epochs}, data.name: digits, data.image_size: 8,
+base: {{model.width: 0.25, model.depth: 8, training.batch_size: {batch}, training.crop_padding: 1,
+       training.attack.steps: 1, training.epochs: {epochs}, data.name: digits, data.image_size: 8,
        measurement.attacks: [{attacks}]}}
 rows:
   - {{label: small, set: {{training.learning_rate: 0.05}}, published: {{natural: 70.5, pgd20: 40.25}}}}
