@@ -225,9 +225,8 @@ class _Writer:
     def _verdicts(self, space: str) -> str:
         told = []
         for verdict in self.source.verdicts(space):
-            sentence = verdict.sentence()
-            said = sentence if verdict.verdict in sentence else f"{verdict.verdict} ({sentence})"
-            told.append(f"- “{verdict.claim.says}” **{verdict.verdict}**. {said}")
+            said = verdict.sentence().replace(verdict.verdict, f"**{verdict.verdict}**", 1)
+            told.append(f"- “{verdict.claim.says}” {said}")
         return "\n".join(told) or "No claims."
 
     def _verdict(self, asked: str) -> str:

@@ -1,8 +1,8 @@
 """R = |LFI| / |HFI| of the first activation, in every way the paper's words can be read (Section 3.1.3).
 
-After `python -m ablate.launch --space frequency` with the settings of docs/results.md, Table 1:
+After `python -m ablate.launch --preset reduced --space frequency --set data.root=IMAGES --storage STORAGE`:
 
-    python docs/experiments/first_activation.py IMAGES STORAGE --seeds 0 1
+    python docs/experiments/first_activation.py IMAGES STORAGE --seeds 0 1 2
 
 Prints a line for each reading, the mean over the seeds for the untrained, the natural and the robust network.
 """
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import ablate
 from ablate.analysis.energy import lfi_hfi_ratio
-from ablate.learning.data import load
+from ablate.learning.data import load, split_validation
 from ablate.learning.models import build_network
 from ablate.learning.monitoring import PROBE_IMAGES
 from ablate.spaces.specs import DataSpec, ModelSpec
@@ -46,11 +46,12 @@ def main() -> None:
     parser.add_argument("storage", help="Where the networks were trained.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     asked = parser.parse_args()
-    settings = {"data.name": "imagefolder", "data.root": asked.images, "training.precision": "bfloat16"}
-    settings |= {"training.epochs": 30, "training.batch_size": 64}
-    plan = ablate.load_space("frequency").plan(sets=settings, seeds=asked.seeds, storage=asked.storage)
-    data = load(DataSpec(name="imagefolder", root=asked.images), None)
-    images = torch.from_numpy(data.train_images[:PROBE_IMAGES]).float() / 255
+    sets = {"data.root": asked.images}
+    plan = ablate.load_space("frequency").plan(preset="reduced", sets=sets, seeds=asked.seeds, storage=asked.storage)
+    spec = DataSpec(name="imagefolder", root=asked.images, validation=0.1)
+    data = load(spec, None)
+    trained_on, _ = split_validation(data.train_labels, spec.validation)
+    images = torch.from_numpy(data.train_images[trained_on[:PROBE_IMAGES]]).float() / 255
     networks = {
         "untrained": [build_network(ModelSpec(), 10, 32, seed).eval() for seed in asked.seeds],
         "natural": [plan.network("Natural", seed) for seed in asked.seeds],

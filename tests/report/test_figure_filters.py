@@ -54,10 +54,10 @@ def test_figure_filters_draws_high_pass_with_the_mean_as_a_kind_of_its_own_where
     assert drawing is not None and without is not None
     dotted = {line.get_color(): line for line in drawing.figure.axes[0].lines if line.get_linestyle() == ":"}
     assert {colour: list(line.get_ydata()) for colour, line in dotted.items()} == {COLOURS[0]: [81, 58, 54]}
-    assert "robust behind high-pass with the mean at 1 cycles per image from 81.0 to 58.0 %" in drawing.caption
+    assert "robust behind high-pass + mean at 1 cycles per image from 81.0 to 58.0 %" in drawing.caption
     assert "robust behind high-pass at 1 cycles per image" in drawing.caption and "Dotted" in drawing.caption
     assert len(without.figure.axes[0].lines) == len(drawing.figure.axes[0].lines) - 1
-    assert "Dotted" not in without.caption and "with the mean" not in without.caption
+    assert "Dotted" not in without.caption and "+ mean" not in without.caption
 
 
 def test_figure_filters_names_networks_of_one_kind_by_their_rows() -> None:

@@ -18,7 +18,7 @@ _PANELS = {"natural": "Clean images", "pgd20": "PGD-20, made without the filter"
 _KINDS = {
     "lowpass": ("low-pass", "-", "o"),
     "highpass": ("high-pass", "--", "s"),
-    "highpass with mean": ("high-pass with the mean", ":", "^"),
+    "highpass with mean": ("high-pass + mean", ":", "^"),
 }
 _LEAST_POINTS = 2
 _CLOSE = 1.0  # cycles per image, nearer than which two labels would touch
@@ -87,7 +87,7 @@ def draw_filters(data: FigureData) -> Drawing | None:
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
     _cut_offs(drawn[-1], ticks)
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=2, columnspacing=1.2, frameon=False)
     return Drawing(figure, _caption(networks, panels))
 
 
