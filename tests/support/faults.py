@@ -68,7 +68,7 @@ def begun(storage: Storage, key: str) -> str | None:
 
 worker.death = begun  # type: ignore[attr-defined]  # what a worker asks first: how the one before ended
 files.LocalFiles.write = held  # type: ignore[method-assign]
-training.ascend = Counted(training.ascend, "training", 30)  # type: ignore[assignment]  # in the second epoch of digits
+training.ascend = Counted(training.ascend, "training", 8)  # type: ignore[assignment]  # in the second epoch of digits
 worker.evaluate = Counted(worker.evaluate, "measuring", 2)  # type: ignore[attr-defined]
 
 # A dead launch's leases expire after 3 s here instead of 20.
