@@ -31,6 +31,10 @@ def space_in(folder: Path) -> tuple[str, ...]:
     return ("--space", str(write_space(folder, epochs=EPOCHS)), "--no-tracking")
 
 
+def running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def attempts(storage: Path) -> int:
     return len(list(storage.glob("*/attempts/*")))
 
@@ -52,6 +56,8 @@ def test_workers_and_a_node_killed_at_every_stage_go_on_from_their_checkpoints(
             on_cluster.add_node()
             killed = time.monotonic()
             on_cluster.lose_node(lost)
+            # They end once they notice that their node is gone; let go before that, they would commit.
+            until(lambda workers=workers: not any(map(running, workers)), what="the end of the lost node's workers")
         else:
             killed = time.monotonic()
             for worker in workers:
