@@ -32,7 +32,7 @@ def judged(
     Returns:
         How it ended.
     """
-    last = 0
+    last, stored_judged = 0, metric is None
 
     def judge(epoch: int, metrics: Mapping[str, float]) -> None:
         nonlocal last
@@ -43,13 +43,17 @@ def judged(
             raise StoppedEarly
 
     def heard(event: Event) -> None:
+        nonlocal stored_judged
         listen(event)
+        if event.kind == "started" and not stored_judged:
+            stored_judged = True
+            # Not before: what is stopped has to be this launch's, by its lease, to be recorded as stopped.
+            for entry in Storage(task.storage).history(task.key):
+                judge(int(entry["epoch"]), entry["metrics"])
         if event.kind == "epoch":
             judge(event.done, event.metrics)
 
     try:
-        for entry in Storage(task.storage).history(task.key) if metric is not None else ():
-            judge(int(entry["epoch"]), entry["metrics"])
         return (yield from work(heard))
     except StoppedEarly:
         return Outcome(task.key, "stopped", epoch=last)

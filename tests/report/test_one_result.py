@@ -113,7 +113,8 @@ def of_csv(lines: list[dict[str, str]]) -> Told:
 
 
 def plain(cell: str) -> str:
-    return html.unescape(re.sub(r"<span.*?</span>|<[^>]*>", "", cell, flags=re.DOTALL)).strip()
+    text = html.unescape(re.sub(r"<span.*?</span>|<[^>]*>", "", cell, flags=re.DOTALL))
+    return text.replace("\N{NO-BREAK SPACE}", " ").strip()
 
 
 def of_page(page: str) -> Told:

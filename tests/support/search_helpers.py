@@ -12,7 +12,7 @@ from ablate.spaces.search import SearchSpec
 BASE = {
     "model.width": 0.25,
     "model.depth": 8,
-    "training.batch_size": 256,
+    "training.batch_size": 128,
     "training.crop_padding": 1,
     "training.attack.steps": 1,
     "training.epochs": 4,
