@@ -389,20 +389,20 @@ class _Run:
             arrays = {seen: {"correct": right} for seen, right in correct.items()}
         records = []
         for measurement in same:
-            found = {name: values.cpu().numpy() for name, values in arrays[measurement.filter].items()}
+            seen = measurement.filter
+            found = {name: values.cpu().numpy() for name, values in arrays[seen].items()}
             right = found["correct"] = found["correct"].astype(np.bool_)
             self._correct[measurement.key] = torch.from_numpy(right)
             accuracy = 100.0 * float(right.mean())
             meta: dict[str, Any] = {
                 "what": measurement.name,
                 "settings": repr(attack),
-                "filter": None if measurement.filter is None else measurement.filter.kind,
-                "degree": None if measurement.filter is None else measurement.filter.degree,
-                **({"outer": measurement.filter.outer} if measurement.filter and measurement.filter.outer else {}),
-                **({"keep_mean": True} if measurement.filter and measurement.filter.keep_mean else {}),
+                "filter": None if seen is None else seen.kind,
+                "degree": None if seen is None else seen.degree,
+                **{name: value for name in ("outer", "keep_mean") if (value := getattr(seen, name, None))},
                 "adaptive": measurement.adaptive,
                 "images": len(right),
-                **more.get(measurement.filter, {}),
+                **more.get(seen, {}),
             }
             if attack.threat is not None:
                 meta["threat"] = attack.threat.words()

@@ -31,7 +31,6 @@ LATER: dict[str, Any] = {
     "training.label_smoothing": 0.0,
     "training.augmentation.degree": None,
     "training.augmentation.outer_degree": None,
-    "training.augmentation.keep_mean": False,
 }
 """Dotted path -> the value that keeps the old behaviour, for each field added after version 0.1."""
 

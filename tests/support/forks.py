@@ -28,20 +28,21 @@ class ForkServer:
 
     Args:
         modules: What it loads.
-        path: Where it finds those that are not installed; a fork looks where its own `PYTHONPATH` says.
+        environment: What is different in its own: `PYTHONPATH`, empty else, where it finds what is not installed. A
+            fork's is what it is asked for with.
     """
 
-    def __init__(self, *modules: str, path: str = "") -> None:
+    def __init__(self, *modules: str, **environment: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fork-")  # in /tmp: a socket's path is short
         self.path = f"{self._folder.name}/socket"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.path)
         listener.listen(16)
+        own = {**os.environ, "PYTHONPATH": "", **environment}
         with listener:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(listener.fileno()), *modules],
-                stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, pass_fds=[listener.fileno()],
-                start_new_session=True,
+                stdin=subprocess.PIPE, env=own, pass_fds=[listener.fileno()], start_new_session=True,
             )  # fmt: skip
 
     def close(self) -> None:

@@ -83,18 +83,9 @@ class Process:
 def start_server() -> ForkServer:
     """The server of this process and of those that it starts."""
     root = str(Path(__file__).resolve().parents[2])
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when PyTorch is loaded
-    # A process that asks for more threads shares the cores with other tests: waiting, they must not keep one busy.
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    try:
-        server = ForkServer(*LOADED, path=root)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    # Read when PyTorch is loaded. A process that asks for more threads shares the cores with other tests: waiting, they
+    # must not keep one busy.
+    server = ForkServer(*LOADED, PYTHONPATH=root, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
     atexit.register(server.close)
     return server
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from ablate.report.figures.style import (
     new_figure,
     power_axes,
     shared_colours,
+    short,
 )
 from ablate.report.results import along_epochs
 from ablate.spaces.figures import Drawing, FigureData, RowData, draws
@@ -166,7 +166,7 @@ def _by_epoch(figure: Figure, data: FigureData, metric: str, words: str) -> tupl
             continue
         mean = values.mean(axis=0)
         colour, dash = line_look(number)
-        name = textwrap.shorten(", ".join(labels), 40, placeholder=" …")
+        name = short(", ".join(labels))
         name += f" ({len(curves)} seeds)" if len(curves) > 1 else ""
         axes.plot(epochs, mean, color=colour, linestyle=dash, label=name, linewidth=1.8)
         if len(curves) > 1:

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ablate.report.figures.columns import draw_columns
 from ablate.report.figures.pictures import Picture, picture
-from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, grid_of, line_look, new_figure
+from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, grid_of, line_look, new_figure, short
 from ablate.report.results import Results, along_epochs
 from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.masked import SECOND, second_verdicts
@@ -90,9 +90,7 @@ def draw_verdicts(
             entries, headings = units.setdefault(unit, ([], []))
             y = entries[-1].y + 2.2 if entries else 1.0
             standing = f"{ours.standing.split(':')[0].split(',')[0]}: " if ours.standing else ""
-            headings.append(
-                (y - 1.0, textwrap.shorten(f"{number + 1}. {standing}{ours.claim.says}", 92, placeholder=" …"))
-            )
+            headings.append((y - 1.0, short(f"{number + 1}. {standing}{ours.claim.says}", 92)))
             for index, comparison in enumerate(ours.comparisons):
                 if comparison.unit != unit:
                     continue
@@ -205,7 +203,7 @@ def draw_training(results: Results) -> Drawing | None:
         axes.grid(axis="y", color="0.92")
         axes.set_axisbelow(True)
     if len(groups) <= _MOST_LINES:
-        names = [textwrap.shorten(", ".join(labels), 40, placeholder=" …") for labels in groups.values()]
+        names = [short(", ".join(labels)) for labels in groups.values()]
         lines = [
             matplotlib.lines.Line2D([], [], color=colour, linestyle=dash)
             for colour, dash in (_line_style(number, len(groups)) for number in range(len(groups)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,11 @@ def new_figure(title: str, height_in: float, width_in: float = WIDTH_IN) -> Figu
 def line_look(number: int) -> tuple[str, Any]:
     """The colour and the dashes of a figure's n-th line, which no other of the first 49 has."""
     return COLOURS[number % len(COLOURS)], DASHES[(number // len(COLOURS) + number) % len(DASHES)]
+
+
+def short(words: str, most: int = 40) -> str:
+    """Words cut at a space, where they are longer than so many characters."""
+    return textwrap.shorten(words, most, placeholder=" …")
 
 
 def power_axes(axes: Axes, most_ticks: int | None = None) -> None:

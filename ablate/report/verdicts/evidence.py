@@ -116,6 +116,11 @@ class _Group:
         return np.asarray(parts.sum(axis=0), dtype=np.float64)
 
 
+def readable(metric: str) -> str:
+    """A metric's name as people read it; a trend is called as what it is of."""
+    return column_name(metric.removeprefix(TREND))
+
+
 def estimate(weights: Weights, table: Table, borrowed: Sequence[Mapping[str, float]] = ()) -> Estimate:
     """The effect of a contrast and what is known of its error.
 
@@ -130,8 +135,7 @@ def estimate(weights: Weights, table: Table, borrowed: Sequence[Mapping[str, flo
     """
     for row, metrics in weights.items():
         if not table.get(row):
-            names = [column_name(metric.removeprefix(TREND)) for metric in metrics]
-            return Estimate(np.asarray(math.nan), problem=f"no {' and '.join(names)} for {row!r}")
+            return Estimate(np.asarray(math.nan), problem=f"no {' and '.join(map(readable, metrics))} for {row!r}")
     groups = _groups(weights, table)
     if groups is None:
         problem = "the rows share trainings only in part, and none is shared by all of them"

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablate.core.text import aside, listed, shown
-from ablate.report.names import column_name
-from ablate.report.results import TREND, Results, published_results
+from ablate.report.results import Results, published_results
 from ablate.report.verdicts.contrasts import Contrast, contrasts
 from ablate.report.verdicts.decisions import (
     ALPHA,
@@ -33,7 +32,7 @@ from ablate.report.verdicts.decisions import (
     seeds_beyond,
     smallest_level,
 )
-from ablate.report.verdicts.evidence import Estimate, estimate
+from ablate.report.verdicts.evidence import Estimate, estimate, readable
 from ablate.report.verdicts.looks import Look, walk
 from ablate.spaces.claims import Claim, Trend
 from ablate.spaces.looks import Design
@@ -451,7 +450,7 @@ def _reasons(left: Sequence[tuple[Contrast, Comparison]], results: Results) -> l
             found.setdefault(comparison.reason or "")
             continue
         together = (contrast.weights[row] for (contrast, _), other in zip(left, lacking, strict=True) if other == row)
-        names = list(dict.fromkeys(column_name(name.removeprefix(TREND)) for each in together for name in each))
+        names = list(dict.fromkeys(readable(name) for each in together for name in each))
         found.setdefault(f"no {listed(names, _MOST_NAMES)} for {row!r}{_why_none(results, row)}")
     return list(found)
 
