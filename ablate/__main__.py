@@ -9,10 +9,11 @@ from ablate.core.errors import nearest
 
 COMMANDS = {
     "launch": "train and measure every row of a space, or search",
-    "report": "tables, verdicts, figures, a page, from what MLflow holds",
-    "status": "what a storage holds, how far it is, and why something failed",
+    "report": "tables, verdicts, figures, a page",
+    "status": "what a storage holds, how far it is, why it failed",
     "serve": "the same page live in a browser, from a storage",
-    "bench": "images a second beside the textbook loop, on this machine",
+    "bundle": "results that travel: make or verify one file of a plan",
+    "bench": "images a second beside the textbook loop",
 }
 
 
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> int:
         return 2
     for name, what in COMMANDS.items():
         print(f"python -m ablate.{name:<8} {what}")
-    print("Each tells its options with -h. From Python: import ablate; ablate.load_space(...).plan(...).run()")
+    print("Each tells its options with -h.")
+    print("From Python: import ablate; ablate.load_space(...).plan(...).run()")
     return 0
 
 

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  python -m ablate.bench                                   training steps and the seven columns, three networks
-  python -m ablate.bench --what columns --what attacks     measuring, attack by attack and all seven
-  python -m ablate.bench --network resnet20:4:fat --mode bfloat16+compile --batch 512
-  python -m ablate.bench --what packing --network all      1, 2 and 4 processes on one device
-  python -m ablate.bench --what streams --storage ./storage   trainings that take turns in one process
-  python -m ablate.bench --what recipes --mode float32     what TRADES, MART and AWP cost beside PGD-7
+  python -m ablate.bench                 training steps and the seven columns
+  python -m ablate.bench --what columns --what attacks     measuring alone
+  python -m ablate.bench --network resnet20:4:fat --batch 512
+  python -m ablate.bench --what packing --network all      1, 2, 4 processes
+  python -m ablate.bench --what streams --storage ./storage     taking turns
+  python -m ablate.bench --what recipes  TRADES, MART and AWP beside PGD-7
 Exit codes: 0 measured, 2 refused input."""
 
 NETWORKS = ("resnet20", "mobilenet_v2", "efficientnet_b0", "wrn_34_10")

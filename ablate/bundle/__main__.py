@@ -106,7 +106,9 @@ def _tell_made(path: Path, plan: str, made: Made, tell: Callable[[str], None]) -
 
 @app.command(context_settings=_CONTEXT)
 def verify(
-    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Of python -m ablate.bundle make.")],
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE...", help="Of ablate.bundle make, or folders of them.")
+    ],
     spot: Annotated[
         int, typer.Option(min=0, metavar="N", help="Attack so many random images again, with its networks.")
     ] = 0,
@@ -130,8 +132,8 @@ def verify(
         from ablate.bundle import signing, verifying
 
         differs = False
-        for path in bundles:
-            opened = verifying.open_bundle(local_path(path, "BUNDLE"))
+        for path in verifying.paths_of(local_path(path, "BUNDLE") for path in bundles):
+            opened = verifying.open_bundle(path)
             told = signing.check(opened.path, signers=signers, signer=signer, issuer=issuer)
             found = verifying.verify(opened)
             lines = list(found.differs)
@@ -157,16 +159,18 @@ def page(
     """Fill in a page's numbers, tables and figures from bundles. In its prose stand:
 
     \b
-    {batch_size/64/pgd20}              the mean over seeds; {...:.1f} as Python formats it
-    {batch_size/64/pgd20.std}          also .n, .published, and .seed0 for one seed
+    {batch_size/64/pgd20}        a mean over seeds; {...:.1f} as in Python
+    {batch_size/64/pgd20.std}    also .n, .published, .seed0 for one seed
     {lowpass/16/cw20 - lowpass/32/cw20:+.1f}
-    {frequency/Adversarial/energy/ratio@1}    a curve at an epoch; trend/energy/ratio: Kendall's tau with the epoch
-    {lowpass/32/pgd20[best]}           of another network than the last
-    {table lowpass}  {verdicts lowpass}  {figure frequency/5}      on lines of their own
-    {verdict batch_size/2}             of the second claim: holds, fails, or not enough evidence
+    {frequency/Adversarial/energy/ratio@1}           a curve at an epoch
+    {frequency/Adversarial/trend/energy/ratio}       its Kendall's tau
+    {lowpass/32/pgd20[best]}     of another network than the last
+    {verdict batch_size/2}       of the second claim
     {seeds lowpass}  {data lowpass}  {hours lowpass}  {commit lowpass}
-    {from reduced-*.zip}               the bundles of what follows
-    {{ and }}                          braces
+    {from reduced-*.zip}         the bundles of what follows
+    {table lowpass}  {verdicts lowpass}  {figure frequency/5}
+                                 on lines of their own
+    {{ and }}                    braces
     """
     with _exits() as console:
         from ablate.bundle import page as pages

@@ -31,7 +31,7 @@ from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.verdicts import Verdict, verdicts_of
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import BundleFiles
+from ablate.storage.zipped import BundleFiles, bundles_in
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
 _REFERENCE = re.compile(r"(?P<path>.+?)(?:\[(?P<network>[a-z_:0-9]+)\])?(?:\.(?P<what>std|n|published|seed\d+))?")
@@ -65,9 +65,9 @@ class _Source:
     """
 
     def __init__(self, folder: Path, pattern: str) -> None:
-        paths = sorted(folder.glob(pattern)) if not Path(pattern).is_absolute() and ".." not in pattern else []
+        paths = bundles_in(folder, pattern) if not Path(pattern).is_absolute() and ".." not in pattern else []
         if not paths:
-            names = [path.name for path in sorted(folder.glob("*.zip"))]
+            names = [path.name for path in bundles_in(folder)]
             raise _FieldError(
                 f"expected bundles {pattern} in {folder}, got none; there are {', '.join(names) or 'none'}"
             )

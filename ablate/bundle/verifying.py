@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ablate.storage.checksums import read_json
 from ablate.storage.plans import PlanFile
 from ablate.storage.registrations import parse as parse_registration
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import BundleFiles
+from ablate.storage.zipped import BundleFiles, bundles_in
 
 _FORMLESS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 """What comes of content whose checksums hold and that no launch has written."""
@@ -59,6 +59,15 @@ class Checked:
     def sentence(self) -> str:
         """What was looked at."""
         return ", ".join(plural(number, what) for what, number in self.counts.items())
+
+
+def paths_of(given: Iterable[Path]) -> list[Path]:
+    """Bundles, and in place of a folder of bundles those in it; each once.
+
+    Args:
+        given: Their paths; one that is no bundle is left, for whoever opens it to say so.
+    """
+    return list(dict.fromkeys(each for path in given for each in bundles_in(path) or [path]))
 
 
 def open_bundle(path: Path) -> Opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -22,8 +23,8 @@ WIDTH = 100
 """Columns of the help text."""
 
 EPILOG = """\b
-Example: python -m ablate.launch --space batch_size --preset smoke   (minutes on a laptop)
-Exit codes: 0 all there, 1 something failed, 2 refused input, 130 interrupted (again: goes on)."""
+Example: python -m ablate.launch --space batch_size --preset smoke
+Exit codes: 0 all there, 1 something failed, 2 refused input, 130 interrupted."""
 
 
 class _Command(typer.core.TyperCommand):
@@ -146,7 +147,10 @@ def _list(options: Options) -> int:
     width = max(len(space.name) for space in loaded)
     for space in loaded:
         what = _listed(space)
-        console.print(Text(f"{space.name:<{width}}  {what['size']:>8}  {printable(what['title'])}"))
+        before = f"{space.name:<{width}}  {what['size']:>8}  "
+        room = max(20, console.width - len(before)) if console.is_terminal else sys.maxsize
+        title = textwrap.wrap(printable(what["title"]), room)  # what is folded stays in its column
+        console.print(Text(before + f"\n{' ' * len(before)}".join(title)))
     return 0
 
 

@@ -25,7 +25,7 @@ from ablate.storage.origins import Origin
 from ablate.storage.read_only import ReadOnlyFiles
 from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import BundleFiles
+from ablate.storage.zipped import BundleFiles, bundles_in
 
 
 class Place(ReadOnlyFiles):
@@ -109,12 +109,15 @@ class Also:
         own: The launch's.
 
     Raises:
-        UserError: One of them cannot be read, is no bundle, or is the launch's own.
+        UserError: One of them cannot be read, holds nothing, or is the launch's own.
     """
 
     def __init__(self, asked: Sequence[str], own: Storage) -> None:
         self._own = own
-        self.places = [_opened(each, own) for each in dict.fromkeys(asked)]
+        found: dict[str, Place] = {}
+        for place in (place for each in asked for place in _opened(each, own)):
+            found.setdefault(place.location, place)
+        self.places = list(found.values())
 
     @property
     def storage(self) -> Storage:
@@ -190,14 +193,23 @@ def _whole(view: TrainingView, needed: set[str]) -> bool:
     return view.finished and needed <= view.records.keys()
 
 
-def _opened(asked: str, own: Storage) -> Place:
+def _opened(asked: str, own: Storage) -> list[Place]:
+    """A bundle or a storage, or the bundles of a folder."""
     storage = Storage(asked)
     if storage.location.rstrip("/") == own.location.rstrip("/"):
         raise StorageError(f"--also: expected another storage than --storage, got {redact(asked)} as both")
     if isinstance(storage.files, BundleFiles):
-        return Place(storage.files, own, "bundle", Path(asked).name, storage.files.bundle.digest)
+        return [_bundle(storage.files, own)]
     if not storage.keys():
-        raise StorageError(f"--also {redact(asked)}: expected a bundle, or a storage with trainings, got none there")
+        found = bundles_in(Path(storage.location))
+        if not found:
+            expected = "a bundle, a folder of bundles, or a storage with trainings"
+            raise StorageError(f"--also {redact(asked)}: expected {expected}, got none there")
+        return [_bundle(BundleFiles(path, alone=True), own) for path in found]  # the others are among them
     place = redact(storage.location).partition("?")[0].rstrip("/")
     name = "/".join(place.rsplit("/", 2)[-2:])
-    return Place(storage.files, own, "storage", name, lambda: next(iter(storage.identities()), ""))
+    return [Place(storage.files, own, "storage", name, lambda: next(iter(storage.identities()), ""))]
+
+
+def _bundle(files: BundleFiles, own: Storage) -> Place:
+    return Place(files, own, "bundle", files.bundle.path.name, files.bundle.digest)

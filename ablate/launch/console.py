@@ -49,13 +49,12 @@ def show_plan(plan: Plan, out: Console) -> None:
         plan: With its actions decided.
         out: Where to.
     """
-    spaces = [space.name for space in plan.spaces]
     for space in plan.spaces:
         number = f" (Table {space.space.table})" if space.space.table is not None else ""
         out.print()
         out.print(Text(f"{space.name}: {printable(space.space.title)}{number}", style="bold", overflow="fold"))
         if plan.trials:  # of a search there may be none yet
-            out.print(_table(plan, space.name, spaces))
+            out.print(_table(plan, space.name))
     failed = failures(plan)
     if failed:
         out.print()
@@ -86,7 +85,7 @@ def show_remarks(expected: Estimate, out: Console) -> None:
         out.print(Text(printable(remark), style="yellow", overflow="fold"))
 
 
-def _table(plan: Plan, space: str, spaces: Sequence[str]) -> Table:
+def _table(plan: Plan, space: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     table.add_column("row", overflow="fold", min_width=6)
     table.add_column("seed", justify="right", no_wrap=True)
@@ -94,19 +93,22 @@ def _table(plan: Plan, space: str, spaces: Sequence[str]) -> Table:
     table.add_column("action", overflow="fold", min_width=10)
     table.add_column("shared with", overflow="fold")
     before = None
+    named: dict[str, str] = {}  # training -> the row of this table that has said whose else it is
     for planned in plan.trials:
         if planned.trial.space != space:
             continue
         training = plan.trainings[planned.training]
         label = printable(planned.trial.label)
         own = f"{space}/{planned.trial.label}"
-        others = [row_name(row, spaces) for row in dict.fromkeys(training.rows) if row != own]
+        others = [row_name(row, [space]) for row in dict.fromkeys(training.rows) if row != own]
+        shared = f"as {named[training.key]}" if training.key in named else listed(others, _SHARED_SHOWN)
+        named.setdefault(training.key, label)
         table.add_row(
             Text("" if label == before else label),
             Text(str(planned.trial.seed)),
             Text(training.key[:SHORT_KEY]),
             Text(_action(training), style=_STYLES[training.action]),
-            Text(listed(others, _SHARED_SHOWN), style="dim"),
+            Text(shared, style="dim"),
         )
         before = label
     return table

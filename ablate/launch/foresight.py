@@ -40,6 +40,7 @@ class Foresight:
         noise_from: Where it comes from.
         seeds: The first look that decides the claim with probability 0.8; None where none does, or nobody knows.
         hours: What so many seeds of its rows would take, nothing of it being there.
+        first: Seeds a row of the first look: fewer decide nothing.
         asked: Seeds a row that the last look within the launch has; None where it reaches no look.
         smallest: The smallest distance from the claim's edge that these decide with probability 0.8.
         asked_hours: What they would take.
@@ -54,10 +55,16 @@ class Foresight:
     noise_from: str
     seeds: int | None
     hours: float | None
+    first: int
     asked: int | None
     smallest: float | None
     asked_hours: float | None
     unit: str
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to go by."""
+        return self.effect is not None or self.noise is not None
 
     def sentence(self) -> str:
         """One line."""
@@ -71,7 +78,7 @@ class Foresight:
         if self.seeds is not None:
             parts.append(f"{self.seeds} seeds a row decide it with 80 %{self._took(self.hours)}")
         if self.asked is None:
-            parts.append("the seeds asked for reach no look")
+            parts.append(f"verdicts begin with {plural(self.first, 'seed')} a row")
         elif self.smallest is not None:
             told = f"{self.smallest:.2f} from its edge{self._took(self.asked_hours)}"
             parts.append(f"{plural(self.asked, 'seed')} decide {told}")
@@ -131,7 +138,8 @@ def _of_claim(question: Question, results: Results, seeds: int, each: float | No
             smallest = None if within is None else _smallest(contrast, known, shares[within], within)
         told.append(
             Foresight(
-                claim.says, contrast.words, effect, effect_from, noise, noise_from, needed, hours(needed), within,
+                claim.says, contrast.words, effect, effect_from, noise, noise_from, needed, hours(needed),
+                min(design.looks), within,
                 smallest, hours(within), unit,
             )
         )  # fmt: skip

@@ -232,7 +232,11 @@ class Options:
     )
     also: list[str] = field(
         default_factory=list,
-        metadata=_given("BUNDLE|PLACE", "Reuse what this holds, too; read-only; may repeat.", call="plan"),
+        metadata=_given(
+            "BUNDLE|PLACE",
+            "Reuse what this holds, too: a bundle, a folder of them, a storage; may repeat.",
+            call="plan",
+        ),
     )
     data_root: Path = field(
         default=Path("data"),

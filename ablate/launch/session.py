@@ -137,8 +137,12 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
     show_estimate(expected, console)
     if claims:
         console.print("\nWhat these seeds can decide:")
-    for claim in claims:
+    known = [claim for claim in claims if claim.known]
+    for claim in known:
         console.print(Text(f"  {printable(claim.sentence())}", overflow="fold"))
+    if len(known) < len(claims):
+        count = plural(len(claims) - len(known), "claim")
+        console.print(f"  {count}: no effect is expected, and no noise is known before seeds are trained")
     if outlook:
         unit = outlook["unit"]
         limit = f", of a budget of {outlook['budget_hours']:g}" if outlook["budget_hours"] is not None else ""

@@ -23,7 +23,7 @@ from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown
 from ablate.report.from_tracking import CHANGED, keep_storages_apart, pages_of, results_of
 from ablate.report.marking import mark_replicated, mark_runs
-from ablate.report.opening import DEFAULT_STORAGE, bundles_in, show_pages
+from ablate.report.opening import DEFAULT_STORAGE, bundle_there, show_pages
 from ablate.report.printing import print_registration, print_results
 from ablate.report.results import Results
 from ablate.report.tables import Table, build_table, table_input
@@ -32,6 +32,7 @@ from ablate.spaces.loading import table_names
 from ablate.spaces.networks import NAMES, Network
 
 if TYPE_CHECKING:
+    from ablate.storage.plans import PlanFile
     from ablate.storage.storage import Storage
     from ablate.tracking.results import PlanResults
     from ablate.tracking.tracker import Tracker
@@ -196,7 +197,7 @@ def _stored(
         found.append((from_storage.results_of(file.of_space(name), storage, network), others))
     if not found:
         raise StorageError(
-            f"--storage {redact(location)}: expected plans launched into it, got none{bundles_in(location)}"
+            f"--storage {redact(location)}: expected plans launched into it, got none{bundle_there(location)}"
         )
     return found
 
@@ -243,26 +244,25 @@ def tell_repairs(repairs: Sequence[str], console: Console) -> None:
         console.print(Text(printable(told), overflow="fold"))
 
 
-def _sync(
-    tracker: Tracker, location: str, asked: Sequence[str], plan_id: str | None, console: Console
-) -> tuple[str | None, str]:
-    """Send what storage holds of a plan, or of each space's latest.
+def _held(storage: Storage, asked: Sequence[str], plan_id: str | None, console: Console) -> list[PlanFile]:
+    """What a storage holds to send: a plan, or each space's latest.
 
-    Returns:
-        The plan's id where there is one alone, and the storage's.
+    Raises:
+        StorageError: It holds none of these.
     """
-    from ablate.storage import plans as plans_module
-    from ablate.storage.storage import Storage
-
-    storage = Storage(location)
-    spaces = [None] if plan_id is not None or "all" in asked else list(asked)
+    from ablate.storage import plans
 
     def tell(message: str) -> None:
         console.print(Text(printable(message), overflow="fold"))
 
-    found = [plans_module.load(storage, plan_id, space, tell) for space in spaces]
-    plans = {plan.id: plan for plan in found}
-    for plan in plans.values():
+    spaces = [None] if plan_id is not None or "all" in asked else list(asked)
+    found = [plans.load(storage, plan_id, space, tell) for space in spaces]
+    return list({plan.id: plan for plan in found}.values())
+
+
+def _sync(tracker: Tracker, storage: Storage, plans: Sequence[PlanFile], console: Console) -> None:
+    """Send MLflow what a storage holds of some plans."""
+    for plan in plans:
         tracker.open_plan(plan, storage=storage)
         unfinished = tracker.sync(plan, storage, whole=True)
         if unfinished:
@@ -270,12 +270,11 @@ def _sync(
         for key, trials in plan.trainings().items():
             needed = {name for trial in trials for name in trial.measurements}
             for message in [*storage.damage(key), *storage.damaged_records(key, needed)]:
-                tell(message)
+                console.print(Text(printable(message), overflow="fold"))
         total = len(plan.trainings())
         sent = f"Sent plan {plan.id} to {tracker.uri}: {total - len(unfinished)} of {total} trainings are whole."
         console.print(sent, markup=False)
     tell_repairs(tracker.repairs, console)
-    return found[0].id if len(plans) == 1 else plan_id, storage.identify()
 
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -350,15 +349,18 @@ def main(
             from ablate.tracking.tracker import Tracker
 
             tracker = Tracker(tracking_uri)
+            held = _storage(storage)
+            to_send = _held(held, space, plan, console) if sync else []  # first: a store is made for what there is
             tracker.prepare(create=sync)
             if sync:
-                plan, sent = _sync(tracker, storage or DEFAULT_STORAGE, space, plan, console)
-                storage_id = storage_id or sent
+                _sync(tracker, held, to_send, console)
+                plan = to_send[0].id if len(to_send) == 1 else plan
+                storage_id = storage_id or held.identify()
             aside = tracker.left_aside() if "all" in space else []
             for told in aside:
                 beside.print(Text(printable(told), overflow="fold"))
             plans = [tracker.read_plan(name, plan, storage_id) for name in _spaces(tracker, space, plan)]
-            marked = [mark_replicated(tracker, each, _storage(storage)) for each in plans if sync]
+            marked = [mark_replicated(tracker, each, held) for each in plans if sync]
             if any(marked):
                 plans = [tracker.read_plan(name, plan, storage_id) for name in _spaces(tracker, space, plan)]
             keep_storages_apart(plans)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ablate.core.text import plural
 from ablate.report.figures.overview import pictures as overview_pictures
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
@@ -177,7 +178,7 @@ def _verdict_note(results: Results) -> str:
         return ""
     preset = results.planned.preset
     if not results.planned.judges_claims:
-        return f"None on {claims} claims: the {preset} preset trains too briefly to decide any."
+        return f"None on {plural(claims, 'claim')}: the {preset} preset trains too briefly to decide any."
     data = " and ".join(results.planned.data_labels)
     whose = "the paper's data" if results.is_paper_data else "not the paper's data"
     return f"Ours are about {data} ({whose}); published ones about the paper's table, judged by the same rules."

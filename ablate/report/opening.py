@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.core.redaction import redact, without_login
+from ablate.storage.zipped import bundles_in
 
 DEFAULT_STORE = "mlflow.db"
 """What MLflow takes by itself in the folder where it is started."""
@@ -22,10 +23,10 @@ DEFAULT_STORAGE = "./storage"
 """Where results go, and are looked for, by themselves."""
 
 
-def bundles_in(place: str) -> str:
+def bundle_there(place: str) -> str:
     """What to say of a storage without plans, where it is a folder of bundles; else nothing."""
-    found = sorted(path.name for path in Path(place).glob("*.zip"))
-    return f"; a bundle is read by its name: --storage {shlex.quote(str(Path(place) / found[0]))}" if found else ""
+    found = bundles_in(Path(place))
+    return f"; a bundle is read by its name: --storage {shlex.quote(str(found[0]))}" if found else ""
 
 
 def show_step(out: Console, words: str, *commands: str | None) -> None:

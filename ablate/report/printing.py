@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from ablate.core.text import printable
+from ablate.core.text import plural, printable
 from ablate.report.formats import to_terminal
 from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
@@ -47,7 +47,9 @@ def _print_verdicts(results: Results, masked: Sequence[Masked], console: Console
     preset = results.planned.preset
     if not results.planned.judges_claims:
         claims = len(results.claims)
-        console.print(f"No verdicts on {claims} claims: the {preset} preset trains too briefly to decide any.")
+        console.print(
+            f"No verdicts on {plural(claims, 'claim')}: the {preset} preset trains too briefly to decide any."
+        )
         return
     data = " and ".join(results.planned.data_labels)
     paper = "the paper's data" if results.is_paper_data else "not the paper's data"

@@ -254,6 +254,16 @@ class BundleFiles(ReadOnlyFiles):
         )
 
 
+def bundles_in(folder: Path, pattern: str = f"*{SUFFIX}") -> list[Path]:
+    """The bundles in a folder, by name; none where it is no folder, or where they are only being written.
+
+    Args:
+        folder: Where they lie.
+        pattern: Of their names.
+    """
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(".") and path.is_file())
+
+
 def write_bundle(path: Path, contents: Iterable[tuple[str, bytes]]) -> int:
     """Write a bundle; the same contents give the same bytes, with the same zlib.
 

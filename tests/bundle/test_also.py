@@ -72,6 +72,22 @@ def test_two_places_and_a_bundle_without_networks(launched: Path, bundle: Path, 
     assert {path: digest for path, digest in digests(tmp_path).items() if path in before} == before
 
 
+def test_a_folder_gives_each_of_its_bundles(launched: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundles"
+    of = ["--space", "tiny", "--storage", launched / "storage"]
+    run("make", folder / "b.zip", *of, "--row", "small", "--seeds", "1")
+    run("make", folder / "a.zip", *of, "--without", folder / "b.zip")
+    (folder / ".tmp-c.zip").write_bytes(b"being written")
+    (folder / "notes.txt").touch()
+    told = go_on(tmp_path, launched, folder, folder / "a.zip", rows=["small", "large"])
+    assert told.count("reuse, from bundle a.zip") == 3 and told.count("reuse, from bundle b.zip") == 1
+    code, said = run("verify", folder, folder / "b.zip")
+    assert code == 0 and said.count("nothing differs") == 2
+    (folder / "c.zip").write_bytes(b"not a bundle")
+    with pytest.raises(StorageError, match=r"c\.zip: expected a zip file"):
+        go_on(tmp_path, launched, folder)
+
+
 def test_a_dry_run_tells_it_and_writes_nothing(launched: Path, bundle: Path, tmp_path: Path) -> None:
     told = go_on(tmp_path, launched, bundle, dry_run=True)
     assert told.count("reuse, from bundle bundle.zip") == 2
@@ -118,7 +134,7 @@ def test_places_that_are_none_are_refused(launched: Path, bundle: Path, tmp_path
     broken = tmp_path / "broken.zip"
     broken.write_bytes(bundle.read_bytes()[:100])
     for also, told in {
-        tmp_path / "empty": "expected a bundle, or a storage with trainings, got none there",
+        tmp_path / "empty": "expected a bundle, a folder of bundles, or a storage with trainings, got none there",
         tmp_path / "none.zip": "expected a bundle, got",
         tmp_path / "own": "expected another storage than --storage",
         broken: "expected a zip file",

@@ -57,7 +57,7 @@ def test_it_is_told_in_a_line_and_where_the_seeds_reach_no_look(tmp_path: Path) 
     code, said = launch_here(options_of(tmp_path, dry_run=True))
     told = " ".join(said.split())
     assert code == 0 and "What these seeds can decide" in told
-    assert "small − large, Natural, published +10.50" in told and "the seeds asked for reach no look" in told
+    assert "small − large, Natural, published +10.50" in told and "verdicts begin with 3 seeds a row" in told
     assert "3 seeds a row decide it with 80 %" in told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 import ablate
@@ -112,10 +114,37 @@ def test_the_version_and_the_commands(capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr().out
     for name in re.findall(r"python -m (ablate\.\w+)", shown):
         assert import_module(f"{name}.__main__").__doc__
-    assert {"ablate.launch", "ablate.report", "ablate.bench"} <= set(re.findall(r"ablate\.\w+", shown))
+    assert {path.parent.name for path in ROOT.glob("ablate/*/__main__.py")} == set(COMMANDS)
+    assert set(re.findall(r"(?<=-m ablate\.)\w+", shown)) == set(COMMANDS)
+    assert max(map(len, shown.splitlines())) <= 80
     assert commands(["launch", "--space", "x"]) == 2
     assert "did you mean python -m ablate.launch?" in capsys.readouterr().err
     assert commands(["lanch"]) == 2 and "did you mean 'launch'?" in capsys.readouterr().err
+
+
+COMMANDS = {
+    "launch": [[]], "report": [[]], "status": [[]], "serve": [[]], "bench": [[]],
+    "bundle": [[], ["make"], ["verify"], ["page"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_fits_eighty_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for sub in COMMANDS[name]:
+        told = CliRunner().invoke(import_module(f"ablate.{name}.__main__").app, [*sub, "--help"])
+        assert told.exit_code == 0 and [line for line in told.output.splitlines() if len(line) > 80] == []
+
+
+def test_a_folded_title_stays_in_its_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = io.StringIO()
+    monkeypatch.setattr(
+        "ablate.launch.__main__.open_console", lambda: Console(file=narrow, force_terminal=True, width=50)
+    )
+    with pytest.raises(SystemExit):
+        arguments(["--list"])
+    names, titles = zip(*((line[:15].strip(), line[25:]) for line in narrow.getvalue().splitlines()), strict=True)
+    assert "" in names and all(titles) and not any(title.startswith(" ") for title in titles)
 
 
 @pytest.mark.parametrize("name", ["launch", "report", "bench"])

@@ -69,7 +69,7 @@ def test_the_latest_plan_of_each_space_is_printed(report: Callable[..., Result])
     assert "Batch size of PGD-7 training" in text
     assert "plan 2222222222" in text
     assert "plan 3333333333" in text
-    assert "No verdicts on 1 claims: the smoke preset" in text
+    assert "No verdicts on 1 claim: the smoke preset" in text
     assert "failed: loss became nan in epoch 3" in text
     assert "not trained" in text
     assert "1111111111" in text.split("Other plans of batch_size")[1]
@@ -207,6 +207,12 @@ def test_storage_from_elsewhere_is_sent_and_reported(
         report("--sync", "--storage", "brought", "--plan", plan.id, folder=tmp_path).stdout
     )
     assert "not trained" not in report(folder=tmp_path).stdout
+
+
+def test_a_storage_without_plans_makes_no_database(report: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert report("--sync", folder=tmp_path / "empty").exit_code == 2
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -236,4 +236,4 @@ def test_stopping_early_is_no_failure_on_the_page(reported: tuple[Path, Tracker,
     page = page_files([from_tracking.results_of(tracker.read_plan("tiny_search"))])["index.html"].decode()
     assert "Failed and missing" not in page
     assert "by which nothing was chosen" in page
-    assert f"{sum(sample.state == 'stopped' for sample in stored.samples)} samples stopped early are left out" in page
+    assert f"{sum(sample.state == 'stopped' for sample in stored.samples)} samples stopped early left out" in page
