@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ablate.bundle.stating import differences, results_in, statement_of
+from ablate.core.digest import digest
 from ablate.core.text import plural
 from ablate.report.results import Results
+from ablate.spaces.claims import Claim
 from ablate.storage import plans
 from ablate.storage.carrying import faults
 from ablate.storage.checksums import read_json
-from ablate.storage.plans import PlanFile
+from ablate.storage.files import Files
+from ablate.storage.plans import PlanFile, SpacePart
+from ablate.storage.registrations import SHORT_DIGEST, claim_content, claims_in, read_all, second_places
 from ablate.storage.registrations import parse as parse_registration
 from ablate.storage.storage import Storage
 from ablate.storage.zipped import BundleFiles, bundles_in
@@ -129,6 +133,39 @@ def _identity(opened: Opened) -> Iterator[str]:
             parse_registration(opened.files.read(f"registrations/{name}"), short)
         except (ValueError, TypeError, KeyError) as error:
             yield f"registration {short}: {error}"
+    for space in plan.spaces:
+        yield from _registered(space, opened.files)
+
+
+def _registered(space: SpacePart, files: Files) -> Iterator[str]:
+    """Where a plan says more of a registration than was written down before its results."""
+    part = space.registration
+    if part is None:
+        return
+    if digest(part.content) != part.digest:
+        yield f"{space.name}: what it says was registered is not what its digest says"
+    rules = space.design.model_dump(mode="json")
+    decided_by = [claim_content(Claim.model_validate(claim)) for claim in space.claims], rules
+    if decided_by != (
+        _claims(part.content)[: len(part.content["claims"])],
+        {name: part.content[name] for name in rules},
+    ):
+        yield f"{space.name}: its claims, or when they are decided, are not what was registered"
+    written = {each.digest: each for each in read_all(files)[0]}
+    second = (part.second[number] for number in second_places(part.content) if number in part.second)
+    for claim, standing in zip(_claims(part.content), [*part.claims, *second], strict=False):
+        if not standing.registered:
+            continue
+        found, name = written.get(standing.digest), standing.digest[:SHORT_DIGEST]
+        if found is None or found.registered_ms != standing.registered_ms:
+            yield f"{space.name}: its plan names registration {name}, which is not here or another"
+        elif claim not in [one for number, one in enumerate(_claims(found.content)) if number not in found.exploratory]:
+            yield f"{space.name}: “{claim['says']}” was not registered in {name} before its results"
+
+
+def _claims(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    # By way of the claim itself: of an earlier version a field may be missing that has its default now.
+    return [claim_content(Claim.model_validate(claim)) for claim in claims_in(content)]
 
 
 def _stated(opened: Opened, results: Results, found: Checked) -> list[str]:

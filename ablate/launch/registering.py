@@ -28,6 +28,7 @@ from ablate.storage.registrations import (
     ClaimStanding,
     Registration,
     RegistrationPart,
+    claim_content,
     claims_in,
     path_of,
     read_all,
@@ -74,9 +75,9 @@ def content_of(loaded: SpaceFile, plan: Plan) -> dict[str, Any]:
     second = second_claims(loaded.space.claims, columns)
     return {
         "space": loaded.name,
-        "claims": [_as_data(claim) for claim in loaded.space.claims],
+        "claims": [claim_content(claim) for claim in loaded.space.claims],
         # Left out where there are none, so that the digest of what was registered without them stays.
-        **({"second": {str(number): _as_data(claim) for number, claim in second.items()}} if second else {}),
+        **({"second": {str(number): claim_content(claim) for number, claim in second.items()}} if second else {}),
         "rows": rows,
         **loaded.space.design.model_dump(mode="json"),
     }
@@ -86,11 +87,6 @@ def _settings(spec: dict[str, Any]) -> dict[str, Any]:
     """What of a row's settings bears on its results: not the seed, nor where data lie and how reports call them."""
     data = {name: value for name, value in spec["data"].items() if name not in ("root", "label")}
     return {**{name: value for name, value in spec.items() if name != "seed"}, "data": data}
-
-
-def _as_data(claim: Claim) -> dict[str, Any]:
-    # Whose claim it is, and to which question, decides nothing.
-    return claim.model_dump(mode="json", exclude_none=True, exclude={"source", "question"})
 
 
 def _register(

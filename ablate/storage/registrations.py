@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from ablate.core.digest import digest
+from ablate.spaces.claims import Claim
 from ablate.spaces.specs import Spec
 from ablate.storage.checksums import SEAL, read_json, seal, unseal
 from ablate.storage.files import Files
@@ -63,6 +64,11 @@ class RegistrationPart(Spec):
     content: dict[str, Any]
     problems: list[str] = []
     """Registrations that are damaged or were edited."""
+
+
+def claim_content(claim: Claim) -> dict[str, Any]:
+    """What of a claim is registered: whose it is, and to which question, decides nothing."""
+    return claim.model_dump(mode="json", exclude_none=True, exclude={"source", "question"})
 
 
 def claims_in(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -119,6 +119,29 @@ def test_errors_lie_where_the_network_looks(band: str) -> None:
     assert told[0] == (1, len(frequency_classes(12))) and told[-1] == (74, 74)
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_analysis_is_the_map_of_its_first_images_with_the_trainings_seed(seed: int) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(noise(3, 3 * 64))
+    images = (torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 256).to(torch.uint8)
+    labels = torch.arange(40) % 3
+    settings = {"heat_map_norm": 1.0, "heat_map_images": 30}
+    context = AnalysisContext(network, images, labels, lambda at: images[at], seed, 7, settings=settings)
+    found = get_analysis("heat_map")(context)
+    expected = error_map(network, images[:30], labels[:30], norm=1.0, seed=seed, batch_size=30)
+    torch.testing.assert_close(torch.from_numpy(found.arrays["error"]).double(), expected)
+    means = {name: float(expected[third_mask(8, name)].mean()) for name in THIRDS}
+    assert found.scalars == pytest.approx(
+        {f"heat_map/error_{name}": mean for name, mean in means.items()}
+        | {
+            "heat_map/low_minus_high": means["low"] - means["high"],
+            "heat_map/error_clean": 100.0
+            * float((network(images[:30] / 255).argmax(1) != labels[:30]).double().mean()),
+        }
+    )
+
+
 def test_logits_that_are_not_finite_under_some_frequencies_are_told_in_a_line() -> None:
     with pytest.raises(MeasurementError) as refused:
         run(LooksAt(12, "high", lambda logits: torch.where(logits > 0.1, torch.nan, logits)))

@@ -110,6 +110,14 @@ def test_two_networks_give_a_rectangle() -> None:
     torch.testing.assert_close(cka.matrix(), whole.matrix()[:1])
 
 
+def test_layers_of_another_network_are_normed_by_their_own() -> None:
+    ours, theirs = related(12), [3.0 * x[:, :2] for x in related(12)]
+    cka = MinibatchCKA()
+    cka.update(ours, theirs)
+    expected = [[linear_cka(one, other, unbiased=True) for other in theirs] for one in ours]
+    torch.testing.assert_close(cka.matrix(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+
+
 def test_grams_may_be_given_instead_of_activations() -> None:
     layers = related(12)
     from_activations, from_grams = MinibatchCKA(), MinibatchCKA()

@@ -108,6 +108,8 @@ def test_high_frequency_share() -> None:
     assert high_frequency_share(noise(64, 16, 3, 3)).item() == pytest.approx(0.5, abs=0.02)
     assert high_frequency_share(torch.zeros(2, 3, 3, 3)) == 0
     assert high_frequency_share(noise(10, 64)) > 0  # a linear layer
+    edge = torch.cos(2 * torch.pi * place / 4)  # at a quarter cycle, which is not above it
+    assert high_frequency_share(edge.reshape(1, 4, 4, 4)).item() == pytest.approx(0.0, abs=1e-9)
 
 
 def test_kernel_smoothness() -> None:

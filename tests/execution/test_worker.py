@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from ablate.attacks import FGSM, PGD, Natural, Together, evaluation, register_attack
+from ablate.analysis.spectrum import central_energy_share
+from ablate.attacks import FGSM, PGD, Natural, Together, build_attack, evaluation, register_attack
 from ablate.core.errors import DeviceError
 from ablate.core.filters import Filter
 from ablate.core.registry import temporary_registrations
 from ablate.execution import analysing, worker
 from ablate.learning import data
 from ablate.learning import memory as memory_of
+from ablate.learning.models import build_network, frozen_parameters
+from ablate.learning.models.folding import as_measured
+from ablate.learning.state import TrainingState
 from ablate.planning.plan import decide
 from ablate.storage.alive import life
+from ablate.storage.checkpoints import load_state
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task
 
@@ -94,6 +99,45 @@ def test_with_a_validation_split_both_networks_are_measured(tmp_path: Path, digi
     assert {network for _, network in found} == {"last", "best"}
     best = found["natural", "best"]
     assert best is not None and best.meta["epoch"] in (1, 2)
+
+
+def test_every_record_is_of_the_network_filter_and_seed_that_it_names(tmp_path: Path, digits: data.Dataset) -> None:
+    kept = ("training.epochs=2", "training.keep=[1]", "training.ema.decay=0.5")
+    asked = ("measurement.attacks=[natural, gn, fgsm]", "measurement.noise_std=0.3", "measurement.analyses=[spectrum]")
+    storage = Storage(str(tmp_path / "storage"))
+    doing = task(planned(tmp_path, *kept, *asked, seed=5), storage)
+    assert worker.run(doing, digits, lambda event: None).state == "finished"
+    view, [content, _] = storage.view(doing.key), storage.checkpoint(doing.key)
+    assert content is not None
+    state, spec = TrainingState(**load_state(content)), doing.spec
+    images, labels = torch.from_numpy(digits.test_images), torch.from_numpy(digits.test_labels)
+    assert len(images) > analysing.EXAMPLES_BLOCK
+    found: dict[str, set[bytes]] = {}
+    for each in doing.measurements:
+        record, left = storage.record(view, each.key), state.network_of(each.network)
+        assert record is not None and record.meta["epoch"] == left["epoch"]
+        network = build_network(spec.model, len(digits.classes), 8, spec.seed).eval()
+        network.load_state_dict(left["network"])
+        with frozen_parameters(network):
+            measured = as_measured(network, 8)
+            how: dict[str, Any] = {"seed": 5, "batch_size": each.settings.batch_size}
+            if each.kind == "analysis":
+                how["batch_size"] = analysing.EXAMPLES_BLOCK
+                made = evaluation.adversarial_examples(measured, PGD(), images, labels, **how)
+                share = central_energy_share(made - images / 255)
+                assert record.scalars["spectrum/central_energy_share"] == pytest.approx(float(share), rel=1e-5)
+                told = record.arrays["difference"].tobytes()
+            else:
+                how |= {"filters": [each.filter], "adaptive": each.adaptive}
+                right = evaluation.evaluate(measured, build_attack(each.name, each.settings), images, labels, **how)
+                assert record.correct is not None and np.array_equal(record.correct, right[each.filter].numpy())
+                assert record.scalars["accuracy"] == pytest.approx(100 * float(record.correct.mean()))
+                told = record.correct.tobytes()
+        found.setdefault(each.name, set()).add(told)
+    assert {each.network for each in doing.measurements} == {"last", "epoch:1", "ema:0.5@0"}
+    assert len(found["spectrum"]) == 3 and all(
+        len(different) > 3 for name, different in found.items() if name != "spectrum"
+    )
 
 
 def test_analyses_of_the_same_images_attack_them_once(

@@ -23,16 +23,23 @@ from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, plan_of, write_space
 from tests.support.tasks import have_tasks_run_by, task, what_runs_tasks
 
-ASK = ["measurement.transfer_from=[small, large]", "measurement.attacks=[natural, pgd20]", "model.width=0.1"]
+ASK = [
+    "measurement.transfer_from=[small, large]",
+    "measurement.attacks=[natural, pgd20]",
+    "model.width=0.1",
+    "training.keep=[1]",
+    "measurement.network=epoch:1",  # not the last one
+]
+SEED = 3
 ROWS = ("small", "large", "large again")
 
 
 def launch(folder: Path, **changes: Any) -> int:
-    return launch_here(options_of(folder, **{"sets": ASK, **changes}))[0]
+    return launch_here(options_of(folder, **{"sets": ASK, "seeds": [SEED], **changes}))[0]
 
 
 def planned(folder: Path) -> Plan:
-    return plan_of(options_of(folder, sets=ASK))
+    return plan_of(options_of(folder, sets=ASK, seeds=[SEED]))
 
 
 def results(folder: Path) -> Results:
@@ -43,7 +50,7 @@ def results(folder: Path) -> Results:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A launch that nothing came in the way of."""
     folder = tmp_path_factory.mktemp("whole")
-    write_space(folder, epochs=1)
+    write_space(folder, epochs=2)
     assert launch(folder) == 0
     return folder
 
@@ -71,7 +78,7 @@ def test_a_source_that_fails_or_is_interrupted_costs_its_column_alone_until_it_c
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, source = planned(whole).trainings
-    write_space(tmp_path, epochs=1)
+    write_space(tmp_path, epochs=2)
     shutil.copytree(whole / "storage", tmp_path / "storage")
     shutil.rmtree(tmp_path / "storage" / source)
     shutil.rmtree(sorted((tmp_path / "storage" / small / "attempts").iterdir())[-1])  # what waited for the source
@@ -83,7 +90,7 @@ def test_a_source_that_fails_or_is_interrupted_costs_its_column_alone_until_it_c
     assert launch(tmp_path) == 1
     monkeypatch.undo()
     found = results(tmp_path)
-    assert "loss became nan" in found.problems["large", 0] and ("small", 0) not in found.problems
+    assert "loss became nan" in found.problems["large", SEED] and ("small", SEED) not in found.problems
     assert {"pgd20", "transfer_small"} <= found.of("small")[0].values.keys()
     assert "transfer_large" not in found.of("small")[0].values
     assert launch(tmp_path, retry_failed=True) == 0
@@ -95,8 +102,14 @@ def test_keys_name_the_other_training_and_tasks_carry_it(whole: Path) -> None:
     columns = {each.trial.label: each.columns for each in plan.trials}
     made = [columns[row][f"accuracy/transfer_{source}"] for row in ROWS for source in ("small", "large")]
     assert len(set(made)) == len(made)
-    other = plan_of(options_of(whole, sets=[*ASK, "measurement.eps_255=4"]))
+    other = plan_of(options_of(whole, sets=[*ASK, "measurement.eps_255=4"], seeds=[SEED]))
     assert not set(made) & {key for training in other.trainings.values() for key in training.measurements}
+    ours = {label: {**each, "accuracy/transfer_large": ""} for label, each in columns.items()}
+    turned = ["training.keep=[1]", "measurement.network=epoch:1"]
+    later = plan_of(options_of(whole, sets=[each for each in ASK if each not in turned], seeds=[SEED]))
+    assert later.trainings.keys() == plan.trainings.keys()
+    for each in later.trials:  # of another of its networks they are other examples
+        assert not set(each.columns.values()) & set(ours[each.trial.label].values())
     asked = task(plan, Storage(str(whole / "storage")))
     assert unpack(pack(asked)) == asked
 
@@ -104,7 +117,11 @@ def test_keys_name_the_other_training_and_tasks_carry_it(whole: Path) -> None:
 def test_a_decision_reads_each_training_once_also_for_those_that_wait_for_it(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, view, read = plan_of(options_of(whole, sets=[*ASK, "measurement.eps_255=4"])), Storage.view, list[str]()
+    plan, view, read = (
+        plan_of(options_of(whole, sets=[*ASK, "measurement.eps_255=4"], seeds=[SEED])),
+        Storage.view,
+        list[str](),
+    )
 
     def reading(storage: Storage, key: str) -> TrainingView:
         read.append(key)
@@ -117,7 +134,7 @@ def test_a_decision_reads_each_training_once_also_for_those_that_wait_for_it(
 
 
 def test_without_the_other_row_there_is_no_such_column(whole: Path) -> None:
-    plan = plan_of(options_of(whole, sets=ASK, rows=["small"]))
+    plan = plan_of(options_of(whole, sets=ASK, seeds=[SEED], rows=["small"]))
     [trial] = plan.trials
     assert "accuracy/transfer_small" in trial.columns and "accuracy/transfer_large" not in trial.columns
     alone = make_plan([], [trial.trial], preset=plan.preset, overrides=[], seeds=[], data_root=whole)  # as of a bundle

@@ -70,6 +70,7 @@ def test_epochs_that_are_kept_are_those_that_were() -> None:
     last = seen[-1]
     assert last.network_of("epoch:1")["epoch"] == 1 and same(last.network_of("epoch:1")["network"], seen[1].network)
     assert same(last.network_of("epoch:3")["network"], last.network)
+    assert last.best is not None and last.network_of("best") is last.best
     for name in ("epoch:2", "ema:0.9@0"):
         with pytest.raises(MeasurementError, match=rf"keeps {name} \(training\.(keep|ema)\).*--rerun ROW trains it"):
             last.network_of(name)
@@ -144,6 +145,27 @@ def test_recalibration_changes_batch_normalization_alone() -> None:
     assert differing == {
         f"{layer}.{kind}" for layer in (1, 4) for kind in ("running_mean", "running_var", "num_batches_tracked")
     }
+
+
+def test_what_is_estimated_anew_is_of_what_the_attack_makes_of_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+    real = TrainingRun.examples
+
+    def watched(self: TrainingRun, pixels: Tensor, *rest: Any) -> Any:
+        found = real(self, pixels, *rest)
+        made.append(found[1].detach().clone())
+        return found
+
+    monkeypatch.setattr(training_module.TrainingRun, "examples", watched)
+    name = f"{EMA}:recalibrated"
+    left = train(spec_of(training__attack__eps_255=40.0), DATASET, device=CPU, keep=[name]).kept[name]["network"]
+    batches = made[-3:]  # after the last epoch, whole ones alone
+    assert [len(batch) for batch in batches] == [12, 12, 12]
+    with torch.no_grad():
+        means = [
+            torch.nn.functional.conv2d(batch, left["0.weight"], padding=1).mean(dim=(0, 2, 3)) for batch in batches
+        ]
+    torch.testing.assert_close(left["1.running_mean"], torch.stack(means).mean(dim=0))
 
 
 def test_estimating_anew_gives_the_mean_over_all_batches() -> None:

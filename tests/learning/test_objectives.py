@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -125,8 +126,10 @@ def rate(training: TrainingSpec, epoch: int, step: int, steps: int) -> float:
     return cycle._annealing_cos(0.1, end, (done - 0.3) / 0.7)  # type: ignore[attr-defined, no-any-return]
 
 
-def plain_loop(spec: TrialSpec, network: nn.Module, dtype: torch.dtype, updates: int | None = None) -> list[float]:
-    """Adversarial training as papers write it; returns the loss of each update."""
+def plain_loop(
+    spec: TrialSpec, network: nn.Module, dtype: torch.dtype, updates: int | None = None, right: list[int] | None = None
+) -> list[float]:
+    """Adversarial training as papers write it; returns the loss of each update, and notes what was right before it."""
     training, losses = spec.training, []
     images, labels = torch.from_numpy(DATASET.train_images).to(dtype) / 255, torch.from_numpy(DATASET.train_labels)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -146,6 +149,8 @@ def plain_loop(spec: TrialSpec, network: nn.Module, dtype: torch.dtype, updates:
                     weight.data += training.awp * weight.norm() / gradient.norm() * gradient
                 for name, buffer in network.named_buffers():
                     buffer.copy_(averages[name])
+            if right is not None:
+                right.append(int((copy.deepcopy(network).train()(adversarial).argmax(1) == y).sum()))
             loss = loss_of(training, network, x, adversarial, y)
             optimizer.zero_grad()
             loss.backward()
@@ -178,13 +183,16 @@ def test_two_epochs_in_float64_are_those_of_the_plain_loop(case: str) -> None:
     spec = spec_of(**PLAIN, **CASES[case])
     state = train(spec, DATASET, device=CPU)
     network = build_network(spec.model, CLASSES, SIZE, spec.seed).double()
-    losses = plain_loop(spec, network, torch.float64)
+    right: list[int] = []
+    losses = plain_loop(spec, network, torch.float64, right=right)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(state.network[name], value, rtol=1e-9, atol=1e-11)
     sizes = torch.tensor([12.0, 12, 12, 4], dtype=torch.float64)
     for epoch, entry in enumerate(state.history[1:]):
         of_epoch = torch.tensor(losses[4 * epoch : 4 * epoch + 4], dtype=torch.float64)
         assert entry["metrics"]["train/loss"] == pytest.approx((of_epoch * sizes).sum().item() / COUNT, rel=1e-9)
+        counted = 100 * sum(right[4 * epoch : 4 * epoch + 4]) / COUNT
+        assert entry["metrics"]["train/accuracy_attack"] == pytest.approx(counted)
 
 
 @pytest.mark.parametrize("case", ["trades", "mart", "trades + awp", "mart + awp", "pgd_at + awp", "fgsm_rs", "n_fgsm"])

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from ablate.attacks import PGD, Natural, evaluate
 from ablate.learning.data import split_validation
+from ablate.learning.models import build_network
 from ablate.learning.models.folding import as_measured
 from ablate.learning.monitoring import Validation
 from ablate.learning.state import TrainingError, TrainingState
 from ablate.learning.training import TrainingRun, train
 from tests.support.tiny_training import (
+    CLASSES,
     CPU,
     DATASET,
     SIZE,
@@ -38,6 +42,53 @@ def test_metrics_of_each_epoch() -> None:
     assert all(type(value) is float for entry in state.history for value in entry["metrics"].values())
     assert all(abs(entry["timestamp_ms"] / 1000 - time.time()) < 60 for entry in state.history)
     assert [entry["metrics"]["learning_rate"] for entry in rest] == pytest.approx([0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("attack", "judge"),
+    [
+        ({"eps_255": 16.0, "step_255": 9.0, "steps": 2}, PGD(name="validation", eps_255=16.0, step_255=9.0, steps=2)),
+        # One step says little: seven that fit its radius.
+        ({"name": "fgsm_rs", "eps_255": 16.0}, PGD(name="validation", eps_255=16.0, step_255=4.0, steps=7)),
+        ({"steps": 7}, PGD(name="validation", eps_255=8.0, step_255=2.0, steps=7)),
+    ],
+    ids=["pgd", "fgsm_rs", "the paper's"],
+)
+def test_metrics_are_their_definitions(attack: dict[str, Any], judge: PGD) -> None:
+    dataset, seed = make_dataset(400), 2
+    dataset.train_images[np.arange(400), dataset.train_labels] -= 50  # hard to tell, so that accuracies differ
+    changes = {"data__validation": 0.4, "training__epochs": 3, "training__milestones": [], "training__batch_size": 24}
+    spec = spec_of(**changes, training__attack=attack, seed=seed)
+    state = train(spec, dataset, device=CPU)
+    metrics = state.history[-1]["metrics"]
+    network = build_network(spec.model, CLASSES, SIZE, seed)
+    network.load_state_dict(state.network)
+    learned, held = split_validation(dataset.train_labels, 0.4)
+    with torch.no_grad():
+        first, norm = network.eval().get_submodule("0"), network.get_submodule("1")
+        seen = nn.functional.hardtanh(norm(first(torch.from_numpy(dataset.train_images[learned]) / 255)))
+    means = seen.double().mean(dim=(2, 3))
+    low = SIZE * means.square().sum(1).sqrt()
+    high = (seen.double() - means[:, :, None, None]).square().sum(dim=(1, 2, 3)).sqrt()
+    assert metrics["energy/lfi"] == pytest.approx(float(low.mean()), rel=1e-5)
+    assert metrics["energy/hfi"] == pytest.approx(float(high.mean()), rel=1e-5)
+    assert metrics["energy/ratio"] == pytest.approx(float((low / high).mean()), rel=1e-5)
+    attacks = {
+        "natural": Natural(),
+        "attack": judge,
+        "robust": PGD(name="validation", eps_255=8.0, step_255=2.0, steps=7),
+    }
+    images, labels = torch.from_numpy(dataset.train_images[held]), torch.from_numpy(dataset.train_labels[held])
+    for name, by in attacks.items():
+        right = evaluate(network, by, images, labels, seed=seed, batch_size=64, index=torch.from_numpy(held))[None]
+        assert metrics[f"validation/{name}"] == pytest.approx(100 * float(right.double().mean())), name
+    assert len({metrics[f"validation/{name}"] for name in attacks}) == len(set(map(repr, attacks.values())))
+
+
+def test_a_share_is_of_the_images_that_were_trained_on() -> None:
+    metrics = run(training__batch_size=13, training__epochs=1, training__milestones=[]).history[-1]["metrics"]
+    right = metrics["train/accuracy_attack"] * 39 / 100  # the last of 40 would be a batch of its own
+    assert 0 < right < 39 and right == pytest.approx(round(right), abs=1e-9)
 
 
 def test_fat_logs_its_masks() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ablate import spaces
@@ -172,6 +173,33 @@ def test_queries_and_images_enter_the_keys_of_what_they_change_and_away_from_the
     assert changed(queries) == {"square", "aa", "worst"}
     assert changed(images) == {"apgd_ce", "square", "aa", "worst"}
     assert changed(columns_of(tmp_path, YARDSTICK, "measurement.images=10000")) == set()  # that is all of them
+
+
+def test_what_a_measurement_is_made_with_enters_its_key_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(*sets: str) -> dict[str, str]:
+        trial = plan_of(["batch_size"], tmp_path, *sets, "measurement.analyses=[spectrum, corruptions]").trials[0]
+        return {**trial.columns, **trial.analyses}
+
+    plain = made()
+    columns, analyses = {name for name in plain if name.startswith("accuracy/")}, {"spectrum", "corruptions"}
+    assert set(plain) == columns | analyses
+
+    def changed(*sets: str) -> set[str]:
+        return {name for name, key in made(*sets).items() if key != plain[name]}
+
+    assert changed("measurement.batch_size=7") == {"accuracy/cw20"}
+    for what, named in (("attack_source", columns), ("analysis_source", analyses)):
+        with monkeypatch.context() as other:
+            other.setattr(f"ablate.planning.plan.{what}", lambda name: "code of a user's own")
+            assert changed() == named
+    monkeypatch.setattr(
+        "ablate.planning.plan.load_official", lambda *of: {"fog": np.zeros((5, 1, 3, 32, 32), np.uint8)}
+    )
+    with_official = changed(), made()["corruptions"]
+    monkeypatch.setattr("ablate.planning.plan.load_official", lambda *of: {"fog": np.ones((5, 1, 3, 32, 32), np.uint8)})
+    assert changed() == with_official[0] == {"corruptions"} and made()["corruptions"] != with_official[1]
 
 
 def test_a_column_made_of_others_hangs_on_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

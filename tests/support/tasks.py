@@ -21,11 +21,11 @@ from tests.support.helpers import write_space
 QUICK = ["training.epochs=1", "measurement.attacks=[natural, fgsm]"]
 
 
-def planned(folder: Path, *sets: str) -> Plan:
+def planned(folder: Path, *sets: str, seed: int = 0) -> Plan:
     space = load_space(str(write_space(folder)))
     overrides = parse_overrides([*QUICK, *sets])
-    trials = expand(space, load_preset("paper"), overrides, [0])
-    return make_plan([space], trials, preset=load_preset("paper"), overrides=[], seeds=[0], data_root=folder)
+    trials = expand(space, load_preset("paper"), overrides, [seed])
+    return make_plan([space], trials, preset=load_preset("paper"), overrides=[], seeds=[seed], data_root=folder)
 
 
 def task(plan: Plan, storage: Storage, number: int = -1) -> base.Task:

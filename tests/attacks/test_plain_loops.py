@@ -1,0 +1,246 @@
+"""AutoAttack's parts beside plain loops over one image, written from their papers: the same points, in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ablate.attacks import Square, TargetedAPGD, TargetedFAB, evaluate, evaluate_together
+from ablate.attacks.apgd import ascend_adaptively, likeliest_others, targeted_dlr
+from ablate.attacks.evaluation import CleanLogits
+from ablate.attacks.linf import TPGD
+from ablate.attacks.noise import Natural
+from ablate.attacks.remaining import ROWS_AT_ONCE
+from ablate.attacks.together import Together
+from ablate.core.filters import Filter
+
+SIZE = 4
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Rough(nn.Module):
+    """Logits that go up and down within the ball, so that steps overshoot."""
+
+    def __init__(self, classes: int, steepness: float, seed: int = 1) -> None:
+        super().__init__()
+        self.directions = random(classes, 12, 3 * SIZE * SIZE, seed=seed) - 0.5
+        self.steepness = steepness
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.steepness * torch.einsum("nd,kcd->nkc", x.flatten(1), self.directions)).sum(2)
+
+
+def apgd_by_hand(rough: Rough, image: Tensor, start: Tensor, eps: float, steps: int) -> Tensor:
+    """Algorithm 1 of arXiv 2003.01690 for one image, that maximizes the first logit."""
+    low, high = (image - eps).clamp(min=0), (image + eps).clamp(max=1)
+
+    def value_and_gradient(x: Tensor) -> tuple[float, Tensor]:
+        x = x.clone().requires_grad_()
+        value = rough(x[None])[0, 0]
+        return float(value), torch.autograd.grad(value, x)[0]
+
+    def inside(x: Tensor) -> Tensor:
+        return torch.maximum(torch.minimum(x, high), low)
+
+    window = max(int(0.22 * steps), 1)
+    checks, at = [], 0
+    while at + window <= steps:
+        at += window
+        checks.append(at)
+        window = max(window - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+    x = before = start
+    value, gradient = value_and_gradient(x)
+    best, best_value, best_gradient = x, value, gradient
+    size, rises, checked_at, was_halved, checked_value = 2 * eps, 0, 0, True, value
+    for step in range(1, steps + 1):
+        ahead = inside(x + size * gradient.sign())
+        if step > 1:
+            ahead = inside(x + 0.75 * (ahead - x) + 0.25 * (x - before))
+        before, x = x, ahead
+        new, gradient = value_and_gradient(x)
+        rises += new > value
+        value = new
+        if value > best_value:
+            best, best_value, best_gradient = x, value, gradient
+        if step in checks:
+            halve = rises <= 0.75 * (step - checked_at) or (not was_halved and checked_value >= best_value)
+            if halve:
+                size, x, gradient = size / 2, best, best_gradient
+            was_halved, checked_value, checked_at, rises = halve, best_value, step, 0
+    return best
+
+
+@pytest.mark.parametrize("steepness", [2.0, 9.0, 20.0])
+def test_apgd_is_the_papers_algorithm_image_by_image(steepness: float) -> None:
+    rough, images, eps = Rough(1, steepness), random(12, 3, SIZE, SIZE, seed=2), 0.15
+    start = (images + eps * (2 * random(12, 3, SIZE, SIZE, seed=3) - 1)).clamp(0, 1)
+
+    def never_wrong(x: Tensor) -> Tensor:
+        first = rough(x)
+        return torch.cat([first + 1000, first - first], dim=1)
+
+    labels = torch.zeros(12, dtype=torch.int64)
+    found, broken = ascend_adaptively(
+        never_wrong, images, labels, lambda logits, *_: logits[:, 0], start=start, eps=eps, steps=40
+    )
+    assert not broken.any()
+    for image, first, made in zip(images, start, found, strict=True):
+        wanted = apgd_by_hand(rough, image, first, eps, 40)
+        torch.testing.assert_close(made, wanted, rtol=0, atol=1e-9)
+
+
+def test_the_targeted_ratio_is_its_formula_and_targets_come_by_their_rank() -> None:
+    logits, labels = 9 * random(30, 6), torch.arange(30) % 6
+    for targets in likeliest_others(logits, labels, 5).T:
+        found = targeted_dlr(logits, labels, targets)
+        for row, y, t, value in zip(logits.tolist(), labels.tolist(), targets.tolist(), found.tolist(), strict=True):
+            first, _, third, fourth, *_ = sorted(row, reverse=True)
+            assert value == pytest.approx(-(row[y] - row[t]) / (first - (third + fourth) / 2))
+    for row, y, others in zip(logits.tolist(), labels.tolist(), likeliest_others(logits, labels, 3), strict=True):
+        assert others.tolist() == sorted(set(range(6)) - {y}, key=lambda k: -row[k])[:3]
+
+
+def onto_plane(point: Tensor, normal: Tensor, offset: float) -> Tensor:
+    """By bisection of the step along the normal's signs."""
+    lacking = offset - float(normal @ point)
+    towards, low, high = (normal * lacking).sign(), 0.0, 1.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        reached = normal @ ((point + middle * towards).clamp(0, 1) - point)
+        low, high = (middle, high) if abs(float(reached)) < abs(lacking) else (low, middle)
+    return (point + high * towards).clamp(0, 1) - point
+
+
+def fab_by_hand(network: nn.Module, image: Tensor, label: int, target: int, eps: float, steps: int) -> Tensor | None:
+    """Targeted FAB of arXiv 1907.02044 for one image: what breaks it first, within the radius."""
+    x, image = image.flatten().clone(), image.flatten()
+    for _ in range(steps):
+        asked = x.clone().requires_grad_()
+        logits = network(asked.view(1, 3, SIZE, SIZE))[0]
+        lead = logits[target] - logits[label]
+        (normal,) = torch.autograd.grad(lead, asked)
+        offset = float(normal @ x - lead.detach())
+        from_here, from_image = onto_plane(x, normal, offset), onto_plane(image, normal, offset)
+        here, there = float(from_here.abs().max()), float(from_image.abs().max())
+        bias = min(here / (here + there), 0.1)
+        x = ((x + 1.05 * from_here) * (1 - bias) + (image + 1.05 * from_image) * bias).clamp(0, 1)
+        with torch.no_grad():
+            wrong = int(network(x.view(1, 3, SIZE, SIZE)).argmax()) != label
+        if wrong and float((x - image).abs().max()) <= eps:
+            return x.view(3, SIZE, SIZE)
+        if wrong:
+            x = image + 0.9 * (x - image)
+    return None
+
+
+def test_fab_is_the_papers_algorithm_image_by_image() -> None:
+    network, images, eps = Rough(3, 4.0, seed=4), random(24, 3, SIZE, SIZE, seed=5), 0.02
+    labels = network(images).argmax(1)
+    attack = TargetedFAB(eps_255=255 * eps, steps=8, targets=1)
+    made = attack.perturb(network, images, labels, index=torch.arange(24), seed=0)
+    targets = likeliest_others(network(images), labels, 1)[:, 0]
+    ended = []
+    for image, label, target, found in zip(images, labels.tolist(), targets.tolist(), made, strict=True):
+        steps = next((n for n in range(1, 9) if fab_by_hand(network, image, label, target, eps, n) is not None), 0)
+        wanted = fab_by_hand(network, image, label, target, eps, 8)
+        torch.testing.assert_close(found, image if wanted is None else wanted, rtol=0, atol=1e-6)
+        ended.append(steps)
+    assert len(set(ended) - {0}) > 2  # some at once, some later
+
+
+class Watched(nn.Module):
+    """Keeps what it was asked about."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.asked = inner, list[Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(x.detach().clone())
+        return self.inner(x)
+
+
+def test_each_target_has_a_start_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS_AT_ONCE, True, 1)  # one attempt at a time
+    images, rough = random(16, 3, SIZE, SIZE), Rough(6, 0.5)
+    labels = rough(images).argmax(1)
+    known = {"index": torch.arange(16), "seed": 0, "clean_logits": rough(images)}
+    watched = Watched(rough)
+    TargetedAPGD(eps_255=1e-6, steps=0, targets=3, restarts=2).perturb(watched, images, labels, **known)
+    assert len(watched.asked) == 6
+    assert all(not torch.equal(one, other) for n, one in enumerate(watched.asked) for other in watched.asked[:n])
+    watched.asked.clear()
+    TargetedFAB(eps_255=25.5, steps=1, targets=1, restarts=2).perturb(watched, images, labels, **known)
+    again = next(asked for asked in watched.asked[1:] if not torch.equal(asked, images) and len(asked) == 16)
+    assert torch.equal(watched.asked[0], images) and (again - images).abs().max() < 0.2
+
+
+def test_squares_reach_every_edge_and_only_what_helps_is_kept() -> None:
+    size = 8
+    images, weights = 0.3 + 0.4 * random(64, 3, size, size), random(2, 3 * size * size, seed=7) - 0.5
+    linear = nn.Linear(3 * size * size, 2).double()
+    with torch.no_grad():
+        linear.weight.copy_(weights)
+        linear.bias.copy_(torch.tensor([1000.0, 0.0]))  # never wrong
+    network, labels = Watched(nn.Sequential(nn.Flatten(), linear)), torch.zeros(64, dtype=torch.int64)
+    made = Square(eps_255=25.5, queries=60).perturb(
+        network, images, labels, index=torch.arange(64), seed=0, clean_logits=network.inner(images)
+    )
+    start, *queries = network.asked
+    assert len(queries) == 60 and torch.equal((start - images).sign().amax(2), (start - images).sign().amin(2))
+    changed = (queries[0] != start).any(dim=1).any(dim=0)
+    assert changed[0].any() and changed[-1].any() and changed[:, 0].any() and changed[:, -1].any()
+
+    def margin(x: Tensor) -> Tensor:
+        logits = network.inner(x)
+        return logits[:, 0] - logits[:, 1]
+
+    least = torch.stack([margin(asked) for asked in network.asked]).amin(0)
+    torch.testing.assert_close(margin(made), least, rtol=0, atol=1e-9)
+
+
+FILTERS = [None, Filter("lowpass", 3), Filter("highpass", 1)]
+
+
+@pytest.mark.parametrize("first", [Natural(), TPGD(eps_255=60.0, steps=3)], ids=lambda attack: attack.name)
+def test_what_is_known_is_known_behind_its_own_filter(first: Natural | TPGD) -> None:
+    network, images = Rough(3, 0.8), random(60, 3, SIZE, SIZE)
+    labels = (network(images).argmax(1) + (torch.arange(60) % 4 == 0)) % 3
+    second = TPGD(name="other", eps_255=60.0, steps=2)
+    parts = (first, second)
+    how = {"seed": 1, "batch_size": 25, "filters": FILTERS, "adaptive": True}
+    stored = {
+        (part.name, seen): correct
+        for part in parts
+        for seen, correct in evaluate(network, part, images, labels, **{**how, "adaptive": part.uses_network}).items()
+    }
+    assert len({tuple(stored[second.name, seen].tolist()) for seen in FILTERS}) == 3
+    whole = Together(name="worst", eps_255=60.0, parts=parts)
+    for known in ({}, {key: value for key, value in stored.items() if key[0] == first.name}, stored):
+        clean = CleanLogits(network, images, 25)
+        found = evaluate_together(network, whole, images, labels, clean=clean, known=known, **how)
+        for seen in FILTERS:
+            assert torch.equal(found[seen].correct, stored[first.name, seen] & stored[second.name, seen])
+
+
+@pytest.mark.parametrize("seen", FILTERS[1:])
+def test_an_attack_behind_a_filter_that_asks_for_clean_logits_has_those_behind_it(seen: Filter) -> None:
+    network, images = Rough(3, 0.8), random(60, 3, SIZE, SIZE)
+    labels = network(images).argmax(1)
+
+    class Behind(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            from ablate.analysis.lowpass import filtered
+
+            return network(filtered(x, seen))
+
+    attack = TPGD(eps_255=30.0, steps=3)
+    found = evaluate(network, attack, images, labels, seed=0, batch_size=60, filters=[seen], adaptive=True)[seen]
+    plain = evaluate(Behind(), attack, images, labels, seed=0, batch_size=60)[None]
+    assert torch.equal(found, plain) and 0 < int(found.sum()) < math.inf
