@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ablate.core.errors import StorageError
+from ablate.core.redaction import redact
 from ablate.core.text import now_ms, plural
 from ablate.execution.base import Event
 from ablate.launch.progress import COUNTED, TrainingsProgress, label_of
@@ -65,7 +67,14 @@ def watch_request(request: Request, console: Console) -> int:
         UserError: There is no such launch.
     """
     plan_id = request.plan().id if request.spaces else None
-    return watch(Storage(request.options.storage), console, plan_id=plan_id)
+    storage = Storage(request.options.storage)
+    there = plans.plan_ids(storage)
+    if there and plan_id is not None and plan_id not in there:
+        raise StorageError(
+            f"--watch: expected a launch with these options in {redact(storage.location)} (plan {plan_id}), "
+            "got others; without --space the last one is followed"
+        )
+    return watch(storage, console, plan_id=plan_id)
 
 
 def watch(

@@ -272,7 +272,10 @@ def load(
     if plan_id is not None:
         content = storage.files.read(_path(plan_id)) if re.fullmatch(r"[0-9a-f]{1,64}", plan_id) else None
         if content is None:
-            hint = nearest(plan_id, plan_ids(storage) or ["(none)"])
+            there = plan_ids(storage)
+            if not there:
+                raise StorageError(f"--storage {where}: expected a plan launched into it, got none")
+            hint = nearest(plan_id, there)
             raise StorageError(f"--plan: expected a plan launched into {where}, got {plan_id!r}; {hint}")
         return _named(parse(content, f"{where}/{_path(plan_id)}"), plan_id, where)
     damaged: list[str] = []

@@ -357,6 +357,8 @@ def test_watching_shows_a_launch_to_its_end_and_writes_nothing(tmp_path: Path) -
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "storage").rglob("*")}
     again = Console(file=io.StringIO(), width=120)
     assert watch.watch_request(Request.read(options_of(tmp_path)), again) == 0
+    with pytest.raises(UserError, match=r"--watch: expected a launch with these options .* got others"):
+        watch.watch_request(Request.read(options_of(tmp_path, seeds=[7])), again)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "storage").rglob("*")} == before
 
 

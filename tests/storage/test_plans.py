@@ -164,6 +164,8 @@ def test_the_one_launched_last_is_loaded(storage: Storage) -> None:
 def test_an_unknown_plan_is_named_with_the_nearest(storage: Storage) -> None:
     with pytest.raises(StorageError, match="expected a plan launched into it, got none"):
         plans.load(storage)
+    with pytest.raises(StorageError, match="expected a plan launched into it, got none"):
+        plans.load(storage, "aaaaaaaaab")  # there is none that could be named
     plans.save(plan_of(), storage)
     with pytest.raises(StorageError, match="did you mean 'aaaaaaaaaa'"):
         plans.load(storage, "aaaaaaaaab")
