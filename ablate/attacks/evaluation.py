@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -169,6 +169,7 @@ def evaluate(
     adaptive: bool = False,
     index: Tensor | None = None,
     clean: CleanLogits | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[Filter | None, Tensor]:
     """Attacks every image, and says for every filter which ones are still classified correctly.
 
@@ -186,6 +187,7 @@ def evaluate(
         adaptive: Attack through the filter.
         index: [N] int64, the images' places in the data set; None: 0 .. N - 1.
         clean: Clean logits of this network and these images, to share them between attacks; None: only within this one.
+        progress: To be told after each batch how many images are attacked, and of how many.
 
     Returns:
         For each filter [N] bool on the network's device: classified correctly.
@@ -203,7 +205,7 @@ def evaluate(
     checks = Checks(attack)
     attacked_and_judged = [(seen, [seen]) for seen in wanted] if adaptive else [(None, wanted)]
     with evaluating(network):
-        for attacked, judged in attacked_and_judged:
+        for round_, (attacked, judged) in enumerate(attacked_and_judged):
             for part, original, perturbed, truth in _batches(
                 network, attack, images, labels, seed, batch_size, attacked, index, clean, checks
             ):
@@ -215,6 +217,9 @@ def evaluate(
                             logits = through_filter(network, seen)(perturbed)
                     checks.logits(logits, len(truth))
                     correct[seen].append(logits.argmax(dim=1) == truth)
+                if progress is not None:
+                    done = round_ * len(images) + min(part.stop, len(images))
+                    progress(done, len(attacked_and_judged) * len(images))
     checks.settle()
     joined = {seen: torch.cat(parts) for seen, parts in correct.items()}
     return {seen: joined[_effective(seen, images)] for seen in filters}

@@ -10,7 +10,7 @@ Source: arXiv 2003.01690 (AutoAttack).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -117,6 +117,7 @@ def evaluate_together(
     index: Tensor | None = None,
     clean: CleanLogits | None = None,
     known: Mapping[tuple[str, Filter | None], Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[Filter | None, Withstood]:
     """Which images withstand all parts, seen through filters of their frequencies.
 
@@ -132,6 +133,7 @@ def evaluate_together(
         index: As in `evaluate`.
         clean: As in `evaluate`.
         known: Part and filter -> [N] bool, what earlier measurements found of these images.
+        progress: To be told how many hundredths of the parts are done, and of how many.
 
     Returns:
         By filter.
@@ -143,6 +145,11 @@ def evaluate_together(
     broken_by = {seen: torch.full((len(images),), NOBODY, dtype=torch.int8, device=device) for seen in filters}
     attacked: dict[Filter | None, list[int | None]] = {seen: [] for seen in filters}
     for number, part in enumerate(whole.parts):
+
+        def of_part(done: int, count: int, before: int = 100 * number) -> None:
+            if progress is not None:
+                progress(before + 100 * done // count, 100 * len(whole.parts))
+
         asked = [seen for seen in filters if (part.name, seen) not in known]
         found = {
             seen: known[part.name, seen].to(device=device, dtype=torch.bool).clone()
@@ -168,6 +175,7 @@ def evaluate_together(
                 adaptive=adaptive and part.uses_network,
                 index=index[places.to(index.device)],
                 clean=clean.of(places),
+                progress=of_part,
             )
             for seen in asked:
                 found[seen][places] = outcome[seen]

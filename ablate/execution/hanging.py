@@ -68,7 +68,8 @@ class Watch:
             dataset: Its images.
         """
         costs = [
-            measurement_cost(each, len(dataset.test_labels), task.spec.data.image_size) for each in task.measurements
+            measurement_cost(each, len(dataset.test_labels), task.spec.data.image_size, at_most=True)
+            for each in task.measurements
         ]
         epoch = training_cost(task.spec, len(dataset.train_labels))
         self._epochs_a_measurement[task.key] = max(costs, default=0.0) / epoch

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablate.attacks import Attack, CleanLogits, Together, build_attack, evaluate, evaluate_together
+from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evaluate_together
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.filters import Filter
 from ablate.core.text import first_line, named_line, now_ms
@@ -23,6 +23,7 @@ from ablate.execution.analysing import Seen, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
+from ablate.execution.measuring import Far, by_attack
 from ablate.execution.transfer import transferred
 from ablate.learning import foreign, memory
 from ablate.learning.data import Dataset
@@ -200,8 +201,17 @@ class _Run:
         if self.stacks is not None:
             self.stacks.follow()
 
-    def _tell(self, kind: Kind, done: int = 0, total: int = 0, text: str = "", **metrics: float) -> None:
-        self.listen(Event(self.task.key, kind, done, total, metrics, text, now_ms()))
+    def _tell(
+        self,
+        kind: Kind,
+        done: int = 0,
+        total: int = 0,
+        text: str = "",
+        *,
+        share: float | None = None,
+        **metrics: float,
+    ) -> None:
+        self.listen(Event(self.task.key, kind, done, total, metrics, text, now_ms(), share))
 
     def _is_ours(self) -> bool:
         return self.lease is None or leases.in_force(self.storage.files, self.task.key, self.lease)
@@ -273,15 +283,17 @@ class _Run:
         images, labels = shared.images, shared.labels
         network = build_network(spec.model, len(self.dataset.classes), spec.data.image_size, spec.seed)
         network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        total, done = len(missing), 0
+        networks = dict.fromkeys(sorted((m.network for m in missing), key=lambda name: name != "last"))
+        groups = {which: by_attack(m for m in missing if m.network == which) for which in networks}
+        far = Far(groups.values(), len(labels), spec.data.image_size)
         broken: list[Exception] = []
-        for which in dict.fromkeys(sorted((m.network for m in missing), key=lambda name: name != "last")):
-            group = [m for m in missing if m.network == which]
+        for which, waiting in groups.items():
             try:
                 chosen = state.network_of(which)
             except MeasurementError as error:
                 self.log.warning(str(error))  # the plan tells of it
-                done += len(group)
+                for same in waiting:
+                    far.add(same)
                 continue
             network.load_state_dict(chosen["network"])
             network.eval()
@@ -289,12 +301,11 @@ class _Run:
             with frozen_parameters(network):  # quantized weights are transformed once, not at every step of an attack
                 self.asked = as_measured(network, spec.data.image_size)
                 clean = CleanLogits(self.asked, images, spec.measurement.batch_size)  # of these weights
-                waiting = _by_attack(group)
                 while waiting:
                     same = waiting.pop(0)
                     epoch = chosen["epoch"]
                     try:
-                        self._measure_together(attempt, network, same, images, labels, clean, epoch, done, total)
+                        self._measure_together(attempt, network, same, images, labels, clean, epoch, far)
                     except Exception as error:  # what cannot be measured keeps nothing else from being measured
                         if ran_out_of_memory(error) or passes(error):
                             raise
@@ -304,7 +315,7 @@ class _Run:
                             continue
                         self.log.error(f"{same[0].name} of {which}: {type(error).__name__}: {error}")
                         broken.append(error)
-                    done += len(same)
+                    far.add(same)
                     yield
         if len(broken) > 1 and all(isinstance(error, MeasurementError) for error in broken):
             raise MeasurementError("; ".join(dict.fromkeys(str(error) for error in broken)))
@@ -320,15 +331,14 @@ class _Run:
         labels: Tensor,
         clean: CleanLogits,
         epoch: int,
-        done: int,
-        total: int,
+        far: Far,
     ) -> None:
         first = same[0]
         self._check_lease()
-        self._tell("measuring", done=done, total=total, text=first.name)
+        self._tell("measuring", far.done, far.total, first.name, share=far.share())
         start = time.perf_counter()
+        progress = self._progress(same, far)
         if first.kind == "analysis":
-            progress = self._progress(first.name, done, total)
             seen = Seen(
                 network, self.asked, images, labels, self.task.spec.seed, self.dataset.corrupted, self._examples
             )
@@ -336,7 +346,7 @@ class _Run:
         elif first.made_on is not None:
             records = self._transfer(same, first.made_on, images, labels)
         else:
-            records = self._attack(same, images, labels, clean)
+            records = self._attack(same, images, labels, clean, progress)
         seconds = time.perf_counter() - start
         self._check_lease()
         for record in records:
@@ -344,9 +354,9 @@ class _Run:
             attempt.save_record(record)
         self.log.info(f"measured {first.name} of {first.network} in {seconds:.3g} s")
         self._save_log(attempt)
-        self._tell("measured", done=done + len(same), total=total, text=first.name)
+        self._tell("measured", far.done + len(same), far.total, first.name, share=far.share(same))
 
-    def _progress(self, name: str, done: int, total: int) -> Callable[[int, int], None]:
+    def _progress(self, same: list[PlannedMeasurement], far: Far) -> Callable[[int, int], None]:
         """Tells how far a long measurement has come, now and then: that also says that it does not hang."""
         told = time.monotonic()
 
@@ -354,12 +364,18 @@ class _Run:
             nonlocal told
             if time.monotonic() - told >= PROGRESS_S:
                 told = time.monotonic()
-                self._tell("measuring", done=done, total=total, text=f"{name} {100 * part // whole} %")
+                text = f"{same[0].name} {100 * part // whole} %"
+                self._tell("measuring", far.done, far.total, text, share=far.share(same, part / whole))
 
         return tell
 
     def _attack(
-        self, same: list[PlannedMeasurement], images: Tensor, labels: Tensor, clean: CleanLogits
+        self,
+        same: list[PlannedMeasurement],
+        images: Tensor,
+        labels: Tensor,
+        clean: CleanLogits,
+        progress: Callable[[int, int], None],
     ) -> list[Record]:
         first = same[0]
         attack = build_attack(first.name, first.settings)
@@ -373,6 +389,7 @@ class _Run:
             "filters": [m.filter for m in same],
             "adaptive": first.adaptive,
             "clean": clean,
+            "progress": progress,
         }
         arrays: dict[Filter | None, dict[str, Any]]
         more: dict[Filter | None, dict[str, Any]] = {}
@@ -451,34 +468,6 @@ class _Run:
             "python": platform.python_version(),
             "timestamp_ms": now_ms(),
         }
-
-
-def _by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurement]]:
-    """Measurements that one run of an attack serves: the same attack, unaware of the filters behind it."""
-    together: dict[tuple[object, ...], list[PlannedMeasurement]] = {}
-    for measurement in group:
-        what: tuple[object, ...] = (measurement.key,)
-        if measurement.kind == "attack" and not measurement.adaptive:
-            attack = build_attack(measurement.name, measurement.settings)
-            images = measurement.settings.images if attack.reducible else None
-            what = (measurement.name, repr(attack), measurement.settings.batch_size, images)
-        elif measurement.made_on is not None:
-            made_on = measurement.made_on
-            attack = build_attack("pgd20", made_on.spec.measurement)
-            what = (made_on.training, made_on.network, repr(attack), measurement.settings.batch_size)
-        together.setdefault(what, []).append(measurement)
-    return sorted(together.values(), key=lambda same: _depth(same[0]))
-
-
-def _depth(measurement: PlannedMeasurement) -> int:
-    """What is made of others comes after them."""
-    if measurement.kind != "attack":
-        return 0
-    return _depth_of(build_attack(measurement.name, measurement.settings))
-
-
-def _depth_of(attack: Attack) -> int:
-    return 1 + max(map(_depth_of, attack.parts), default=0) if isinstance(attack, Together) else 0
 
 
 class _Log:

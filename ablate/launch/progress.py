@@ -37,9 +37,9 @@ class _Pace:
     """How fast something counted gets done, from its last few steps in this run."""
 
     def __init__(self) -> None:
-        self._marks: deque[tuple[int, float, bool]] = deque(maxlen=_PACE_WINDOW + 1)
+        self._marks: deque[tuple[float, float, bool]] = deque(maxlen=_PACE_WINDOW + 1)
 
-    def mark(self, done: int, now: float, *, setting_up: bool = False) -> None:
+    def mark(self, done: float, now: float, *, setting_up: bool = False) -> None:
         if self._marks and done < self._marks[-1][0]:  # the training fell back to an earlier checkpoint
             self._marks.clear()
         if self._marks and done == self._marks[-1][0]:
@@ -48,7 +48,7 @@ class _Pace:
         if len(self._marks) > 2 and self._marks[0][2]:  # steps enough without the time it took to set up
             self._marks.popleft()
 
-    def left(self, total: int, now: float) -> float | None:
+    def left(self, total: float, now: float) -> float | None:
         if len(self._marks) < 2:
             return None
         (first, start, _), (last, end, _) = self._marks[0], self._marks[-1]
@@ -80,6 +80,7 @@ class _Active:
     total: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     took: float = 0.0
+    whole: float = 0.0
     pace: _Pace = field(default_factory=_Pace)
     printed: float = float("-inf")
 
@@ -289,7 +290,7 @@ class TrainingsProgress:
         lefts, whole = [], []
         for what in self._active.values():
             if what.state == "running":
-                left = what.pace.left(what.total, now)
+                left = what.pace.left(what.whole, now)
                 if left is not None:
                     lefts.append(left)
                     whole.append(now - what.started + left)
@@ -316,7 +317,7 @@ class TrainingsProgress:
             cells["accuracy"] = f"{what.metrics[accuracy]:.1f} % {attack or 'natural'}"
         if "images_per_second" in what.metrics:
             cells["images/s"] = f"{what.metrics['images_per_second']:,.0f}"
-        left = what.pace.left(what.total, self._clock())
+        left = what.pace.left(what.whole, self._clock())
         if left is not None:
             cells["left"] = duration(left)
         return cells
@@ -365,7 +366,8 @@ class TrainingsProgress:
         measuring = event.kind in ("measuring", "measured")
         if measuring != what.measuring:
             what.measuring, what.pace = measuring, _Pace()
-        what.pace.mark(what.done, now, setting_up=event.kind == "started")
+        what.whole = what.total if event.share is None else 1.0
+        what.pace.mark(what.done if event.share is None else event.share, now, setting_up=event.kind == "started")
         if measuring:
             what.what = text or what.what
             what.metrics.pop("images_per_second", None)  # that was the training's

@@ -17,6 +17,7 @@ from ablate.core.errors import DeviceError
 from ablate.core.filters import Filter
 from ablate.core.registry import temporary_registrations
 from ablate.execution import analysing, worker
+from ablate.execution.base import Event
 from ablate.learning import data
 from ablate.learning import memory as memory_of
 from ablate.learning.models import build_network, frozen_parameters
@@ -363,3 +364,20 @@ def test_a_heat_map_with_logits_that_are_not_finite_is_told_in_a_line_and_the_re
     assert {m.name for m in doing.measurements if m.key not in there} == {"heat_map"}
     told = [event.text for event in events if event.kind == "measuring" and event.text.startswith("heat_map ")]
     assert told[0] == "heat_map 2 %" and told[-1] == "heat_map 100 %"
+
+
+def test_a_long_attack_tells_how_far_it_is_and_shares_of_the_work_rise_to_all_of_it(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("natural", "square", "pgd20", "worst")
+    few = ("measurement.batch_size=64", "measurement.square_queries=20")
+    plan = planned(tmp_path, f"measurement.attacks=[{','.join(names)}]", *few)
+    monkeypatch.setattr(worker, "PROGRESS_S", 0.0)
+    events = list[Event]()
+    assert worker.run(task(plan, Storage(str(tmp_path / "storage"))), digits, events.append).state == "finished"
+    told = [event for event in events if event.kind in ("measuring", "measured")]
+    shares = [event.share for event in told]
+    assert None not in shares and shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1)
+    parts = {name: {event.text for event in told if event.text.startswith(f"{name} ")} for name in names}
+    batches = -(-len(digits.test_labels) // 64)
+    assert len(parts["square"]) == len(parts["pgd20"]) == batches and "square 100 %" in parts["square"]

@@ -117,11 +117,11 @@ def test_a_table_goes_on_where_it_was_cut_off(here: Path) -> None:
 
 def test_a_search_goes_on_with_more_samples(here: Path) -> None:
     before = actions(here, "tiny_search")
-    code, _ = launch_here(options_of(here, "tiny_search"))
-    assert code == 0 and actions(here, "tiny_search") == before
-    code, _ = launch_here(options_of(here, "tiny_search", sets=["search.samples=4"]))
+    code, output = launch_here(options_of(here, "tiny_search"))
+    assert code == 0 and actions(here, "tiny_search") == before, output
+    code, output = launch_here(options_of(here, "tiny_search", sets=["search.samples=4"]))
     after = actions(here, "tiny_search")
-    assert code == 0 and before.items() < after.items() and len(after) == 4
+    assert code == 0 and before.items() < after.items() and len(after) == 4, output
 
 
 @pytest.mark.slow

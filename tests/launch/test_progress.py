@@ -192,6 +192,16 @@ def test_measuring_shows_what_and_how_many() -> None:
     assert " ".join(bench.line("row-a").split()[-2:]) == duration(25)
 
 
+def test_time_left_of_measurements_goes_by_their_work_and_not_by_their_count() -> None:
+    bench = Bench(five())
+    bench.tell("a", "measuring", 0, 4, text="natural", share=0.0)
+    bench.tell("a", "measured", 3, 4, after=10, text="pgd20", share=0.1)
+    assert " ".join(bench.line("row-a").split()[-2:]) == duration(90)
+    bench.tell("a", "measuring", 3, 4, after=20, text="square 25 %", share=0.3)
+    assert "square" in bench.line("row-a") and " 3/4" in bench.line("row-a")
+    assert " ".join(bench.line("row-a").split()[-2:]) == duration(70)
+
+
 def test_the_rest_is_counted() -> None:
     bench = Bench(five(a="reuse", b="wait", c="failed"))
     assert bench.progress.count() == "1 done · 0 running · 2 to go · 1 waiting · 1 failed"

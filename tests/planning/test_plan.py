@@ -289,3 +289,15 @@ def test_an_analysis_is_foreseen_with_the_cost_that_it_declares() -> None:
         register_analysis("silent")(lambda context: AnalysisResult())
         assert cost("mine") == 1032
         assert cost("silent") == cost("spectrum") == 1000 * 41
+
+
+def test_an_attack_that_leaves_broken_images_alone_is_foreseen_with_less_than_it_may_take() -> None:
+    def cost(name: str, *, at_most: bool) -> float:
+        asked = PlannedMeasurement("k", "attack", name, "last", None, False, MeasurementSpec())
+        return measurement_cost(asked, 1000, 32, at_most=at_most)
+
+    for name in ("natural", "gn", "fgsm", "pgd20", "tpgd20", "cw20"):  # each image costs them the same
+        assert cost(name, at_most=False) == cost(name, at_most=True), name
+    for name in ("square", "apgd_ce", "apgd_t", "fab_t", "aa"):
+        assert cost(name, at_most=False) < cost(name, at_most=True), name
+    assert cost("square", at_most=True) == 1000 * 5001

@@ -1,0 +1,80 @@
+"""The measurements of one training: which are taken together, and how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ablate.attacks import Attack, Together, build_attack
+from ablate.learning.cost import measurement_cost
+from ablate.spaces.planned import PlannedMeasurement
+
+
+class Far:
+    """How far the measurements of a training are, by their count and by their work.
+
+    Args:
+        groups: Of each network, what is measured together.
+        test_count: Test images.
+        image_size: Height and width in pixels.
+    """
+
+    def __init__(self, groups: Iterable[list[list[PlannedMeasurement]]], test_count: int, image_size: int) -> None:
+        runs = [same for group in groups for same in group]
+        self._work = {same[0].key: measurement_cost(same[0], test_count, image_size) for same in runs}
+        self._worked = 0.0
+        self.total = sum(map(len, runs))
+        self.done = 0
+
+    def add(self, same: list[PlannedMeasurement]) -> None:
+        """Count what is measured, or cannot be.
+
+        Args:
+            same: Taken together.
+        """
+        self.done += len(same)
+        self._worked += self._work.get(same[0].key, 0.0)
+
+    def share(self, same: list[PlannedMeasurement] | None = None, part: float = 1.0) -> float:
+        """Of the work that is done, 0 to 1.
+
+        Args:
+            same: What is being measured; its work is not counted yet.
+            part: Of it that is done, 0 to 1.
+        """
+        more = part * self._work.get(same[0].key, 0.0) if same else 0.0
+        return min(1.0, (self._worked + more) / max(sum(self._work.values()), 1.0))
+
+
+def by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurement]]:
+    """Measurements that one run of an attack serves: the same attack, unaware of the filters behind it.
+
+    Args:
+        group: Of one network.
+
+    Returns:
+        Those of each run; what is made of others comes after them.
+    """
+    together: dict[tuple[object, ...], list[PlannedMeasurement]] = {}
+    for measurement in group:
+        what: tuple[object, ...] = (measurement.key,)
+        if measurement.kind == "attack" and not measurement.adaptive:
+            attack = build_attack(measurement.name, measurement.settings)
+            images = measurement.settings.images if attack.reducible else None
+            what = (measurement.name, repr(attack), measurement.settings.batch_size, images)
+        elif measurement.made_on is not None:
+            made_on = measurement.made_on
+            attack = build_attack("pgd20", made_on.spec.measurement)
+            what = (made_on.training, made_on.network, repr(attack), measurement.settings.batch_size)
+        together.setdefault(what, []).append(measurement)
+    return sorted(together.values(), key=lambda same: _depth(same[0]))
+
+
+def _depth(measurement: PlannedMeasurement) -> int:
+    """What is made of others comes after them."""
+    if measurement.kind != "attack":
+        return 0
+    return _depth_of(build_attack(measurement.name, measurement.settings))
+
+
+def _depth_of(attack: Attack) -> int:
+    return 1 + max(map(_depth_of, attack.parts), default=0) if isinstance(attack, Together) else 0
