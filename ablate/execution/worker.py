@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evaluate_together
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.filters import Filter
-from ablate.core.text import first_line, named_line, now_ms
+from ablate.core.text import first_line, named_line, now_ms, plural
 from ablate.execution.analysing import Seen, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
@@ -223,7 +223,9 @@ class _Run:
     def _train_and_measure(self, attempt: Attempt) -> Turns[None]:
         task = self.task
         self._check_lease()
-        self.log.info(f"training {task.key} on {task.device}, {task.threads} threads, torch {torch.__version__}")
+        self.log.info(
+            f"training {task.key} on {task.device}, {plural(task.threads, 'thread')}, torch {torch.__version__}"
+        )
         self._save_log(attempt)
         state = yield from self._train(attempt)
         view = self.storage.view(task.key)

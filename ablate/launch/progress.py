@@ -282,8 +282,9 @@ class TrainingsProgress:
         told = f"{duration(elapsed)} so far"
         if left is None:
             return f"{self._bar(0.0, _BAR_WIDTH)} {told}"
-        share = elapsed / (elapsed + left) if elapsed + left > 0 else 1.0
-        return f"{self._bar(share, _BAR_WIDTH)} {100 * share:.0f} % · {told} · about {duration(left)} left"
+        share = min(0.99, elapsed / (elapsed + left) if elapsed + left > 0 else 1.0)  # what still runs is not whole
+        rest = f"about {duration(left)} left" if left >= 1 else "nearly done"
+        return f"{self._bar(share, _BAR_WIDTH)} {100 * share:.0f} % · {told} · {rest}"
 
     def _time_left(self, now: float) -> float | None:
         """What its active trainings have left, and for each that is to go what one takes; None without a pace."""

@@ -140,6 +140,16 @@ def test_the_whole_launch_has_a_bar_its_age_and_the_time_it_takes_yet() -> None:
     assert "30 s so far · about 99 s left" in two  # 30 and 48 s, and two more of 60 s, by two at a time
 
 
+def test_what_takes_longer_than_expected_is_never_whole() -> None:
+    bench = Bench(five(b="reuse", c="reuse", d="reuse", e="reuse"))
+    bench.tell("a", "started", 0, 2)
+    for epoch in (1, 2):
+        bench.tell("a", "epoch", epoch, 2, after=6, metrics=metrics())
+    bench.now += 600
+    [line] = [line for line in bench.lines() if "so far" in line]
+    assert " 99 % " in line and line.endswith(" so far · nearly done")
+
+
 def test_what_goes_on_before_the_first_training_is_said() -> None:
     bench = Bench(five())
     bench.progress.phase = "Starting Ray…"
