@@ -79,14 +79,12 @@ class Result:
         case: What was timed.
         ours: By mode of training; measuring has one, `float32`.
         theirs: By whose and how: `torchattacks`, `written out`, and each in `IEEE` where torch's defaults are not.
-        repeats: How often each did its work in a round.
         operations: Of torch, that the host hands out for a step; of what is not compiled.
     """
 
     case: Case
     ours: dict[str, Timed]
     theirs: dict[str, Timed]
-    repeats: Mapping[str, int] = field(default_factory=dict)
     operations: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -132,7 +130,7 @@ def _timed(
         for name, work in {**theirs, **ours}.items()
         if case.what == "step" and "compile" not in name
     }
-    return Result(case, {name: each[name] for name in ours}, {name: each[name] for name in theirs}, repeats, counted)
+    return Result(case, {name: each[name] for name in ours}, {name: each[name] for name in theirs}, counted)
 
 
 def training_step(

@@ -11,7 +11,6 @@ from ablate.storage.plans import PlanFile
 
 METADATA = "ro-crate-metadata.json"
 _KINDS = {"json": "application/json", "npz": "application/octet-stream"}
-_ADDRESS = "https://schema.org/SoftwareApplication"
 
 
 def metadata(plan: PlanFile, sizes: Mapping[str, int], needs: Sequence[str] = ()) -> bytes:

@@ -71,7 +71,6 @@ class ProcessExecutor:
         self._resources = resources
         self._datasets = dict(datasets)
         self._imports = list(imports)
-        self._note = note
         self._packing = known_packing(files) if resources.gpus == "auto" else None
         self._gpus = min(1.0, 1.0 if resources.gpus in (None, "auto") else float(resources.gpus or 1.0))
         self._together = GroupSizer(resources, files, len(devices), note)

@@ -32,6 +32,7 @@ from ablate.core.text import open_console
 from ablate.core.user_code import import_modules
 from ablate.launch.options import OPTIONS, Option, Options, parse_gpus, parse_hours, parse_per_process
 from ablate.launch.request import Request
+from ablate.spaces import space_names as space_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +40,6 @@ if TYPE_CHECKING:
 
     from ablate.planning.plan import Plan
     from ablate.report.figures.pictures import Picture
-
-
-def space_names() -> list[str]:
-    """Names of the shipped spaces."""
-    return spaces.space_names()
 
 
 def load_space(name_or_path: str | Path) -> Ablation:

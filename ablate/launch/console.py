@@ -14,26 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.core.redaction import redact
-from ablate.core.text import listed, open_console, plural, printable, row_name
+from ablate.core.text import listed, plural, printable, row_name
 from ablate.launch.cautions import cautions
-from ablate.launch.progress import Progress
 from ablate.report.opening import DEFAULT_STORAGE, needs_no_uri, own_python, show_pages, show_step
 
 if TYPE_CHECKING:
     from ablate.planning.estimates import Estimate
     from ablate.planning.plan import Plan, PlannedTraining
-
-__all__ = [
-    "Progress",
-    "failures",
-    "open_console",
-    "plan_as_json",
-    "show_estimate",
-    "show_next_steps",
-    "show_plan",
-    "show_remarks",
-    "summary",
-]
 
 SHORT_KEY = 8
 """Characters of a training's key that tell it apart on a screen."""
@@ -247,11 +234,9 @@ def show_next_steps(
     out: Console,
     *,
     tracking_uri: str | None,
-    pages: Sequence[tuple[str, str]] = (),
-    storage: str = "./storage",
-    interrupted: bool = False,
-    command: str | None = None,
-    folder: Path | None = None,
+    pages: Sequence[tuple[str, str]],
+    storage: str,
+    interrupted: bool,
 ) -> None:
     """Print what can be done after a launch, also after one that was interrupted.
 
@@ -262,12 +247,9 @@ def show_next_steps(
         pages: Where it shows the runs, as of `Tracker.paths`.
         storage: As given.
         interrupted: Whether it was ended early.
-        command: What was launched; none: as this process was started.
-        folder: The folder the user is in; none: the working directory.
     """
-    folder = (folder or Path.cwd()).absolute()
-    python = own_python(folder)
-    command = command or _own_command(python)
+    python = own_python()
+    command = _own_command(python)
     failed = failures(plan)
     left = sum(count for action, count in plan.counts().items() if action not in ("reuse", "failed", "stopped"))
     if failed:
@@ -290,8 +272,8 @@ def show_next_steps(
         show_step(out, "To make the table again, from storage:", f"{python} -m ablate.report {where}")
         show_step(out, "Nothing was sent to MLflow. To send it:", f"{python} -m ablate.report --sync {where}")
         return
-    show_pages(out, tracking_uri, pages, folder)
-    where = "" if needs_no_uri(tracking_uri, folder) else f" --tracking-uri {shlex.quote(redact(tracking_uri))}"
+    show_pages(out, tracking_uri, pages)
+    where = "" if needs_no_uri(tracking_uri) else f" --tracking-uri {shlex.quote(redact(tracking_uri))}"
     reports = [f"{python} -m ablate.report --space {space.name}{where}" for space in plan.spaces]
     show_step(out, f"To make the {'table' if len(reports) == 1 else 'tables'} again:", *reports)
 

@@ -190,10 +190,6 @@ class TrainingsProgress:
             self._names.pop(key, None)
             self._active.pop(key, None)
 
-    def warn(self, text: str) -> None:
-        """Print a warning above the live area."""
-        self._print(f"warning: {printable(text)}", "yellow")
-
     def note(self, text: str) -> None:
         """Print a remark above the live area."""
         self._print(printable(text))

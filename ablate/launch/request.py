@@ -166,7 +166,7 @@ class Request:
         if find_spec("scipy") is None:
             raise SpecError(f"{flag}: expected scipy on this machine, which decides, got none")
         from ablate.launch.deciding import questions_of
-        from ablate.launch.until import Limits, UntilDecided
+        from ablate.launch.until import UntilDecided
         from ablate.report.verdicts.looks import needs
 
         trials: list[Trial] = []
@@ -182,7 +182,7 @@ class Request:
             seeds |= dict.fromkeys(first)
             trials += [t for t in spaces.expand(space, self.preset, self.overrides, first) if t.label in about]
         whole = self.plan_of(self.spaces, trials, list(seeds))
-        return UntilDecided(whole, storage, Limits(most, options.budget_hours), options.cpus_per_trial)
+        return UntilDecided(whole, storage, most, options.budget_hours, options.cpus_per_trial)
 
     def plan(self) -> Plan:
         """The plan, before storage is asked about trainings; of a search, its samples so far.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TextIO
@@ -28,13 +27,13 @@ from ablate.storage.replications import FOLDER, open_one
 from ablate.storage.storage import Storage
 
 
-def rerun(request: Request, console: Console, out: TextIO | None = None) -> int:
+def rerun(request: Request, console: Console, out: TextIO) -> int:
     """Train finished rows again.
 
     Args:
         request: With `rerun`; its seeds are those to train again, none: every one that is finished.
         console: Where to print.
-        out: Where JSON goes; none: standard output.
+        out: Where JSON goes.
 
     Returns:
         The exit code: 0 all came out as before or as their rows let expect, 1 one did not or failed, 130 interrupted.
@@ -42,7 +41,7 @@ def rerun(request: Request, console: Console, out: TextIO | None = None) -> int:
     Raises:
         UserError: Something the user gave cannot be used, or a row that is not finished; nothing was lost.
     """
-    return launch_here(request, console, out or sys.stdout, subject_of=_subject, session_of=RerunSession)
+    return launch_here(request, console, out, subject_of=_subject, session_of=RerunSession)
 
 
 def _subject(request: Request, storage: Storage) -> Reruns:

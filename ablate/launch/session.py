@@ -25,9 +25,10 @@ from ablate.execution.addresses import ray_address
 from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
 from ablate.launch.also import Also
-from ablate.launch.console import Progress, plan_as_json, show_estimate, show_next_steps, show_remarks
+from ablate.launch.console import plan_as_json, show_estimate, show_next_steps, show_remarks
 from ablate.launch.ending import end_summary, run_on_end, time_limit
 from ablate.launch.options import Options
+from ablate.launch.progress import Progress
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject, results_of

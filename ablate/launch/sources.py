@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,27 +55,32 @@ class Session(Protocol):
         """Keep the plan as it is by now, and tell MLflow."""
 
 
-class Subject(Source, Protocol):
-    """What a launch is about."""
+class Subject(Source):
+    """What a launch is about; by default all of it is known, and launches of one plan share its work."""
 
     plan: Plan
-    always_trains: bool
+    always_trains: bool = False
     """Whether there may be something to train that no plan shows."""
 
     def may_train(self) -> Iterable[PlannedTraining]:
         """Trainings with the data and measurements of all that it may train."""
+        return self.plan.left()
 
     def decide(self, storage: Storage, options: Options) -> None:
         """Decide about all that can be told before the launch begins."""
+        decide(self.plan, storage, retry_failed=options.retry_failed)
 
+    @abstractmethod
     def expected(self, storage: Storage) -> Estimate:
         """How long it would take at most."""
 
     def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
         """What the seeds asked for can decide."""
+        return []
 
     def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
         """What it is expected to take, and at most, where these are not the same; else nothing."""
+        return {}
 
     def foresee(self) -> tuple[int, str]:
         """Take into the plan what comes for sure, before a dry run decides about it.
@@ -82,6 +88,7 @@ class Subject(Source, Protocol):
         Returns:
             How many more samples there will be that nobody can tell yet, and who will suggest them.
         """
+        return 0, ""
 
     def reach(self, leases: Leases, console: Console) -> None:
         """Refuse what another launch has begun and only one may do; nothing is written."""
@@ -91,25 +98,32 @@ class Subject(Source, Protocol):
 
     def show_planned(self, console: Console) -> None:
         """Show the plan."""
+        show_plan(self.plan, console)
 
     def show(self, console: Console) -> None:
         """Show the plan, and how far it has come."""
+        self.show_planned(console)
 
+    @abstractmethod
     def begin(self, session: Session) -> None:
         """Training begins."""
 
+    @abstractmethod
     def resources(self, options: Options) -> Resources:
         """What its trainings share."""
 
     def stopping(self, local: bool) -> EarlyStopping | None:
-        """What judges its trainings."""
+        """What judges its trainings; a table wants them whole."""
+        return None
 
     def finished(self) -> None:
         """Nothing runs any more; refuse what another launch has taken over meanwhile."""
 
+    @abstractmethod
     def tell(self, session: Session) -> None:
         """Print the results."""
 
+    @abstractmethod
     def code(self) -> int:
         """0 where all is there that can be."""
 
@@ -133,26 +147,12 @@ def results_of(plan: Plan, session: Session) -> list[Any]:
     return all_results(plan_file_of(plan, session.provenance), session.storage)
 
 
-class Rows:
-    """The rows of tables: every training is known.
-
-    Args:
-        plan: Of them.
-    """
-
-    always_trains = False
+class Rows(Subject):
+    """The rows of tables: every training is known."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._left: list[PlannedTraining] | None = None
-
-    def may_train(self) -> Iterable[PlannedTraining]:
-        """See `Subject`."""
-        return self.plan.left()
-
-    def decide(self, storage: Storage, options: Options) -> None:
-        """See `Subject`."""
-        decide(self.plan, storage, retry_failed=options.retry_failed)
+        self._left: list[PlannedTraining] = []
 
     def expected(self, storage: Storage) -> Estimate:
         """See `Subject`."""
@@ -166,28 +166,6 @@ class Rows:
 
         return foresee(self.plan, storage, expected)
 
-    def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
-        """See `Subject`."""
-        return {}
-
-    def foresee(self) -> tuple[int, str]:
-        """See `Subject`."""
-        return 0, ""
-
-    def reach(self, leases: Leases, console: Console) -> None:
-        """Launches of one plan share its work."""
-
-    def prepare(self, session: Session) -> None:
-        """Launches of one plan share its work."""
-
-    def show_planned(self, console: Console) -> None:
-        """See `Subject`."""
-        show_plan(self.plan, console)
-
-    def show(self, console: Console) -> None:
-        """See `Subject`."""
-        self.show_planned(console)
-
     def begin(self, session: Session) -> None:
         """See `Subject`."""
         self._left = self.plan.left()
@@ -196,17 +174,10 @@ class Rows:
         """See `Subject`."""
         return resources_of(options, len(self.plan.trainings))
 
-    def stopping(self, local: bool) -> EarlyStopping | None:
-        """A table wants its trainings whole."""
-        return None
-
-    def finished(self) -> None:
-        """Launches of one plan share its work."""
-
     def take(self, like: Callable[[PlannedTraining], bool] = lambda training: True) -> PlannedTraining | None:
         """See `Source`."""
-        found = next(filter(like, self._left or ()), None)
-        if found is not None and self._left is not None:
+        found = next(filter(like, self._left), None)
+        if found is not None:
             self._left.remove(found)
         return found
 
@@ -253,7 +224,7 @@ class Rows:
         return 0 if all(training.action == "reuse" for training in self.plan.trainings.values()) else 1
 
 
-class Samples:
+class Samples(Subject):
     """The samples of a search: asked for while it runs, and told how they end.
 
     Args:
@@ -284,21 +255,9 @@ class Samples:
     def _lock(self) -> str:
         return f"search-{self.plan.id}"
 
-    def decide(self, storage: Storage, options: Options) -> None:
-        """See `Subject`."""
-        decide(self.plan, storage, retry_failed=options.retry_failed)
-
     def expected(self, storage: Storage) -> Estimate:
         """See `Subject`; what can be foreseen is taken into the plan, which a launch makes anew when it begins."""
         return search_estimate(self.found, storage)
-
-    def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
-        """See `Subject`; a search decides no claims."""
-        return []
-
-    def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
-        """See `Subject`."""
-        return {}
 
     def foresee(self) -> tuple[int, str]:
         """See `Subject`."""
@@ -323,10 +282,6 @@ class Samples:
             raise UserError(self._already)
         # Read after the lease is ours: another launch may have gone on with it until now.
         self._use(self._make(False))
-
-    def show_planned(self, console: Console) -> None:
-        """See `Subject`."""
-        show_plan(self.plan, console)
 
     def show(self, console: Console) -> None:
         """See `Subject`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -27,38 +27,26 @@ from ablate.storage import plans
 from ablate.storage.storage import Storage
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How far a launch goes.
-
-    Attributes:
-        seeds: The largest number of them, of a row.
-        hours: To be spent by the plan, over all launches; None: no limit.
-    """
-
-    seeds: int
-    hours: float | None
-
-
 class UntilDecided(Rows):
     """The rows of undecided claims, look by look.
 
     Args:
         whole: The rows of all claims with as many seeds as there may be.
         storage: The truth: from it alone every launch computes what comes next.
-        limits: How far to go.
+        most: Seeds of a row at most.
+        budget: Hours to be spent by the plan, over all launches; None: no limit.
         cores: Of a training.
     """
 
-    def __init__(self, whole: Plan, storage: Storage, limits: Limits, cores: int | None) -> None:
+    def __init__(self, whole: Plan, storage: Storage, most: int, budget: float | None, cores: int | None) -> None:
         listing = {loaded.name: digest(content_of(loaded, whole)) for loaded in whole.spaces}
         first = sorted({each.training for each in whole.trials})  # data and code, which a registration does not cover
-        asked = {"preset": whole.preset.name, "until": listing, "seeds": limits.seeds, "trainings": first}
-        self.whole = replace(whole, id=digest(asked)[:10], until=limits.seeds)
+        asked = {"preset": whole.preset.name, "until": listing, "seeds": most, "trainings": first}
+        self.whole = replace(whole, id=digest(asked)[:10], until=most)
         super().__init__(replace(self.whole, seeds=[], trials=[], trainings={}))
-        self._storage, self._limits = storage, limits
+        self._storage, self._most, self._budget = storage, most, budget
         self.costs = Costs(self.whole, storage, cores or os.cpu_count() or 1)
-        self._courses = Courses(self.whole, storage, self.costs, limits.seeds, limits.hours)
+        self._courses = Courses(self.whole, storage, self.costs, most, budget)
         self._session: Session | None = None
         self._created_ms: int | None = None
         self._out: set[str] = set()
@@ -114,7 +102,7 @@ class UntilDecided(Rows):
     def decide(self, storage: Storage, options: Options) -> None:
         """See `Subject`; a budget that pays for nothing is refused."""
         super().decide(storage, options)
-        hours = self._limits.hours
+        hours = self._budget
         keys = {self._courses.planned[place].training for each in self._courses.stands for place in each.places}
         least = min(map(self.costs.left, keys), default=0.0)
         if hours is not None and hours < least and not self._courses.spent:
@@ -155,14 +143,14 @@ class UntilDecided(Rows):
         for each, told in zip(self._courses.stands, foreseen, strict=True):
             if each.fate != "goes on":
                 continue
-            count = min(told.seeds or self._limits.seeds, self._limits.seeds)
+            count = min(told.seeds or self._most, self._most)
             wants |= set(each.question.places(each.rows, count))
         most = self._largest()
         return {
             "expected_hours": min(self._courses.hours(wants), most),
             "largest_hours": most,
             "spent_hours": self._courses.spent,
-            "budget_hours": self._limits.hours,
+            "budget_hours": self._budget,
             "unit": self.costs.unit,
         }
 
@@ -195,9 +183,7 @@ class UntilDecided(Rows):
         self._out.discard(training.key)
         for waits in self._waits:
             waits.discard(training.key)
-        self._stale = (
-            self._stale or self._limits.hours is not None or training.action != "reuse" or not all(self._waits)
-        )
+        self._stale = self._stale or self._budget is not None or training.action != "reuse" or not all(self._waits)
 
     def _grow(self) -> None:
         session = self._session
@@ -229,7 +215,7 @@ class UntilDecided(Rows):
     def _tell(self, console: Console) -> None:
         stands, unit = self._courses.stands, self.costs.unit
         done = sum(each.fate == "decided" for each in stands)
-        limit = f" of {self._limits.hours:g}" if self._limits.hours is not None else ""
+        limit = f" of {self._budget:g}" if self._budget is not None else ""
         spent = f"{told_hours(self._courses.spent, '').strip()}{limit} {unit} spent"
         console.print(Text(f"{done} of {plural(len(stands), 'claim')} decided, {spent}:", overflow="fold"))
         for each in stands:

@@ -82,7 +82,6 @@ def watch(
     console: Console,
     *,
     plan_id: str | None = None,
-    poll_s: float = POLL_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Show the same progress as the launch itself, until it ends.
@@ -91,7 +90,6 @@ def watch(
         storage: Of the launch.
         console: Where to print.
         plan_id: Which plan; none: the one launched last.
-        poll_s: Between two looks.
         sleep: Waits so long; a test brings its own.
 
     Returns:
@@ -144,7 +142,7 @@ def watch(
             if unheld >= UNHELD_LOOKS:
                 progress.note(f"No launch is running; {plural(len(left), 'training')} to go.")
                 return 1
-            sleep(poll_s)
+            sleep(POLL_S)
             newer = plans.load(storage, file.id)
             if len(newer.trials) > len(file.trials):  # a search that goes on
                 file = newer

@@ -26,7 +26,6 @@ labels and binary cross-entropy.
 _augmentations: Registry[AugmentationFunction] = Registry("training.augmentation.name")
 register_augmentation = _augmentations.register
 get_augmentation = _augmentations.get
-augmentation_names = _augmentations.names
 augmentation_source = _augmentations.source_digest
 
 

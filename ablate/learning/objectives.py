@@ -89,7 +89,6 @@ class Traits:
 _objectives: Registry[ObjectiveFunction] = Registry("training.objective")
 _traits: dict[str, Traits] = table({})
 get_objective = _objectives.get
-objective_names = _objectives.names
 objective_source = _objectives.source_digest
 
 

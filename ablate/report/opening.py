@@ -43,9 +43,7 @@ def show_step(out: Console, words: str, *commands: str | None) -> None:
             out.print(Text(f"  {command}", style="bold"), soft_wrap=True)
 
 
-def show_pages(
-    out: Console, uri: str, pages: Sequence[tuple[str, str]], folder: Path | None = None, *, apart: bool = False
-) -> None:
+def show_pages(out: Console, uri: str, pages: Sequence[tuple[str, str]], *, apart: bool = False) -> None:
     """Print where MLflow shows runs, and where it compares them.
 
     Args:
@@ -53,10 +51,8 @@ def show_pages(
         uri: The tracking URI.
         pages: Of each space the paths of both, as of `ablate.tracking.views`, the second empty
             where nothing can be compared; none: the UI alone is named.
-        folder: The folder the user is in; none: the working directory.
         apart: Whether an empty line is printed first.
     """
-    folder = (folder or Path.cwd()).absolute()
     if apart:
         out.print()
     rows, compared = [runs for runs, _ in pages], [compare for _, compare in pages if compare]
@@ -66,7 +62,7 @@ def show_pages(
         if compared:
             show_step(out, "To compare the rows:", *(f"{address}{path}" for path in compared))
         return
-    show_step(out, "To see every number:", _command(uri, folder, own_python(folder)))
+    show_step(out, "To see every number:", _command(uri))
     if pages:
         show_step(out, "and behind its address, as a table:", *rows)
     if compared:
@@ -85,17 +81,15 @@ def show_watching(out: Console, uri: str, pages: Sequence[tuple[str, str]]) -> N
         show_step(out, "To watch it in MLflow:", *(f"{without_login(uri).rstrip('/')}{rows}" for rows, _ in pages))
 
 
-def show_live_page(out: Console, storage: str, folder: Path | None = None) -> None:
+def show_live_page(out: Console, storage: str) -> None:
     """Print what shows a launch in a browser while it goes on.
 
     Args:
         out: Where to.
         storage: As given.
-        folder: The folder the user is in; none: the working directory.
     """
-    python = own_python((folder or Path.cwd()).absolute())
     where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redact(storage))}"
-    show_step(out, "To watch it in a browser:", f"{python} -m ablate.serve{where}")
+    show_step(out, "To watch it in a browser:", f"{own_python()} -m ablate.serve{where}")
 
 
 def is_server(uri: str) -> bool:
@@ -103,38 +97,38 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def _command(uri: str, folder: Path, python: str) -> str:
+def _command(uri: str) -> str:
     """What opens the MLflow UI where no server runs."""
     beside = shutil.which("mlflow")
-    mlflow = "mlflow" if beside and Path(beside).parent == Path(sys.executable).parent else f"{python} -m mlflow"
-    if _is_default(uri, folder):
+    mlflow = "mlflow" if beside and Path(beside).parent == Path(sys.executable).parent else f"{own_python()} -m mlflow"
+    if _is_default(uri):
         return f"{mlflow} ui"
     return f"{mlflow} ui --backend-store-uri {shlex.quote(redact(uri))}"
 
 
-def _is_default(uri: str, folder: Path) -> bool:
-    """Whether a plain `mlflow ui` in the folder opens this store.
+def _is_default(uri: str) -> bool:
+    """Whether a plain `mlflow ui` in the working directory opens this store.
 
     It does not where the environment names another one, nor beside an old file store, which MLflow then prefers.
     """
-    if os.environ.get("MLFLOW_BACKEND_STORE_URI") or any((folder / "mlruns").glob("[0-9]*/meta.yaml")):
+    if os.environ.get("MLFLOW_BACKEND_STORE_URI") or any(Path("mlruns").glob("[0-9]*/meta.yaml")):
         return False
-    return _is_default_store(uri, folder)
+    return _is_default_store(uri)
 
 
-def _is_default_store(uri: str, folder: Path) -> bool:
-    return uri.startswith("sqlite:///") and folder / uri.removeprefix("sqlite:///") == folder / DEFAULT_STORE
+def _is_default_store(uri: str) -> bool:
+    return uri.startswith("sqlite:///") and Path.cwd() / uri.removeprefix("sqlite:///") == Path.cwd() / DEFAULT_STORE
 
 
-def needs_no_uri(uri: str, folder: Path) -> bool:
-    """Whether the report, started in a folder, finds a store by itself."""
+def needs_no_uri(uri: str) -> bool:
+    """Whether the report, started in the working directory, finds a store by itself."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    return uri == given if given else _is_default_store(uri, folder)
+    return uri == given if given else _is_default_store(uri)
 
 
-def own_python(folder: Path) -> str:
-    """How this Python is called from the folder."""
-    found, own = shutil.which("python"), Path(sys.executable)
+def own_python() -> str:
+    """How this Python is called from the working directory."""
+    folder, found, own = Path.cwd(), shutil.which("python"), Path(sys.executable)
     if found and Path(found).absolute() == own.with_name("python"):
         return "python"
     return shlex.quote(str(own.relative_to(folder) if own.is_relative_to(folder) else own))

@@ -27,13 +27,11 @@ class BestEpoch:
         epoch: With the highest mean over the seeds.
         of: The last epoch.
         gain: Points over the last epoch, the mean over the seeds.
-        seeds: How many.
     """
 
     epoch: int
     of: int
     gain: float
-    seeds: int
 
 
 def validated(results: Results) -> bool:
@@ -70,7 +68,7 @@ def best_epochs(results: Results) -> dict[str, BestEpoch]:
         if epochs:
             mean = values.mean(axis=0)
             best = int(mean.argmax())
-            found[row] = BestEpoch(epochs[best], epochs[-1], float(mean[best] - mean[-1]), len(curves))
+            found[row] = BestEpoch(epochs[best], epochs[-1], float(mean[best] - mean[-1]))
     return found
 
 

@@ -62,8 +62,6 @@ class SearchResults:
         space: The space's name.
         title: The space's title.
         plan: The plan's id.
-        preset: Of the launch.
-        seed: Of its trainings.
         data: How the data are called.
         search: What was searched.
         samples: In the order in which they were asked for.
@@ -72,8 +70,6 @@ class SearchResults:
     space: str
     title: str
     plan: str
-    preset: str
-    seed: int
     data: str
     search: SearchSpec
     samples: Sequence[SampleResult]
@@ -120,9 +116,8 @@ def search_of(results: Results) -> SearchResults:
         }
         state, objectives, reason = _end(trial, curves)
         samples.append(SampleResult(row, values[row], state, objectives, curves, trial.part.spec, reason))
-    seed = plan.seeds[0] if plan.seeds else 0
     data = ", ".join(plan.data_labels)
-    return SearchResults(space.name, space.title, plan.id, plan.preset, seed, data, search, samples)
+    return SearchResults(space.name, space.title, plan.id, data, search, samples)
 
 
 def _end(trial: Trial, curves: Mapping[str, Mapping[int, float]]) -> tuple[State, tuple[float, ...], str]:

@@ -62,9 +62,3 @@ class Design(Spec):
     def first(self, count: int) -> Sequence[int]:
         """The seeds of a look."""
         return range(count) if self.seeds is None else self.seeds[:count]
-
-    def position(self, seed: int) -> int:
-        """Where a seed comes in the order; after all others where it is not in it."""
-        if self.seeds is None:
-            return seed
-        return self.seeds.index(seed) if seed in self.seeds else len(self.seeds) + seed

@@ -17,8 +17,6 @@ from ablate.spaces.settings import setting_paths
 from ablate.spaces.specs import Spec
 
 Scalar = bool | int | float | str | None
-METRICS = ("validation/natural", "validation/attack", "validation/robust")
-NAME = "search"
 
 MOST_STEPS = 2.0**40
 """Of a quniform, whose values are rounded to 12 places; and MOST_WHOLE: of a randint, drawn by a double."""

@@ -99,11 +99,6 @@ def bytes_of(trials: Iterable[TrialStatus]) -> tuple[int, int]:
     return sum(size for size, _ in sizes.values()), sum(size for _, size in sizes.values())
 
 
-def plan_status(plan: PlanFile, storage: Storage) -> PlanStatus:
-    """How far a plan is; as of `plan_statuses`."""
-    return plan_statuses([plan], storage)[0]
-
-
 def plan_statuses(files: Iterable[PlanFile], storage: Storage) -> list[PlanStatus]:
     """How far plans are, from storage alone; a training that several trials share is looked at once.
 

@@ -18,14 +18,12 @@ class SampleEnd:
         state: `complete`: trained to its last epoch; `stopped`: early; `failed`: with a reason.
         values: Of the objectives after the last epoch, in their order; empty unless complete.
         curve: Epoch -> value of the first objective.
-        epoch: The last one trained.
         reason: Why it failed.
     """
 
     state: Literal["complete", "stopped", "failed"]
     values: tuple[float, ...] = ()
     curve: Mapping[int, float] = field(default_factory=dict)
-    epoch: int = 0
     reason: str = ""
 
 
@@ -51,10 +49,10 @@ def sample_end(view: TrainingView, history: Sequence[Mapping[str, Any]], search:
         last = history[-1]["metrics"] if history and reaches(history, view.epoch) else {}
         missing = [metric for metric in metrics if metric not in last]
         if missing:
-            return SampleEnd("failed", epoch=view.epoch, reason=f"its history has no {missing[0]}")
-        return SampleEnd("complete", tuple(float(last[metric]) for metric in metrics), curve, view.epoch)
+            return SampleEnd("failed", reason=f"its history has no {missing[0]}")
+        return SampleEnd("complete", tuple(float(last[metric]) for metric in metrics), curve)
     if status is TrainingStatus.FAILED:
-        return SampleEnd("failed", curve=curve, epoch=max(0, view.epoch), reason=view.reason or "")
+        return SampleEnd("failed", curve=curve, reason=view.reason or "")
     if status is TrainingStatus.STOPPED:
-        return SampleEnd("stopped", curve=curve, epoch=view.stopped or 0)
+        return SampleEnd("stopped", curve=curve)
     return None

@@ -296,8 +296,6 @@ def _trial(part: TrialPart, run: Run | None, untold: Mapping[str, _Standing]) ->
         run_id=run.id,
         training_run_id=run.tags.get("ablate.training_run_id"),
         tags=run.tags,
-        start_ms=run.start_ms,
-        end_ms=run.end_ms,
         run=run,
     )
 

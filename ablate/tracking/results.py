@@ -67,8 +67,6 @@ class TrialResult:
         run_id: Of its run; None without one.
         training_run_id: Of its training's run.
         tags: Of its run: device, versions, commit.
-        start_ms: When its training began.
-        end_ms: When its last measurement ended.
         run: Its run.
     """
 
@@ -80,8 +78,6 @@ class TrialResult:
     run_id: str | None = None
     training_run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    start_ms: int | None = None
-    end_ms: int | None = None
     run: Run | None = None
 
 

@@ -349,7 +349,7 @@ def test_watching_shows_a_launch_to_its_end_and_writes_nothing(tmp_path: Path) -
         assert time.monotonic() < end
         time.sleep(0.02)
     out = Console(file=io.StringIO(), width=120)
-    assert watch.watch(storage, out, poll_s=0.05) == 0
+    assert watch.watch(storage, out, sleep=lambda seconds: time.sleep(0.05)) == 0
     thread.join(60)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert done == [0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -14,7 +15,8 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ablate import spaces
-from ablate.launch.console import failures, open_console, plan_as_json, show_next_steps, show_plan, summary
+from ablate.core.text import open_console
+from ablate.launch.console import failures, plan_as_json, show_next_steps, show_plan, summary
 from ablate.planning.plan import Plan, make_plan
 from ablate.report.opening import show_live_page, show_watching
 from ablate.spaces.presets import load_preset
@@ -148,7 +150,9 @@ def test_json_is_plain_and_agrees_with_the_plan(plan: Plan) -> None:
 def steps(plan: Plan, folder: Path, uri: str | None, **options: object) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=60, highlight=False)
-    show_next_steps(plan, console, tracking_uri=uri, folder=folder, **options)  # type: ignore[arg-type]
+    given = {"pages": (), "storage": "./storage", "interrupted": False, **options}
+    with contextlib.chdir(folder):
+        show_next_steps(plan, console, tracking_uri=uri, **given)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
@@ -221,10 +225,10 @@ def test_a_launch_can_be_watched_where_a_server_runs() -> None:
     assert told["sqlit"] == ""
 
 
-def test_a_launch_can_be_watched_in_a_browser_by_a_command_that_finds_its_storage(tmp_path: Path) -> None:
+def test_a_launch_can_be_watched_in_a_browser_by_a_command_that_finds_its_storage() -> None:
     told = {}
     for storage in ("./storage", "my results", "s3://bucket/a"):
-        show_live_page(Console(file=(stream := io.StringIO()), width=60), storage, tmp_path)
+        show_live_page(Console(file=(stream := io.StringIO()), width=60), storage)
         told[storage] = shlex.split(stream.getvalue().splitlines()[1])
     assert all(words[1:3] == ["-m", "ablate.serve"] for words in told.values())
     assert [words[3:] for words in told.values()] == [[], ["--storage", "my results"], ["--storage", "s3://bucket/a"]]
@@ -242,15 +246,18 @@ def test_where_runs_and_compare_are_is_told_behind_the_command_that_opens_them(p
     assert told == [PAGES[0][0], PAGES[1][0], PAGES[0][1], PAGES[1][1]]
 
 
-def test_failures_are_listed_with_their_reasons_and_how_to_go_on(plan: Plan, tmp_path: Path) -> None:
-    command = "python -m ablate.launch --space first"
-    text = steps(plan, tmp_path, "sqlite:///mlflow.db", command=command)
+def test_failures_are_listed_with_their_reasons_and_how_to_go_on(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ablate/launch/__main__.py", "--space", "first"])
+    command = " -m ablate.launch --space first"
+    text = steps(plan, tmp_path, "sqlite:///mlflow.db")
     assert "first/d: failed: loss became nan in epoch 3 [red]see[/red]" in " ".join(text.split())
-    assert f"  {command}\n" in text
-    assert f"  {command} --retry-failed\n" in text
+    assert f"{command}\n" in text
+    assert f"{command} --retry-failed\n" in text
     [key] = [key for key, training in plan.trainings.items() if training.action == "failed"]
     assert f"-m ablate.status --log {key[:8]}\n" in text
-    elsewhere = steps(plan, tmp_path, "sqlite:///mlflow.db", command=command, storage="/data/my storage")
+    elsewhere = steps(plan, tmp_path, "sqlite:///mlflow.db", storage="/data/my storage")
     assert f"-m ablate.status --storage '/data/my storage' --log {key[:8]}\n" in elsewhere
     assert "3 trainings to go" in text
     [(rows, reason)] = failures(plan)
@@ -258,11 +265,14 @@ def test_failures_are_listed_with_their_reasons_and_how_to_go_on(plan: Plan, tmp
     assert reason.startswith("loss became nan")
 
 
-def test_when_all_is_done_only_the_two_next_commands_are_left(plan: Plan, tmp_path: Path) -> None:
+def test_when_all_is_done_only_the_two_next_commands_are_left(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ablate/launch/__main__.py"])
     for training in plan.trainings.values():
         training.action = "reuse"
-    text = steps(plan, tmp_path, "sqlite:///mlflow.db", command="again")
-    assert "again\n" not in text.replace("tables again:", "")
+    text = steps(plan, tmp_path, "sqlite:///mlflow.db")
+    assert "-m ablate.launch" not in text
     assert "retry" not in text
     assert "mlflow ui" in text
 

@@ -293,7 +293,7 @@ def test_the_live_area_draws_and_leaves_the_history() -> None:
     bench = Bench(five(), width=60)
     with bench.progress:
         bench.tell("a", "started", 0, 10)
-        bench.progress.warn("[red]disk[/red] is nearly full")
+        bench.progress.note("warning: [red]disk[/red] is nearly full")
         bench.progress.note("a remark")
         bench.tell("a", "epoch", 1, 10, metrics=metrics(), text="a damaged checkpoint was passed over")
         bench.progress._live.refresh()  # type: ignore[union-attr]

@@ -43,7 +43,7 @@ def tiny(folder: Path) -> Storage:
 def rerun_here(asked: Options) -> tuple[int, str]:
     """Rerun in this process; its exit code, and everything it printed."""
     out = Console(file=io.StringIO(), width=150)
-    code = rerun(Request.read(asked), out)
+    code = rerun(Request.read(asked), out, io.StringIO())
     return code, out.file.getvalue()  # type: ignore[attr-defined]
 
 

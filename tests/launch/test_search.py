@@ -253,6 +253,7 @@ def test_two_launches_of_one_search_at_once(tmp_path: Path) -> None:
 
 def test_a_search_is_watched_while_it_grows(tmp_path: Path) -> None:
     import threading
+    import time
 
     from ablate.launch import watch
 
@@ -264,7 +265,7 @@ def test_a_search_is_watched_while_it_grows(tmp_path: Path) -> None:
         thread.join(0.02)
         assert thread.is_alive()
     out = Console(file=io.StringIO(), width=120)
-    assert watch.watch(storage, out, poll_s=0.05) == 0
+    assert watch.watch(storage, out, sleep=lambda seconds: time.sleep(0.05)) == 0
     thread.join(60)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert "sample 0: starts" in text and "sample 1" in text and "2 done" in text

@@ -23,7 +23,7 @@ from ablate.launch.until import UntilDecided
 from ablate.planning.estimates import Estimate
 from ablate.report.from_storage import results_of
 from ablate.report.verdicts.verdicts import judge_all
-from ablate.status.holdings import plan_status
+from ablate.status.holdings import plan_statuses
 from ablate.storage import plans
 from ablate.storage.storage import Record, Storage
 from tests.support.helpers import launch_here, options_of
@@ -258,7 +258,7 @@ def test_trials_that_are_not_needed_are_told_apart_in_results_and_a_dry_run_tell
     [file] = plans.load_all(Storage(str(tmp_path / "storage")))
     results = results_of(file.of_space("made"), Storage(str(tmp_path / "storage")))
     assert results.problems["high", 4] == "not needed (decided at 3 seeds)"
-    told = plan_status(file, Storage(str(tmp_path / "storage")))
+    told = plan_statuses([file], Storage(str(tmp_path / "storage")))[0]
     assert told.not_needed["made/high"] == "not needed (decided at 3 seeds)" and told.states == {"finished": 16}
     assert results.problems["same", 3] == "not needed (given up at 3 seeds)"
 

@@ -87,8 +87,8 @@ def test_tpe_and_nsga_differ_from_chance_and_seeds_matter(tmp_path: Path) -> Non
     assert sampler.values(8) is not None
     stopped = StudySampler(search, "e", Storage(str(tmp_path)), [])
     stopped.values(0)
-    stopped.tell(0, SampleEnd("stopped", (), {1: 20.0}, 1))
-    stopped.tell(0, SampleEnd("complete", (99.0,), {1: 20.0}, 4))  # told once, it stays told
+    stopped.tell(0, SampleEnd("stopped", (), {1: 20.0}))
+    stopped.tell(0, SampleEnd("complete", (99.0,), {1: 20.0}))  # told once, it stays told
 
 
 def test_without_optuna_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,8 @@ def search(searcher: str) -> SearchSpec:
 
 def ended(number: int) -> SampleEnd:
     return (
-        SampleEnd("complete", (50.0 + number % 5,), {1: 40.0, 2: 50.0 + number % 5}, 2),
-        SampleEnd("stopped", (), {1: 10.0}, 1),
+        SampleEnd("complete", (50.0 + number % 5,), {1: 40.0, 2: 50.0 + number % 5}),
+        SampleEnd("stopped", (), {1: 10.0}),
         SampleEnd("failed", reason="loss became nan"),
     )[number % 3]
 
@@ -113,7 +113,7 @@ def test_an_end_may_be_told_again_and_of_samples_never_asked_for(search: SearchS
     sampler = make(search, ())
     before = asked(sampler, search, range(3))
     for number in (0, 1, 2, 99):
-        sampler.tell(number, SampleEnd("complete", (99.0,), {}, 2))
+        sampler.tell(number, SampleEnd("complete", (99.0,)))
     assert [sampler.values(number) for number in (1, 2)] == before[1:]
     assert sampler.values(3) is not None
 

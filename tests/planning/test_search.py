@@ -42,7 +42,7 @@ def history(*values: float) -> list[dict[str, Any]]:
 def test_how_a_sample_ended_is_read_from_its_training() -> None:
     entries = history(10, 20, 30)
     complete = sample_end(TrainingView("k", 2, True, True), entries, search_of())
-    assert complete == SampleEnd("complete", (30.0,), {1: 20.0, 2: 30.0}, 2)
+    assert complete == SampleEnd("complete", (30.0,), {1: 20.0, 2: 30.0})
     assert sample_end(TrainingView("k", 2, False, True), entries, search_of()) is None
     stopped = sample_end(TrainingView("k", 2, False, True, stopped=2), entries, search_of())
     assert stopped is not None and (stopped.state, stopped.epoch, stopped.values) == ("stopped", 2, ())

@@ -10,7 +10,7 @@ from ablate.report.results import Results
 
 
 def test_rows_of_one_training_say_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = BestEpoch(25, 30, 0.89, 2), BestEpoch(2, 30, 11.22, 2)
+    one, other = BestEpoch(25, 30, 0.89), BestEpoch(2, 30, 11.22)
     rows = {"32": one, "28": one, "Natural {0}": other, "16": one}
     monkeypatch.setattr(overfitting, "best_epochs", lambda results: rows)
     told = overfitting.sentence(Results({}, {}))

@@ -82,7 +82,7 @@ def made_up(two: bool = False, count: int = 24) -> SearchResults:
                 {"training": {"epochs": 8}},
             )
         )
-    return SearchResults("made_up", "Made up", "abc", "paper", 0, "digits", search, samples)
+    return SearchResults("made_up", "Made up", "abc", "digits", search, samples)
 
 
 def sample(label: str, *objectives: float) -> SampleResult:
@@ -94,12 +94,12 @@ def test_the_pareto_front_has_what_nothing_beats() -> None:
         objective=[{"metric": "validation/natural"}, {"metric": "validation/robust"}], scheduler="fifo"
     )
     samples = [sample("a", 80, 30), sample("b", 70, 40), sample("c", 69, 39), sample("d", 80, 20), sample("e", 60, 50)]
-    found = SearchResults("s", "t", "p", "paper", 0, "digits", two, [*samples, SampleResult("f", {}, "stopped")])
+    found = SearchResults("s", "t", "p", "digits", two, [*samples, SampleResult("f", {}, "stopped")])
     assert [each.label for each in pareto_front(found)] == ["a", "b", "e"]
     lower = search_helpers.search_of(objective={"metric": "validation/natural", "mode": "min"})
-    one = SearchResults("s", "t", "p", "paper", 0, "digits", lower, [sample("a", 3), sample("b", 2), sample("c", 2)])
+    one = SearchResults("s", "t", "p", "digits", lower, [sample("a", 3), sample("b", 2), sample("c", 2)])
     assert [each.label for each in pareto_front(one)] == ["b"]
-    assert best_space(SearchResults("s", "t", "p", "paper", 0, "digits", lower, [])) is None
+    assert best_space(SearchResults("s", "t", "p", "digits", lower, [])) is None
 
 
 def test_importances_find_what_the_objective_hangs_on() -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ablate.status.__main__ import app
-from ablate.status.holdings import differences, plan_status
+from ablate.status.holdings import differences, plan_statuses
 from ablate.storage import leases, plans
 from ablate.storage.storage import Storage
 from tests.support.stored import content
@@ -42,7 +42,7 @@ def asked(storage: Storage, *arguments: str, code: int = 0) -> str:
 
 def test_every_state_is_told_with_its_reason_and_nothing_is_written(storage: Storage) -> None:
     before = content(storage)
-    status = plan_status(plans.load(storage), storage)
+    status = plan_statuses([plans.load(storage)], storage)[0]
     assert [trial.state for trial in status.trials[::2]] == ["finished", "failed", "interrupted", "waiting"]
     assert status.states == {"finished": 2, "failed": 2, "interrupted": 2, "waiting": 2}
     told = asked(storage)
@@ -58,14 +58,14 @@ def test_what_a_live_launch_holds_is_training_also_before_its_first_epoch(storag
     half, begun = (next(trial.training for trial in plan.trials if trial.row == row) for row in ("64", "32"))
     with leases.Leases(storage.files, "a-launch") as held:
         assert held.acquire(half) and held.acquire(begun)
-        states = {trial.training: trial.state for trial in plan_status(plan, storage).trials}
+        states = {trial.training: trial.state for trial in plan_statuses([plan], storage)[0].trials}
         assert states[half] == states[begun] == "training"
-    states = {trial.training: trial.state for trial in plan_status(plan, storage).trials}
+    states = {trial.training: trial.state for trial in plan_statuses([plan], storage)[0].trials}
     assert (states[half], states[begun]) == ("interrupted", "waiting")
 
 
 def test_sizes_are_those_of_the_files(storage: Storage) -> None:
-    status = plan_status(plans.load(storage), storage)
+    status = plan_statuses([plans.load(storage)], storage)[0]
     for trial in status.trials:
         files = [path for path in (Path(storage.location) / trial.training).rglob("attempts/*/*") if path.is_file()]
         assert trial.checkpoint_bytes + trial.record_bytes == sum(path.stat().st_size for path in files)
@@ -80,7 +80,7 @@ def test_what_trials_share_is_counted_once(tmp_path: Path) -> None:
         attempt.save_log("begun", last=True)
         break
     plans.save(plan, storage)
-    status = plan_status(plan, storage)
+    status = plan_statuses([plan], storage)[0]
     assert sum(status.bytes) == status.trials[0].checkpoint_bytes + status.trials[0].record_bytes > 0
 
 

@@ -69,7 +69,7 @@ class TrackingContract:
             assert np.array_equal(results.arrays(row, seed)["spectrum/spectrum"], np.arange(6.0).reshape(2, 3))
             assert trial.metrics["spectrum/share"] == 0.25
             assert trial.metrics["energy/ratio"] == history_of(key, EPOCHS)[-1]["metrics"]["energy/ratio"]
-            assert trial.end_ms == T0 + 9000
+            assert trial.run is not None and trial.run.end_ms == T0 + 9000
             assert trial.tags["ablate.device"] == "cpu"
 
     def test_runs_are_named_and_tagged_as_the_ui_shows_them(self, make: Make, storage: Storage, plan: PlanFile) -> None:
