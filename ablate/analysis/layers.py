@@ -81,9 +81,6 @@ def original(network: nn.Module) -> nn.Module:
 
     Args:
         network: Any module, compiled or not.
-
-    Returns:
-        The module as it was written.
     """
     inner = getattr(network, "_orig_mod", network)
     assert isinstance(inner, nn.Module)

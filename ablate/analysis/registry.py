@@ -87,9 +87,6 @@ def register_analysis(
             those of PGD-20, which makes its examples.
         passes: What it costs, for estimates of how long a launch takes; None: as much as PGD-20 on all test images.
 
-    Returns:
-        The decorator; it returns the analysis unchanged.
-
     Raises:
         SpecError: The name belongs to another analysis, or MLflow does not take it or a scalar's.
     """

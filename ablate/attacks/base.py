@@ -129,9 +129,6 @@ def build_attack(name: str, spec: MeasurementSpec) -> Attack:
         name: As given to `register_attack`.
         spec: Where eps, step size and the like come from.
 
-    Returns:
-        The attack.
-
     Raises:
         SpecError: No attack of that name is registered, or its factory makes something else.
     """

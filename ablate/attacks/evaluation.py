@@ -236,17 +236,7 @@ def adversarial_examples(
     index: Tensor | None = None,
     clean: CleanLogits | None = None,
 ) -> Tensor:
-    """The attacked images themselves, for analyses of what attacks do.
-
-    Args:
-        network: As in `evaluate`.
-        attack: As in `evaluate`.
-        images: As in `evaluate`.
-        labels: As in `evaluate`.
-        seed: As in `evaluate`; the examples are the ones it judges.
-        batch_size: As in `evaluate`.
-        index: As in `evaluate`.
-        clean: As in `evaluate`.
+    """The attacked images themselves, for analyses of what attacks do; arguments as of `evaluate`, which judges these.
 
     Returns:
         [N, C, H, W] float in [0, 1] on the network's device.

@@ -119,19 +119,11 @@ def evaluate_together(
     known: Mapping[tuple[str, Filter | None], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Filter | None, Withstood]:
-    """Which images withstand all parts, seen through filters of their frequencies.
+    """Which images withstand all parts, seen through filters of their frequencies; other arguments as of `evaluate`.
 
     Args:
-        network: As in `evaluate`.
         whole: The column.
-        images: As in `evaluate`.
-        labels: As in `evaluate`.
-        seed: As in `evaluate`.
-        batch_size: As in `evaluate`.
-        filters: As in `evaluate`.
-        adaptive: As in `evaluate`; a part that asks the network nothing is what it is without.
-        index: As in `evaluate`.
-        clean: As in `evaluate`.
+        adaptive: As of `evaluate`; a part that asks the network nothing is what it is without.
         known: Part and filter -> [N] bool, what earlier measurements found of these images.
         progress: To be told how many hundredths of the parts are done, and of how many.
 

@@ -144,9 +144,6 @@ def training_step(
         mode: Of `MODES`.
         device: Where.
         settings: Of training, where they are not the defaults.
-
-    Returns:
-        What makes one step.
     """
     precision, _, compiled = mode.partition("+")
     training = {**(settings or {}), "batch_size": batch_size, "precision": precision, "compile": bool(compiled)}

@@ -68,9 +68,6 @@ def time_streams(
         mode: Of `ablate.bench.cases.MODES`.
         rounds: Measurements of both, in turn.
         device: Shared by all.
-
-    Returns:
-        What they did.
     """
     trainings = [training_step(model, batch_size, mode, device) for _ in range(count)]
 

@@ -38,9 +38,6 @@ def written_out_pgd(network: nn.Module, steps: int, *, random_start: bool = True
         steps: Iterations.
         random_start: From a uniform point of the ball, else from the image (BIM).
 
-    Returns:
-        The attack.
-
     Source: arXiv 1706.06083.
     """
 

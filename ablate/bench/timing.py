@@ -75,9 +75,6 @@ def in_turn(contestants: Mapping[str, Callable[[], Any]], rounds: int, device: t
         contestants: By name.
         rounds: Measurements of each.
         device: Waited for at the end of each.
-
-    Returns:
-        By name.
     """
     peaks = {name: _peak_bytes(work, device) for name, work in contestants.items()}
     return {name: Timed(taken, peaks[name]) for name, taken in alternately(contestants, rounds, device).items()}

@@ -55,9 +55,6 @@ def make(
         checkpoints: Whether the networks travel along.
         without: Bundles beside it: what they hold whole is left out, and looked for there.
 
-    Returns:
-        What is in it.
-
     Raises:
         StorageError: Something of it is damaged, or cannot be written.
     """

@@ -304,9 +304,6 @@ def _shown(picture: Picture) -> Any:
 def write(page: Page, out: Path, figures: Path) -> list[Path]:
     """Write a page and its figures.
 
-    Returns:
-        What changed.
-
     Raises:
         SpecError: They cannot be written.
     """

@@ -65,9 +65,6 @@ def check(path: Path, *, signers: Path | None = None, signer: str | None = None,
         signer: Who has to have signed it.
         issuer: Who vouches for a sigstore identity.
 
-    Returns:
-        In words.
-
     Raises:
         SpecError: It was to be signed, and is not, or by another.
     """

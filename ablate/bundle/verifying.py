@@ -88,12 +88,6 @@ def open_bundle(path: Path) -> Opened:
 def verify(opened: Opened) -> Checked:
     """Compute again what a bundle states.
 
-    Args:
-        opened: The bundle.
-
-    Returns:
-        What was looked at, and what differs.
-
     Raises:
         StorageError: A file of it that is not what its checksum says, or that nobody should read.
     """

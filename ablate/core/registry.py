@@ -58,9 +58,6 @@ class Registry(Generic[T]):
         Args:
             name: What space files call it.
 
-        Returns:
-            The decorator.
-
         Raises:
             SpecError: The name belongs to another function already. The same one again (a module that is imported
                 twice, as notebooks and worker processes do) takes the place of the first. Or it is no metric's, where

@@ -56,9 +56,6 @@ def analyse(measurement: PlannedMeasurement, seen: Seen, progress: Callable[[int
         seen: What it looks at.
         progress: To be told now and then how much is done, and of how much.
 
-    Returns:
-        What it found, to be stored.
-
     Raises:
         MeasurementError: A scalar has a name that is another number's.
         TrainingError: A scalar is not finite.

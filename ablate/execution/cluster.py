@@ -120,9 +120,6 @@ def share(trainings: int, cpus: int | None, gpus: float | None, say: Callable[[s
         gpus: As asked for; None: one where there are any.
         say: Told when this has to wait for a node.
 
-    Returns:
-        CPU cores and GPUs of one training.
-
     Raises:
         UserError: More than any node of a cluster started here has: it would wait for ever.
     """

@@ -35,10 +35,6 @@ def signal_in(text: str) -> str | None:
 def death(storage: Storage, key: str) -> str | None:
     """How the process of a training's latest attempt died, in one line.
 
-    Args:
-        storage: Of the training.
-        key: Its key.
-
     Returns:
         The signal and the log with its stacks; None where it left none.
     """
@@ -51,12 +47,7 @@ def death(storage: Storage, key: str) -> str | None:
 
 
 def how_lost(storage: Storage, key: str) -> str:
-    """How a process ended that could not say it itself, in one line.
-
-    Args:
-        storage: Of the training.
-        key: Its key.
-    """
+    """How a process ended that could not say it itself, in one line."""
     found = death(storage, key)
     if found is not None:
         return found

@@ -149,9 +149,6 @@ def parcel_of(submission: Submission) -> package.Parcel:
 def _weights(trials: Iterable[Trial]) -> tuple[list[str], list[str]]:
     """The files of weights that a job carries to a cluster, and those that it finds there.
 
-    Args:
-        trials: What is asked for.
-
     Returns:
         Paths below the working folder, which travel, and absolute ones, which are paths of the cluster.
 

@@ -28,9 +28,6 @@ def judged(
         listen: Called at every step.
         metric: What is judged; None where nothing is.
         should_continue: Asked with the training's key, an epoch and its value.
-
-    Returns:
-        How it ended.
     """
     last, stored_judged = 0, metric is None
 

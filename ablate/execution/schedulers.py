@@ -35,9 +35,6 @@ class TuneEarlyStopping:
             key: Of the training.
             epoch: From 1, ascending.
             value: Of the first objective.
-
-        Returns:
-            The scheduler's answer.
         """
         trial = self._trials.get(key)
         if trial is None:

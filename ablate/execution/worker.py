@@ -59,9 +59,6 @@ def run_in_turns(task: Task, dataset: Dataset, listen: Listener) -> Turns[Outcom
         dataset: The images.
         listen: Called at every step.
 
-    Returns:
-        How it ended.
-
     Raises:
         DeviceError: The GPU failed this process for good; another process may go on from the checkpoint.
         KeyboardInterrupt: As it came.

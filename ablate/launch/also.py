@@ -129,9 +129,6 @@ class Also:
     def take(self, training: PlannedTraining) -> str | None:
         """Copy a training into the launch's own storage, where that lacks it and a place has more.
 
-        Args:
-            training: Of the plan.
-
         Returns:
             What was done, in a sentence; None where there was nothing to do.
 
@@ -166,9 +163,6 @@ class Also:
 
     def take_registrations(self, spaces: Iterable[str]) -> list[str]:
         """Copy what others registered of some spaces before they trained.
-
-        Args:
-            spaces: Their names.
 
         Returns:
             A message for each that is damaged, and left where it is.

@@ -18,9 +18,6 @@ from ablate.spaces.yamlfile import models_in
 def space_names(incomplete: str) -> Iterator[tuple[str, str]]:
     """Names of spaces that begin so, each with its title.
 
-    Args:
-        incomplete: What was typed.
-
     Yields:
         (name, title); `all` too.
     """
@@ -38,9 +35,6 @@ def preset_names(incomplete: str) -> list[str]:
 
 def settings(incomplete: str) -> Iterator[tuple[str, str]]:
     """What may follow `--set`: paths, and after `path=` its values where they are named.
-
-    Args:
-        incomplete: What was typed.
 
     Yields:
         (`training.epochs=`, what it is), or (`model.activation=relu`, "").
@@ -69,9 +63,6 @@ def field_of(path: str) -> FieldInfo:
 
     Args:
         path: One of `setting_paths()`.
-
-    Returns:
-        Its type, default and description.
     """
     model: type[BaseModel] = TrialSpec
     *parents, leaf = path.split(".")

@@ -56,12 +56,7 @@ def show_plan(plan: Plan, out: Console) -> None:
 
 
 def show_estimate(expected: Estimate, out: Console) -> None:
-    """Print how long a plan would take, and what of it nobody can tell.
-
-    Args:
-        expected: Of the plan.
-        out: Where to.
-    """
+    """Print how long a plan would take, and what of it nobody can tell."""
     show_remarks(expected, out)
     out.print(Text(printable(expected.sentence()), overflow="fold"))
 

@@ -26,9 +26,6 @@ def parse_gpus(text: str | None) -> float | Literal["auto"] | None:
     Args:
         text: As given; none: not given.
 
-    Returns:
-        GPUs of a training.
-
     Raises:
         SpecError: Anything else; Ray takes a part of one GPU, or several whole ones.
     """
@@ -49,9 +46,6 @@ def parse_per_process(text: str | None) -> int | Literal["auto"] | None:
     Args:
         text: As given; none: not given.
 
-    Returns:
-        Trainings of a process.
-
     Raises:
         SpecError: Anything else.
     """
@@ -64,13 +58,6 @@ def parse_per_process(text: str | None) -> int | Literal["auto"] | None:
 
 def parse_hours(text: str, flag: str = "--budget-hours") -> float:
     """`--budget-hours`, `--max-hours`: a number above 0.
-
-    Args:
-        text: As given.
-        flag: Of which.
-
-    Returns:
-        Hours.
 
     Raises:
         SpecError: Anything else.

@@ -56,11 +56,6 @@ SubjectOf = Callable[[Request, Storage], Subject]
 def launch(request: Request, console: Console, out: TextIO | None = None) -> int:
     """Plan, train, measure, track, and print the table.
 
-    Args:
-        request: What is asked for.
-        console: Where to print.
-        out: Where JSON goes; none: standard output.
-
     Returns:
         The exit code: 0 all there, 1 something failed, 130 interrupted.
 
@@ -279,11 +274,7 @@ class Session:
         return self.subject.plan
 
     def run(self) -> int:
-        """Do it.
-
-        Returns:
-            The exit code, as of `launch`.
-        """
+        """Do it."""
         before = signal.getsignal(signal.SIGINT)
         code = 2
         try:

@@ -77,9 +77,6 @@ def describe(spec: DataSpec, data_root: Path) -> DataSummary:
         spec: Which data.
         data_root: Where downloaded data lie; not looked at, for their digests are constants.
 
-    Returns:
-        The summary.
-
     Raises:
         DataError: An image folder that is missing or does not fit the layout.
         SpecError: `data.root` is missing where it is needed, or given where it means nothing.
@@ -116,9 +113,6 @@ def load(spec: DataSpec, data_root: Path, *, corrupted: bool = False) -> Dataset
         spec: Which data, at which size.
         data_root: Where downloaded data lie or are downloaded to, checked against their checksums.
         corrupted: Also the official corruptions, where they lie there.
-
-    Returns:
-        The arrays.
 
     Raises:
         DataError: The data are missing and cannot be downloaded, or a file is corrupt.

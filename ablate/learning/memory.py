@@ -38,9 +38,6 @@ def ran_out_of_memory(error: Exception) -> bool:
 
     Args:
         error: Any. What graphs and the handles of cuBLAS and cuDNN lack, torch tells in other classes than its own.
-
-    Returns:
-        Whether more memory would have helped.
     """
     known = re.search(r"out of memory|_ALLOC_FAILED", str(error)) is not None
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and known)

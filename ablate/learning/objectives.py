@@ -104,9 +104,6 @@ def register_objective(
         hard_labels: Whether mixed labels are refused.
         passes: Of each image through the network in an update, for estimates.
 
-    Returns:
-        The decorator; it returns the function unchanged.
-
     Raises:
         SpecError: The name belongs to another objective, or there is no such attack.
     """

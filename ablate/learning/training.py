@@ -87,9 +87,6 @@ def train(
             may keep what it gets.
         warn: Told in a line what does not run as fast as it could.
 
-    Returns:
-        The state after the last epoch.
-
     Raises:
         TrainingError: The loss or an output is not finite.
         SpecError: A name nobody registered, or a batch larger than the images to train on.

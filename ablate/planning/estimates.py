@@ -381,9 +381,6 @@ def work_flops(training: PlannedTraining, train_count: int, test_count: int, cla
         train_count: Training images, those held out for validation included.
         test_count: Test images.
         classes: Of the data.
-
-    Returns:
-        Operations; 0 where nothing is left.
     """
     spec = training.spec
     forward = forward_flops(spec.model, spec.data.image_size, classes)

@@ -127,9 +127,6 @@ class StudySampler:
 
         Args:
             number: Of the sample; asked for again, the same suggestion.
-
-        Returns:
-            Its values.
         """
         if number not in self._trials:
             start = self._search.start

@@ -65,9 +65,6 @@ class SearchPlan:
     def grow_if_fit(self, sample: Sample) -> PlannedTraining | None:
         """Take a sample into the plan, or note in `unfit` why it cannot be trained.
 
-        Args:
-            sample: Any.
-
         Returns:
             As of `grow`; None for an unfit one.
         """
@@ -79,9 +76,6 @@ class SearchPlan:
 
     def grow(self, sample: Sample) -> PlannedTraining:
         """Take a sample into the plan.
-
-        Args:
-            sample: Any.
 
         Returns:
             Its training, which an earlier sample may have too.

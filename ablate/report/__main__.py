@@ -118,9 +118,6 @@ def write_space(results: Results, formats: Sequence[str], folder: Path) -> list[
         formats: `markdown`, `latex`, `csv`.
         folder: Made where it is missing; files in it are replaced.
 
-    Returns:
-        The files.
-
     Raises:
         SpecError: The folder cannot be written.
     """

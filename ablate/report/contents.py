@@ -34,9 +34,6 @@ _VERSIONS = ("ablate", "torch", "ray", "mlflow")
 def figure_data(results: Results) -> FigureData:
     """What a plan's figures are drawn from: rows and seeds that are finished.
 
-    Args:
-        results: Of a plan.
-
     Returns:
         Arrays and scalars under the names without `_best`, whichever network they are of.
     """
@@ -58,9 +55,6 @@ def figure_data(results: Results) -> FigureData:
 def draw_all(results: Results) -> dict[str, Picture | Missing]:
     """The figures of any table (`ablate.report.figures.overview`), then those that the plan's space lists, and with
     held-out images that of robust overfitting.
-
-    Args:
-        results: Of a plan.
 
     Returns:
         Name -> the picture, or why there is none; a figure that cannot be drawn spoils no other.
@@ -121,9 +115,6 @@ def page_of(
         figures: Space -> figure -> picture, from `draw_all`.
         server: Address of the MLflow server, if there is one that a browser reaches; runs are linked there.
         left_aside: What cannot be shown at all, from `Tracker.left_aside`.
-
-    Returns:
-        What `ablate.report.page.render` renders.
     """
     facts = _facts(plans)  # reads curves, which may turn out to be others than were sent
     spaces = [space_page(plan, figures.get(plan.space.name, {}), server) for plan in plans]

@@ -82,12 +82,7 @@ def show_watching(out: Console, uri: str, pages: Sequence[tuple[str, str]]) -> N
 
 
 def show_live_page(out: Console, storage: str) -> None:
-    """Print what shows a launch in a browser while it goes on.
-
-    Args:
-        out: Where to.
-        storage: As given.
-    """
+    """Print what shows a launch in a browser while it goes on."""
     where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redact(storage))}"
     show_step(out, "To watch it in a browser:", f"{own_python()} -m ablate.serve{where}")
 

@@ -153,15 +153,14 @@ def _typeset(value: Any) -> Any:
 
 
 def _space(space: SpacePage) -> dict[str, Any]:
-    accuracies, scalars = tuple(space.table.beside), space.table.scalars
-    numbers = marks(space.table)
+    accuracies, numbers = tuple(space.table.beside), marks(space.table)
     return {
         **{each.name: getattr(space, each.name) for each in dataclasses.fields(space)},
         "linked": space.runs is not None,
         "columns": [space.table.header(column) for column in accuracies],
         "rows": [_row(row, accuracies, numbers.get(row.label, ""), space) for row in space.table.rows],
         "footnotes": space.table.footnotes(),
-        "scalars": _scalars(space.table, scalars),
+        "scalars": _scalars(space.table),
         "width": _width(2 + len(accuracies) + (space.runs is not None)),
         "rivalries": [
             {
@@ -211,10 +210,10 @@ def _width(columns: int) -> str:
     return "most" if columns > 22 else "many" if columns > 12 else "few"
 
 
-def _scalars(table: Table, columns: Sequence[str]) -> dict[str, Any] | None:
+def _scalars(table: Table) -> dict[str, Any] | None:
     """Our scalars of every row, those that somebody has; the longer side of the table goes downwards."""
     ours = {row.label: next(line for line in row.lines if line.source == "ours") for row in table.rows}
-    shown = [column for column in columns if any(column in line.cells for line in ours.values())]
+    shown = [column for column in table.scalars if any(column in line.cells for line in ours.values())]
     if not shown:
         return None
     down = [(column_name(column), column, [_cell(line, column) for line in ours.values()]) for column in shown]

@@ -23,11 +23,7 @@ from ablate.storage.registrations import SHORT_DIGEST
 
 
 def print_results(results: Results, console: Console) -> Sequence[Masked]:
-    """Print a table, its verdicts, and how a search went, wherever they were read from.
-
-    Returns:
-        Its masked columns.
-    """
+    """Print a table, its verdicts, and how a search went, wherever they were read from."""
     console.print()
     given = table_input(results)
     if results.bare:

@@ -84,6 +84,11 @@ class SearchResults:
         """The complete samples by the first objective, then by the second, best first."""
         return sorted(self.complete, key=self.worth, reverse=True)
 
+    def reached(self, sample: SampleResult) -> str:
+        """The objectives of a complete sample in words: `validation/robust 48.20`."""
+        named = zip(self.search.objective, sample.objectives, strict=True)
+        return ", ".join(f"{objective.metric} {value:.2f}" for objective, value in named)
+
     def worth(self, sample: SampleResult) -> tuple[float, ...]:
         """The objectives of a complete sample, so that more is better."""
         signs = [1.0 if objective.mode == "max" else -1.0 for objective in self.search.objective]
@@ -100,9 +105,6 @@ def search_of(results: Results) -> SearchResults:
 
     Args:
         results: Of a space with `search`, also of one that goes on.
-
-    Returns:
-        The samples so far.
     """
     plan = results.planned
     [space] = plan.spaces
@@ -136,9 +138,6 @@ def _end(trial: Trial, curves: Mapping[str, Mapping[int, float]]) -> tuple[State
 def pareto_front(results: SearchResults) -> list[SampleResult]:
     """The complete samples that no other one beats: at least as good on every objective, and better on one.
 
-    Args:
-        results: Of a search.
-
     Returns:
         By the first objective, best first; with one objective, the best sample alone (the first of equals).
     """
@@ -155,9 +154,6 @@ def best_space(results: SearchResults) -> str | None:
 
     Its trainings have the keys of the search's: what the search trained is not trained again.
 
-    Args:
-        results: Of a search.
-
     Returns:
         YAML; None where no sample is complete.
     """
@@ -173,12 +169,8 @@ def best_space(results: SearchResults) -> str | None:
     }
     rows = []
     for sample, own in zip(front, settings, strict=True):
-        told = ", ".join(
-            f"{objective.metric} {value:.2f}"
-            for objective, value in zip(results.search.objective, sample.objectives, strict=True)
-        )
         values = {path: value for path, value in own.items() if path not in shared}
-        note = f"{told} in epoch {sample.epoch}"
+        note = f"{results.reached(sample)} in epoch {sample.epoch}"
         rows.append({"label": sample.label, "note": note, "set": values | dict(sample.values)})
     content = {
         "title": f"Best of: {results.title}"[:200],
@@ -219,9 +211,6 @@ def _plain(value: Any) -> Any:
 def summary_lines(results: SearchResults) -> list[str]:
     """A search in words, for a terminal.
 
-    Args:
-        results: Of a search.
-
     Returns:
         How the samples ended, and the best or the Pareto front with their settings.
     """
@@ -240,12 +229,8 @@ def summary_lines(results: SearchResults) -> list[str]:
         "Best on the validation split:" if len(results.search.objective) == 1 else "Pareto front (validation):"
     )
     for sample in front:
-        reached = ", ".join(
-            f"{objective.metric} {value:.2f}"
-            for objective, value in zip(results.search.objective, sample.objectives, strict=True)
-        )
         settings = ", ".join(f"{path}={format_value(value)}" for path, value in sample.values.items())
-        lines.append(f"  {sample.label}: {reached} ({settings})")
+        lines.append(f"  {sample.label}: {results.reached(sample)} ({settings})")
     return lines
 
 

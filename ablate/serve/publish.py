@@ -63,11 +63,7 @@ class Publisher:
             self._waits.notify_all()
 
     def publish(self, plan: PlanFile) -> None:
-        """Show a plan's numbers as of the last look, where they are others than before; figures follow.
-
-        Args:
-            plan: Whose.
-        """
+        """Show a plan's numbers as of the last look, where they are others than before; figures follow."""
         with self._waits:
             self._plan = plan
             self._waits.notify_all()

@@ -157,9 +157,6 @@ def register_figure(name: str, *, title: str, analyses: Iterable[str] = ()) -> C
         title: Above it.
         analyses: Registered analyses whose arrays it needs; they are measured wherever a space lists the figure.
 
-    Returns:
-        The decorator; it returns the function unchanged.
-
     Raises:
         SpecError: The name belongs to another figure. The same one again takes the place of the first.
     """
@@ -196,9 +193,6 @@ def analyses_for(names: Iterable[str]) -> tuple[str, ...]:
 
     Args:
         names: Of figures.
-
-    Returns:
-        Names of analyses.
 
     Raises:
         SpecError: There is no such figure.

@@ -34,9 +34,6 @@ def load_space(name_or_path: str, load_preset: Callable[[str], PresetFile] = pre
         name_or_path: `batch_size`, or the path of a `.yaml` file of the user's own.
         load_preset: What loads the presets that a search is checked under; a launch has loaded its own already.
 
-    Returns:
-        The validated space.
-
     Raises:
         SpecError: No such space, or a file that is refused, with file, line and the nearest valid name.
     """

@@ -34,9 +34,6 @@ def load_preset(name: str) -> PresetFile:
     Args:
         name: `paper`, `reduced` or `smoke`.
 
-    Returns:
-        The validated preset.
-
     Raises:
         SpecError: No such preset, or a file that is refused.
     """

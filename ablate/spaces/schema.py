@@ -170,9 +170,6 @@ def main(arguments: list[str]) -> int:
 
     Args:
         arguments: Empty, `--presets` or `--write`.
-
-    Returns:
-        The exit code: 2 for other arguments.
     """
     if arguments == ["--write"]:
         for name, make in FILES.items():

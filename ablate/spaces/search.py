@@ -91,9 +91,6 @@ class Parameter(Spec):
 
         Args:
             u: In [0, 1).
-
-        Returns:
-            The quantile.
         """
         count = self.count()
         if count is not None:
@@ -120,9 +117,6 @@ class Parameter(Spec):
 
         Args:
             k: From 0 to `count() - 1`.
-
-        Returns:
-            The value.
         """
         if self.choice is not None:
             return self.choice[k]

@@ -16,9 +16,6 @@ def parse_seeds(text: str) -> list[int]:
     Args:
         text: Whole numbers from 0 up, and ranges of them, with commas between; each number once.
 
-    Returns:
-        The seeds, in their order.
-
     Raises:
         SpecError: Anything else.
     """

@@ -42,9 +42,6 @@ def parse_overrides(texts: Iterable[str]) -> list[Setting]:
         texts: Each `dotted.path=value`; what stands after the first `=` is the value, whole: text where the setting is
             text, else as YAML 1.2 reads it.
 
-    Returns:
-        The settings in their order.
-
     Raises:
         SpecError: No `=`, or a value that is no YAML.
     """
@@ -118,9 +115,6 @@ def build_spec(settings: Sequence[Setting], seed: int, what: str) -> TrialSpec:
         settings: From the space, the preset and the command line, in this order.
         seed: The trial's seed.
         what: Names the trial in an error that no single setting caused.
-
-    Returns:
-        The validated spec.
 
     Raises:
         SpecError: With the origin and dotted path of what is wrong.

@@ -66,9 +66,6 @@ class ConfiguredSearch:
             values: Dotted path -> value.
             what: Names it in an error that no single setting caused.
 
-        Returns:
-            The spec.
-
         Raises:
             SpecError: The values do not go together, or nothing is held out to judge by.
         """
@@ -118,9 +115,6 @@ def configured_search(
         preset: None for the file alone.
         overrides: From `parse_overrides`.
         seed: Of every training.
-
-    Returns:
-        What to search.
 
     Raises:
         SpecError: Something that cannot be used, with its origin.

@@ -184,9 +184,6 @@ def _compose(text: str) -> yaml.Node | None:
 class YamlFile:
     """A parsed file: `data`, and the line of every key and item in it.
 
-    Args:
-        path: The file.
-
     Raises:
         SpecError: It cannot be read, is not YAML, or does not hold a mapping.
     """
@@ -260,9 +257,6 @@ class YamlFile:
 
         Args:
             model: What it should be.
-
-        Returns:
-            The validated model.
 
         Raises:
             SpecError: With the file, line and path of each thing that is wrong.

@@ -188,12 +188,7 @@ def manifests_of(files: Files, key: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def attempts_of(files: Files, key: str) -> list[str]:
-    """Names of the attempts at a training, the first one first.
-
-    Args:
-        files: Where.
-        key: The training's key.
-    """
+    """Names of the attempts at a training, the first one first."""
     names = [name for name in files.list(f"{key}/attempts") if re.fullmatch(r"\d{4,}-[0-9a-f]{8}", name)]
     return sorted(names, key=lambda name: int(name.split("-")[0]))
 

@@ -64,10 +64,6 @@ def stored_training(storage: Storage, key: str, *, checkpoints: bool) -> Iterato
 def faults(storage: Storage, key: str) -> Iterator[str]:
     """Where what is stored of a training contradicts itself, whoever wrote it and with whatever checksums.
 
-    Args:
-        storage: Where.
-        key: The training's.
-
     Yields:
         A line for each.
     """

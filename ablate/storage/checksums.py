@@ -27,9 +27,6 @@ def read_json(content: bytes | str | None) -> Any:
     Args:
         content: The text; none is no JSON.
 
-    Returns:
-        What it says.
-
     Raises:
         ValueError: It is none, or nested deeper than Python reads.
     """

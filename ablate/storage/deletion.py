@@ -31,10 +31,6 @@ def training_files(storage: Storage, key: str) -> dict[str, int]:
 def delete_training(storage: Storage, key: str) -> int:
     """Delete a training with all that was measured of it.
 
-    Args:
-        storage: Where it is.
-        key: The training's key.
-
     Returns:
         Bytes freed.
 
@@ -62,11 +58,6 @@ def record_files(storage: Storage, key: str, measurements: Collection[str]) -> d
 
 def delete_records(storage: Storage, key: str, measurements: Collection[str]) -> int:
     """Delete some of a training's records; the others, its checkpoints and its history stay.
-
-    Args:
-        storage: Where it is.
-        key: The training's key.
-        measurements: Their keys.
 
     Returns:
         Bytes freed.

@@ -75,24 +75,13 @@ def dead_here(heartbeat: str) -> bool:
 
 
 def highest(files: Files, key: str) -> int:
-    """The number of the lease in force; 0 without any.
-
-    Args:
-        files: The storage's files.
-        key: Of what is leased.
-    """
+    """The number of the lease in force; 0 without any."""
     names = (_NUMBER.fullmatch(name) for name in files.list(f"claims/{key}"))
     return max((int(name[1]) for name in names if name), default=0)  # a network drive adds files of its own
 
 
 def owner_of(files: Files, key: str, number: int) -> str | None:
-    """Who made a lease; None where it was given back, or cannot be read: nobody could be asked.
-
-    Args:
-        files: The storage's files.
-        key: Of what is leased.
-        number: The lease's.
-    """
+    """Who made a lease; None where it was given back, or cannot be read: nobody could be asked."""
     try:
         owner = read_json(files.read(path_of(key, number)))["owner"]
     except (ValueError, KeyError, TypeError):
@@ -109,22 +98,12 @@ def in_force(files: Files, key: str, number: int) -> bool:
     """Whether a lease is still its maker's: none came after it, and it was not given back.
 
     Who works for a launch asks this before it writes: the launch may have been paused until another one took over.
-
-    Args:
-        files: The storage's files.
-        key: Of what is leased.
-        number: The lease's.
     """
     return highest(files, key) == number and owner_of(files, key, number) is not None
 
 
 def held(files: Files, key: str) -> bool:
-    """Whether a launch that may be alive holds a lease; only one of this machine is known to be gone at once.
-
-    Args:
-        files: The storage's files.
-        key: Of what is leased.
-    """
+    """Whether a launch that may be alive holds a lease; only one of this machine is known to be gone at once."""
     number = highest(files, key)
     owner = owner_of(files, key, number) if number else None
     return owner is not None and not _gone(_heartbeat(files, owner))
@@ -154,13 +133,7 @@ def take(files: Files, key: str, owner: str, free: int = 0) -> int | None:
 
 
 def give_back(files: Files, key: str, number: int) -> None:
-    """Give a lease back, unless somebody has taken it over.
-
-    Args:
-        files: The storage's files.
-        key: Of what is leased.
-        number: The lease's.
-    """
+    """Give a lease back, unless somebody has taken it over."""
     if highest(files, key) == number:
         files.write(path_of(key, number), json.dumps({"owner": None}).encode())
 
@@ -240,9 +213,6 @@ class Leases:
     def acquire(self, key: str) -> bool:
         """Lease a training for this launch.
 
-        Args:
-            key: The training's key.
-
         Returns:
             False while another live launch holds it.
 
@@ -264,9 +234,6 @@ class Leases:
     def holds(self, key: str) -> bool:
         """Whether this launch's lease is in force.
 
-        Args:
-            key: Of what is leased.
-
         Returns:
             False too where it was taken over, as it is when this process was paused for longer than a lease lives.
         """
@@ -275,9 +242,6 @@ class Leases:
     def free(self, key: str) -> int | None:
         """The highest lease of a training, where it is free: a worker may take the next in this launch's name.
 
-        Args:
-            key: The training's key.
-
         Returns:
             None while another live launch holds it.
         """
@@ -285,11 +249,7 @@ class Leases:
         return number if not number or self._free(key, number) else None
 
     def taken(self, key: str) -> bool:
-        """Whether a lease that a worker of this launch took is in force.
-
-        Args:
-            key: Of what is leased.
-        """
+        """Whether a lease that a worker of this launch took is in force."""
         return owner_of(self._files, key, highest(self._files, key)) == self.owner
 
     def acquire_or_tell(self, key: str, waiting: Callable[[], None]) -> bool:
@@ -338,30 +298,19 @@ class Leases:
         return owner, None if owner is None else self._files.read(self._owner_path(owner))
 
     def release(self, key: str) -> None:
-        """Give a lease back.
-
-        Args:
-            key: The training's key.
-        """
+        """Give a lease back."""
         number = self._held.pop(key, None)
         if number is not None:
             give_back(self._files, key, number)
 
     def release_taken(self, key: str) -> None:
-        """Give back what a worker of this launch took and cannot give back: its process was lost.
-
-        Args:
-            key: The training's key.
-        """
+        """Give back what a worker of this launch took and cannot give back: its process was lost."""
         number = highest(self._files, key)
         if owner_of(self._files, key, number) == self.owner:
             give_back(self._files, key, number)
 
     def held_elsewhere(self, key: str) -> bool:
         """Whether another live launch holds a training.
-
-        Args:
-            key: The training's key.
 
         Returns:
             False too once its owner's counter stood still long enough.

@@ -210,9 +210,6 @@ def parse(text: str | bytes, where: str) -> PlanFile:
         text: As written by `PlanFile.to_json`.
         where: Names the file in errors.
 
-    Returns:
-        The plan file.
-
     Raises:
         StorageError: It is damaged, or a newer version wrote it.
     """
@@ -261,9 +258,6 @@ def load(
         plan_id: Which; none: the one launched last.
         space: Only plans of this space.
         tell: Called with a message for each plan that cannot be read and is passed over.
-
-    Returns:
-        The plan file.
 
     Raises:
         StorageError: There is none.

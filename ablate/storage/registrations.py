@@ -101,9 +101,6 @@ def parse(content: bytes | None, name: str) -> Registration:
         content: Of the file.
         name: Its digest, by the file's name.
 
-    Returns:
-        The registration.
-
     Raises:
         ValueError: It is damaged, or was edited.
     """

@@ -81,9 +81,6 @@ def known_speeds(files: Files, device: str, cores: int) -> dict[Kind, dict[int, 
 def known_packing(files: Files) -> dict[Kind, dict[int, dict[int, float]]]:
     """What trainings of a network do together on a GPU, by how many there are at once.
 
-    Args:
-        files: The storage's.
-
     Returns:
         Kind -> batch size -> count -> images per second of all; of several GPUs the first in the order of their names.
     """
@@ -95,9 +92,6 @@ def known_packing(files: Files) -> dict[Kind, dict[int, dict[int, float]]]:
 
 def known_streams(files: Files) -> dict[StreamKind, dict[int, float]]:
     """What trainings that take turns in one process do together on a GPU, by how many there are.
-
-    Args:
-        files: The storage's.
 
     Returns:
         Kind -> count -> images per second of all; as of `known_packing`. Only what was measured is in it.

@@ -132,9 +132,6 @@ class Storage:
     def view(self, key: str) -> TrainingView:
         """What there is of a training, from its valid manifests alone.
 
-        Args:
-            key: The training's key.
-
         Returns:
             Its state; an empty one for an unknown key.
         """
@@ -166,9 +163,6 @@ class Storage:
 
     def history(self, key: str) -> list[dict[str, Any]]:
         """Every epoch's metrics with their original times, of the furthest attempt.
-
-        Args:
-            key: The training's key.
 
         Returns:
             Entries `{"epoch", "timestamp_ms", "metrics"}`. Where a file of them is damaged or gone, they are taken from
@@ -233,9 +227,6 @@ class Storage:
         Contents of checkpoints are looked at only when they are wanted; a bucket keeps checksums of its own, and is
         looked through for what is gone alone.
 
-        Args:
-            key: The training's key.
-
         Returns:
             A message for each.
         """
@@ -282,10 +273,6 @@ class Storage:
     def record(self, view: TrainingView, measurement: str) -> Record | None:
         """A measurement's record.
 
-        Args:
-            view: Of its training.
-            measurement: Its key.
-
         Returns:
             The record; None where there is none, or its checksum does not hold.
         """
@@ -296,9 +283,6 @@ class Storage:
 
     def checkpoint(self, key: str) -> tuple[bytes | None, list[str]]:
         """The furthest whole checkpoint.
-
-        Args:
-            key: The training's key.
 
         Returns:
             Its bytes, None without any; and a message for each further one that was cut short or corrupted.
@@ -359,9 +343,6 @@ class Storage:
     def log(self, key: str) -> tuple[str, str]:
         """The log of a training's latest attempt.
 
-        Args:
-            key: The training's key.
-
         Returns:
             Where it is, and its text; two empty ones before the first attempt.
         """
@@ -381,9 +362,6 @@ class Storage:
     def sizes(self, key: str) -> tuple[int, int]:
         """What a training takes.
 
-        Args:
-            key: The training's key.
-
         Returns:
             Bytes of checkpoints, which `prune` may drop, and of everything else.
         """
@@ -399,23 +377,13 @@ class Storage:
         return checkpoints, others
 
     def attempt(self, key: str) -> Attempt:
-        """A new attempt at a training; nobody else writes into its folder.
-
-        Args:
-            key: The training's key.
-
-        Returns:
-            Its writer.
-        """
+        """A new attempt at a training; nobody else writes into its folder."""
         earlier = attempts_of(self.files, key)
         number = 1 + max((int(name.split("-")[0]) for name in earlier), default=0)
         return Attempt(self.files, key, f"{number:04d}-{uuid.uuid4().hex[:8]}")
 
     def prune(self, key: str) -> int:
         """Drop the checkpoints of a training, keep its records and history.
-
-        Args:
-            key: The training's key.
 
         Returns:
             Bytes freed.

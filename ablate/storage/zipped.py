@@ -271,9 +271,6 @@ def write_bundle(path: Path, contents: Iterable[tuple[str, bytes]]) -> int:
         path: Replaced where it is there.
         contents: Name -> content, in any order of names; `CHECKSUMS` is added.
 
-    Returns:
-        Its bytes.
-
     Raises:
         StorageError: It cannot be written.
     """

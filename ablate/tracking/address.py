@@ -33,9 +33,6 @@ def resolve(uri: str | None) -> str:
     Args:
         uri: As given; none: `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` in the working directory.
 
-    Returns:
-        The URI.
-
     Raises:
         TrackingError: Its scheme is none that MLflow keeps runs at, or it is half an address.
         SpecError: Its path is in the home folder of nobody.

@@ -79,14 +79,7 @@ def run_of(found: Any) -> Run:
 
 
 def data_inputs(inputs: Sequence[DataInput]) -> list[Any]:
-    """Data sets as MLflow takes them.
-
-    Args:
-        inputs: The data sets.
-
-    Returns:
-        One of `mlflow.entities` for each.
-    """
+    """Data sets as MLflow takes them."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     return [

@@ -62,10 +62,6 @@ def unfold(store: Store, run: Run, plan_run: str) -> None:
 def varying(space: SpacePart, trials: Sequence[TrialPart]) -> list[str]:
     """Dotted paths of the settings that differ between a space's rows; of a search those that are searched.
 
-    Args:
-        space: The space.
-        trials: Of the plan.
-
     Returns:
         Sorted, without the seed. A search's are the same however many samples there are yet.
     """
@@ -96,10 +92,6 @@ def row_parameters(row: str, seed: str, names: Sequence[str], trial: TrialPart |
 
 def places(space: SpacePart, trials: Sequence[TrialPart]) -> dict[tuple[str, int | None], str]:
     """The tag by which a space's runs sort as its table does: rows in order, published before ours.
-
-    Args:
-        space: The space.
-        trials: Of the plan.
 
     Returns:
         Row and seed, or row and None for the published numbers -> text. More samples of a search change none.

@@ -42,9 +42,6 @@ def pack(records: Mapping[str, Record]) -> bytes:
 def unpack(content: bytes) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[Any]]]:
     """What `pack` packed; nothing in it is unpickled.
 
-    Args:
-        content: The file.
-
     Returns:
         Metric -> [N] bool, and `<metric or analysis>/<array>` -> array.
     """

@@ -40,10 +40,6 @@ _SHOWN = 8
 def list_plans(store: Store, space: str) -> list[PlanInfo]:
     """Plans of a space.
 
-    Args:
-        store: Where.
-        space: The space's name.
-
     Returns:
         The one launched last first.
     """
@@ -68,9 +64,6 @@ def spaces(store: Store) -> list[str]:
 
 def unshown(store: Store) -> list[str]:
     """Experiments with plans none of which can be shown, each with what is wrong.
-
-    Args:
-        store: Where.
 
     Returns:
         Those whose name is no space's, from which no path is made, and those without a plan whose tags can be read.
@@ -101,9 +94,6 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
         space: The space's name.
         plan_id: Which plan; none: the one launched last.
         storage: Id of the storage whose numbers are wanted, or how it begins; none: the one launched into last.
-
-    Returns:
-        Its rows, seeds and numbers.
 
     Raises:
         TrackingError: There is no such plan, or its description is gone.

@@ -133,9 +133,6 @@ def find(store: Store, file: PlanFile, storages: Sequence[str] = (), adopts: Ado
         adopts: Whether a run of a version before, which names no storage, agrees with this one; None: it cannot be
             told, since storage holds nothing of it.
 
-    Returns:
-        Its runs.
-
     Raises:
         TrackingError: A space is named as one of our own experiments, or the store does not take it.
     """

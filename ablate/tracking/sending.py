@@ -167,14 +167,7 @@ def _sent_epoch(run: Run) -> int:
 
 
 def adopts(storage: Storage) -> Adopts:
-    """Whether runs of versions before, which name no storage, agree with one.
-
-    Args:
-        storage: The storage.
-
-    Returns:
-        See `Adopts`.
-    """
+    """Whether runs of versions before, which name no storage, agree with one."""
 
     def agrees(run: Run, trial: TrialPart) -> bool | None:
         view = storage.view(trial.training)
@@ -242,9 +235,6 @@ def _tell_training(
         whole: What storage holds of it.
         trial: One of those that share it.
         sent: The last epoch that has arrived; none: all have.
-
-    Returns:
-        Its state.
     """
     view = whole.view
     state = _TRAINING_STATES[view.status()]

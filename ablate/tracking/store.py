@@ -95,9 +95,6 @@ class Store:
         Args:
             name: Its name.
             create: Whether to create it; one that was deleted in the UI is restored.
-
-        Returns:
-            Its id; None where there is none.
         """
         if name not in self._experiments:
             found = self._talk(lambda: self._client.get_experiment_by_name(name))
@@ -131,9 +128,6 @@ class Store:
 
     def experiment_tags(self, experiment: str) -> dict[str, str]:
         """The tags of an experiment.
-
-        Args:
-            experiment: Its id.
 
         Returns:
             Name -> value.
@@ -231,9 +225,6 @@ class Store:
             name: The run's name.
             tags: What identifies it.
             start_ms: When it began.
-
-        Returns:
-            The run.
         """
         given = {"mlflow.user": _user(), "mlflow.source.name": "ablate", **_short(tags)}
         made = self._talk(
@@ -351,9 +342,6 @@ class Store:
         Args:
             run_id: Whose.
             path: Its path among the run's artifacts.
-
-        Returns:
-            Its bytes; None where there is none.
         """
         if run_id in self._folders:  # MLflow asks its database six times a file: a minute for thousands of runs
             try:

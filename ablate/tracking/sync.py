@@ -71,11 +71,7 @@ class BackgroundSync:
         self._thread.start()
 
     def notify(self, key: str) -> None:
-        """Tell that storage holds more of a training; returns at once.
-
-        Args:
-            key: The training's key.
-        """
+        """Tell that storage holds more of a training; returns at once."""
         with self._news:
             self._changed.add(key)
             self._news.notify()

@@ -180,9 +180,6 @@ class Tracker:
     def paths(self, plan_id: str) -> list[tuple[str, str]]:
         """Where MLflow's UI shows an opened plan's runs and compares them, behind the server's address.
 
-        Args:
-            plan_id: Of the plan.
-
         Returns:
             Of each space both paths; none where the plan was not opened, or lost on the way. Nothing is asked for it.
         """
@@ -259,9 +256,6 @@ class Tracker:
             name: The run's name.
             files: Path among the artifacts -> content.
             tags: What the report is about.
-
-        Returns:
-            The run's id.
         """
         experiment = self._store.experiment(REPORT, create=True)
         assert experiment is not None

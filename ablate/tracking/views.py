@@ -96,10 +96,6 @@ def runs_path(experiment: str, view: str = "") -> str:
 def compare_path(experiment: str, runs: Sequence[str]) -> str:
     """Where MLflow's UI compares runs, behind the server's address.
 
-    Args:
-        experiment: Its id.
-        runs: Their ids.
-
     Returns:
         `/#/compare-runs?...`, without a character at which a terminal would end a link; empty where there are no runs.
     """

@@ -190,9 +190,6 @@ def quantize_network(network: nn.Module, spec: QuantizationSpec) -> nn.Module:
         network: Changed in place.
         spec: 32 bits with neither FAT nor `standardize_only` change nothing.
 
-    Returns:
-        The network.
-
     Raises:
         SpecError: There is nothing in the network to quantize.
     """

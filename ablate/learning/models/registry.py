@@ -34,9 +34,6 @@ def register_network(name: str, *, depth: bool = False) -> Callable[[NetworkFact
         name: What space files call it.
         depth: Whether the factory honours `model.depth`; where it does not, giving a depth is an error.
 
-    Returns:
-        The decorator; it returns the factory unchanged.
-
     Raises:
         SpecError: The name belongs to another network.
     """

@@ -94,16 +94,7 @@ def draw(name: str, data: FigureData) -> Picture | None:
 
 
 def picture(name: str, title: str, drawing: Drawing) -> Picture:
-    """A drawing as files; to be called inside the style that it was drawn in.
-
-    Args:
-        name: Of the figure.
-        title: Of the figure.
-        drawing: What was drawn.
-
-    Returns:
-        The picture.
-    """
+    """A drawing as files; to be called inside the style that it was drawn in."""
     if _NUMBERS_ALONE.get():
         return Picture(name, title, drawing.caption, b"", b"", numbers=_numbers(drawing))
     # A colour bar is a mesh: lines in its colours would lose their meaning, and the best its light, where they turn.

@@ -27,9 +27,6 @@ _NAMES = {
 def pictures(results: SearchResults) -> dict[str, Picture]:
     """Every figure that a search's samples are enough for.
 
-    Args:
-        results: Of a search.
-
     Returns:
         Name -> picture, in the order of a page.
     """

@@ -120,11 +120,7 @@ def _setting(stem: _Stem, known: Mapping[str, Settings], numbers: Mapping[str, f
 
 
 def settings_of(results: Results) -> dict[str, Settings]:
-    """Row -> its settings that are numbers.
-
-    Args:
-        results: Of a plan.
-    """
+    """Row -> its settings that are numbers."""
     found: dict[str, Settings] = {}
     for (row, _), trial in results.trials.items():
         if row not in found:

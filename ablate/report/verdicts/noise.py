@@ -93,9 +93,6 @@ class TableNoise:
 def table_noise(results: Results) -> TableNoise | None:
     """What makes the noise of the comparisons that a table's claims are about; of every row with the first one, else.
 
-    Args:
-        results: Of a plan.
-
     Returns:
         None where fewer than two seeds are there, or where no accuracy is compared.
     """

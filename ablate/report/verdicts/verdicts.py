@@ -163,9 +163,6 @@ def judge_all(
 def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
     """Each claim's verdict on our table, and on the published one, where there is one.
 
-    Args:
-        results: Of a plan.
-
     Returns:
         (ours, published) in the order of the claims; none for a preset whose trainings are too short to say
         anything.
@@ -220,9 +217,6 @@ def judge(
         rows: All row labels of the space, for `best` without `among`; none: the rows that have results.
         alpha: How often the claim may be decided wrongly, at any look.
         design: At which seeds it is decided; none: the usual looks.
-
-    Returns:
-        The verdict with its comparisons.
     """
     if isinstance(claim.statement, Trend):
         results = results.with_trends(claim.statement.metrics)
