@@ -12,15 +12,11 @@ from torch.nn.modules.conv import _ConvNd
 from ablate.core.modes import evaluating
 
 
-def find_layers(network: nn.Module, include_shortcuts: bool = False) -> list[tuple[str, nn.Module]]:
+def find_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """All convolutions and linear layers, by type, whatever the network.
 
-    Left out unless asked for: shortcuts (named so, or 1 x 1 with a stride) and squeeze-and-excitation,
+    Left out: shortcuts (named so, or 1 x 1 with a stride) and squeeze-and-excitation,
     which are no steps from input to output.
-
-    Args:
-        network: Any module.
-        include_shortcuts: Keep those too.
 
     Returns:
         (dotted name, module), in the order of definition.
@@ -30,14 +26,13 @@ def find_layers(network: nn.Module, include_shortcuts: bool = False) -> list[tup
     return [
         (name, module)
         for name, module in modules.items()
-        if isinstance(module, _ConvNd | nn.Linear) and (include_shortcuts or not _is_aside(name, modules))
+        if isinstance(module, _ConvNd | nn.Linear) and not _is_aside(name, modules)
     ]
 
 
 def collect_activations(
     network: nn.Module,
     images: Tensor,
-    include_shortcuts: bool = False,
     transform: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[list[str], list[Tensor]]:
     """What every convolution and linear layer gives for some images, in evaluation mode, without gradients.
@@ -45,7 +40,6 @@ def collect_activations(
     Args:
         network: Any module; left as it was found.
         images: [N, C, H, W] float in [0, 1].
-        include_shortcuts: As in `find_layers`.
         transform: Applied to each output as soon as it is there, so that only the result is kept, e.g.
             `similarity.gram`, with which a deep network's activations need not all fit into memory.
 
@@ -66,7 +60,7 @@ def collect_activations(
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name)) for name, module in find_layers(network, include_shortcuts)]
+    handles = [module.register_forward_hook(keep(name)) for name, module in find_layers(network)]
     try:
         with evaluating(network), torch.no_grad():
             network(images)

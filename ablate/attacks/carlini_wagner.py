@@ -169,32 +169,22 @@ class CarliniWagner(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactCarliniWagner(Attack):
+class ExactCarliniWagner(CarliniWagner):
     """CW-L2 without torchattacks' habits: true margin, no early stop, every update judged, every pixel free.
 
     Args:
-        c: Weight of the margin beside the squared distance.
-        kappa: Confidence: how far below 0 the margin is still pushed, in logits.
-        steps: Iterations of Adam.
-        learning_rate: Adam's, in tanh space.
         edge_255: Pixels start at least this far inside [0, 1], in 1/255, or tanh space could not move them. Half a grey
             level, the default, is gone again when the image is rounded to 8 bits.
     """
 
+    batch_dependent: ClassVar[bool] = False
+
     name: str = "cw20_exact"
-    c: float = 1.0
-    kappa: float = 0.0
-    steps: int = 20
-    learning_rate: float = 0.01
     edge_255: float = 0.5
 
     def __post_init__(self) -> None:
-        refuse_negative(self, "c", "kappa", "steps", "learning_rate", "edge_255")
-
-    @property
-    def threat(self) -> Threat:
-        """A short change, of any length."""
-        return Threat("l2", UNBOUNDED)
+        super().__post_init__()
+        refuse_negative(self, "edge_255")
 
     def perturb(
         self,

@@ -37,11 +37,10 @@ NODE_WAIT_S = 1.0
 
 
 @contextlib.contextmanager
-def cluster(num_cpus: int | None = None, note: Callable[[str], None] = print) -> Iterator[None]:
+def cluster(note: Callable[[str], None] = print) -> Iterator[None]:
     """A connection to Ray: the cluster that `RAY_ADDRESS` names, or one started here for this launch.
 
     Args:
-        num_cpus: Of a cluster started here; None for all cores.
         note: Told that its head is gone.
 
     Raises:
@@ -60,7 +59,7 @@ def cluster(num_cpus: int | None = None, note: Callable[[str], None] = print) ->
     with contextlib.ExitStack() as stack:
         check_cluster()
         # Without an address Ray would join any cluster that somebody else has started on this machine.
-        options = {} if address else {**stack.enter_context(local_ray.sheltered()), "num_cpus": num_cpus}
+        options = {} if address else stack.enter_context(local_ray.sheltered())
         try:
             ray.init(logging_level="ERROR", log_to_driver=False, **options)
         except Exception as error:  # whatever keeps Ray from starting, it is told in a line

@@ -376,7 +376,6 @@ class Results:
 def published_results(
     published: Mapping[str, Mapping[str, float]],
     noise: Sequence[Mapping[str, float]] = PAPER_BASELINES,
-    images: int = PAPER_TEST_IMAGES,
 ) -> Results:
     """A published table in the form that claims are judged from.
 
@@ -386,14 +385,13 @@ def published_results(
     Args:
         published: Row label -> metric -> value in percent; rows without numbers are left out.
         noise: Repetitions of one training, for the noise between trainings.
-        images: Test images behind each number.
 
     Returns:
         One outcome a row, under seed 0.
     """
     return Results(
         outcomes={
-            (row, 0): Outcome(training_key=f"published {row}", values=dict(values), test_key="published", images=images)
+            (row, 0): Outcome(f"published {row}", dict(values), test_key="published", images=PAPER_TEST_IMAGES)
             for row, values in published.items()
             if values
         },

@@ -55,11 +55,6 @@ def test_layers_come_in_the_order_of_execution_with_their_outputs(network) -> No
     assert not any(x.requires_grad for x in outputs)
 
 
-def test_shortcuts_and_gates_only_on_request(network) -> None:
-    names, _ = collect_activations(network, torch.rand(2, 3, 8, 8), include_shortcuts=True)
-    assert {"se.one", "se.two", "shortcut.0", "strided"} <= set(names) and len(names) == 9
-
-
 def test_the_network_is_left_as_it_was_found(network) -> None:
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -96,5 +91,4 @@ def test_torchvisions_efficientnet_and_mobilenet() -> None:
     names = [name for name, _ in find_layers(efficient)]
     assert not any(".fc1" in name or ".fc2" in name for name in names)
     assert len(names) == 1 + 15 * 3 + 2 + 1 + 1  # stem, 15 blocks of three and one of two, last convolution, classifier
-    assert len(find_layers(mobile)) == len(find_layers(mobile, include_shortcuts=True)) == 53
-    assert len(find_layers(residual)) == 18 and len(find_layers(residual, include_shortcuts=True)) == 21
+    assert len(find_layers(mobile)) == 53 and len(find_layers(residual)) == 18

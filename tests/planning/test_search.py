@@ -45,7 +45,7 @@ def test_how_a_sample_ended_is_read_from_its_training() -> None:
     assert complete == SampleEnd("complete", (30.0,), {1: 20.0, 2: 30.0})
     assert sample_end(TrainingView("k", 2, False, True), entries, search_of()) is None
     stopped = sample_end(TrainingView("k", 2, False, True, stopped=2), entries, search_of())
-    assert stopped is not None and (stopped.state, stopped.epoch, stopped.values) == ("stopped", 2, ())
+    assert stopped is not None and (stopped.state, stopped.values) == ("stopped", ())
     failed = sample_end(TrainingView("k", 1, False, True, failure={"reason": "nan"}), entries, search_of())
     assert failed is not None and (failed.state, failed.reason) == ("failed", "nan")
     other = sample_end(TrainingView("k", 2, True, True), entries, search_of(objective={"metric": "validation/robust"}))

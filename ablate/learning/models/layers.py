@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,21 @@ def activation_module(spec: ModelSpec) -> nn.Module:
 def scaled_channels(count: int, spec: ModelSpec) -> int:
     """A layer's channels after the spec's width multiplier, at least one."""
     return max(1, round(count * spec.width))
+
+
+def groups_of(
+    block: Callable[..., nn.Module], spec: ModelSpec, inputs: int, channels: Sequence[int], blocks: int
+) -> tuple[nn.Sequential, int]:
+    """Groups of so many residual blocks each, which halve the image but for the first, and the channels of the last."""
+    groups: list[nn.Module] = []
+    for group, count in enumerate(channels):
+        layers: list[nn.Module] = []
+        outputs = scaled_channels(count, spec)
+        for number in range(blocks):
+            layers.append(block(spec, inputs, outputs, stride=2 if group > 0 and number == 0 else 1))
+            inputs = outputs
+        groups.append(nn.Sequential(*layers))
+    return nn.Sequential(*groups), inputs
 
 
 def blocks_per_group(spec: ModelSpec, default: int, outside: int, groups: int = 3) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ablate.learning.models.layers import activation_module, blocks_per_group, initialise, scaled_channels
+from ablate.learning.models.layers import activation_module, blocks_per_group, groups_of, initialise, scaled_channels
 from ablate.learning.models.registry import register_network
 from ablate.spaces.specs import ModelSpec
 
@@ -53,15 +53,7 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, inputs, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs)
         self.activation1 = activation_module(spec)
-        groups: list[nn.Module] = []
-        for group, count in enumerate(channels):
-            layers: list[nn.Module] = []
-            outputs = scaled_channels(count, spec)
-            for block in range(blocks):
-                layers.append(BasicBlock(spec, inputs, outputs, stride=2 if group > 0 and block == 0 else 1))
-                inputs = outputs
-            groups.append(nn.Sequential(*layers))
-        self.groups = nn.Sequential(*groups)
+        self.groups, inputs = groups_of(BasicBlock, spec, inputs, channels, blocks)
         self.linear = nn.Linear(inputs, num_classes)
         initialise(self)
 

@@ -126,20 +126,12 @@ def shared_colours(figure: Figure, axes: Sequence[Axes], label: str, low: float,
     figure.colorbar(mappable, ax=list(axes), label=label, fraction=0.05, pad=0.015, aspect=30)
 
 
-def mosaic(kernels: NDArray[Any], gap: int = 1) -> NDArray[Any]:
-    """Kernels as one picture with gaps between.
-
-    Args:
-        kernels: [rows, columns, kh, kw].
-        gap: Pixels between two kernels.
-
-    Returns:
-        [rows * (kh + gap) - gap, columns * (kw + gap) - gap], nan in the gaps.
-    """
+def mosaic(kernels: NDArray[Any]) -> NDArray[Any]:
+    """Kernels [rows, columns, kh, kw] as one picture [rows * (kh + 1) - 1, columns * (kw + 1) - 1], nan between two."""
     rows, columns, height, width = kernels.shape
-    padded = np.full((rows, columns, height + gap, width + gap), np.nan)
+    padded = np.full((rows, columns, height + 1, width + 1), np.nan)
     padded[:, :, :height, :width] = kernels
-    return padded.transpose(0, 2, 1, 3).reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
+    return padded.transpose(0, 2, 1, 3).reshape(rows * (height + 1), columns * (width + 1))[:-1, :-1]
 
 
 def mean_over(seeds: Iterable[RowData], name: str) -> NDArray[Any]:

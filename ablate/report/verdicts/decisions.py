@@ -38,18 +38,17 @@ _EXACT_DF = 200
 """From so many degrees of freedom on Welch's test keeps its level to the third digit."""
 
 
-def levels(looks: Sequence[int], alpha: float = ALPHA) -> list[float]:
-    """The level of each look; their sum is alpha, so a claim is decided wrongly at any of them that often at most.
+def levels(looks: Sequence[int]) -> list[float]:
+    """The level of each look; their sum is `ALPHA`, so a claim is decided wrongly at any of them that often at most.
 
     The k-th look has a share proportional to 1/(k(k + 1)): of five looks 0.03, 0.01, 0.005, 0.003 and 0.002. Most goes
     to the first, where Student's t is so wide that each bit of level is worth most seeds.
 
     Args:
         looks: Numbers of seeds.
-        alpha: To be spent.
     """
     count = len(looks)
-    return [alpha * (count + 1) / count / (k * (k + 1)) for k in range(1, count + 1)]
+    return [ALPHA * (count + 1) / count / (k * (k + 1)) for k in range(1, count + 1)]
 
 
 @functools.lru_cache(maxsize=256)

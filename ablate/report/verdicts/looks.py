@@ -11,7 +11,7 @@ from ablate.core.text import aside, listed
 from ablate.report.names import column_name
 from ablate.report.results import Outcome, Results
 from ablate.report.verdicts.contrasts import Contrast
-from ablate.report.verdicts.decisions import ALPHA, Standing, levels
+from ablate.report.verdicts.decisions import Standing, levels
 from ablate.report.verdicts.evidence import Estimate, Table, estimate
 from ablate.spaces.looks import Design
 from ablate.spaces.metrics import is_accuracy
@@ -79,7 +79,7 @@ class Walk:
         return _open(asked, self.standing)
 
 
-def walk(asked: Sequence[Contrast], results: Results, design: Design, alpha: float = ALPHA) -> Walk:
+def walk(asked: Sequence[Contrast], results: Results, design: Design) -> Walk:
     """Take the looks at a claim, until it is decided or one cannot be taken.
 
     A look needs the rows of the comparisons that are open alone: nothing of the others is tested again.
@@ -88,12 +88,11 @@ def walk(asked: Sequence[Contrast], results: Results, design: Design, alpha: flo
         asked: Its comparisons.
         results: Of all rows; those of others are not looked at.
         design: Of the space.
-        alpha: How often the claim may be decided wrongly, at any look.
     """
     looks: list[Look] = []
     found: list[list[Estimate]] = []
     standing: Standing | None = None
-    for number, (count, level) in enumerate(zip(design.looks, levels(design.looks, alpha), strict=True)):
+    for number, (count, level) in enumerate(zip(design.looks, levels(design.looks), strict=True)):
         left = asked if standing is None else _open(asked, standing)
         look = _look(count, needs(left), results, design)
         looks.append(look)

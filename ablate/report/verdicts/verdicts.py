@@ -153,11 +153,10 @@ def judge_all(
     claims: Iterable[Claim],
     results: Results,
     rows: Sequence[str] | None = None,
-    alpha: float = ALPHA,
     design: Design | None = None,
 ) -> list[Verdict]:
     """The verdict on each claim; arguments as of `judge`."""
-    return [judge(claim, results, rows=rows, alpha=alpha, design=design) for claim in claims]
+    return [judge(claim, results, rows=rows, design=design) for claim in claims]
 
 
 def verdicts_of(results: Results) -> list[tuple[Verdict, Verdict | None]]:
@@ -206,7 +205,6 @@ def judge(
     claim: Claim,
     results: Results,
     rows: Sequence[str] | None = None,
-    alpha: float = ALPHA,
     design: Design | None = None,
 ) -> Verdict:
     """The verdict of a table on a claim.
@@ -215,7 +213,6 @@ def judge(
         claim: The claim.
         results: The table: ours, or `published_results(...)`.
         rows: All row labels of the space, for `best` without `among`; none: the rows that have results.
-        alpha: How often the claim may be decided wrongly, at any look.
         design: At which seeds it is decided; none: the usual looks.
     """
     if isinstance(claim.statement, Trend):
@@ -223,7 +220,7 @@ def judge(
     asked = contrasts(claim, rows if rows is not None else results.rows())
     if not asked:
         return Verdict(claim, UNDECIDED, (), "none", reason="there is no other row to compare with")
-    course = _course(asked, results, alpha, design or Design())
+    course = _course(asked, results, design or Design())
     comparisons = tuple(course.comparison(index) for index in range(len(asked)))
     verdict = _DECISIONS[int(course.standing.claim)]
     tests = "; ".join(dict.fromkeys(comparison.test for comparison in comparisons if comparison.test))
@@ -254,7 +251,6 @@ class _Course:
     Attributes:
         asked: Its comparisons.
         results: The table.
-        alpha: Spent over all looks.
         design: Of the looks; None where there are none, as in a published table.
         taken: The looks that were taken.
         waiting: The next one; None where none is left.
@@ -264,7 +260,6 @@ class _Course:
 
     asked: Sequence[Contrast]
     results: Results
-    alpha: float
     design: Design | None
     taken: Sequence[Look]
     waiting: Look | None
@@ -320,7 +315,7 @@ class _Course:
             half = float(half_width(found, level))
             known = math.isfinite(half)
             low, high = (float(found.effect) - half, float(found.effect) + half) if known else (math.nan, math.nan)
-            p = min(1.0, smallest_level(contrast, found) * self.alpha / level)
+            p = min(1.0, smallest_level(contrast, found) * ALPHA / level)
             n = None if verdict != UNDECIDED else self._n_to_decide(contrast, found)
             why = None if verdict != UNDECIDED else self._why(contrast, found, n)
         more = min(everything.counts.values(), default=0)
@@ -342,7 +337,7 @@ class _Course:
         told = [found.problem] if found.problem is not None else []
         told += [self._why(contrast, found, n)] if found.noise else []
         nan = math.nan
-        level = levels(self.design.looks, self.alpha)[0] if self.design is not None else self.alpha
+        level = levels(self.design.looks)[0] if self.design is not None else ALPHA
         reason = "; ".join(told) or "no look has been taken yet"
         return Comparison(
             contrast.words, UNDECIDED, float(found.effect), nan, nan, 1 - level, nan, found.counts, "", reason, n,
@@ -353,7 +348,7 @@ class _Course:
         """The looks left, each with the level that a comparison has there for certain."""
         if self.design is None:
             return {}
-        each = zip(self.design.looks, levels(self.design.looks, self.alpha), strict=True)
+        each = zip(self.design.looks, levels(self.design.looks), strict=True)
         return {seeds: level / len(self.asked) for seeds, level in each if seeds > (self.last or 0)}
 
     def _n_to_decide(self, contrast: Contrast, found: Estimate) -> int | None:
@@ -371,7 +366,7 @@ class _Course:
         if n is not None:
             return f"about {n} seeds a row would decide it"
         shares = self._shares()
-        level = list(shares.values())[-1] if shares else self.alpha / len(self.asked)
+        level = list(shares.values())[-1] if shares else ALPHA / len(self.asked)
         if found.images is not None and images_forbid(contrast, found, level):
             unpaired = "" if found.paired_images else " where images cannot be paired"
             return f"more seeds would not decide it, {found.images:,} test images are too few{unpaired}"
@@ -400,22 +395,20 @@ class _Course:
         if self.design is None:
             return words
         looks = [str(seeds) for seeds in self.design.looks]
-        level = levels(self.design.looks, self.alpha)[
-            at if at >= 0 else len(self.found) - 1
-        ]  # open: the last one taken
+        level = levels(self.design.looks)[at if at >= 0 else len(self.found) - 1]  # open: the last one taken
         if len(looks) == 1:
             return f"{words}, a fixed design of {looks[0]} seeds"
         return f"{words}, at level {level:.3g} of looks at {', '.join(looks[:-1])} and {looks[-1]} seeds"
 
 
-def _course(asked: Sequence[Contrast], results: Results, alpha: float, design: Design) -> _Course:
+def _course(asked: Sequence[Contrast], results: Results, design: Design) -> _Course:
     if results.noise:  # a table of single numbers: it is looked at once
         known = [_estimate(contrast, results) for contrast in asked]
         standing = Standing.new(len(asked))
-        standing.take(0, asked, known, alpha)
-        return _Course(asked, results, alpha, None, (), None, standing, [known])
-    found = walk(asked, results, design, alpha)
-    return _Course(asked, results, alpha, design, found.taken, found.waiting, found.standing, found.found)
+        standing.take(0, asked, known, ALPHA)
+        return _Course(asked, results, None, (), None, standing, [known])
+    found = walk(asked, results, design)
+    return _Course(asked, results, design, found.taken, found.waiting, found.standing, found.found)
 
 
 def _estimate(contrast: Contrast, results: Results) -> Estimate:
