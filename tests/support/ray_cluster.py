@@ -6,8 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ class RayCluster:
     """A head without CPUs and one node with two, on this machine, with token authentication.
 
     Args:
+        settings: Environment variables of its processes, whatever a test has set by the time that some start.
         forked: Workers are forked from a process that has PyTorch loaded, which saves seconds of a core for each.
     """
 
-    def __init__(self, forked: bool = False) -> None:
+    def __init__(self, settings: Mapping[str, str], forked: bool = False) -> None:
+        self.settings = settings
         self.options: dict[str, Any] = {"include_log_monitor": False}  # it prints at drivers what workers print
         if forked:
             self.options["worker_path"] = ray_worker.__file__
@@ -44,7 +46,8 @@ class RayCluster:
         head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
         head |= {"dashboard_agent_listen_port": 0}  # others' Ray may be on this machine too
         head |= {"temp_dir": self.folders[0], "no_monitor": True}  # nobody asks what an autoscaler would do
-        self.cluster = Cluster(initialize_head=True, head_node_args=head | self.options)
+        with _set(self.settings):
+            self.cluster = Cluster(initialize_head=True, head_node_args=head | self.options)
         # A job's driver looks there which of the machine's clusters it belongs to; `ray start` would write it.
         (Path(self.folders[0]) / "ray_current_cluster").write_text(self.address)
         self.nodes: list[Any] = []
@@ -69,7 +72,8 @@ class RayCluster:
     def add_node(self) -> Any:
         """A node with two CPUs."""
         self.folders.append(tempfile.mkdtemp(prefix="ray-"))
-        self.nodes.append(self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1], **self.options))
+        with _set(self.settings):
+            self.nodes.append(self.cluster.add_node(num_cpus=2, temp_dir=self.folders[-1], **self.options))
         return self.nodes[-1]
 
     def lose_node(self, node: Any) -> None:
@@ -109,35 +113,31 @@ def started(token: Path, forked: bool = False) -> Iterator[RayCluster]:
         "PYTHONPATH": environment()["PYTHONPATH"],  # nodes have ablate installed
         "PATH": path,  # a job's `python` is this one
     }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    _read_settings_again()
-    try:
-        with _forking() if forked else nullcontext():
-            cluster = RayCluster(forked)
-            try:
-                yield cluster
-            finally:
-                cluster.shutdown()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with ExitStack() as stack:
+        stack.callback(_read_settings_again)
+        stack.enter_context(_set(settings))
         _read_settings_again()
+        if forked:
+            server = stack.enter_context(closing(ForkServer(*ray_worker.LOADED)))
+            settings[ray_worker.SOCKET_VARIABLE] = server.path
+        cluster = RayCluster(settings, forked)
+        stack.callback(cluster.shutdown)
+        yield cluster
 
 
 @contextmanager
-def _forking() -> Iterator[None]:
-    """Nodes that start inside can have their workers forked."""
-    server = ForkServer(*ray_worker.LOADED)
-    os.environ[ray_worker.SOCKET_VARIABLE] = server.path
+def _set(settings: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables, while the block runs."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        del os.environ[ray_worker.SOCKET_VARIABLE]
-        server.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _read_settings_again() -> None:
