@@ -107,8 +107,12 @@ def busy(console: Console, words: str) -> contextlib.AbstractContextManager[obje
 
 
 def printable(text: object) -> str:
-    """A text on one line without control characters, which a label or a reason could carry into the terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    """A text on one line without control characters, which a label or a reason could carry into the terminal.
+
+    Where some stood there is one space; all other spaces stay, for they set columns apart and lines in.
+    """
+    kept = "".join(c if c.isprintable() else "\n" for c in str(text)).strip("\n")
+    return re.sub(r" *\n[ \n]*", " ", kept).rstrip()
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:

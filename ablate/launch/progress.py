@@ -346,7 +346,8 @@ class TrainingsProgress:
         if event.kind == "finished":
             what.state, what.took = "done", now - what.started
             numbers = self._numbers(event.key, what, ("loss", "accuracy"))
-            ended = f"finished in {duration(what.took)}{numbers}"
+            # Of a training whose end is all that was heard of it, nobody here knows how long it took.
+            ended = f"finished in {duration(what.took)}{numbers}" if what.took >= 0.5 else f"finished{numbers}"
             return [*lines, (f"{at}{label}: {ended} ({self._count()})", "green")]
         if event.kind == "failed":
             what.state = "failed"

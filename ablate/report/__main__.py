@@ -140,7 +140,7 @@ def _print_others(others: Sequence[str], space: str, console: Console) -> None:
     console.print()
     console.print(f"Other plans of {space} (--plan ID):")
     for told in shown(others, OTHER_PLANS):
-        console.print(Text(printable(f"  {told}")))
+        console.print(Text(printable(f"  {told}"), overflow="fold"))
 
 
 def _others(tracker: Tracker, results: Results) -> list[str]:

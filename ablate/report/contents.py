@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ablate.core.text import plural
+from ablate.core.text import duration, plural
 from ablate.report.figures.overview import pictures as overview_pictures
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
@@ -27,7 +27,6 @@ from ablate.spaces.metrics import from_array
 from ablate.spaces.networks import Network, epoch_of, words
 from ablate.storage.plans import PlanFile
 
-_HOUR_S = 3600.0
 _VERSIONS = ("ablate", "torch", "ray", "mlflow")
 
 
@@ -147,7 +146,7 @@ def space_page(results: Results, figures: Mapping[str, Picture | Missing], serve
         second=second_verdicts(results, given.masked) if verdicts else {},
         noise=table_noise(results) if verdicts else None,
         verdict_note=_verdict_note(results),
-        unjudged=() if verdicts else [claim.says for claim in results.claims],
+        unjudged=() if verdicts else _counted(claim.says for claim in results.claims),
         figures=list(figures.values()),
         problems=[
             f"{row}, seed {seed}: {reason}"
@@ -206,20 +205,19 @@ def _address(experiment_id: str, server: str) -> str:
 
 def _facts(plans: Sequence[Results]) -> list[tuple[str, str]]:
     trials = [trial for plan in plans for trial in plan.trials.values()]
-    seconds: dict[str, float] = {}
+    seconds = {trial.part.training: sum(trial.curves.get("seconds", {}).values()) for trial in trials}
+    device_of = {trial.part.training: trial.device for trial in trials if trial.device}
     devices: dict[str, float] = {}
-    for trial in trials:
-        if trial.part.training not in seconds:
-            spent = sum(trial.curves.get("seconds", {}).values())
-            if trial.device or spent:  # a training that failed at once tells no device
-                seconds[trial.part.training] = spent
-                device = trial.device or "device not recorded"
-                devices[device] = devices.get(device, 0.0) + spent
+    for training, spent in seconds.items():
+        device = device_of.get(training, "")
+        devices[device] = devices.get(device, 0.0) + spent
+    unmeasured = devices.pop("", 0.0)  # measurements alone tell where they were made
     trainings = {trial.part.training for trial in trials}
-    alone = sum(seconds.get(trial.part.training, 0.0) for trial in trials)
+    alone = sum(seconds[trial.part.training] for trial in trials)
     saved = alone - sum(seconds.values())
     finished = sum(trial.problem is None for trial in trials)
-    spent_on = [f"{device}: {_hours(spent)} of training" for device, spent in devices.items()]
+    spent_on = [f"{device}: {duration(spent)} of training" for device, spent in devices.items()]
+    spent_on += [f"{duration(unmeasured)} of trainings without a measurement"] if unmeasured >= 0.5 else []
     return [
         ("Commit", _each(_commit(plan.planned.provenance) for plan in plans)),
         ("Trials", f"{finished} of {len(trials)} finished, in {_count(len(plans), 'space')}"),
@@ -229,11 +227,16 @@ def _facts(plans: Sequence[Results]) -> list[tuple[str, str]]:
         (
             "Shared",
             f"{_count(len(trainings), 'training')} for {_count(len(trials), 'trial')}, "
-            + (f"which saved {_hours(saved)} of training" if len(trainings) < len(trials) else "so none is shared"),
+            + (f"which saved {duration(saved)} of training" if len(trainings) < len(trials) else "so none is shared"),
         ),
         ("Networks", words(plans[0].network)),
         ("Versions", _each(_versions(plan.planned.provenance) for plan in plans)),
     ]
+
+
+def _counted(sentences: Iterable[str]) -> list[str]:
+    """Sentences in quotes, each once; claims that share one are counted behind it."""
+    return [f"“{says}”" + (f", {count} claims" if count > 1 else "") for says, count in Counter(sentences).items()]
 
 
 def _commit(provenance: Mapping[str, str]) -> str:
@@ -253,12 +256,6 @@ def _each(texts: Iterable[str]) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _hours(seconds: float) -> str:
-    if seconds >= 0.1 * _HOUR_S:
-        return f"{seconds / _HOUR_S:.1f} h"
-    return f"{seconds / 60:.1f} min"
 
 
 def _day(milliseconds: float) -> str:

@@ -267,7 +267,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 def _csv(text: str) -> str:
     """A text that no spreadsheet takes for a formula: one that begins like it gets a ' before; numbers are none."""
-    line = printable(text)
+    line = printable(text).strip()
     return f"'{line}" if line.startswith(_FORMULA) and not _NUMBER.fullmatch(line) else line
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ _SIGNS = {"holds": "✓", "fails": "✗", "not enough evidence": "?"}
 _MINUS = re.compile(r"(?<![^\s(\[])-(?=\d)")
 _ONE_WORD = re.compile(r"\bn = \d+|\d %|± (?=\d)")
 _FOLDED_FROM = 4  # so many comparisons of a claim are folded away
+_HEADER = 14
+"""So many letters of a column's header beside each other: it is hardly wider than the numbers below."""
 _MOST_BESIDE = 6
 """So many rows at most stand beside each other where there are fewer scalars than that."""
 
@@ -64,7 +67,7 @@ class SpacePage:
         second: Number of a claim on a masked column -> its verdict on `worst`.
         noise: What makes the noise of the comparisons; None where that is not known.
         verdict_note: Which data verdicts are about, or why there are none.
-        unjudged: What its claims say, where there are no verdicts.
+        unjudged: What its claims say, in quotes, where there are no verdicts.
         figures: Pictures, or why there is none.
         problems: Rows and seeds that failed or are missing, with the reason.
         left_out: Runs that the page shows nothing of, each with what is wrong.
@@ -157,7 +160,7 @@ def _space(space: SpacePage) -> dict[str, Any]:
     return {
         **{each.name: getattr(space, each.name) for each in dataclasses.fields(space)},
         "linked": space.runs is not None,
-        "columns": [space.table.header(column) for column in accuracies],
+        "columns": [_header(space.table.header(column)) for column in accuracies],
         "rows": [_row(row, accuracies, numbers.get(row.label, ""), space) for row in space.table.rows],
         "footnotes": space.table.footnotes(),
         "scalars": _scalars(space.table),
@@ -178,6 +181,10 @@ def _space(space: SpacePage) -> dict[str, Any]:
         ],
         "figures": [_figure(figure) for figure in space.figures],
     }
+
+
+def _header(words: str) -> str:
+    return textwrap.fill(words, _HEADER, break_long_words=False, break_on_hyphens=False)
 
 
 def _row(row: Row, columns: Sequence[str], mark: str, space: SpacePage) -> dict[str, Any]:
@@ -295,5 +302,6 @@ def _figure(figure: Picture | Missing) -> dict[str, Any]:
         "caption": figure.caption,
         "lines": figure.lines,
         "narrow": figure.narrow,
+        "width": figure.printed,
         "source": f"data:image/png;base64,{base64.b64encode(figure.png).decode()}",
     }

@@ -108,7 +108,7 @@ def _print_search(plan: Results, console: Console) -> None:
     results = search_of(plan)
     console.print()
     for line in [*summary_lines(results), *shares_sentences(results)]:
-        console.print(Text(printable(line) if not line.startswith(" ") else line, overflow="fold"))
+        console.print(Text(printable(line), overflow="fold"))
     best = best_space(results)
     if best is not None:
         console.print()

@@ -215,7 +215,7 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
         told += [
             f"sorted by {sorted_by}, on images held out of training",
             "the other columns: test images, by which nothing was chosen",
-            f"{plural(len(stopped), 'sample')} stopped early left out",
+            *([f"{plural(len(stopped), 'sample')} stopped early left out"] if stopped else []),
         ]
     rows = {trial.row for trial in plan.trials} | space.not_needed.keys()
     columns = {Metric.from_run(name).column for trial in plan.trials for name in trial.columns}

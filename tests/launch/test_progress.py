@@ -382,3 +382,4 @@ def test_fit_gives_exactly_so_many_cells(text: str, width: int) -> None:
 
 def test_printable_has_no_control_characters() -> None:
     assert printable("a\x1b[31m\n\tb\u202e") == "a [31m b"
+    assert printable("\n  set in: a   b \n") == "  set in: a   b"  # columns and indentation are meant

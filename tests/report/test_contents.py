@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_rows_that_share_a_training_are_counted_once(tracker: Tracker) -> None:
     assert facts["Trials"] == "4 of 4 finished, in 1 space"
     assert facts["Commit"] == "c0ffee"
     assert facts["Devices"].startswith("cpu: ")
+
+
+def test_time_is_told_by_device_and_that_of_unmeasured_trainings_apart(tracker: Tracker) -> None:
+    plan = results_of(tracker.read_plan("lowpass"))
+    for spent, told in ((30.0, "cpu: 30 s of training; 30 s of trainings without a measurement"), (0.1, "cpu: 0 s")):
+        trials = {
+            (row, seed): dataclasses.replace(trial, device="" if seed else "cpu", curves={"seconds": {1: spent}})
+            for (row, seed), trial in plan.trials.items()
+        }
+        assert len({trial.part.training for trial in trials.values()}) == 2
+        devices = dict(page_of([dataclasses.replace(plan, trials=trials)], {}).facts)["Devices"]
+        assert devices.startswith(told) and ("without" in devices) == ("without" in told)
 
 
 def test_failures_are_counted_and_named(tracker: Tracker) -> None:

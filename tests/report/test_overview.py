@@ -162,6 +162,18 @@ def test_curves_of_rows_that_share_a_training_are_one_line() -> None:
         assert ("on one network" in drawing.caption) == shared
 
 
+@pytest.mark.parametrize("longest", [3, 30, 60])
+def test_names_of_any_length_stand_within_the_figure(longest: int) -> None:
+    rows = [f"{number} {'a name ' * 9}"[:longest] for number in range(7)]
+    of = results(rows, 1)
+    for drawing in (draw_training(of), draw_columns(build_table(table_input(of)), of)):
+        assert drawing is not None
+        drawing.figure.draw_without_rendering()
+        [legend] = drawing.figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= drawing.figure.bbox.width
+
+
 def test_a_training_that_is_not_finished_is_drawn_as_far_as_it_is() -> None:
     of = results(("a", "b"), seeds=1)
     part = of.trials["b", 0].part

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from ablate.report.figures.series import Axis, Series, arrange, settings_of
-from ablate.report.figures.style import COLOURS, grid_of, new_figure
+from ablate.report.figures.style import COLOURS, grid_of, legend_below, new_figure
 from ablate.report.formats import MASKED
 from ablate.report.results import Results
 from ablate.report.tables import Cell, Source, Table
@@ -77,7 +77,7 @@ def draw_columns(table: Table, results: Results) -> Drawing | None:
     if not blocks:
         return None
     figure = new_figure(table.title, 0.55 + sum(block.height for block in blocks))
-    parts: Sequence[FigureBase] = [figure]
+    parts: Sequence[Figure | SubFigure] = [figure]
     if len(blocks) > 1:
         parts = figure.subfigures(len(blocks), 1, height_ratios=[block.height for block in blocks]).tolist()  # type: ignore[union-attr]
     sources: set[Source] = set()
@@ -92,7 +92,7 @@ def _block(table: Table, lines: _Lines, axis: Axis | None, series: Sequence[Seri
     return _Block(axis, tuple(series), columns) if columns else None
 
 
-def _draw(part: FigureBase, block: _Block, table: Table, lines: _Lines, results: Results) -> set[Source]:
+def _draw(part: Figure | SubFigure, block: _Block, table: Table, lines: _Lines, results: Results) -> set[Source]:
     """Draw a block into its part of the figure; whose numbers it shows."""
     across, down = block.grid
     upright = block.axis is not None
@@ -121,9 +121,7 @@ def _draw(part: FigureBase, block: _Block, table: Table, lines: _Lines, results:
             axes.xaxis.set_major_locator(MaxNLocator(4))
     shown = [(series.name, source) for series in block.series for source in _STYLES if (series.name, source) in known]
     names = [f"{name}, {source}" if name else source for name, source in shown]
-    part.legend(
-        [known[each] for each in shown], names, loc="outside lower center", ncols=min(len(shown), 4), frameon=False
-    )
+    legend_below(part, [known[each] for each in shown], names, 4)
     return {source for _, source in known}
 
 

@@ -18,6 +18,7 @@ from ablate.report.figures.style import (
     COLOURS,
     SEQUENTIAL,
     WIDTH_IN,
+    legend_below,
     line_look,
     listed,
     mean_over,
@@ -181,7 +182,7 @@ def _by_epoch(figure: Figure, data: FigureData, metric: str, words: str) -> tupl
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     if lines:
-        figure.legend(loc="outside lower center", ncols=min(3, len(rows)), frameon=False)
+        legend_below(figure, *axes.get_legend_handles_labels(), 3)
     return lines, " Bands: ± one standard deviation over the seeds." if spread else ""
 
 

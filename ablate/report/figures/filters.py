@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ablate.report.figures.style import COLOURS, PHONE_IN, new_figure
+from ablate.report.figures.style import COLOURS, PHONE_IN, legend_below, new_figure
 from ablate.spaces.figures import Drawing, FigureData, RowData, draws
 
 _PANELS = {"natural": "Clean images", "pgd20": "PGD-20, made without the filter"}
@@ -87,7 +87,7 @@ def draw_filters(data: FigureData) -> Drawing | None:
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
     _cut_offs(drawn[-1], ticks)
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=2, columnspacing=1.2, frameon=False)
+    legend_below(figure, list(known.values()), list(known), 2)
     return Drawing(figure, _caption(networks, panels))
 
 

@@ -15,6 +15,7 @@ from ablate.report.figures.style import (
     DASHES,
     PHONE_IN,
     SEQUENTIAL,
+    legend_below,
     line_look,
     listed,
     mean_over,
@@ -66,7 +67,8 @@ def draw_gradient_spectrum(data: FigureData) -> Drawing | None:
         _power_axes(axes)
         axes.set_title(title)
     both[1].set_xlabel(_AXIS)
-    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    lines, names_of = both[0].get_legend_handles_labels()
+    legend_below(figure, lines, names_of, 2)
     caption = (
         "Power of the loss gradient by frequency, mean over test images whose gradients are scaled to unit length; the "
         "dotted line is white noise. A line that is high on the left and falls is a network whose answer hangs on low "
@@ -116,7 +118,8 @@ def draw_corruptions(data: FigureData) -> Drawing | None:
     below.set_ylim(len(names) - 0.5, -0.5)
     below.grid(axis="both", color="0.9")
     below.set_xlabel("accuracy, %; from the lowest frequency (top) to the highest")
-    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    lines, names_of = above.get_legend_handles_labels()
+    legend_below(figure, lines, names_of, 2)
     caption = (
         f"Accuracy on corrupted test images ({source}), mean over five severities, over the mean frequency of what "
         "each corruption changes. A line that is higher on the right is a network that withstands what lies at high "

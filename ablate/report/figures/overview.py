@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ablate.report.figures.columns import draw_columns
 from ablate.report.figures.pictures import Picture, picture
-from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, grid_of, line_look, new_figure, short
+from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, grid_of, legend_below, line_look, new_figure, short
 from ablate.report.results import Results, along_epochs
 from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.masked import SECOND, second_verdicts
@@ -189,15 +189,15 @@ def draw_training(results: Results) -> Drawing | None:
     }
     if not panels:
         return None
-    across, down = grid_of(len(panels), 3)
-    figure = new_figure("Learning curves", 0.8 + 2.1 * down + 0.18 * math.ceil(len(groups) / 4), WIDTH_IN)
+    across, down = grid_of(len(panels), 3) if len(panels) < 5 else (3, math.ceil(len(panels) / 3))  # half a page
+    figure = new_figure("Learning curves", 0.8 + 1.9 * down, WIDTH_IN)
     drawn = figure.subplots(down, across, squeeze=False)
     for axes in drawn.flat[len(panels) :]:
         axes.set_visible(False)
     for axes, (metric, found) in zip(drawn.flat, panels.items(), strict=False):
         for number, keys in enumerate(groups):
             _curve(axes, [found[key] for key in keys if key in found], *_line_style(number, len(groups)))
-        axes.set_title(PANELS[metric], fontsize=8.5)
+        axes.set_title(textwrap.fill(PANELS[metric], 34), fontsize=8.5)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color="0.92")
@@ -208,7 +208,7 @@ def draw_training(results: Results) -> Drawing | None:
             matplotlib.lines.Line2D([], [], color=colour, linestyle=dash)
             for colour, dash in (_line_style(number, len(groups)) for number in range(len(groups)))
         ]
-        figure.legend(lines, names, loc="outside lower center", ncols=min(5, len(names)), frameon=False)
+        figure.set_figheight(figure.get_figheight() + 0.18 * legend_below(figure, lines, names, 5))
     caption = "Every training after each epoch"
     several = any(len(trainings) > 1 for trainings in groups)
     caption += "; thick: the mean of the seeds, thin: each of them." if several else "."

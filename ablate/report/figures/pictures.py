@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ablate.report.figures import curves, filters, frequencies, heat_map, kernels  # noqa: F401 (they say which they draw)
-from ablate.report.figures.style import PHONE_IN, STYLE
+from ablate.report.figures.style import PHONE_IN, STYLE, WIDTH_IN
 from ablate.spaces.figures import Drawing, FigureData, drawer_of, figure_kind
 
 MOST_PNG_BYTES = 200_000
 """Figures are drawn with fewer pixels until they fit."""
 
+_PRINTED_PER_IN = 69
 _RESOLUTIONS_DPI = (170, 140, 110, 85, 60)
 
 
@@ -59,10 +60,20 @@ class Picture:
     svg: bytes
     lines: bool = False
     """Whether it is of lines and text alone, so that a dark page may show it with light and dark exchanged."""
-    narrow: bool = False
-    """Whether it is legible as wide as a phone's screen, and no wider than a column of text elsewhere."""
+    width_in: float = WIDTH_IN
+    """How wide it was drawn, in inches: by it the text of all figures is of one size on paper."""
     numbers: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False)
     """What it shows, part by part: the same with every version of what draws it."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is legible as wide as a phone's screen, and no wider than a column of text elsewhere."""
+        return self.width_in <= PHONE_IN
+
+    @property
+    def printed(self) -> int:
+        """How wide it is on paper, in pixels of a style, 96 an inch: 9 inches fit a page, and text has 6.5 points."""
+        return round(_PRINTED_PER_IN * self.width_in)
 
     def _repr_png_(self) -> bytes:
         """How a notebook shows it."""
@@ -99,8 +110,8 @@ def picture(name: str, title: str, drawing: Drawing) -> Picture:
         return Picture(name, title, drawing.caption, b"", b"", numbers=_numbers(drawing))
     # A colour bar is a mesh: lines in its colours would lose their meaning, and the best its light, where they turn.
     lines = not drawing.figure.findobj(lambda part: isinstance(part, AxesImage | QuadMesh))
-    narrow = drawing.figure.get_figwidth() <= PHONE_IN
-    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing), lines, narrow, _numbers(drawing))
+    width_in = float(drawing.figure.get_figwidth())
+    return Picture(name, title, drawing.caption, _png(drawing), _svg(drawing), lines, width_in, _numbers(drawing))
 
 
 def _numbers(drawing: Drawing) -> dict[str, NDArray[Any]]:

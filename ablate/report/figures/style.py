@@ -9,8 +9,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
@@ -70,6 +72,30 @@ def line_look(number: int) -> tuple[str, Any]:
 def short(words: str, most: int = 40) -> str:
     """Words cut at a space, where they are longer than so many characters."""
     return textwrap.shorten(words, most, placeholder=" …")
+
+
+def legend_below(figure: Figure | SubFigure, lines: Sequence[Artist], names: Sequence[str], most: int) -> int:
+    """A legend below everything, as many names beside each other as there is room for.
+
+    Args:
+        figure: Where.
+        lines: What they look like.
+        names: What they are called.
+        most: So many beside each other at most.
+
+    Returns:
+        How many lines of names it has.
+    """
+    size = matplotlib.rcParams["font.size"]
+    # A screen's letters stand a little further apart than the outlines that are measured here.
+    widths = [1.04 * TextPath((0, 0), name or " ", size=size).get_extents().width for name in names]
+    room = figure.bbox.width / figure.dpi * 72 / size - 2  # in letters' heights, as are the lines and what is between
+    for across in range(min(most, len(names)), 0, -1):
+        columns = np.array_split(widths, across)  # from top to bottom, as matplotlib fills them
+        if sum(max(column) / size + 2.8 for column in columns) + 2.0 * (across - 1) <= room:
+            break
+    figure.legend(lines, names, loc="outside lower center", ncols=across, frameon=False)
+    return math.ceil(len(names) / across)
 
 
 def power_axes(axes: Axes, most_ticks: int | None = None) -> None:
