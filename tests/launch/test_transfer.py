@@ -14,10 +14,11 @@ from ablate.execution.base import Outcome
 from ablate.execution.tune import pack, unpack
 from ablate.execution.worker import _by_attack
 from ablate.planning.as_file import plan_file_of
-from ablate.planning.plan import Plan, decide, make_plan
+from ablate.planning.plan import Plan, _transfer, decide, make_plan
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results
 from ablate.spaces.metrics import transfer_column, transferred
+from ablate.spaces.planned import MadeOn
 from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, plan_of, write_space
@@ -104,12 +105,13 @@ def test_keys_name_the_other_training_and_tasks_carry_it(whole: Path) -> None:
     assert len(set(made)) == len(made)
     other = plan_of(options_of(whole, sets=[*ASK, "measurement.eps_255=4"], seeds=[SEED]))
     assert not set(made) & {key for training in other.trainings.values() for key in training.measurements}
-    ours = {label: {**each, "accuracy/transfer_large": ""} for label, each in columns.items()}
-    turned = ["training.keep=[1]", "measurement.network=epoch:1"]
-    later = plan_of(options_of(whole, sets=[each for each in ASK if each not in turned], seeds=[SEED]))
-    assert later.trainings.keys() == plan.trainings.keys()
-    for each in later.trials:  # of another of its networks they are other examples
-        assert not set(each.columns.values()) & set(ours[each.trial.label].values())
+    first = plan.trials[0]
+    of_networks = {
+        _transfer(first, MadeOn(training, network, first.trial.spec), "transfer_large").key
+        for training in ("ab", "cd")
+        for network in ("last", "epoch:1")
+    }
+    assert len(of_networks) == 4
     asked = task(plan, Storage(str(whole / "storage")))
     assert unpack(pack(asked)) == asked
 
