@@ -84,11 +84,13 @@ class _Active:
     pace: _Pace = field(default_factory=_Pace)
     printed: float = float("-inf")
 
-    def describe(self) -> str:
+    def describe(self, width: int | None = None) -> str:
+        """What it does, in so many cells where a width is given."""
         if not self.measuring:
             return f"epoch {self.done}/{self.total}" if self.metrics else "starting"
-        count = f" {self.done}/{self.total}"
-        return fit(self.what or "measuring", max(4, _STATE_WIDTH - len(count))).rstrip() + count
+        name, space, percent = (self.what or "measuring").partition(" ")  # how far a long one is: never cut
+        rest = f"{space}{percent.replace(' ', '')} {self.done}/{self.total}"
+        return (name if width is None else fit(name, max(3, width - len(rest))).rstrip()) + rest
 
 
 COUNTED = {TrainingStatus.FINISHED: "done", TrainingStatus.FAILED: "failed", TrainingStatus.STOPPED: "stopped early"}
@@ -269,7 +271,7 @@ class TrainingsProgress:
 
     def _line_of(self, key: str, what: _Active, width: int, names: list[str]) -> str:
         label = self._label(key, max(1, width - self._taken(names)))
-        return self._row(width, names, label, what.describe(), self._cells(key, what))
+        return self._row(width, names, label, what.describe(_STATE_WIDTH), self._cells(key, what))
 
     def _whole(self) -> str:
         """How far the launch is, since when, and for how long yet, by what its trainings took and have left."""
