@@ -118,6 +118,7 @@ def evaluate_together(
     clean: CleanLogits | None = None,
     known: Mapping[tuple[str, Filter | None], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    costs: Sequence[float] | None = None,
 ) -> dict[Filter | None, Withstood]:
     """Which images withstand all parts, seen through filters of their frequencies; other arguments as of `evaluate`.
 
@@ -125,7 +126,8 @@ def evaluate_together(
         whole: The column.
         adaptive: As of `evaluate`; a part that asks the network nothing is what it is without.
         known: Part and filter -> [N] bool, what earlier measurements found of these images.
-        progress: To be told how many hundredths of the parts are done, and of how many.
+        progress: To be told after each batch how much is done, and of how much, in units of `costs`.
+        costs: Of each part; None: each costs the same.
 
     Returns:
         By filter.
@@ -133,14 +135,15 @@ def evaluate_together(
     index = torch.arange(len(images)) if index is None else index
     clean = CleanLogits(network, images, batch_size) if clean is None else clean
     known = known or {}
+    costs = costs or [100.0] * len(whole.parts)
     device = clean.at(filters[0]).device
     broken_by = {seen: torch.full((len(images),), NOBODY, dtype=torch.int8, device=device) for seen in filters}
     attacked: dict[Filter | None, list[int | None]] = {seen: [] for seen in filters}
     for number, part in enumerate(whole.parts):
 
-        def of_part(done: int, count: int, before: int = 100 * number) -> None:
+        def of_part(done: int, count: int, before: float = sum(costs[:number]), cost: float = costs[number]) -> None:
             if progress is not None:
-                progress(before + 100 * done // count, 100 * len(whole.parts))
+                progress(round(before + cost * done / count), round(sum(costs)))
 
         asked = [seen for seen in filters if (part.name, seen) not in known]
         found = {

@@ -26,6 +26,7 @@ from ablate.execution.faults import fault_of, passes
 from ablate.execution.measuring import Far, by_attack
 from ablate.execution.transfer import transferred
 from ablate.learning import foreign, memory
+from ablate.learning.cost import attack_cost
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
@@ -394,7 +395,8 @@ class _Run:
         more: dict[Filter | None, dict[str, Any]] = {}
         if isinstance(attack, Together):
             known = self._known(same, len(images))
-            withstood = evaluate_together(self.asked, attack, images, labels, known=known, **asked)
+            costs = [attack_cost(part) for part in attack.parts]
+            withstood = evaluate_together(self.asked, attack, images, labels, known=known, costs=costs, **asked)
             arrays = {seen: {"correct": each.correct, "broken_by": each.broken_by} for seen, each in withstood.items()}
             names = [part.name for part in attack.parts]
             for measurement in same:

@@ -56,15 +56,25 @@ def measurement_cost(
     count = min(test_count, measurement.settings.images or test_count) if made.reducible else test_count
     if isinstance(made, Together):  # what is a column by itself is not attacked once more
         return count * (
-            1 + sum(_passes(part, at_most) for part in made.parts if part.name not in measurement.settings.attacks)
+            1
+            + sum(
+                attack_cost(part, at_most=at_most)
+                for part in made.parts
+                if part.name not in measurement.settings.attacks
+            )
         )
-    return count * _passes(made, at_most)
+    return count * attack_cost(made, at_most=at_most)
 
 
-def _passes(attack: Attack, at_most: bool) -> float:
-    """Forward passes that an attack on one image amounts to, with its judging."""
+def attack_cost(attack: Attack, *, at_most: bool = False) -> float:
+    """Forward passes that an attack on one image amounts to, with its judging.
+
+    Args:
+        attack: Which.
+        at_most: As of `measurement_cost`.
+    """
     if isinstance(attack, Together):
-        return sum(_passes(part, at_most) for part in attack.parts)
+        return sum(attack_cost(part, at_most=at_most) for part in attack.parts)
     again = getattr(attack, "targets", 1) * getattr(attack, "restarts", 1)
     if isinstance(attack, _LEAVE_BROKEN_ALONE) and not at_most:
         again *= _STILL_RIGHT

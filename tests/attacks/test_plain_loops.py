@@ -247,3 +247,23 @@ def test_an_attack_behind_a_filter_that_asks_for_clean_logits_has_those_behind_i
     found = evaluate(network, attack, images, labels, seed=0, batch_size=60, filters=[seen], adaptive=True)[seen]
     plain = evaluate(Behind(), attack, images, labels, seed=0, batch_size=60)[None]
     assert torch.equal(found, plain) and 0 < int(found.sum()) < math.inf
+
+
+def test_a_column_of_parts_tells_how_far_it_is_by_what_its_parts_cost() -> None:
+    network, images = Rough(3, 0.8), random(10, 3, SIZE, SIZE)
+    labels = network(images).argmax(1)
+    whole = Together(name="both", eps_255=8.0, parts=(Natural(), Square(eps_255=8, queries=2)))
+    told: list[tuple[int, int]] = []
+    evaluate_together(
+        network,
+        whole,
+        images,
+        labels,
+        seed=0,
+        batch_size=4,
+        progress=lambda done, count: told.append((done, count)),
+        costs=[10, 90],
+    )
+    assert {count for _, count in told} == {100}
+    assert [done for done, _ in told[:3]] == [4, 8, 10]  # three batches of the first part
+    assert [done for done, _ in told] == sorted(done for done, _ in told) and told[-1][0] == 100

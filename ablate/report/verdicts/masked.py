@@ -1,9 +1,10 @@
 """Masked columns: where a search that asks for no gradient leaves fewer images right than an attack that follows them.
 
-Such an attack is too weak there, and its number says more about the gradients than about the network. A column of a row
-is masked where `square`, in the same ball, network and filter, is right on fewer images: one-sided at 1 %, paired over
-images and seeds by the evidence of all verdicts (`evidence`), Holm's correction over the row's columns. One seed alone
-is judged by its images: what is marked are the numbers that are shown.
+Such an attack is too weak there: its gradients mislead it, or the loss that it climbs is not what decides (then an
+attack by gradients on another loss, `apgd_t`, finds as much as the search). A column of a row is masked where `square`,
+in the same ball, network and filter, is right on fewer images: one-sided at 1 %, paired over images and seeds by the
+evidence of all verdicts (`evidence`), Holm's correction over the row's columns. One seed alone is judged by its images:
+what is marked are the numbers that are shown.
 
 A claim on a masked column keeps its verdict and gets a second one on `worst`, which follows from the claim alone
 (`ablate.spaces.masking`).
@@ -115,7 +116,8 @@ def notes_of(masked: Sequence[Masked]) -> dict[str, list[str]]:
     for row in dict.fromkeys(each.row for each in masked):
         of_row = [each for each in masked if each.row == row]
         told = ", ".join(f"{column_name(each.column)} by {each.points:.1f} points" for each in of_row)
-        notes[row] = [f"masked, Square is below: {told}; gradients mislead these attacks, and worst counts"]
+        why = "too weak there, by their gradients or their loss, and worst counts"
+        notes[row] = [f"masked, Square is below: {told}; these attacks are {why}"]
     return notes
 
 
