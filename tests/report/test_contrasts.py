@@ -87,3 +87,25 @@ def test_where_no_image_was_kept_the_errors_of_a_rows_columns_add_up() -> None:
     found = estimate(weights, table)
     assert float(found.image_variance) == pytest.approx(bound) and found.images == images
     assert not found.paired_images and np.isclose(float(found.effect), 20 + 50)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("bare", ["", "b", "ab", "cd", "abcd"])
+@pytest.mark.parametrize("rows", ["ab", "abcd"])
+def test_rows_of_the_same_trainings_are_the_same_only_where_all_are_right_on_the_same_images(
+    rows: str, bare: str, same: bool
+) -> None:
+    """Equal counts of other images, or of images that a row did not keep, are luck of which more is possible."""
+    right = np.arange(100) < 50
+
+    def outcome(row: str, seed: int) -> Outcome:
+        kept = {} if row in bare else {"pgd20": right if same or row != "b" else ~right}
+        return Outcome(f"t{seed}", {"pgd20": 50.0}, kept, "test" if kept else "", 100)
+
+    weights = {row: {"pgd20": sign} for row, sign in zip(rows, (1.0, -1.0, -1.0, 1.0), strict=False)}
+    found = estimate(weights, {row: [outcome(row, seed) for seed in range(3)] for row in rows})
+    expected = same and not set(bare) & set(rows)
+    assert float(found.effect) == 0.0 and bool(found.same) == expected
+    within = claim(difference={"row": "a", "minus": "b", "within": 1, "metrics": ["pgd20"]})
+    table = Results({(row, seed): outcome(row, seed) for row in "ab" for seed in range(3)})
+    assert (judge(within, table).verdict == HOLDS) == (same and not set(bare) & set("ab"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def test_who_is_right_is_told_by_all_that_each_source_says() -> None:
     assert sentence(("A", FAILS), ("B", UNDECIDED)) == "Not decided yet: A wrong; not enough evidence for B."
     assert sentence(("A", UNDECIDED), ("B", UNDECIDED)) == "Not decided yet; not enough evidence for A and B."
     assert sentence(("A", HOLDS), ("B", FAILS), ("C", FAILS), ("D", FAILS)) == "A is right, and not B, C or D."
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_source_is_wrong_by_one_answer_that_fails_and_right_only_by_all_in_any_order(count: int) -> None:
+    for own in itertools.product((HOLDS, FAILS, UNDECIDED), repeat=count):
+        told = sentence(("B", HOLDS), *(("A", verdict) for verdict in own))
+        if FAILS in own:
+            assert told == "B is right, and not A.", own
+        elif UNDECIDED in own:
+            assert told == "Not decided yet: B so far right; not enough evidence for A.", own
+        else:
+            assert told.startswith("All of them hold"), own
 
 
 def test_the_report_sets_rivals_side_by_side_on_page_terminal_and_as_json() -> None:

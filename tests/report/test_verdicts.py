@@ -9,7 +9,7 @@ from scipy import stats
 
 from ablate.report.results import Outcome, Results, published_results
 from ablate.report.verdicts.contrasts import Contrast
-from ablate.report.verdicts.decisions import Standing, half_width, welch_level
+from ablate.report.verdicts.decisions import ALPHA, Standing, half_width, welch_level
 from ablate.report.verdicts.evidence import Estimate, Noise, estimate
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, judge, judge_all
 from tests.support.verdict_tables import (
@@ -212,7 +212,7 @@ def test_more_comparisons_widen_the_intervals_and_are_named() -> None:
 
 
 @pytest.mark.parametrize("kind", ["above", "difference"])
-def test_interval_and_verdict_say_the_same(kind: str) -> None:
+def test_interval_p_value_and_verdict_say_the_same(kind: str) -> None:
     made = {
         "above": claim(above={"row": "a", "rows": ["b", "c", "d"], "metrics": ["pgd20"]}),
         "difference": claim(difference={"row": "a", "minus": "b", "within": 6, "metrics": ["pgd20"]}),
@@ -220,12 +220,13 @@ def test_interval_and_verdict_say_the_same(kind: str) -> None:
     low, high = {"above": (0.0, math.inf), "difference": (-6.0, 6.0)}[kind]
     rng = np.random.default_rng(9)
     seen = set()
-    for _ in range(60):
+    for seeds in (3, 5) * 30:  # one look, and two
         levels = dict(zip("abcd", rng.normal(0, 0.25, 4), strict=True))
-        for found in judge(made, simulated(rng, levels, noise=0.03)).comparisons:
+        for found in judge(made, simulated(rng, levels, noise=0.03, seeds=seeds)).comparisons:
             inside = low < found.low and found.high < high
             outside = found.high < low or found.low > high
             assert found.verdict == (HOLDS if inside else FAILS if outside else UNDECIDED)
+            assert (found.p <= ALPHA) == (found.verdict != UNDECIDED)
             seen.add(found.verdict)
     assert seen == {HOLDS, FAILS, UNDECIDED}
 

@@ -165,7 +165,7 @@ def estimate(weights: Weights, table: Table, borrowed: Sequence[Mapping[str, flo
                 mute_row = group.rows[0]
         if len(groups) == 1 and len(groups[0].rows) > 1:
             # The very same numbers of the very same networks: no luck is left that could make them differ.
-            same = np.all(parts[0] == 0.0, axis=-1) & _same_images(layouts[0], weights, effect)
+            same = np.all(parts[0] == 0.0, axis=-1) & _same_images(groups[0], layouts[0], weights)
             mute = mute & ~same
     return Estimate(
         effect=effect,
@@ -215,12 +215,12 @@ def parts_of(weights: Weights, table: Table) -> Parts | None:
     return Parts(max(0.0, trainings - both), float(found.image_variance), min(both, trainings), found.images)
 
 
-def _same_images(layouts: Mapping[str, Array], weights: Weights, effect: Array) -> NDArray[np.bool_]:
-    """Where paired rows are right on the same images; equal counts of images that nobody kept are not that."""
-    if not any(is_accuracy(metric) for metrics in weights.values() for metric in metrics):
-        return np.ones(effect.shape, np.bool_)
-    if not layouts:
-        return np.zeros(effect.shape, np.bool_)
+def _same_images(group: _Group, layouts: Mapping[str, Array], weights: Weights) -> NDArray[np.bool_]:
+    """Where paired rows are right on the same images; equal counts of images that one did not keep are not that."""
+    for row in group.rows:
+        accuracies = {metric: weight for metric, weight in weights[row].items() if is_accuracy(metric)}
+        if accuracies and _test_set(group.outcomes[row], accuracies) is None:
+            return np.zeros((), np.bool_)
     return np.asarray(np.all([np.all(z == 0.0, axis=(-2, -1)) for z in layouts.values()], axis=0))
 
 
