@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from ablate.report.figures.series import Axis, Series, arrange, settings_of
-from ablate.report.figures.style import COLOURS, grid_of, legend_below, new_figure
+from ablate.report.figures.style import COLOURS, WIDTH_IN, grid_of, legend_below, new_figure, wrapped
 from ablate.report.formats import MASKED
 from ablate.report.results import Results
 from ablate.report.tables import Cell, Source, Table
@@ -97,11 +97,14 @@ def _draw(part: Figure | SubFigure, block: _Block, table: Table, lines: _Lines, 
     across, down = block.grid
     upright = block.axis is not None
     panels = part.subplots(down, across, squeeze=False, sharex=upright, sharey=not upright)
+    names = [] if upright else [textwrap.fill(label, 28) for label in block.series[0].at]
+    beside = 0.07 * max((len(line) for name in names for line in name.split("\n")), default=0)  # inches of names
+    room = (WIDTH_IN - beside) / across - 0.1
     for axes in panels.flat[len(block.columns) :]:
         axes.set_visible(False)
     known: dict[tuple[str, Source], Any] = {}
     for place, (axes, column) in enumerate(zip(panels.flat, block.columns, strict=False)):
-        axes.set_title(textwrap.fill(table.header(column) + (", %" if is_accuracy(column) else ""), 26))
+        axes.set_title(wrapped(table.header(column) + (", %" if is_accuracy(column) else ""), room))
         for number, series in enumerate(block.series):
             for source in _STYLES:
                 of_source = {label: lines.get((label, source), {}) for label in series.at}
@@ -115,10 +118,10 @@ def _draw(part: Figure | SubFigure, block: _Block, table: Table, lines: _Lines, 
         if block.axis is not None:
             _number_axis(axes, block.axis, lowest=place + across >= len(block.columns))
         else:
-            labels = list(block.series[0].at)
-            axes.set_yticks(range(len(labels)), [textwrap.fill(label, 28) for label in labels])
-            axes.set_ylim(len(labels) - 0.45, -0.55)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.45, -0.55)
+            axes.xaxis.set_major_locator(MaxNLocator(4 if across < 4 else 3))
+            axes.tick_params(axis="x", labelsize=8)
     shown = [(series.name, source) for series in block.series for source in _STYLES if (series.name, source) in known]
     names = [f"{name}, {source}" if name else source for name, source in shown]
     legend_below(part, [known[each] for each in shown], names, 4)

@@ -26,6 +26,7 @@ from ablate.report.figures.style import (
     power_axes,
     shared_colours,
     short,
+    wrapped,
 )
 from ablate.report.results import along_epochs
 from ablate.spaces.figures import Drawing, FigureData, RowData, draws
@@ -64,7 +65,7 @@ def draw_spectra(data: FigureData) -> Drawing | None:
                 axes.set_title(title)
             if number == len(rows) - 1:
                 axes.set_xlabel("cycles per image")
-        line[0].set_ylabel(label, fontsize=10)
+        line[0].set_ylabel(wrapped(label, 2.0, 10), fontsize=10)
         profile = mean_over(seeds.values(), "spectrum/profile")
         shown = slice(0, size // 2 + 1)  # beyond it the circles leave the square
         line[3].plot(np.arange(len(profile))[shown], profile[shown], color=COLOURS[0])
@@ -235,7 +236,7 @@ def _similarity(data: FigureData, title: str) -> Drawing | None:
         third = layers // 3
         if third:
             axes.add_patch(_dashed(layers - third + 0.5, third, 0.5))
-        axes.set_title(label)
+        axes.set_title(wrapped(label, side))
         ticks = [
             1,
             *range(max(5, round(layers / 25) * 5), layers - layers // 10, max(5, round(layers / 25) * 5)),

@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from ablate.report.figures.style import PHONE_IN, SEQUENTIAL, format_metric, mean_over, new_figure, shared_colours
+from ablate.report.figures.style import (
+    PHONE_IN,
+    SEQUENTIAL,
+    format_metric,
+    mean_over,
+    new_figure,
+    shared_colours,
+    wrapped,
+)
 from ablate.spaces.figures import Drawing, FigureData, draws
 
 _ACROSS = 2
@@ -57,7 +65,7 @@ def draw_heat_maps(data: FigureData) -> Drawing | None:
         axes.set_yticks(ticks if number % across == 0 else [])
         axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}".replace("-", "−"))
         axes.spines[:].set_visible(False)
-        axes.set_title(label)
+        axes.set_title(wrapped(label, (PHONE_IN - 0.8) / across))
         if number + across >= len(maps):
             axes.set_xlabel("cycles per image")
         if number % across == 0:

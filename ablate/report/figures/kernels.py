@@ -18,6 +18,7 @@ from ablate.report.figures.style import (
     mosaic,
     new_figure,
     shared_colours,
+    wrapped,
 )
 from ablate.spaces.figures import Drawing, FigureData, draws
 
@@ -60,7 +61,7 @@ def draw_first_kernels(data: FigureData) -> Drawing | None:
         axes.set_xticks([(step - 2) / 2 + n * step for n in range(len(drawn))], [str(n + 1) for n in range(len(drawn))])
         axes.set_xlim(-0.5, filters * step - 1.5)
         axes.tick_params(length=0)
-        axes.set_title(label, loc="left")
+        axes.set_title(wrapped(label, width - 0.8), loc="left")
     panels[-1].set_xlabel("filter")
     _weight_colours(figure, list(panels))
     caption = (
@@ -75,7 +76,7 @@ def draw_first_kernels(data: FigureData) -> Drawing | None:
 
 @draws("4")
 def draw_kernel_spectra(data: FigureData) -> Drawing | None:
-    """Figure 4: amplitudes of each layer group's first convolution, filters downwards; a column for each row.
+    """Figure 4: amplitudes of each layer group's first convolution, filters downwards; a line of panels for each row.
 
     Args:
         data: Rows with the arrays of the analysis `kernel_spectra`; of each the first seed is drawn.
@@ -88,11 +89,11 @@ def draw_kernel_spectra(data: FigureData) -> Drawing | None:
         return None
     first = {label: next(iter(seeds.values())).arrays for label, seeds in rows.items()}
     groups = max(len(arrays["kernel_spectra/layers"]) for arrays in first.values())
-    figure = new_figure("Figure 4 · Spectra of the kernels", 0.9 + 1.55 * groups)
-    panels = figure.subplots(groups, len(rows), squeeze=False)
-    for column, (label, arrays) in enumerate(first.items()):
-        for group in range(groups):
-            axes = panels[group, column]
+    figure = new_figure("Figure 4 · Spectra of the kernels", 1.3 + 1.45 * len(rows))
+    panels = figure.subplots(len(rows), groups, squeeze=False)
+    named: dict[int, str] = {}
+    for number, (label, arrays) in enumerate(first.items()):
+        for group, axes in enumerate(panels[number]):
             if f"kernel_spectra/group{group}" not in arrays:
                 axes.set_visible(False)
                 continue
@@ -102,14 +103,19 @@ def draw_kernel_spectra(data: FigureData) -> Drawing | None:
                 amplitude / largest, cmap=SEQUENTIAL, vmin=0, vmax=1, aspect="auto", extent=(0, 1, len(amplitude), 0)
             )
             axes.set_xticks(
-                [0, 0.25, 0.5, 0.75, 1], ["0, low", "¼", "½, high", "¾", "1, low"] if group == groups - 1 else []
+                [0, 0.25, 0.5, 0.75, 1],
+                ["0, low", "", "½, high", "", "1, low"] if number == len(rows) - 1 else [],
+                fontsize=8,
             )
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-            name = str(arrays["kernel_spectra/layers"][group])
-            axes.set_title(f"{label}: {name}" if group == 0 else name)
-            axes.set_ylabel(f"{len(amplitude)} filters" if column == 0 else "")
-        panels[groups - 1, column].set_xlabel("frequency, cycles per entry of the flattened filter")
+            layer = wrapped(str(arrays["kernel_spectra/layers"][group]), (WIDTH_IN - 1.5) / groups)
+            name = f"{layer}\n{len(amplitude)} filters"
+            if named.get(group) != name:  # the same as above is not repeated
+                axes.set_title(name)
+            named[group] = name
+        panels[number, 0].set_ylabel(wrapped(label, 1.2))
+    figure.supxlabel("frequency, cycles per entry of the flattened filter", fontsize=9)
     shared_colours(figure, list(panels.flat), "amplitude, relative to each map's largest", 0, 1, SEQUENTIAL)
     caption = (
         "Amplitudes of the discrete Fourier transform of the filters, flattened over input channels, height and width, "
@@ -158,7 +164,8 @@ def draw_quantized_kernels(data: FigureData) -> Drawing | None:
             kernels = next(iter(rows[label].values())).arrays["quantized_kernels/kernels"]
             _picture(axes, kernels[:MOST_KERNELS, :MOST_KERNELS])
             levels = len(np.unique(kernels))
-            axes.set_title(f"{label}" + (f"\n{levels} levels" if levels <= 256 else "\n "), fontsize=8.5)
+            title = wrapped(label, side, 8.5) + (f"\n{levels} levels" if levels <= 256 else "\n ")
+            axes.set_title(title, fontsize=8.5)
     _weight_colours(figure, [axes for axes in panels.flat if axes.get_visible()])
     caption = (
         "The weights that the first quantized layer uses (the second convolution of the network; the first is not "

@@ -74,6 +74,22 @@ def short(words: str, most: int = 40) -> str:
     return textwrap.shorten(words, most, placeholder=" …")
 
 
+def wrapped(words: str, width_in: float, size: float | None = None) -> str:
+    """Words broken into lines that fit a width.
+
+    Args:
+        words: Longer ones than fit a line are broken too.
+        width_in: In inches.
+        size: Of the letters; None: a panel's title.
+
+    Returns:
+        The words, three lines at most.
+    """
+    letter = 0.61 * (size or STYLE["axes.titlesize"]) / 72  # the mean width of DejaVu Sans' letters, and a little more
+    lines = textwrap.wrap(words, max(4, int(width_in / letter)), max_lines=3, placeholder=" …")
+    return "\n".join(lines)
+
+
 def legend_below(figure: Figure | SubFigure, lines: Sequence[Artist], names: Sequence[str], most: int) -> int:
     """A legend below everything, as many names beside each other as there is room for.
 
