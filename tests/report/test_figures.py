@@ -147,7 +147,7 @@ def test_figure_3_has_channels_downwards_and_filters_across() -> None:
     assert np.allclose(blue_of_second, kernels[1, 2] / np.abs(kernels).max())
 
 
-def test_figure_4_has_a_column_for_each_row_of_the_table() -> None:
+def test_figure_4_has_a_line_of_panels_for_each_row_of_the_table() -> None:
     shown = pictures(draw_kernel_spectra(TWO))
     assert [image.shape for image in shown].count((16, 27)) == 2
     assert len(shown) == 8 and all(image.max() == 1.0 for image in shown)
