@@ -221,7 +221,7 @@ class Options:
         default_factory=list,
         metadata=_given(
             "BUNDLE|PLACE",
-            "Reuse what this holds, too: a bundle, a folder of them, a storage; may repeat.",
+            "Reuse what bundles or a storage hold; may repeat.",
             call="plan",
         ),
     )

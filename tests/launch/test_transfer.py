@@ -11,8 +11,8 @@ import pytest
 
 from ablate.core.errors import SpecError
 from ablate.execution.base import Outcome
+from ablate.execution.measuring import by_attack
 from ablate.execution.tune import pack, unpack
-from ablate.execution.worker import _by_attack
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan, _transfer, decide, make_plan
 from ablate.report.from_storage import results_of
@@ -69,7 +69,7 @@ def test_every_row_has_a_column_of_each_asked_for_and_its_own_is_pgd20(whole: Pa
     small, _ = planned(whole).trainings
     assert len(list((whole / "storage" / small / "attempts").iterdir())) == 2  # it did not wait to be trained
     _, large = planned(whole).trainings.values()
-    together = [len(same) for same in _by_attack(large.measurements.values()) if same[0].made_on is not None]
+    together = [len(same) for same in by_attack(large.measurements.values()) if same[0].made_on is not None]
     assert together == [2, 2]  # examples are made once for both filters
     before = numbers(whole / "storage")
     assert launch(whole) == 0 and numbers(whole / "storage") == before

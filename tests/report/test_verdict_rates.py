@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ablate.report.verdicts import decisions, verdicts
 from ablate.report.verdicts.decisions import levels
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, judge
 from ablate.spaces.looks import Design
@@ -137,7 +138,7 @@ def test_a_claim_that_seems_to_fail_needs_only_its_worst_comparison() -> None:
     assert f"about {verdict.n_to_decide} seeds" in (verdict.reason or "")
 
 
-def test_equivalence_asks_for_as_many_trainings_as_both_of_its_tests_need() -> None:
+def test_equivalence_asks_for_as_many_trainings_as_both_of_its_tests_need(monkeypatch: pytest.MonkeyPatch) -> None:
     made = claim(difference={"row": "a", "minus": "b", "within": 1.0, "metrics": ["energy/ratio"]})
     spread = 1.0
     rows = {"a": [spread, -spread, 0.0], "b": [spread, -spread, 0.0]}
@@ -145,11 +146,10 @@ def test_equivalence_asks_for_as_many_trainings_as_both_of_its_tests_need() -> N
     assert n is not None
     rng = np.random.default_rng(9)
     level = levels(MANY.looks)[MANY.looks.index(n)]
+    for module in (decisions, verdicts):
+        monkeypatch.setattr(module, "ALPHA", level)
     held = sum(
-        judge(
-            made, scalars({row: list(rng.normal(0.0, spread, n)) for row in "ab"}), alpha=level, design=fixed(n)
-        ).verdict
-        == HOLDS
+        judge(made, scalars({row: list(rng.normal(0.0, spread, n)) for row in "ab"}), design=fixed(n)).verdict == HOLDS
         for _ in range(300)
     )
     assert abs(held / 300 - 0.8) < 0.12
