@@ -229,6 +229,7 @@ class APGD(LinfAttack):
 
     uses_clean_logits: ClassVar[bool] = True
     reducible: ClassVar[bool] = True
+    spares_broken: ClassVar[bool] = True
 
     name: str = "apgd_ce"
     eps_255: float = 8.0
@@ -275,6 +276,7 @@ class TargetedAPGD(LinfAttack):
     uses_clean_logits: ClassVar[bool] = True
     least_classes: ClassVar[int] = 4  # the ratio divides by what lies between the first, third and fourth logit
     reducible: ClassVar[bool] = True
+    spares_broken: ClassVar[bool] = True
 
     name: str = "apgd_t"
     eps_255: float = 8.0

@@ -53,6 +53,9 @@ class Attack(ABC):
     reducible: ClassVar[bool] = False
     """Whether it is measured on `measurement.images` test images, where those are not all."""
 
+    spares_broken: ClassVar[bool] = False
+    """Whether an image costs nothing any more once it is wrong: estimates foresee less of it."""
+
     @property
     def threat(self) -> Threat | None:
         """The ball it stays in; None where it does not say, and nothing can be made of it together with others."""

@@ -80,6 +80,7 @@ class TargetedFAB(LinfAttack):
 
     uses_clean_logits: ClassVar[bool] = True
     reducible: ClassVar[bool] = True
+    spares_broken: ClassVar[bool] = True
 
     name: str = "fab_t"
     eps_255: float = 8.0

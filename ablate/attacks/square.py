@@ -59,6 +59,7 @@ class Square(LinfAttack):
 
     uses_clean_logits: ClassVar[bool] = True
     reducible: ClassVar[bool] = True
+    spares_broken: ClassVar[bool] = True
 
     name: str = "square"
     eps_255: float = 8.0

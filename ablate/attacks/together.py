@@ -10,6 +10,7 @@ Source: arXiv 2003.01690 (AutoAttack).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -140,11 +141,6 @@ def evaluate_together(
     broken_by = {seen: torch.full((len(images),), NOBODY, dtype=torch.int8, device=device) for seen in filters}
     attacked: dict[Filter | None, list[int | None]] = {seen: [] for seen in filters}
     for number, part in enumerate(whole.parts):
-
-        def of_part(done: int, count: int, before: float = sum(costs[:number]), cost: float = costs[number]) -> None:
-            if progress is not None:
-                progress(round(before + cost * done / count), round(sum(costs)))
-
         asked = [seen for seen in filters if (part.name, seen) not in known]
         found = {
             seen: known[part.name, seen].to(device=device, dtype=torch.bool).clone()
@@ -170,7 +166,7 @@ def evaluate_together(
                 adaptive=adaptive and part.uses_network,
                 index=index[places.to(index.device)],
                 clean=clean.of(places),
-                progress=of_part,
+                progress=None if progress is None else functools.partial(_tell_of_part, progress, costs, number),
             )
             for seen in asked:
                 found[seen][places] = outcome[seen]
@@ -179,6 +175,13 @@ def evaluate_together(
             now = (broken_by[seen] == NOBODY) & ~found[seen]
             broken_by[seen] = torch.where(now, number, broken_by[seen]).to(torch.int8)
     return {seen: Withstood(broken_by[seen] == NOBODY, broken_by[seen], tuple(attacked[seen])) for seen in filters}
+
+
+def _tell_of_part(
+    progress: Callable[[int, int], None], costs: Sequence[float], number: int, done: int, count: int
+) -> None:
+    """How far all parts are, when one of them is at `done` of `count` images."""
+    progress(round(sum(costs[:number]) + costs[number] * done / count), round(sum(costs)))
 
 
 @register_attack("aa")

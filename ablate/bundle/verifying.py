@@ -139,15 +139,16 @@ def _registered(space: SpacePart, files: Files) -> Iterator[str]:
     if digest(part.content) != part.digest:
         yield f"{space.name}: what it says was registered is not what its digest says"
     rules = space.design.model_dump(mode="json")
+    registered = _claims(part.content)
     decided_by = [claim_content(Claim.model_validate(claim)) for claim in space.claims], rules
     if decided_by != (
-        _claims(part.content)[: len(part.content["claims"])],
+        registered[: len(part.content["claims"])],
         {name: part.content[name] for name in rules},
     ):
         yield f"{space.name}: its claims, or when they are decided, are not what was registered"
     written = {each.digest: each for each in read_all(files)[0]}
     second = (part.second[number] for number in second_places(part.content) if number in part.second)
-    for claim, standing in zip(_claims(part.content), [*part.claims, *second], strict=False):
+    for claim, standing in zip(registered, [*part.claims, *second], strict=False):
         if not standing.registered:
             continue
         found, name = written.get(standing.digest), standing.digest[:SHORT_DIGEST]

@@ -25,8 +25,8 @@ class Event:
         total: Of how many.
         metrics: Of the epoch, e.g. `train/loss`, `train/accuracy_attack` (percent), `images_per_second`.
         text: What is measured, or why it failed or was interrupted, or a warning.
-        share: Of the measurements' work that is done, 0 to 1; None where it is not known.
         timestamp_ms: When, milliseconds since 1970.
+        share: Of the measurements' work that is done, 0 to 1; None where it is not known.
     """
 
     key: str

@@ -9,7 +9,7 @@ from ablate.learning.cost import measurement_cost
 from ablate.spaces.planned import PlannedMeasurement
 
 
-class Far:
+class MeasurementProgress:
     """How far the measurements of a training are, by their count and by their work.
 
     Args:
@@ -21,28 +21,27 @@ class Far:
     def __init__(self, groups: Iterable[list[list[PlannedMeasurement]]], test_count: int, image_size: int) -> None:
         runs = [same for group in groups for same in group]
         self._work = {same[0].key: measurement_cost(same[0], test_count, image_size) for same in runs}
+        self._all = sum(self._work.values())
         self._worked = 0.0
         self.total = sum(map(len, runs))
         self.done = 0
 
     def add(self, same: list[PlannedMeasurement]) -> None:
-        """Count what is measured, or cannot be.
-
-        Args:
-            same: Taken together.
-        """
+        """Count what was measured together, or cannot be."""
         self.done += len(same)
-        self._worked += self._work.get(same[0].key, 0.0)
+        self._worked += self._work_of(same)
 
-    def share(self, same: list[PlannedMeasurement] | None = None, part: float = 1.0) -> float:
+    def share(self, same: list[PlannedMeasurement], part: float) -> float:
         """Of the work that is done, 0 to 1.
 
         Args:
             same: What is being measured; its work is not counted yet.
             part: Of it that is done, 0 to 1.
         """
-        more = part * self._work.get(same[0].key, 0.0) if same else 0.0
-        return min(1.0, (self._worked + more) / max(sum(self._work.values()), 1.0))
+        return min(1.0, (self._worked + part * self._work_of(same)) / max(self._all, 1.0))
+
+    def _work_of(self, same: list[PlannedMeasurement]) -> float:
+        return self._work.get(same[0].key, 0.0)  # none of its own, where it was to be measured with others
 
 
 def by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasurement]]:

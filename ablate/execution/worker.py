@@ -23,7 +23,7 @@ from ablate.execution.analysing import Seen, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
-from ablate.execution.measuring import Far, by_attack
+from ablate.execution.measuring import MeasurementProgress, by_attack
 from ablate.execution.transfer import transferred
 from ablate.learning import foreign, memory
 from ablate.learning.cost import attack_cost
@@ -285,7 +285,7 @@ class _Run:
         network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         networks = dict.fromkeys(sorted((m.network for m in missing), key=lambda name: name != "last"))
         groups = {which: by_attack(m for m in missing if m.network == which) for which in networks}
-        far = Far(groups.values(), len(labels), spec.data.image_size)
+        far = MeasurementProgress(groups.values(), len(labels), spec.data.image_size)
         broken: list[Exception] = []
         for which, waiting in groups.items():
             try:
@@ -331,11 +331,11 @@ class _Run:
         labels: Tensor,
         clean: CleanLogits,
         epoch: int,
-        far: Far,
+        far: MeasurementProgress,
     ) -> None:
         first = same[0]
         self._check_lease()
-        self._tell("measuring", far.done, far.total, first.name, share=far.share())
+        self._tell("measuring", far.done, far.total, first.name, share=far.share(same, 0.0))
         start = time.perf_counter()
         progress = self._progress(same, far)
         if first.kind == "analysis":
@@ -354,9 +354,9 @@ class _Run:
             attempt.save_record(record)
         self.log.info(f"measured {first.name} of {first.network} in {seconds:.3g} s")
         self._save_log(attempt)
-        self._tell("measured", far.done + len(same), far.total, first.name, share=far.share(same))
+        self._tell("measured", far.done + len(same), far.total, first.name, share=far.share(same, 1.0))
 
-    def _progress(self, same: list[PlannedMeasurement], far: Far) -> Callable[[int, int], None]:
+    def _progress(self, same: list[PlannedMeasurement], far: MeasurementProgress) -> Callable[[int, int], None]:
         """Tells how far a long measurement has come, now and then: that also says that it does not hang."""
         told = time.monotonic()
 

@@ -219,11 +219,7 @@ class Options:
     )
     also: list[str] = field(
         default_factory=list,
-        metadata=_given(
-            "BUNDLE|PLACE",
-            "Reuse what bundles or a storage hold; may repeat.",
-            call="plan",
-        ),
+        metadata=_given("BUNDLE|PLACE", "Reuse what bundles or a storage hold; may repeat.", call="plan"),
     )
     data_root: Path = field(
         default=Path("data"),

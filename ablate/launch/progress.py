@@ -34,7 +34,7 @@ _ACCURACIES = ("train/accuracy_attack", "train/accuracy", "train/accuracy_natura
 
 
 class _Pace:
-    """How fast something counted gets done, from its last few steps in this run."""
+    """How fast something gets done, in shares of all of it, from its last few steps in this run."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, float, bool]] = deque(maxlen=_PACE_WINDOW + 1)
@@ -48,11 +48,11 @@ class _Pace:
         if len(self._marks) > 2 and self._marks[0][2]:  # steps enough without the time it took to set up
             self._marks.popleft()
 
-    def left(self, total: float, now: float) -> float | None:
+    def left(self, now: float) -> float | None:
         if len(self._marks) < 2:
             return None
         (first, start, _), (last, end, _) = self._marks[0], self._marks[-1]
-        return max(0.0, (total - last) * (end - start) / (last - first) - (now - end))
+        return max(0.0, (1.0 - last) * (end - start) / (last - first) - (now - end))
 
 
 def bar(share: float, width: int, *, plain: bool = False) -> str:
@@ -80,7 +80,6 @@ class _Active:
     total: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     took: float = 0.0
-    whole: float = 0.0
     pace: _Pace = field(default_factory=_Pace)
     printed: float = float("-inf")
 
@@ -289,7 +288,7 @@ class TrainingsProgress:
         lefts, whole = [], []
         for what in self._active.values():
             if what.state == "running":
-                left = what.pace.left(what.whole, now)
+                left = what.pace.left(now)
                 if left is not None:
                     lefts.append(left)
                     whole.append(now - what.started + left)
@@ -316,7 +315,7 @@ class TrainingsProgress:
             cells["accuracy"] = f"{what.metrics[accuracy]:.1f} % {attack or 'natural'}"
         if "images_per_second" in what.metrics:
             cells["images/s"] = f"{what.metrics['images_per_second']:,.0f}"
-        left = what.pace.left(what.whole, self._clock())
+        left = what.pace.left(self._clock())
         if left is not None:
             cells["left"] = duration(left)
         return cells
@@ -366,8 +365,8 @@ class TrainingsProgress:
         measuring = event.kind in ("measuring", "measured")
         if measuring != what.measuring:
             what.measuring, what.pace = measuring, _Pace()
-        what.whole = what.total if event.share is None else 1.0
-        what.pace.mark(what.done if event.share is None else event.share, now, setting_up=event.kind == "started")
+        share = what.done / max(what.total, 1) if event.share is None else event.share
+        what.pace.mark(share, now, setting_up=event.kind == "started")
         if measuring:
             what.what = text or what.what
             what.metrics.pop("images_per_second", None)  # that was the training's

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from ablate.analysis.examples import ANALYSED_IMAGES
 from ablate.analysis.registry import declared_passes, declared_settings
 from ablate.attacks import Attack, Square, Together, build_attack
-from ablate.attacks.apgd import APGD, TargetedAPGD
-from ablate.attacks.fab import TargetedFAB
 from ablate.learning.models import build_network
 from ablate.learning.objectives import traits
 from ablate.spaces.planned import PlannedMeasurement
@@ -27,10 +25,9 @@ STEP_COST, UPDATE_COST = 2.0, 3.0
 
 _STEPS = {"fgsm": 1}
 _ASSUMED_STEPS = 20  # of an attack that does not say
-_LEAVE_BROKEN_ALONE = (APGD, TargetedAPGD, TargetedFAB, Square)
 _STILL_RIGHT = 0.4
-"""Share of the work that is left to attacks which leave an image alone once it is broken: about as many images stay
-right in the networks of the paper. Where fewer do it is less."""
+"""Share of its work that an attack which `spares_broken` has to do: about as many images stay right in the networks of
+the paper. Where fewer do it is less."""
 
 
 def measurement_cost(
@@ -55,14 +52,8 @@ def measurement_cost(
     made = build_attack(measurement.name, measurement.settings)
     count = min(test_count, measurement.settings.images or test_count) if made.reducible else test_count
     if isinstance(made, Together):  # what is a column by itself is not attacked once more
-        return count * (
-            1
-            + sum(
-                attack_cost(part, at_most=at_most)
-                for part in made.parts
-                if part.name not in measurement.settings.attacks
-            )
-        )
+        asked = [part for part in made.parts if part.name not in measurement.settings.attacks]
+        return count * (1 + sum(attack_cost(part, at_most=at_most) for part in asked))
     return count * attack_cost(made, at_most=at_most)
 
 
@@ -76,7 +67,7 @@ def attack_cost(attack: Attack, *, at_most: bool = False) -> float:
     if isinstance(attack, Together):
         return sum(attack_cost(part, at_most=at_most) for part in attack.parts)
     again = getattr(attack, "targets", 1) * getattr(attack, "restarts", 1)
-    if isinstance(attack, _LEAVE_BROKEN_ALONE) and not at_most:
+    if attack.spares_broken and not at_most:
         again *= _STILL_RIGHT
     if isinstance(attack, Square):
         return 1.0 + again * attack.queries

@@ -123,8 +123,8 @@ def _draw(part: Figure | SubFigure, block: _Block, table: Table, lines: _Lines, 
             axes.xaxis.set_major_locator(MaxNLocator(4 if across < 4 else 3))
             axes.tick_params(axis="x", labelsize=8)
     shown = [(series.name, source) for series in block.series for source in _STYLES if (series.name, source) in known]
-    names = [f"{name}, {source}" if name else source for name, source in shown]
-    legend_below(part, [known[each] for each in shown], names, 4)
+    entries = [f"{name}, {source}" if name else source for name, source in shown]
+    legend_below(part, [known[each] for each in shown], entries, 4)
     return {source for _, source in known}
 
 
