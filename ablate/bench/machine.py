@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ablate.core.text import plural
+
 _CPU_SIZE, _GPU_SIZE = 2048, 8192
 _MATMUL_S = 0.5
 
@@ -31,7 +33,7 @@ def device_name(device: torch.device) -> str:
     except OSError:
         pass  # not Linux
     threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores"
+    return f"{name}, {plural(threads, 'thread')} of {os.cpu_count()} cores"
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = _MATMUL_S) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ablate.core.text import duration, plural
+from ablate.core.text import duration, now_ms, plural
 from ablate.report.figures.overview import pictures as overview_pictures
 from ablate.report.figures.pictures import Picture, draw
 from ablate.report.figures.search import pictures
@@ -117,8 +117,8 @@ def page_of(
     """
     facts = _facts(plans)  # reads curves, which may turn out to be others than were sent
     spaces = [space_page(plan, figures.get(plan.space.name, {}), server) for plan in plans]
-    what = spaces[0].title if len(spaces) == 1 else _count(len(spaces), "space")
-    return PageData(f"Ablation report: {what}", _day(time.time() * 1000), facts, spaces, left_aside)
+    what = spaces[0].title if len(spaces) == 1 else plural(len(spaces), "space")
+    return PageData(f"Ablation report: {what}", _day(now_ms()), facts, spaces, left_aside)
 
 
 def space_page(results: Results, figures: Mapping[str, Picture | Missing], server: str | None = None) -> SpacePage:
@@ -220,13 +220,13 @@ def _facts(plans: Sequence[Results]) -> list[tuple[str, str]]:
     spent_on += [f"{duration(unmeasured)} of trainings without a measurement"] if unmeasured >= 0.5 else []
     return [
         ("Commit", _each(_commit(plan.planned.provenance) for plan in plans)),
-        ("Trials", f"{finished} of {len(trials)} finished, in {_count(len(plans), 'space')}"),
+        ("Trials", f"{finished} of {len(trials)} finished, in {plural(len(plans), 'space')}"),
         ("Seeds", _each(_seeds(plan.planned) for plan in plans)),
         ("Data", _each(label for plan in plans for label in plan.planned.data_labels)),
         ("Devices", "; ".join(spent_on) or "none yet"),
         (
             "Shared",
-            f"{_count(len(trainings), 'training')} for {_count(len(trials), 'trial')}, "
+            f"{plural(len(trainings), 'training')} for {plural(len(trials), 'trial')}, "
             + (f"which saved {duration(saved)} of training" if len(trainings) < len(trials) else "so none is shared"),
         ),
         ("Networks", words(plans[0].network)),
@@ -252,10 +252,6 @@ def _versions(provenance: Mapping[str, str]) -> str:
 
 def _each(texts: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(text for text in texts if text))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _day(milliseconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from ablate.core.text import plural
 from ablate.report.names import column_name
 from ablate.spaces.metrics import Metric
 from ablate.storage import replications
@@ -183,7 +184,7 @@ def _device(meta: Mapping[str, Any]) -> str:
     device = str(meta.get("device", "an unknown device"))
     threads = int(meta.get("threads", 0))
     if device == "cpu" and threads:  # sums hang on them in their last bits
-        device += f" ({threads} thread{'' if threads == 1 else 's'})"
+        device += f" ({plural(threads, 'thread')})"
     return f"{device}, torch {meta.get('torch', 'unknown')}"
 
 
@@ -193,7 +194,7 @@ def row_note(of_row: Mapping[int, Sequence[Replication]]) -> str:
     if not count:
         return ""
     told = [f"seed {seed} {each.ending_words}" for seed, found in sorted(of_row.items()) for each in found]
-    return f"replicated {count} time{'' if count == 1 else 's'}: {'; '.join(dict.fromkeys(told))}"
+    return f"replicated {plural(count, 'time')}: {'; '.join(dict.fromkeys(told))}"
 
 
 def to_tag(found: Sequence[Replication]) -> str | None:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ablate.core.errors import SpecError, nearest
-from ablate.core.text import left_over, reason_of
+from ablate.core.text import left_over, plural, reason_of
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -440,7 +440,7 @@ def _number(text: str, field: str) -> float | None:
 
 
 def _items(count: int, kind: str) -> str:
-    return f"{count} {'character' if kind.startswith('string') else 'item'}{'' if count == 1 else 's'}"
+    return plural(count, "character" if kind.startswith("string") else "item")
 
 
 def _length(problem: Any) -> str:

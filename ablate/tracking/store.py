@@ -1,4 +1,4 @@
-"""The seam to MLflow: runs, metrics and artifacts as plain data; it and `tracking_database` alone import mlflow.
+"""The seam to MLflow: runs, metrics and artifacts as plain data; it and `database` alone import mlflow.
 
 Everything MLflow can raise comes out as a `TrackingError` without secrets; `ServerAway` where trying again may help.
 """
@@ -367,7 +367,7 @@ class Store:
         )
 
     def flush(self) -> None:
-        """See `tracking_database.flush`; nothing to do for a server."""
+        """See `database.flush`; nothing to do for a server."""
         if self.file is not None:
             database.flush(self.file)
 

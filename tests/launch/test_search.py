@@ -244,8 +244,8 @@ def test_two_launches_of_one_search_at_once(tmp_path: Path) -> None:
 
     write_search(tmp_path)
     plan = plan_of(options(tmp_path))
-    with Leases(Storage(str(tmp_path / "storage")).files) as claims:
-        assert claims.acquire(f"search-{plan.id}")
+    with Leases(Storage(str(tmp_path / "storage")).files) as leases:
+        assert leases.acquire(f"search-{plan.id}")
         with pytest.raises(UserError, match=r"another launch runs the search \w+ already; --watch follows it"):
             run(tmp_path, tracking=True, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
         assert not (tmp_path / "mlflow.db").exists()

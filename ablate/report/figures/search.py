@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ablate.core.text import plural
 from ablate.report.figures.pictures import Picture, picture
 from ablate.report.figures.style import COLOURS, SEQUENTIAL, STYLE, new_figure
 from ablate.report.search import SampleResult, SearchResults, coordinates, importances, pareto_front
@@ -150,7 +151,7 @@ def draw_front(results: SearchResults) -> Drawing | None:
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return Drawing(
         figure,
-        f"Each dot is a sample trained to its last epoch, numbered on the front: {_number(len(front), 'sample')} of "
+        f"Each dot is a sample trained to its last epoch, numbered on the front: {plural(len(front), 'sample')} of "
         f"{len(results.complete)} that no other one beats on both.",
     )
 
@@ -250,7 +251,3 @@ def _short(value: object) -> str:
 
 def _first_upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
