@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ablate.core.errors import SpecError, nearest
-from ablate.spaces.space import SECTIONS, Preset, PresetFile
+from ablate.spaces.space import Preset, PresetFile
 from ablate.spaces.yamlfile import YamlFile
 
 
@@ -41,10 +41,7 @@ def load_preset(name: str) -> PresetFile:
     if name not in preset_names():
         raise SpecError(f"--preset: expected a preset's name, got {name!r}; {nearest(name, preset_names())}")
     file = YamlFile(path)
-    preset = file.validate(Preset)
-    if "section" not in preset.model_fields_set and name in SECTIONS:  # files of earlier versions name theirs alone so
-        preset = Preset.model_validate({**preset.model_dump(), "section": name})
-    return PresetFile(name, preset, file)
+    return PresetFile(name, file.validate(Preset), file)
 
 
 def decides_claims(name: str) -> bool:

@@ -6,6 +6,7 @@ When one of these fails, what users have stored is orphaned: nothing of it is fo
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def planned(space: str, preset: str, folder: Path, monkeypatch: pytest.MonkeyPat
 def test_an_earlier_space_makes_the_same_plan_with_the_same_keys(
     preset: str, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presets, "folder", lambda: HERE / "spaces")
-    assert planned(str(HERE / "spaces" / f"{space}.yaml"), preset, tmp_path, monkeypatch) == KEYS[preset][space]
+    spaces = shutil.copytree(HERE / "spaces", tmp_path / "spaces")
+    with (spaces / "presets" / "smoke.yaml").open("a") as file:
+        file.write("section: smoke\n")  # which presets did not say then: their names did
+    monkeypatch.setattr(presets, "folder", lambda: spaces)
+    assert planned(str(spaces / f"{space}.yaml"), preset, tmp_path, monkeypatch) == KEYS[preset][space]
 
 
 @pytest.mark.parametrize(("preset", "space"), CASES)

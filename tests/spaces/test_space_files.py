@@ -135,6 +135,8 @@ def test_a_preset_says_itself_what_it_reads_and_whether_it_decides(
     own.write_text("set: {training.epochs: 40}\n")
     assert trials("lowpass", "night").keys() == trials("lowpass", "paper").keys()
     assert presets.load_preset("night").preset.section is None and presets.decides_claims("night")
+    own.rename(own.with_name("smoke.yaml"))
+    assert presets.load_preset("smoke").preset.section is None, "its name says nothing"
     own.write_text("section: smoek\n")
     with pytest.raises(SpecError, match=r"night.yaml:1: section: expected"):
         presets.load_preset("night")

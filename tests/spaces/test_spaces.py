@@ -176,7 +176,9 @@ def test_a_mistake_in_a_preset_names_its_file_and_line(write: Write, presets: Pa
 
 
 def test_the_later_of_base_row_preset_smoke_smoke_row_and_command_line_wins(write: Write, presets: Path) -> None:
-    (presets / "presets" / "smoke.yaml").write_text("set: {training.weight_decay: 0.03, training.batch_size: 3}\n")
+    (presets / "presets" / "smoke.yaml").write_text(
+        "section: smoke\nset: {training.weight_decay: 0.03, training.batch_size: 3}\n"
+    )
     path = write(
         "title: T\n"
         "base: {training.momentum: 0.01, training.learning_rate: 0.01, training.weight_decay: 0.01,"
