@@ -3,7 +3,7 @@
     python benchmarks/verdicts.py --spending 50
 
 The tables are simulated; the looks at them are those of a report, and a launch's turns are those of
-`ablate.launch.deciding`.
+`ablate.launch.claim_progress`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 Order = Literal["value", "shared", "space", "seeds"]
 """Which claim's trainings come next within a budget.
 
-`value`: what decides most probably for its cost, as `ablate.launch.deciding` has it. `shared`: the budget is shared in
-that order, and among what it pays for trainings come in the spaces' order. `space`: the spaces' order alone, each claim
-as far as it goes. `seeds`: all claims' first looks in the spaces' order, then all second ones.
+`value`: what decides most probably for its cost, as `ablate.launch.claim_progress` has it. `shared`: the budget is
+shared in that order, and among what it pays for trainings come in the spaces' order. `space`: the spaces' order alone,
+each claim as far as it goes. `seeds`: all claims' first looks in the spaces' order, then all second ones.
 """
 
 
@@ -157,7 +157,7 @@ def launched(
     budget: float = np.inf,
     order: Order = "value",
 ) -> Launched:
-    """Launch claims until they are decided, look by look, as `ablate.launch.deciding` goes on.
+    """Launch claims until they are decided, look by look, as `ablate.launch.claim_progress` goes on.
 
     Args:
         claims: That share rows where they are of one space.

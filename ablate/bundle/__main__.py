@@ -19,8 +19,8 @@ from ablate.core.text import listed, open_closed_streams, open_console, plural, 
 from ablate.spaces.seeds import parse_seeds
 
 if TYPE_CHECKING:
-    from ablate.bundle.making import Made
-    from ablate.bundle.verifying import Opened
+    from ablate.bundle.archive import Made
+    from ablate.bundle.verification import Opened
 
 MOST_LINES = 40
 
@@ -64,7 +64,7 @@ def make(
 ) -> None:
     """Write every record, history, specification and registration of a plan, and what they come to, as one file."""
     with _exits() as console:
-        from ablate.bundle import making, selecting, signing
+        from ablate.bundle import archive, selection, signing
         from ablate.storage import plans
         from ablate.storage.storage import Storage
 
@@ -74,19 +74,19 @@ def make(
         if bool(space) == (plan is not None):
             got = "both" if space else "neither"
             raise SpecError(f"expected --space or --plan, got {got}")
-        words = selecting.Words(space, preset, sets, None if seeds is None else parse_seeds(seeds), row)
+        words = selection.Words(space, preset, sets, None if seeds is None else parse_seeds(seeds), row)
         if plan is not None and (preset or sets or seeds or row):
             raise SpecError("--plan: expected it in place of --preset, --set, --seeds and --row, got both")
         for other in without:
             if other.absolute().parent != out.absolute().parent:
                 raise SpecError(f"--without: expected a bundle in the folder of {out.name}, got {other}")
         opened, tell = Storage(storage), functools.partial(_print_line, console)
-        chosen = plans.load(opened, plan) if plan is not None else selecting.plan_by_words(opened, words, tell)
+        chosen = plans.load(opened, plan) if plan is not None else selection.plan_by_words(opened, words, tell)
         signer = signing.signer(sign) if sign is not None else None
-        parts = selecting.by_space_and_seed(chosen, out) if split else [(out, chosen)]
+        parts = selection.by_space_and_seed(chosen, out) if split else [(out, chosen)]
         before = list(without)
         for path, part in parts:
-            made = making.make(path, part, opened, checkpoints=checkpoints, without=before)
+            made = archive.make(path, part, opened, checkpoints=checkpoints, without=before)
             before.append(path)
             _tell_made(path, part.id, made, tell)
             if signer is not None:
@@ -129,20 +129,20 @@ def verify(
 ) -> None:
     """Compute every table, verdict and figure again from the records; exit code 1 where one differs."""
     with _exits() as console:
-        from ablate.bundle import signing, verifying
+        from ablate.bundle import signing, verification
 
         differs = False
-        for path in verifying.paths_of(local_path(path, "BUNDLE") for path in bundles):
-            opened = verifying.open_bundle(path)
+        for path in verification.paths_of(local_path(path, "BUNDLE") for path in bundles):
+            opened = verification.open_bundle(path)
             told = signing.check(opened.path, signers=signers, signer=signer, issuer=issuer)
-            found = verifying.verify(opened)
+            found = verification.verify(opened)
             lines = list(found.differs)
             if (spot or retrain is not None) and not lines:
                 lines += _again(opened, spot, retrain, seed, (sets, data_root, imports), console)
             for line in shown(lines, MOST_LINES):
                 _print_line(console, line)
             said = f"{plural(len(lines), 'difference')}" if lines else "nothing differs"
-            _print_line(console, f"{path}: {found.sentence()}; {told}; {said} (made by {verifying.made_by(opened)})")
+            _print_line(console, f"{path}: {found.sentence()}; {told}; {said} (made by {verification.made_by(opened)})")
             differs = differs or bool(lines)
         if differs:
             raise SystemExit(1)
@@ -196,15 +196,15 @@ def _again(
     console: Console,
 ) -> list[str]:
     """What differs once it is computed from the images again; this takes PyTorch and the data."""
-    from ablate.bundle import retraining, spots
-    from ablate.bundle.again import Here
+    from ablate.bundle import replication, spot_checks
+    from ablate.bundle.rows import Here
 
     sets, data_root, imports = given
     here = Here(sets, local_path(data_root, "--data-root"), imports)
     tell = functools.partial(_print_line, console)
-    lines = spots.check(opened, spot, here, tell) if spot else []
+    lines = spot_checks.check(opened, spot, here, tell) if spot else []
     if retrain is not None and not lines:
-        lines += retraining.check(opened, retrain, seed, here, tell)
+        lines += replication.check(opened, retrain, seed, here, tell)
     return lines
 
 

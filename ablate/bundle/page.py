@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ablate.bundle.selecting import Words, plan_by_words
-from ablate.bundle.stating import differences, plain, summed
+from ablate.bundle.selection import Words, plan_by_words
+from ablate.bundle.statement import differences, plain, summed
 from ablate.core.errors import SpecError, StorageError, nearest
 from ablate.report import from_storage
 from ablate.report.contents import draw_all

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
-from ablate.execution import hanging
+from ablate.execution import watchdog
 from ablate.execution.base import (
     EarlyStopping,
     Event,
@@ -23,7 +23,7 @@ from ablate.execution.base import (
     dataset_of,
 )
 from ablate.execution.packing import GroupSizer
-from ablate.execution.together import never_stopped, run_tasks
+from ablate.execution.tasks import never_stopped, run_tasks
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
 
@@ -133,7 +133,7 @@ def run_watched(
     """Run tasks in turn in this process, and break off what hangs.
 
     Args:
-        tasks: As of `ablate.execution.together.run_tasks`, and so on up to `should_continue`.
+        tasks: As of `ablate.execution.tasks.run_tasks`, and so on up to `should_continue`.
         datasets: By name.
         listen: Called at every step.
         ended: Called once for each.
@@ -142,7 +142,7 @@ def run_watched(
         note: Told when one hangs.
         clock: Seconds, monotonic; a test brings its own.
     """
-    watch = hanging.Watch(clock)
+    watch = watchdog.Watch(clock)
     for task in tasks:
         watch.expect(task, dataset_of(task, datasets))
     watch.together([task.key for task in tasks])
@@ -151,7 +151,7 @@ def run_watched(
         watch.handle(event)
         listen(event)
 
-    with hanging.breaking_off(watch, [task.key for task in tasks], note):
+    with watchdog.breaking_off(watch, [task.key for task in tasks], note):
         run_tasks(tasks, datasets, heard, ended, metric, should_continue)
 
 

@@ -17,9 +17,9 @@ from ablate.core.text import now_ms
 from ablate.core.user_code import import_modules
 from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task, dataset_of
 from ablate.execution.crashes import how_lost
-from ablate.execution.hanging import Watch
 from ablate.execution.packing import GroupSizer, gpus_of
-from ablate.execution.together import run_tasks
+from ablate.execution.tasks import run_tasks
+from ablate.execution.watchdog import Watch
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing

@@ -41,10 +41,10 @@ from ablate.execution.base import (
 )
 from ablate.execution.crashes import how_lost
 from ablate.execution.faults import fault_of
-from ablate.execution.hanging import LOOK_S, Watch
 from ablate.execution.packing import GroupSizer, gpus_of
 from ablate.execution.schedulers import EPOCH
-from ablate.execution.together import run_tasks
+from ablate.execution.tasks import run_tasks
+from ablate.execution.watchdog import LOOK_S, Watch
 from ablate.learning.data import Dataset, dataset_name
 from ablate.spaces.planned import MadeOn, PlannedMeasurement
 from ablate.spaces.specs import MeasurementSpec, TrialSpec

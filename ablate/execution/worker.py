@@ -19,11 +19,11 @@ from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evalua
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.filters import Filter
 from ablate.core.text import first_line, named_line, now_ms, plural
-from ablate.execution.analysing import Seen, analyse
+from ablate.execution.analyses import Seen, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
-from ablate.execution.measuring import MeasurementProgress, by_attack
+from ablate.execution.measurements import MeasurementProgress, by_attack
 from ablate.execution.transfer import transferred
 from ablate.learning import foreign, memory
 from ablate.learning.cost import attack_cost
@@ -38,8 +38,8 @@ from ablate.learning.training import train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
 from ablate.spaces.planned import MadeOn, PlannedMeasurement
 from ablate.storage import checkpoints, leases
-from ablate.storage.alive import Pulse
 from ablate.storage.attempts import Attempt
+from ablate.storage.heartbeat import Pulse
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 

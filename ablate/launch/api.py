@@ -343,7 +343,7 @@ class LaunchPlan:
         Returns:
             `seconds`, `gpu_hours`, `core_hours`, `device`, `gpus`, and the `basis` of the numbers.
         """
-        from ablate.launch.also import opened
+        from ablate.launch.other_storages import opened
         from ablate.planning.estimates import estimate
 
         with _worded_for_python():
@@ -384,7 +384,7 @@ class LaunchPlan:
         """
         import pandas as pd
 
-        from ablate.launch.also import opened
+        from ablate.launch.other_storages import opened
         from ablate.planning.as_file import plan_file_of
         from ablate.report.from_storage import all_results
 
@@ -410,7 +410,7 @@ class LaunchPlan:
             table, then those that its space lists; those without anything to draw are absent. With several spaces names
             are `<space>/<name>`.
         """
-        from ablate.launch.also import opened
+        from ablate.launch.other_storages import opened
         from ablate.planning.as_file import plan_file_of
         from ablate.report.contents import draw_all
         from ablate.report.figures.pictures import Picture
@@ -439,15 +439,15 @@ class LaunchPlan:
         Raises:
             UserError: No such row or seed, not trained to its end, or its checkpoints were dropped.
         """
-        from ablate.launch.also import opened
-        from ablate.planning.trained import trained_network
+        from ablate.launch.other_storages import opened
+        from ablate.planning.networks import trained_network
 
         with _worded_for_python():
             plan = self._decided()
             return trained_network(plan, opened(self._options), row, plan.seeds[0] if seed is None else seed, which)
 
     def _decided(self) -> Plan:
-        from ablate.launch.also import opened
+        from ablate.launch.other_storages import opened
         from ablate.planning.plan import decide
 
         with _worded_for_python():

@@ -16,7 +16,7 @@ from rich.text import Text
 from ablate.core.redaction import redact
 from ablate.core.text import listed, plural, printable, row_name
 from ablate.launch.cautions import cautions
-from ablate.report.opening import DEFAULT_STORAGE, needs_no_uri, own_python, show_pages, show_step
+from ablate.report.next_steps import DEFAULT_STORAGE, needs_no_uri, own_python, show_pages, show_step
 
 if TYPE_CHECKING:
     from ablate.planning.estimates import Estimate

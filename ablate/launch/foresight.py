@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ablate.core.text import plural
-from ablate.launch.deciding import Question, questions_of
-from ablate.launch.spending import told_hours
+from ablate.launch.claim_progress import Question, questions_of
+from ablate.launch.costs import told_hours
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import Estimate as Duration
 from ablate.planning.plan import Plan

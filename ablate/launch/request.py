@@ -165,8 +165,8 @@ class Request:
             raise SpecError(f"--seeds: expected none with {flag}, the space says their order; --max-seeds limits them")
         if find_spec("scipy") is None:
             raise SpecError(f"{flag}: expected scipy on this machine, which decides, got none")
-        from ablate.launch.deciding import questions_of
-        from ablate.launch.until import UntilDecided
+        from ablate.launch.claim_progress import questions_of
+        from ablate.launch.sequential import UntilDecided
         from ablate.report.verdicts.looks import needs
 
         trials: list[Trial] = []
@@ -190,7 +190,7 @@ class Request:
         Raises:
             UserError: Anything asked for that cannot be used.
         """
-        from ablate.launch.also import opened
+        from ablate.launch.other_storages import opened
 
         return self.subject(opened(self.options)).plan
 

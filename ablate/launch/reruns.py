@@ -134,7 +134,7 @@ class RerunSession(Session):
 
     def _mark(self, uri: str | None, spaces: Sequence[str]) -> None:
         """Tell the runs in MLflow, where there are any."""
-        from ablate.report.marking import mark_replicated
+        from ablate.report.tags import mark_replicated
         from ablate.tracking.tracker import Tracker
 
         try:

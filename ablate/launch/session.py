@@ -24,21 +24,21 @@ from ablate.core.text import duration, plural, printable
 from ablate.execution.addresses import ray_address
 from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
-from ablate.launch.also import Also
 from ablate.launch.console import plan_as_json, show_estimate, show_next_steps, show_remarks
-from ablate.launch.ending import end_summary, run_on_end, time_limit
+from ablate.launch.costs import told_hours
+from ablate.launch.end import end_summary, run_on_end, time_limit
 from ablate.launch.options import Options
+from ablate.launch.other_storages import Also
 from ablate.launch.progress import Progress
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject, results_of
-from ablate.launch.spending import told_hours
 from ablate.launch.weights import keep_weights
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.datasets import load_for
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
-from ablate.report.opening import show_live_page, show_watching
+from ablate.report.next_steps import show_live_page, show_watching
 from ablate.storage import plans
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
@@ -364,7 +364,7 @@ class Session:
         """Register the claims before anything is trained, and name registrations that are damaged."""
         if not any(space.space.claims for space in self.plan.spaces):
             return
-        from ablate.launch.registering import register
+        from ablate.launch.registration import register
 
         known = self.also.storage  # what others have measured is known, too
         self.plan.registrations = register(self.plan, known, self.provenance, self.options.data_root)

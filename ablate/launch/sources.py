@@ -202,7 +202,7 @@ class Rows(Subject):
             session.console.print("No table on this machine, which has no scipy; python -m ablate.report makes it.")
             return
         from ablate.report import __main__ as report
-        from ablate.report.printing import print_results
+        from ablate.report.terminal import print_results
 
         spaces = [space.name for space in self.plan.spaces]
         if session.tracker is not None and session.arrived:
@@ -320,7 +320,7 @@ class Samples(Subject):
         """See `Subject`."""
         epochs = max((t.spec.training.epochs for t in self.found.base.trainings.values()), default=1)
         if local and self.spec.scheduler.name == "fifo":  # Ray is not even imported
-            from ablate.execution.judging import TimeLimit
+            from ablate.execution.early_stopping import TimeLimit
 
             return TimeLimit(self.spec.objective[0].metric, epochs, self.over)
         from ablate.execution.schedulers import TuneEarlyStopping

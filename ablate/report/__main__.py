@@ -22,11 +22,11 @@ from ablate.core.user_code import import_modules
 from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown
 from ablate.report.from_tracking import CHANGED, keep_storages_apart, pages_of, results_of
-from ablate.report.marking import mark_replicated, mark_runs
-from ablate.report.opening import DEFAULT_STORAGE, bundle_there, show_pages
-from ablate.report.printing import print_registration, print_results
+from ablate.report.next_steps import DEFAULT_STORAGE, bundle_there, show_pages
 from ablate.report.results import Results
 from ablate.report.tables import Table, build_table, table_input
+from ablate.report.tags import mark_replicated, mark_runs
+from ablate.report.terminal import print_registration, print_results
 from ablate.report.verdicts.masked import Masked
 from ablate.spaces.loading import table_names
 from ablate.spaces.networks import NAMES, Network
@@ -374,7 +374,7 @@ def main(
         if tracker is not None and "terminal" in chosen:
             show_pages(console, tracker.uri, [pages_of(results) for results in shown], apart=True)
         if out is not None:
-            from ablate.report.publishing import write_page  # brings matplotlib, which tables do without
+            from ablate.report.page_files import write_page  # brings matplotlib, which tables do without
 
             for path in write_page(tracker, shown, out, aside):
                 console.print(Text(str(path)))

@@ -15,7 +15,7 @@ from ablate.core.errors import SpecError, UserError
 from ablate.core.redaction import redact
 from ablate.core.text import open_closed_streams, open_console, printable
 from ablate.core.user_code import import_modules
-from ablate.report.opening import DEFAULT_STORAGE
+from ablate.report.next_steps import DEFAULT_STORAGE
 
 PORT = 8421
 

@@ -8,7 +8,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ablate.serve.app import Pages
-from ablate.serve.follow import LOOK_S
+from ablate.serve.follower import LOOK_S
 from ablate.serve.guard import TOKEN, Guard, is_loopback, own_names
 from ablate.serve.shelf import Shelf
 from ablate.storage.storage import Storage

@@ -11,7 +11,7 @@ from ablate.core.redaction import redact
 from ablate.core.text import printable
 from ablate.serve import views
 from ablate.serve.board import Board
-from ablate.serve.follow import LOOK_S, Follower
+from ablate.serve.follower import LOOK_S, Follower
 from ablate.storage import plans
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage

@@ -18,7 +18,7 @@ from ablate.core.redaction import redact
 from ablate.core.text import duration, open_closed_streams, open_console, plural, printable
 from ablate.report.from_storage import results_of
 from ablate.report.names import column_name
-from ablate.report.opening import DEFAULT_STORAGE, bundle_there
+from ablate.report.next_steps import DEFAULT_STORAGE, bundle_there
 from ablate.spaces.settings import format_value
 from ablate.status.holdings import PlanStatus, TrialStatus, bytes_of, compare, differences, find_trial, plan_statuses
 from ablate.storage import plans

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ablate.core.errors import StorageError
 from ablate.core.redaction import redact
-from ablate.report.opening import DEFAULT_STORE
+from ablate.report.next_steps import DEFAULT_STORE
 from ablate.storage import plans
 from ablate.storage.deletion import (
     delete_records,

@@ -140,7 +140,7 @@ class Attempt:
 
     @property
     def alive(self) -> str:
-        """The path of its signs of life; see `ablate.storage.alive`."""
+        """The path of its signs of life; see `ablate.storage.heartbeat`."""
         return alive_path(self._key, self.name)
 
     def forget_checkpoints(self) -> None:

@@ -4,7 +4,7 @@
     <storage>/<training_key>/attempts/<attempt>/     belongs to one attempt alone
         checkpoint-000007-<sum>.pt, history-000007-<sum>.json, record-<measurement_key>-<sum>.npz, log.txt
         manifest-000012.json                         names the files above with their checksums; written last
-        alive.json                                   when it began and was last alive; see `ablate.storage.alive`
+        alive.json                                   when it began and was last alive; see `ablate.storage.heartbeat`
     <storage>/claims/...                             see `ablate.storage.leases`
     <storage>/identity/<id>                          which storage this is; several where storages were merged
 

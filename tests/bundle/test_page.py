@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ablate.bundle.page import numbers_in
-from ablate.bundle.stating import results_in
+from ablate.bundle.statement import results_in
 from ablate.report.formats import to_markdown
 from ablate.report.tables import build_table, table_input
 from ablate.storage import plans

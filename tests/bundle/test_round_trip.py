@@ -15,8 +15,8 @@ import pytest
 from rocrate.rocrate import ROCrate
 from typer.testing import CliRunner
 
-from ablate.bundle.selecting import Words, plan_by_words
-from ablate.bundle.stating import plain, results_in, statement_of
+from ablate.bundle.selection import Words, plan_by_words
+from ablate.bundle.statement import plain, results_in, statement_of
 from ablate.core.errors import StorageError
 from ablate.report import from_storage
 from ablate.report.__main__ import app as report_app

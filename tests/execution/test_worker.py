@@ -16,7 +16,7 @@ from ablate.attacks import FGSM, PGD, Natural, Together, build_attack, evaluatio
 from ablate.core.errors import DeviceError
 from ablate.core.filters import Filter
 from ablate.core.registry import temporary_registrations
-from ablate.execution import analysing, worker
+from ablate.execution import analyses, worker
 from ablate.execution.base import Event
 from ablate.learning import data
 from ablate.learning import memory as memory_of
@@ -24,8 +24,8 @@ from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.state import TrainingState
 from ablate.planning.plan import decide
-from ablate.storage.alive import life
 from ablate.storage.checkpoints import load_state
+from ablate.storage.heartbeat import life
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task
 
@@ -112,7 +112,7 @@ def test_every_record_is_of_the_network_filter_and_seed_that_it_names(tmp_path: 
     assert content is not None
     state, spec = TrainingState(**load_state(content)), doing.spec
     images, labels = torch.from_numpy(digits.test_images), torch.from_numpy(digits.test_labels)
-    assert len(images) > analysing.EXAMPLES_BLOCK
+    assert len(images) > analyses.EXAMPLES_BLOCK
     found: dict[str, set[bytes]] = {}
     for each in doing.measurements:
         record, left = storage.record(view, each.key), state.network_of(each.network)
@@ -123,7 +123,7 @@ def test_every_record_is_of_the_network_filter_and_seed_that_it_names(tmp_path: 
             measured = as_measured(network, 8)
             how: dict[str, Any] = {"seed": 5, "batch_size": each.settings.batch_size}
             if each.kind == "analysis":
-                how["batch_size"] = analysing.EXAMPLES_BLOCK
+                how["batch_size"] = analyses.EXAMPLES_BLOCK
                 made = evaluation.adversarial_examples(measured, PGD(), images, labels, **how)
                 share = central_energy_share(made - images / 255)
                 assert record.scalars["spectrum/central_energy_share"] == pytest.approx(float(share), rel=1e-5)
@@ -147,7 +147,7 @@ def test_analyses_of_the_same_images_attack_them_once(
     plan = planned(tmp_path, "measurement.analyses=[spectrum, cka]", "measurement.attacks=[natural]")
     storage = Storage(str(tmp_path / "storage"))
     attacked: list[int] = []
-    original = analysing.build_attack
+    original = analyses.build_attack
 
     def counting(name: str, spec: Any) -> Any:
         attack = original(name, spec)
@@ -161,7 +161,7 @@ def test_analyses_of_the_same_images_attack_them_once(
             object.__setattr__(attack, "perturb", counted)
         return attack
 
-    monkeypatch.setattr(analysing, "build_attack", counting)
+    monkeypatch.setattr(analyses, "build_attack", counting)
     outcome = worker.run(task(plan, storage), digits, lambda event: None)
     assert outcome.state == "finished", outcome.reason
     assert attacked and len(attacked) == len(set(attacked))

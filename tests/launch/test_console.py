@@ -18,7 +18,7 @@ from ablate import spaces
 from ablate.core.text import open_console
 from ablate.launch.console import failures, plan_as_json, show_next_steps, show_plan, summary
 from ablate.planning.plan import Plan, make_plan
-from ablate.report.opening import show_live_page, show_watching
+from ablate.report.next_steps import show_live_page, show_watching
 from ablate.spaces.presets import load_preset
 from ablate.storage.status import TrainingView
 

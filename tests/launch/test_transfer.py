@@ -11,7 +11,7 @@ import pytest
 
 from ablate.core.errors import SpecError
 from ablate.execution.base import Outcome
-from ablate.execution.measuring import by_attack
+from ablate.execution.measurements import by_attack
 from ablate.execution.tune import pack, unpack
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan, _transfer, decide, make_plan

@@ -14,7 +14,7 @@ from ablate.report.contents import draw_all, figure_data, page_of
 from ablate.report.figures.pictures import Picture
 from ablate.report.from_tracking import results_of
 from ablate.report.page import Link, Missing, render
-from ablate.report.publishing import page_files, write_page
+from ablate.report.page_files import page_files, write_page
 from ablate.spaces.figures import Drawing, FigureData, register_figure
 from ablate.storage.plans import PlanFile
 from ablate.storage.records import Record

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from ablate.report.formats import to_csv, to_latex, to_markdown, to_terminal
-from ablate.report.marking import mark_runs
 from ablate.report.names import reduced_headers
 from ablate.report.results import Outcome, Results
 from ablate.report.tables import Table, TableInput, build_table
+from ablate.report.tags import mark_runs
 from ablate.report.verdicts.masked import Masked, _holm, as_json, masked_columns, second_verdicts
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.claims import Claim

@@ -14,8 +14,8 @@ from ablate.core.errors import SpecError
 from ablate.report.as_json import results_as_json
 from ablate.report.contents import page_of
 from ablate.report.page import render
-from ablate.report.printing import print_results
 from ablate.report.results import Results
+from ablate.report.terminal import print_results
 from ablate.report.verdicts.rivals import Answer, Rivalry, rivalries
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, Decision, judge
 from ablate.spaces.claims import Claim

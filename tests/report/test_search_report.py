@@ -24,7 +24,7 @@ from ablate.report.contents import space_page
 from ablate.report.figures.search import pictures, rungs
 from ablate.report.from_storage import results_of
 from ablate.report.page import render_space
-from ablate.report.publishing import page_files
+from ablate.report.page_files import page_files
 from ablate.report.search import (
     SampleResult,
     SearchResults,

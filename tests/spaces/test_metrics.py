@@ -141,6 +141,6 @@ def test_nobody_else_cuts_or_joins_such_names() -> None:
     assert {(path, text) for path, text in found if path != "spaces/metrics.py"} <= {
         ("report/search.py", "_best.yaml"),  # a search's best samples, as a space of their own
         ("report/search.py", "_best.yaml --seeds 0,1,2\n"),
-        ("report/publishing.py", "_best.yaml"),
+        ("report/page_files.py", "_best.yaml"),
         ("spaces/networks.py", "ema_best"),  # a network's own name
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ablate.launch.registering import register
+from ablate.launch.registration import register
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan
 from ablate.storage.registrations import SHORT_DIGEST, RegistrationPart, parse, path_of, read_all

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from ablate.core.errors import DeviceError
-from ablate.execution import hanging, worker
+from ablate.execution import watchdog, worker
 from ablate.execution.base import Event, Job, Lease, Outcome, Resources, Task
 from ablate.execution.executors import run_watched
 from ablate.execution.packing import GroupSizer, gpus_of
-from ablate.execution.together import never_stopped, run_tasks
+from ablate.execution.tasks import never_stopped, run_tasks
 from ablate.learning import data, training
 from ablate.spaces.specs import DataSpec, ModelSpec, TrialSpec
 from ablate.storage import checkpoints
@@ -191,17 +191,17 @@ def test_early_stopping_ends_one_of_several(world: World, whole: dict[str, Any])
     assert numbers(world.storage.location) == whole
 
 
-@pytest.mark.skipif(not hasattr(hanging.signal, "SIGUSR2"), reason="a signal of POSIX")
+@pytest.mark.skipif(not hasattr(watchdog.signal, "SIGUSR2"), reason="a signal of POSIX")
 def test_one_that_hangs_is_broken_off_and_the_others_go_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     now, save_state, never = [0.0], checkpoints.save_state, threading.Event()
-    monkeypatch.setattr(hanging, "LOOK_S", 0.01)
-    monkeypatch.setattr(hanging, "PAUSE_S", float("inf"))
+    monkeypatch.setattr(watchdog, "LOOK_S", 0.01)
+    monkeypatch.setattr(watchdog, "PAUSE_S", float("inf"))
     saved: list[int] = []
 
     def hangs(state: Any) -> bytes:
         saved.append(state.epoch)
         if len(saved) == 2:  # of the second, before its first epoch
-            now[0] += 2 * hanging.FIRST_S
+            now[0] += 2 * watchdog.FIRST_S
             while True:
                 never.wait(60)
         return save_state(state)
@@ -222,7 +222,7 @@ def test_one_that_hangs_is_broken_off_and_the_others_go_on(world: World, monkeyp
 
 def test_as_long_as_one_of_a_process_gets_on_none_of_it_hangs() -> None:
     now = [0.0]
-    watch = hanging.Watch(lambda: now[0])
+    watch = watchdog.Watch(lambda: now[0])
     watch.together(["a", "b"])
     for key in ("a", "b"):
         watch.handle(Event(key, "started", 0, 9))
@@ -234,13 +234,13 @@ def test_as_long_as_one_of_a_process_gets_on_none_of_it_hangs() -> None:
             watch.hung()
 
     for _ in range(3):
-        passes(0.6 * hanging.LEAST_S)
+        passes(0.6 * watchdog.LEAST_S)
         watch.handle(Event("a", "measured", 1, 9))
-    passes(0.6 * hanging.LEAST_S)
+    passes(0.6 * watchdog.LEAST_S)
     watch.handle(Event("a", "finished"))
-    passes(0.6 * hanging.LEAST_S)
+    passes(0.6 * watchdog.LEAST_S)
     assert not watch.hung()  # it has waited for what has just finished
-    passes(100 * hanging.LEAST_S)
+    passes(100 * watchdog.LEAST_S)
     assert list(watch.hung()) == ["b"]
 
 

@@ -15,12 +15,12 @@ from ablate.core.digest import digest
 from ablate.core.errors import StorageError, UserError
 from ablate.core.text import now_ms, plural, printable
 from ablate.execution.base import Resources
-from ablate.launch.deciding import Courses
+from ablate.launch.claim_progress import Courses
+from ablate.launch.costs import Costs, told_hours
 from ablate.launch.foresight import Foresight, foresee
 from ablate.launch.options import Options
-from ablate.launch.registering import content_of
+from ablate.launch.registration import content_of
 from ablate.launch.sources import Rows, Session, resources_of
-from ablate.launch.spending import Costs, told_hours
 from ablate.planning.estimates import Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.storage import plans

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import ray
 
-from ablate.execution import base, executors, hanging, tune
+from ablate.execution import base, executors, tune, watchdog
 from ablate.execution.base import Event, Kind
-from ablate.execution.hanging import FIRST_S, LEAST_S, Watch
+from ablate.execution.watchdog import FIRST_S, LEAST_S, Watch
 from ablate.learning import data
 from ablate.spaces.specs import DataSpec
 from ablate.storage import checkpoints
@@ -170,7 +170,7 @@ def test_a_lost_worker_tells_the_reason_whether_a_scheduler_judges_its_training_
     assert [(event.key, event.text) for event in told] == [("k", ended[0].reason)]
 
 
-@pytest.mark.skipif(not hasattr(hanging.signal, "SIGUSR2"), reason="a signal of POSIX")
+@pytest.mark.skipif(not hasattr(watchdog.signal, "SIGUSR2"), reason="a signal of POSIX")
 @pytest.mark.parametrize("how", ["waits", "computes"])
 @pytest.mark.slow
 def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
@@ -179,8 +179,8 @@ def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
     write_space(tmp_path, attacks="natural, gn, fgsm")
     clock, save_state, hanging_now = Clock(), checkpoints.save_state, threading.Event()
     watched = executors.run_watched
-    monkeypatch.setattr(hanging, "LOOK_S", 0.01)
-    monkeypatch.setattr(hanging, "PAUSE_S", float("inf"))
+    monkeypatch.setattr(watchdog, "LOOK_S", 0.01)
+    monkeypatch.setattr(watchdog, "PAUSE_S", float("inf"))
 
     def hangs(state: Any) -> bytes:
         if state.epoch == 1 and not hanging_now.is_set():
@@ -211,7 +211,7 @@ def test_outside_the_main_thread_it_is_told(clock: Clock) -> None:
         told.set()
 
     def hang() -> None:
-        with hanging.breaking_off(clock.watch, ["k"], note, every_s=0.01):
+        with watchdog.breaking_off(clock.watch, ["k"], note, every_s=0.01):
             clock.now += 90  # less than a pause, over and over
             while not told.wait(0.02):
                 clock.now += 90

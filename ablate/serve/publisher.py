@@ -15,7 +15,7 @@ from ablate.report.page import Missing, render_space
 from ablate.report.results import Results
 from ablate.serve import views
 from ablate.serve.board import Board
-from ablate.serve.seen import SeenStorage
+from ablate.serve.cache import SeenStorage
 from ablate.storage.plans import PlanFile
 
 LIVE = "training"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablate.bundle.again import Here, planned
-from ablate.bundle.verifying import Opened
+from ablate.bundle.rows import Here, planned
+from ablate.bundle.verification import Opened
 from ablate.execution.base import Listener, Outcome, Task
 from ablate.learning.data import Dataset
 from ablate.planning.plan import PlannedTraining
@@ -69,8 +69,8 @@ def test_corruptions_are_measured_again_on_the_official_images_where_they_are_he
         given.append(dataset)
         return Outcome(task.key, "failed", reason="looked at alone")
 
-    monkeypatch.setattr("ablate.bundle.retraining.planned", with_corruptions)
-    monkeypatch.setattr("ablate.bundle.retraining.worker.run", run_worker)
+    monkeypatch.setattr("ablate.bundle.replication.planned", with_corruptions)
+    monkeypatch.setattr("ablate.bundle.replication.worker.run", run_worker)
     monkeypatch.setattr("ablate.learning.data.load_official", lambda spec, data_root: official)
     assert run("verify", bundle, "--retrain", "small")[0] == 1
     assert [dataset.corrupted for dataset in given] == [official]

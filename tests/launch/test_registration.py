@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ablate.core.digest import digest
-from ablate.launch.registering import register
+from ablate.launch.registration import register
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan
 from ablate.report.verdicts.verdicts import standing_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ablate.launch.spending import Spent, spent_on
+from ablate.launch.costs import Spent, spent_on
 from ablate.planning.plan import Plan
 from ablate.storage.attempts import Attempt
 from ablate.storage.storage import Record, Storage

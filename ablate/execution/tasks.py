@@ -13,8 +13,8 @@ from ablate.core.text import now_ms
 from ablate.execution import worker
 from ablate.execution.base import Event, Listener, Outcome, Task, dataset_of
 from ablate.execution.crashes import undisturbed
-from ablate.execution.hanging import Hung
-from ablate.execution.judging import judged
+from ablate.execution.early_stopping import judged
+from ablate.execution.watchdog import Hung
 from ablate.learning.data import Dataset
 from ablate.learning.turns import Turns, in_turn
 
@@ -40,7 +40,7 @@ def run_tasks(
         listen: Called at every step of each.
         ended: Called once for each, as soon as it has ended.
         metric: What early stopping judges; None where nothing is judged.
-        should_continue: As of `ablate.execution.judging.judged`.
+        should_continue: As of `ablate.execution.early_stopping.judged`.
 
     Raises:
         DeviceError: The GPU failed this process for good: those that have not ended may go on in another one.

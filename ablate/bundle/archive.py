@@ -10,10 +10,10 @@ from typing import Any
 
 from ablate import __version__
 from ablate.bundle import crate
-from ablate.bundle.selecting import public
-from ablate.bundle.stating import results_in, statement_of
+from ablate.bundle.selection import public
+from ablate.bundle.statement import results_in, statement_of
 from ablate.storage import origins, replications
-from ablate.storage.carrying import stored_training
+from ablate.storage.export import stored_training
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.plans import PlanFile
 from ablate.storage.registrations import path_of, read_all

@@ -18,7 +18,7 @@ from ablate.launch.options import Options
 from ablate.planning.plan import PlannedTraining
 from ablate.storage import origins, registrations
 from ablate.storage.attempts import attempts_of
-from ablate.storage.carrying import faults, stored_training
+from ablate.storage.export import faults, stored_training
 from ablate.storage.files import Files
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.origins import Origin

@@ -16,8 +16,8 @@ from ablate.core.text import plural, printable
 from ablate.report.from_storage import live_state, state_of
 from ablate.serve import curves, views
 from ablate.serve.board import Board
-from ablate.serve.publish import Publisher
-from ablate.serve.seen import SeenStorage
+from ablate.serve.cache import SeenStorage
+from ablate.serve.publisher import Publisher
 from ablate.serve.views import STATES, TrialView
 from ablate.storage import plans
 from ablate.storage.plans import PlanFile, TrialPart

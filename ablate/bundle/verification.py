@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablate.bundle.stating import differences, results_in, statement_of
+from ablate.bundle.statement import differences, results_in, statement_of
 from ablate.core.digest import digest
 from ablate.core.text import plural
 from ablate.report.results import Results
 from ablate.spaces.claims import Claim
 from ablate.storage import plans
-from ablate.storage.carrying import faults
 from ablate.storage.checksums import read_json
+from ablate.storage.export import faults
 from ablate.storage.files import Files
 from ablate.storage.plans import PlanFile, SpacePart
 from ablate.storage.registrations import SHORT_DIGEST, claim_content, claims_in, read_all, second_places

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate import spaces
-from ablate.bundle.verifying import Opened
+from ablate.bundle.verification import Opened
 from ablate.core.errors import DataError, SpecError, each_on_its_own, nearest
 from ablate.core.user_code import import_modules
 from ablate.planning.plan import PlannedTraining, make_plan

@@ -10,8 +10,8 @@ from typing import Any
 
 from ablate.planning.estimates import Estimate, estimate, work_flops
 from ablate.planning.plan import Plan, PlannedTraining
-from ablate.storage.alive import life
 from ablate.storage.attempts import alive_path, attempts_of, manifests_of
+from ablate.storage.heartbeat import life
 from ablate.storage.storage import Storage
 
 _HOUR_S = 3600.0

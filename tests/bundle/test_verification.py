@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ablate.bundle.stating import _networks, differences, results_in
-from ablate.bundle.verifying import open_bundle, verify
+from ablate.bundle.statement import _networks, differences, results_in
+from ablate.bundle.verification import open_bundle, verify
 from ablate.core.digest import digest
 from ablate.storage.checksums import SEAL, seal
 from tests.bundle.support import changed, run

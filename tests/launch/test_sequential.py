@@ -18,8 +18,8 @@ from ablate.core.text import now_ms
 from ablate.execution.base import Outcome, Resources, Task
 from ablate.launch.options import Options
 from ablate.launch.request import Request
+from ablate.launch.sequential import UntilDecided
 from ablate.launch.session import launch
-from ablate.launch.until import UntilDecided
 from ablate.planning.estimates import Estimate
 from ablate.report.from_storage import results_of
 from ablate.report.verdicts.verdicts import judge_all

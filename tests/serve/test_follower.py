@@ -12,9 +12,9 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.report.figures import overview
+from ablate.serve.cache import SeenStorage
 from ablate.serve.curves import name_of
-from ablate.serve.follow import Follower
-from ablate.serve.seen import SeenStorage
+from ablate.serve.follower import Follower
 from ablate.serve.server import LiveServer
 from ablate.serve.shelf import Shelf
 from ablate.storage import plans

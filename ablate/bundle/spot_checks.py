@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evaluate_together
-from ablate.bundle.again import Here, planned
-from ablate.bundle.verifying import Opened
+from ablate.bundle.rows import Here, planned
+from ablate.bundle.verification import Opened
 from ablate.core.errors import SpecError
 from ablate.core.text import plural
 from ablate.learning import data

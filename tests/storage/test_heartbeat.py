@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ablate.core.errors import StorageError
-from ablate.storage import alive
-from ablate.storage.alive import Pulse, life
+from ablate.storage import heartbeat
+from ablate.storage.heartbeat import Pulse, life
 from ablate.storage.storage import Storage
 
 
@@ -25,7 +25,7 @@ def test_a_sign_of_life_comes_at_once_beside_long_work_and_at_the_end(
         beats.release()
 
     monkeypatch.setattr(files, "write", written)
-    monkeypatch.setattr(alive, "now_ms", lambda: next(clock))
+    monkeypatch.setattr(heartbeat, "now_ms", lambda: next(clock))
     with pytest.raises(KeyboardInterrupt), Pulse(files, "alive.json", {"threads": 3}, beat_s=0.001):
         first = life(files, "alive.json")
         for _ in range(3):

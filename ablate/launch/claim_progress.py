@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablate.core.text import aside
-from ablate.launch.spending import Costs, told_hours
+from ablate.launch.costs import Costs, told_hours
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan, PlannedTrial
 from ablate.report.from_storage import results_of

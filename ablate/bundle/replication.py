@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import torch
 
-from ablate.bundle.again import Here, find_row, planned
-from ablate.bundle.verifying import Opened
+from ablate.bundle.rows import Here, find_row, planned
+from ablate.bundle.verification import Opened
 from ablate.core.errors import SpecError
 from ablate.core.text import duration
 from ablate.execution import worker
 from ablate.execution.base import Event, Task
 from ablate.planning.datasets import load_for
 from ablate.report.replications import replications_of
-from ablate.storage.carrying import stored_training
+from ablate.storage.export import stored_training
 from ablate.storage.plans import TrialPart
 from ablate.storage.replications import open_one
 from ablate.storage.storage import Storage

@@ -11,7 +11,7 @@ import pytest
 
 from ablate.core.errors import UserError
 from ablate.execution.base import Outcome
-from ablate.launch.ending import time_limit
+from ablate.launch.end import time_limit
 from ablate.launch.options import Options, parse_max_hours
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of, plan_of, write_space
@@ -57,7 +57,7 @@ def test_a_launch_ends_in_order_when_its_time_is_up_and_goes_on(
 
     have_tasks_run_by(second_waits, monkeypatch)
     monkeypatch.setattr(Alarm, "rung", [])
-    monkeypatch.setattr("ablate.launch.ending.Timer", Alarm)
+    monkeypatch.setattr("ablate.launch.end.Timer", Alarm)
     before = signal.getsignal(signal.SIGTERM)
     code, text = launch_here(options(tmp_path, max_hours=0.5, on_end=TELL))
     assert code == 130 and "0.5 hours are up (--max-hours); what is trained is kept." in text
