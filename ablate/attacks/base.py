@@ -89,13 +89,13 @@ class Attack(ABC):
     def __repr__(self) -> str:
         # Of dataclasses made with repr=False, and of attacks that are none: object's own repr is an address, which
         # would make a new key each run.
-        told: Mapping[str, Any] = dict(sorted(vars(self).items()))
+        settings: Mapping[str, Any] = dict(sorted(vars(self).items()))
         if dataclasses.is_dataclass(self):
             fields = dataclasses.fields(self)
             known = {field.name: getattr(self, field.name) for field in fields}
             silent = {f.name for f in fields if LATER in f.metadata and known[f.name] == f.metadata[LATER]}
-            told = {name: value for name, value in known.items() if name not in silent}
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in told.items())})"
+            settings = {name: value for name, value in known.items() if name not in silent}
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
 
 
 Factory = Callable[[MeasurementSpec], Attack]

@@ -233,7 +233,7 @@ def _run(
                 what = {"model": result.case.model.model_dump(mode="json"), "mode": name}
                 speeds.append({**what, "batch_size": result.case.batch_size, "flops": rate})
 
-    def timed_or_told(row: str, timed: Callable[[], Measured]) -> Measured | None:
+    def timed_or_none(row: str, timed: Callable[[], Measured]) -> Measured | None:
         """None where it needs more memory than there is, which is told in its row: the rest may fit."""
         try:
             return timed()
@@ -247,7 +247,7 @@ def _run(
         return None
 
     def attempt(case: Case, count: int, timed: Callable[[], Result]) -> None:
-        result = timed_or_told(f"{case.label:<24} {case.what:<8} {case.batch_size:>5}", timed)
+        result = timed_or_none(f"{case.label:<24} {case.what:<8} {case.batch_size:>5}", timed)
         if result is not None:
             show(result, count)
 
@@ -266,7 +266,7 @@ def _run(
                 for batch in _step_batches(model, batches, device):
                     label = Case(model, batch, "step").label
                     for part in parts:
-                        rows = timed_or_told(
+                        rows = timed_or_none(
                             f"{label:<24} {batch:>5} {part:>7}", partial(timed, model, batch, part, mode)
                         )
                         if rows is None:

@@ -115,12 +115,12 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    told = {name: getattr(verdict, name) for name in ("verdict", "look", "next_look", "n_to_decide")}
+    decision = {name: getattr(verdict, name) for name in ("verdict", "look", "next_look", "n_to_decide")}
     compared = {}
     for each in verdict.comparisons:
         numbers = dataclasses.asdict(each)
         compared[each.words] = {k: v for k, v in numbers.items() if k not in ("words", "test", "reason")}
-    return {**told, "comparisons": compared}
+    return {**decision, "comparisons": compared}
 
 
 def plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ EXAMPLES_BLOCK = 256
 
 
 @dataclass(frozen=True)
-class Seen:
+class AnalysisInputs:
     """What analyses look at.
 
     Attributes:
@@ -48,12 +48,12 @@ class Seen:
     examples: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
 
-def analyse(measurement: PlannedMeasurement, seen: Seen, progress: Callable[[int, int], None]) -> Record:
+def analyse(measurement: PlannedMeasurement, inputs: AnalysisInputs, progress: Callable[[int, int], None]) -> Record:
     """Run an analysis.
 
     Args:
         measurement: Which, with its settings.
-        seen: What it looks at.
+        inputs: What it looks at.
         progress: To be told now and then how much is done, and of how much.
 
     Raises:
@@ -61,35 +61,35 @@ def analyse(measurement: PlannedMeasurement, seen: Seen, progress: Callable[[int
         TrainingError: A scalar is not finite.
     """
     attack = build_attack("pgd20", measurement.settings)
-    images, labels = seen.images, seen.labels
+    images, labels = inputs.images, inputs.labels
 
     def block(number: int) -> Tensor:
         # Analyses look at the same images: each block is attacked once, whoever asks first.
         what = (repr(attack), number)
-        if what not in seen.examples:
+        if what not in inputs.examples:
             places = torch.arange(number * EXAMPLES_BLOCK, min((number + 1) * EXAMPLES_BLOCK, len(images)))
             places = places.to(images.device)
             chosen = images[places].float() / 255.0
-            made = attack.perturb(seen.asked, chosen, labels[places], index=places, seed=seen.seed)
+            made = attack.perturb(inputs.asked, chosen, labels[places], index=places, seed=inputs.seed)
             checks = Checks(attack)
             checks.examples(made, chosen)
             checks.settle()
-            seen.examples[what] = made
-        return seen.examples[what]
+            inputs.examples[what] = made
+        return inputs.examples[what]
 
     def adversarial(places: Tensor) -> Tensor:
         wanted = [divmod(place, EXAMPLES_BLOCK) for place in places.tolist()]
         return torch.stack([block(number)[within] for number, within in wanted])
 
     context = AnalysisContext(
-        network=seen.network,
+        network=inputs.network,
         images=images,
         labels=labels,
         adversarial=adversarial,
-        seed=seen.seed,
+        seed=inputs.seed,
         batch_size=measurement.settings.batch_size,
-        corrupted=seen.corrupted,
-        asked=seen.asked,
+        corrupted=inputs.corrupted,
+        asked=inputs.asked,
         settings=values_of(measurement.settings, declared_settings(measurement.name) or ()),
         progress=progress,
     )

@@ -19,7 +19,7 @@ from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evalua
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.filters import Filter
 from ablate.core.text import first_line, named_line, now_ms, plural
-from ablate.execution.analyses import Seen, analyse
+from ablate.execution.analyses import AnalysisInputs, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
@@ -39,7 +39,7 @@ from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
 from ablate.spaces.planned import MadeOn, PlannedMeasurement
 from ablate.storage import checkpoints, leases
 from ablate.storage.attempts import Attempt
-from ablate.storage.heartbeat import Pulse
+from ablate.storage.heartbeat import Heartbeat
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 
@@ -109,8 +109,8 @@ class _Run:
             self.death = death(self.storage, self.task.key)  # of an earlier attempt: this one has no log yet
             self.attempt = self.storage.attempt(self.task.key)
             self.stacks = Stacks(self.storage, self.attempt.log)
-            pulse = Pulse(self.storage.files, self.attempt.alive, self._has(), self._is_ours)
-            with self.stacks.open(), pulse:
+            heartbeat = Heartbeat(self.storage.files, self.attempt.alive, self._has(), self._is_ours)
+            with self.stacks.open(), heartbeat:
                 # A user's network may draw while it is measured, too.
                 own = OwnRandomNumbers(self.device)
                 yield from within(lambda: self._turn(own), self._train_and_measure(self.attempt))
@@ -339,10 +339,10 @@ class _Run:
         start = time.perf_counter()
         progress = self._progress(same, far)
         if first.kind == "analysis":
-            seen = Seen(
+            inputs = AnalysisInputs(
                 network, self.asked, images, labels, self.task.spec.seed, self.dataset.corrupted, self._examples
             )
-            records = [analyse(first, seen, progress)]
+            records = [analyse(first, inputs, progress)]
         elif first.made_on is not None:
             records = self._transfer(same, first.made_on, images, labels)
         else:

@@ -52,16 +52,16 @@ class _Command(typer.core.TyperCommand):
         for parameter in self.get_params(ctx):
             option = OPTIONS.get(parameter.name)
             heading = option.heading or heading if option is not None else heading
-            told = parameter.get_help_record(ctx)
-            if told is not None:
-                sections.setdefault(heading, []).append(told)
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(heading, []).append(record)
         self.format_usage(ctx, formatter)
         with formatter.indentation():
             formatter.write_text(self.help)
-        for name, told_of in sections.items():
+        for name, options in sections.items():
             formatter.write_heading(name)
             with formatter.indentation():
-                formatter.write_dl(told_of, col_max=28)
+                formatter.write_dl(options, col_max=28)
         formatter.write_text(self.epilog)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablate.core.text import aside
-from ablate.launch.costs import Costs, told_hours
+from ablate.launch.costs import Costs, hours_text
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan, PlannedTrial
 from ablate.report.from_storage import results_of
@@ -98,7 +98,7 @@ class Stand:
     def _sentence(self, unit: str) -> str:
         waiting = self.walk.waiting
         at = waiting.seeds if waiting is not None else 0
-        more = f"the look at {at} seeds would take about {told_hours(self.hours, unit)} more"
+        more = f"the look at {at} seeds would take about {hours_text(self.hours, unit)} more"
         open_at = f"open at {self.seeds} seeds; " if self.seeds else ""
         chance = f"{math.floor(100 * self.prospect.chance)} %" if self.prospect is not None else ""
         match self.fate:

@@ -46,10 +46,10 @@ def show_plan(plan: Plan, out: Console) -> None:
     if failed:
         out.print()
     _show_failures(failed, out)
-    told = cautions(plan)
-    if told:
+    found = cautions(plan)
+    if found:
         out.print()
-    for sentence in told:
+    for sentence in found:
         out.print(Text(f"Caution: {sentence}.".replace("?.", "?"), style="bold yellow", overflow="fold"))
     out.print()
     out.print(Text(f"plan {plan.id}, preset {plan.preset.name}: {summary(plan)}", overflow="fold"))

@@ -17,7 +17,7 @@ from ablate.storage.storage import Storage
 _HOUR_S = 3600.0
 
 
-def told_hours(hours: float, unit: str) -> str:
+def hours_text(hours: float, unit: str) -> str:
     """Hours in words."""
     return f"{hours:,.0f} {unit}" if hours >= 10 else f"{hours:.2g} {unit}"
 
@@ -84,7 +84,7 @@ def spent_on(storage: Storage, training: PlannedTraining) -> Spent:
     ran_on = [each.meta for each in made.values()]
     lost: list[Lost] = []
     manifests = dict(manifests_of(storage.files, training.key))
-    histories = {name: _steps(storage.history_of(training.key, name, told)) for name, told in manifests.items()}
+    histories = {name: _steps(storage.history_of(training.key, name, manifest)) for name, manifest in manifests.items()}
     for attempt in attempts_of(storage.files, training.key):
         alive = life(storage.files, alive_path(training.key, attempt))
         base = f"{training.key}/attempts/{attempt}/"
@@ -117,12 +117,12 @@ def _steps(history: Iterable[Mapping[str, Any]]) -> list[tuple[int, int, float]]
     return [(int(each["epoch"]), _when(each), _seconds(each["metrics"])) for each in history]
 
 
-def _when(told: Mapping[str, Any]) -> int:
-    return int(told.get("timestamp_ms", 0))
+def _when(entry: Mapping[str, Any]) -> int:
+    return int(entry.get("timestamp_ms", 0))
 
 
-def _seconds(told: Mapping[str, Any]) -> float:
-    found = float(told.get("seconds", 0.0))
+def _seconds(entry: Mapping[str, Any]) -> float:
+    found = float(entry.get("seconds", 0.0))
     return found if found > 0.0 else 0.0  # nan, too
 
 

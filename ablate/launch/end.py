@@ -64,25 +64,25 @@ def end_summary(plan: Plan) -> str:
     """How a launch left its trainings: `4 trainings finished, 1 failed, 2 to go`."""
     counts = plan.counts()
     done, failed = counts.get("reuse", 0) + counts.get("stopped", 0), counts.get("failed", 0)
-    told = [f"{plural(done, 'training')} finished"]
-    told += [f"{failed:,} failed"] if failed else []
+    parts = [f"{plural(done, 'training')} finished"]
+    parts += [f"{failed:,} failed"] if failed else []
     left = sum(counts.values()) - done - failed
-    return ", ".join([*told, *([f"{left:,} to go"] if left else [])])
+    return ", ".join([*parts, *([f"{left:,} to go"] if left else [])])
 
 
-def run_on_end(command: str, told: Mapping[str, str], console: Console, *, to_stderr: bool = False) -> None:
+def run_on_end(command: str, variables: Mapping[str, str], console: Console, *, to_stderr: bool = False) -> None:
     """Run a user's command at the end of a launch; whatever becomes of it, the launch has ended as it has.
 
     Args:
         command: For the shell.
-        told: More variables of its environment.
+        variables: More variables of its environment.
         console: Where its failure is told.
         to_stderr: Whether what it prints must not mix with what this process prints.
     """
     try:
         sys.stdout.flush()
         out = sys.stderr.fileno() if to_stderr else None
-        code = subprocess.run(command, shell=True, env={**os.environ, **told}, stdout=out, check=False).returncode
+        code = subprocess.run(command, shell=True, env={**os.environ, **variables}, stdout=out, check=False).returncode
     except OSError as error:
         console.print(Text(f"--on-end: expected a command that runs, got {error.strerror}", overflow="fold"))
         return

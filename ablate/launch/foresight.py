@@ -11,7 +11,7 @@ import numpy as np
 
 from ablate.core.text import plural
 from ablate.launch.claim_progress import Question, questions_of
-from ablate.launch.costs import told_hours
+from ablate.launch.costs import hours_text
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import Estimate as Duration
 from ablate.planning.plan import Plan
@@ -85,7 +85,7 @@ class Foresight:
         return ", ".join(parts)
 
     def _took(self, hours: float | None) -> str:
-        return "" if hours is None else f" ({told_hours(hours, self.unit)})"
+        return "" if hours is None else f" ({hours_text(hours, self.unit)})"
 
     def as_json(self) -> dict[str, Any]:
         """As plain data."""

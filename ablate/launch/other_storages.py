@@ -28,7 +28,7 @@ from ablate.storage.storage import Storage
 from ablate.storage.zipped import BundleFiles, bundles_in
 
 
-class Place(ReadOnlyFiles):
+class OtherStorage(ReadOnlyFiles):
     """A storage to go on from, of which only that is seen; as of `Files`, and only read.
 
     Failures, and what was only begun, are nobody else's business.
@@ -79,7 +79,7 @@ class Place(ReadOnlyFiles):
         if folder == origins.FOLDER:
             key = name.removesuffix(".json")
             return self.origin(key).model_dump_json().encode() if self.offers(key) else None
-        return self._files.read(path) if self._seen(folder) else None
+        return self._files.read(path) if self._shown(folder) else None
 
     def list(self, path: str) -> builtins.list[str]:
         """See `Files`."""
@@ -87,13 +87,13 @@ class Place(ReadOnlyFiles):
         if path in ("", origins.FOLDER):
             suffix = ".json" if path else ""
             return sorted(f"{key}{suffix}" for key in self._keys if self.offers(key))
-        return self._files.list(path) if self._seen(path.partition("/")[0]) else []
+        return self._files.list(path) if self._shown(path.partition("/")[0]) else []
 
     def size(self, path: str) -> int | None:
         """See `Files`."""
-        return self._files.size(path) if self._seen(path.partition("/")[0]) else None
+        return self._files.size(path) if self._shown(path.partition("/")[0]) else None
 
-    def _seen(self, folder: str) -> bool:
+    def _shown(self, folder: str) -> bool:
         return folder == "registrations" or self.offers(folder)
 
     def refusal(self, path: str) -> StorageError:
@@ -101,7 +101,7 @@ class Place(ReadOnlyFiles):
         return StorageError(f"--also {redact(self.location)}: expected it to be only read, got {path} to write")
 
 
-class Also:
+class OtherStorages:
     """The storages that a launch goes on from beside its own.
 
     Args:
@@ -114,7 +114,7 @@ class Also:
 
     def __init__(self, asked: Sequence[str], own: Storage) -> None:
         self._own = own
-        found: dict[str, Place] = {}
+        found: dict[str, OtherStorage] = {}
         for place in (place for each in asked for place in _opened(each, own)):
             found.setdefault(place.location, place)
         self.places = list(found.values())
@@ -180,14 +180,14 @@ class Also:
 def opened(options: Options) -> Storage:
     """What a launch plans by: its own storage, and behind it those that it goes on from."""
     own = Storage(options.storage)
-    return Also(options.also, own).storage
+    return OtherStorages(options.also, own).storage
 
 
 def _whole(view: TrainingView, needed: set[str]) -> bool:
     return view.finished and needed <= view.records.keys()
 
 
-def _opened(asked: str, own: Storage) -> list[Place]:
+def _opened(asked: str, own: Storage) -> list[OtherStorage]:
     """A bundle or a storage, or the bundles of a folder."""
     storage = Storage(asked)
     if storage.location.rstrip("/") == own.location.rstrip("/"):
@@ -202,8 +202,8 @@ def _opened(asked: str, own: Storage) -> list[Place]:
         return [_bundle(BundleFiles(path, alone=True), own) for path in found]  # the others are among them
     place = redact(storage.location).partition("?")[0].rstrip("/")
     name = "/".join(place.rsplit("/", 2)[-2:])
-    return [Place(storage.files, own, "storage", name, lambda: next(iter(storage.identities()), ""))]
+    return [OtherStorage(storage.files, own, "storage", name, lambda: next(iter(storage.identities()), ""))]
 
 
-def _bundle(files: BundleFiles, own: Storage) -> Place:
-    return Place(files, own, "bundle", files.bundle.path.name, files.bundle.digest)
+def _bundle(files: BundleFiles, own: Storage) -> OtherStorage:
+    return OtherStorage(files, own, "bundle", files.bundle.path.name, files.bundle.digest)

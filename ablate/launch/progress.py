@@ -133,7 +133,7 @@ class TrainingsProgress:
         self._lock = threading.Lock()
         self._active: dict[str, _Active] = {}
         self._names = {key: label(key) for key in keys}
-        self._told_waiting: set[str] = set()
+        self._shown_waiting: set[str] = set()
         self._live: Live | None = None
         self.phase = ""
         """What goes on before the first training tells anything."""
@@ -204,8 +204,8 @@ class TrainingsProgress:
         for key in keys:
             with self._lock:
                 self._active.pop(key, None)  # this launch may have begun it, and lost it to the other
-                new = key in self._names and key not in self._told_waiting
-                self._told_waiting.add(key)
+                new = key in self._names and key not in self._shown_waiting
+                self._shown_waiting.add(key)
             if new:
                 self.note(f"{self._label(key)}: another launch trains it; waiting for its result")
 

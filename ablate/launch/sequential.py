@@ -16,7 +16,7 @@ from ablate.core.errors import StorageError, UserError
 from ablate.core.text import now_ms, plural, printable
 from ablate.execution.base import Resources
 from ablate.launch.claim_progress import Courses
-from ablate.launch.costs import Costs, told_hours
+from ablate.launch.costs import Costs, hours_text
 from ablate.launch.foresight import Foresight, foresee
 from ablate.launch.options import Options
 from ablate.launch.registration import content_of
@@ -106,7 +106,7 @@ class UntilDecided(Rows):
         keys = {self._courses.planned[place].training for each in self._courses.stands for place in each.places}
         least = min(map(self.costs.left, keys), default=0.0)
         if hours is not None and hours < least and not self._courses.spent:
-            told = f"about {told_hours(least, self.costs.unit)}, got {hours:g}"
+            told = f"about {hours_text(least, self.costs.unit)}, got {hours:g}"
             raise UserError(f"--budget-hours: expected at least what one training takes, {told}")
 
     def expected(self, storage: Storage) -> Estimate:
@@ -216,7 +216,7 @@ class UntilDecided(Rows):
         stands, unit = self._courses.stands, self.costs.unit
         done = sum(each.fate == "decided" for each in stands)
         limit = f" of {self._budget:g}" if self._budget is not None else ""
-        spent = f"{told_hours(self._courses.spent, '').strip()}{limit} {unit} spent"
+        spent = f"{hours_text(self._courses.spent, '').strip()}{limit} {unit} spent"
         console.print(Text(f"{done} of {plural(len(stands), 'claim')} decided, {spent}:", overflow="fold"))
         for each in stands:
             console.print(Text(f"  {printable(each.sentence(unit))}", overflow="fold"))

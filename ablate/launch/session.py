@@ -25,10 +25,10 @@ from ablate.execution.addresses import ray_address
 from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
 from ablate.launch.console import plan_as_json, show_estimate, show_next_steps, show_remarks
-from ablate.launch.costs import told_hours
+from ablate.launch.costs import hours_text
 from ablate.launch.end import end_summary, run_on_end, time_limit
 from ablate.launch.options import Options
-from ablate.launch.other_storages import Also
+from ablate.launch.other_storages import OtherStorages, opened
 from ablate.launch.progress import Progress
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
@@ -88,20 +88,20 @@ def launch_here(
         session_of: Does it, with arguments as of `Session`, which it is by default.
     """
     options, storage = request.options, Storage(request.options.storage)
-    seen = Also(options.also, storage).storage  # nothing of others' is copied before it begins
-    subject = subject_of(request, seen)
+    known = opened(options)  # nothing of others' is copied before it begins
+    subject = subject_of(request, known)
     if options.dry_run:
         subject.foresee()
-    subject.decide(seen, options)
+    subject.decide(known, options)
     if not elsewhere:
         check_reach(options, subject.always_trains or bool(subject.plan.left()))
         if options.dry_run:
             storage.files.probe()
     if options.dry_run:
-        return _dry_run(options, subject, seen, console, out)
+        return _dry_run(options, subject, known, console, out)
     storage.check()
     asks = not options.yes and runs_here(options)
-    if asks and not _agreed(request, subject.expected(seen), subject_of, seen, console):
+    if asks and not _agreed(request, subject.expected(known), subject_of, known, console):
         return 2
     return (session_of or Session)(options, subject, storage, console, out).run()
 
@@ -143,8 +143,8 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
         unit = outlook["unit"]
         limit = f", of a budget of {outlook['budget_hours']:g}" if outlook["budget_hours"] is not None else ""
         console.print(
-            f"Until decided: about {told_hours(outlook['expected_hours'], unit)} if the effects are what is expected, "
-            f"{told_hours(outlook['largest_hours'], unit)} at most; {told_hours(outlook['spent_hours'], unit)} spent "
+            f"Until decided: about {hours_text(outlook['expected_hours'], unit)} if the effects are what is expected, "
+            f"{hours_text(outlook['largest_hours'], unit)} at most; {hours_text(outlook['spent_hours'], unit)} spent "
             f"so far{limit}."
         )
     return 0
@@ -258,7 +258,7 @@ class Session:
         self.out = out
         self.provenance = provenance(sys.argv)
         self.leases = Leases(storage.files)
-        self.also = Also(options.also, storage)
+        self.other_storages = OtherStorages(options.also, storage)
         self.progress: Progress
         self.sync: Any = None
         self.tracker: Any = None
@@ -292,8 +292,8 @@ class Session:
 
     def _tell_end(self, command: str, code: int) -> None:
         """Run the user's command, which is told in its environment how this ended."""
-        told = {"ABLATE_EXIT_CODE": str(code), "ABLATE_PLAN": self.plan.id, "ABLATE_SUMMARY": end_summary(self.plan)}
-        run_on_end(command, told, self.console, to_stderr=self.options.as_json)
+        more = {"ABLATE_EXIT_CODE": str(code), "ABLATE_PLAN": self.plan.id, "ABLATE_SUMMARY": end_summary(self.plan)}
+        run_on_end(command, more, self.console, to_stderr=self.options.as_json)
 
     def _run(self) -> int:
         options, storage = self.options, self.storage
@@ -335,7 +335,7 @@ class Session:
         """Write down what is going to be done."""
         self.subject.prepare(self)
         self.storage.identify()
-        self._tell(self.also.take_registrations(space.name for space in self.plan.spaces))
+        self._tell(self.other_storages.take_registrations(space.name for space in self.plan.spaces))
         self._register()
         for training in self.plan.trainings.values():
             self.admit(training)
@@ -349,7 +349,7 @@ class Session:
 
     def admit(self, training: PlannedTraining) -> None:
         """Write down that a training is in the plan, take over what others have of it, drop what is damaged of it."""
-        self._tell(filter(None, [self.also.take(training)]))
+        self._tell(filter(None, [self.other_storages.take(training)]))
         self.storage.describe(training.key, training.identity)
         if training.weights is not None and training.missing:
             keep_weights(self.plan, training, self.storage)
@@ -366,7 +366,7 @@ class Session:
             return
         from ablate.launch.registration import register
 
-        known = self.also.storage  # what others have measured is known, too
+        known = self.other_storages.storage  # what others have measured is known, too
         self.plan.registrations = register(self.plan, known, self.provenance, self.options.data_root)
         problems = [problem for part in self.plan.registrations.values() for problem in part.problems]
         for problem in dict.fromkeys(problems):

@@ -40,8 +40,7 @@ class _Watched:
     attack: str
     measurements: set[str]
     view: TrainingView
-    told: bool = False
-    """Whether it is known to have begun."""
+    begun: bool = False
 
     @property
     def status(self) -> TrainingStatus:
@@ -171,8 +170,8 @@ def _events(storage: Storage, key: str, training: _Watched, now: TrainingView) -
     stamp = now_ms()
     total = len(training.measurements)
     done = len(training.measurements & now.records.keys())
-    if now.attempts and not training.told:
-        training.told = True
+    if now.attempts and not training.begun:
+        training.begun = True
         events.append(Event(key, "started", max(0, now.epoch), training.epochs, timestamp_ms=stamp))
         before = TrainingView(key)
     if now.epoch > before.epoch and now.epoch >= 0:

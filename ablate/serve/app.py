@@ -103,8 +103,8 @@ class Pages:
                 yield _event("reload", "")
                 return
             if board.version > version:
-                version, told = board.since(version)
-                yield _event("pieces", json.dumps(told), f"{self._own}-{version}")
+                version, changes = board.since(version)
+                yield _event("pieces", json.dumps(changes), f"{self._own}-{version}")
                 last = time.monotonic()
             elif time.monotonic() - last > STILL_S:
                 yield _event("still", "")

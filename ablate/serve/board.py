@@ -82,11 +82,11 @@ class Board:
             The version now, and what a viewer does to be there: parents stand before what is in them.
         """
         with self._lock:
-            told: list[dict[str, Any]] = [{"id": name, "gone": True} for name, at in self._gone.items() if at > version]
+            news: list[dict[str, Any]] = [{"id": name, "gone": True} for name, at in self._gone.items() if at > version]
             for at, piece in self._pieces.values():
                 if at > version:
-                    told.append({"id": piece.id, "set": piece.values} if isinstance(piece, Attributes) else vars(piece))
-            return self.version, told
+                    news.append({"id": piece.id, "set": piece.values} if isinstance(piece, Attributes) else vars(piece))
+            return self.version, news
 
 
 def _name(piece: Piece | Attributes) -> str:

@@ -22,7 +22,7 @@ MOST_RECORD_BYTES = 256_000_000
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Cached:
     """A training at the last look, and the names of files by which a change shows: every manifest has its own."""
 
     names: tuple[tuple[str, ...], ...]
@@ -41,7 +41,7 @@ class ReadOnly(ReadOnlyFiles):
         self.read, self.list, self.size = files.read, files.list, files.size
 
 
-class SeenStorage(Storage):
+class CachedStorage(Storage):
     """A storage that is read anew by `look` alone; in between, every answer is as of the last look.
 
     Args:
@@ -52,7 +52,7 @@ class SeenStorage(Storage):
         super().__init__(location)
         self.files: Files = ReadOnly(self.files)
         self._leases = Leases(self.files)  # never entered: it looks at others' leases, and makes none
-        self._trainings: dict[str, _Seen] = {}
+        self._trainings: dict[str, _Cached] = {}
         self._held: set[str] = set()
         self._given_back: dict[str, int] = {}
         self._histories: dict[str, tuple[tuple[str, ...], list[dict[str, Any]]]] = {}
@@ -136,7 +136,7 @@ class SeenStorage(Storage):
         before = self._trainings.get(key)
         if before is not None and before.names == names:
             return False
-        self._trainings[key] = _Seen(names, super().view(key))
+        self._trainings[key] = _Cached(names, super().view(key))
         return True
 
     def _is_held(self, key: str) -> bool:

@@ -16,7 +16,7 @@ from ablate.core.text import plural, printable
 from ablate.report.from_storage import live_state, state_of
 from ablate.serve import curves, views
 from ablate.serve.board import Board
-from ablate.serve.cache import SeenStorage
+from ablate.serve.cache import CachedStorage
 from ablate.serve.publisher import Publisher
 from ablate.serve.views import STATES, TrialView
 from ablate.storage import plans
@@ -50,7 +50,7 @@ class Follower:
     def __init__(self, location: str, plan: PlanFile, look_s: float = LOOK_S, *, figures: bool = True) -> None:
         self.board = Board()
         self.plan = plan
-        self._storage = SeenStorage(location)
+        self._storage = CachedStorage(location)
         self._look_s = look_s
         self._publisher = Publisher(self._storage, self.board, figures=figures)
         self._trials: dict[str, TrialView] = {}
@@ -92,9 +92,9 @@ class Follower:
         try:
             self._look()
         except UserError as error:
-            self._tell_away(str(error))
+            self._show_problem(str(error))
         except Exception as error:  # a page that ends would tell nothing at all
-            self._tell_away(f"{type(error).__name__}: {error}")
+            self._show_problem(f"{type(error).__name__}: {error}")
 
     def _look(self) -> None:
         path = f"plans/{self.plan.id}.json"
@@ -118,7 +118,7 @@ class Follower:
         where = redact(self._storage.location)
         return StorageError(f"--storage {where}: expected plan {self.plan.id} to be there, got nothing")
 
-    def _tell_away(self, told: str) -> None:
+    def _show_problem(self, told: str) -> None:
         if not self._away:
             self._away = True
             self._storage.forget()
@@ -286,7 +286,7 @@ def _standing(trial: TrialView) -> tuple[str, int, str]:
     return trial.state, trial.measured, trial.reason
 
 
-def _points(storage: SeenStorage, key: str, metric: str) -> dict[int, float]:
+def _points(storage: CachedStorage, key: str, metric: str) -> dict[int, float]:
     return {
         int(entry["epoch"]): float(entry["metrics"][metric])
         for entry in storage.history(key)

@@ -15,7 +15,7 @@ from ablate.report.page import Missing, render_space
 from ablate.report.results import Results
 from ablate.serve import views
 from ablate.serve.board import Board
-from ablate.serve.cache import SeenStorage
+from ablate.serve.cache import CachedStorage
 from ablate.storage.plans import PlanFile
 
 LIVE = "training"
@@ -41,7 +41,7 @@ class Publisher:
         figures: Whether they are drawn.
     """
 
-    def __init__(self, storage: SeenStorage, board: Board, *, figures: bool = True) -> None:
+    def __init__(self, storage: CachedStorage, board: Board, *, figures: bool = True) -> None:
         self._work = (self._tell_on, self._draw_on) if figures else (self._tell_on,)
         self._storage = storage
         self._board = board

@@ -153,13 +153,13 @@ class Shelf:
         return sorted(self._known.values(), key=lambda plan: plan.launched_ms, reverse=True)
 
     def _tell(self, shown: str, board: Board) -> None:
-        board.put(views.plans_piece([_told(plan) for plan in self._in_order()], shown, list(self._unreadable.values())))
+        board.put(views.plans_piece([_item(plan) for plan in self._in_order()], shown, list(self._unreadable.values())))
         if shown == self.NONE:
             nothing = "The first launch is shown by itself; python -m ablate.launch begins one."
             board.put(views.notice_piece(self._away or nothing))
 
 
-def _told(plan: PlanFile) -> dict[str, Any]:
+def _item(plan: PlanFile) -> dict[str, Any]:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.launched_ms / 1000))
     changed = f" · {' '.join(plan.overrides)}" if plan.overrides else ""
     spaces = ", ".join(space.name for space in plan.spaces)

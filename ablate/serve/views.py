@@ -93,16 +93,16 @@ def count_pieces(counts: Mapping[str, int]) -> list[Piece]:
     ]
 
 
-def summary_piece(**told: Any) -> Piece:
+def summary_piece(**values: Any) -> Piece:
     """How far the whole plan is."""
-    return Piece("summary", "now", 0, _render("summary.html", duration=duration, **told))
+    return Piece("summary", "now", 0, _render("summary.html", duration=duration, **values))
 
 
 def curves_words_piece(shown: int, begun: int, rows: Mapping[str, int]) -> Piece:
     """What is said above the curves: of few rows, which line is whose."""
     legend = [(colour, label) for label, colour in rows.items()] if len(rows) <= MOST_NAMED else []
     html = _render("curves_words.html", shown=shown, begun=begun, legend=legend)
-    return Piece("curves-told", "curves-words", 0, html)
+    return Piece("curves-caption", "curves-words", 0, html)
 
 
 def notice_piece(text: str) -> Piece:
@@ -122,7 +122,7 @@ def section_piece(space: str, order: int, html: str) -> Piece:
 
 def failed_html(error: Exception) -> str:
     """What stands in the place of the report where it cannot be made."""
-    return _render("failed.html", told=redact(f"{type(error).__name__}: {error}"))
+    return _render("failed.html", problem=redact(f"{type(error).__name__}: {error}"))
 
 
 def figures_piece(space: str, order: int, title: str, figures: Mapping[str, tuple[Picture | Missing, str]]) -> Piece:
@@ -131,10 +131,10 @@ def figures_piece(space: str, order: int, title: str, figures: Mapping[str, tupl
     return Piece(f"figures-{space}", "report", 2 * order + 1, html)
 
 
-def shell(**told: Any) -> str:
+def shell(**values: Any) -> str:
     """The page that pieces come into."""
-    return _render("live.html", states=STATES, **told)
+    return _render("live.html", states=STATES, **values)
 
 
-def _render(template: str, **told: Any) -> str:
-    return templates(_FOLDER).get_template(template).render(told).strip()
+def _render(template: str, **values: Any) -> str:
+    return templates(_FOLDER).get_template(template).render(values).strip()

@@ -39,7 +39,7 @@ class Life(BaseModel):
     on: RanOn
 
 
-class Pulse:
+class Heartbeat:
     """Says of an attempt that it is alive, as long as the block runs; a thread of its own beats beside long work.
 
     Args:
@@ -64,7 +64,7 @@ class Pulse:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="attempt-alive", daemon=True)
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> Heartbeat:
         self._beat()
         self._thread.start()
         return self
@@ -79,10 +79,10 @@ class Pulse:
             self._beat()
 
     def _beat(self) -> None:
-        told = {"began_ms": self._began_ms, "alive_ms": now_ms(), "on": self._on}
+        content = {"began_ms": self._began_ms, "alive_ms": now_ms(), "on": self._on}
         with contextlib.suppress(StorageError):  # no number depends on it, and the training itself tells
             if self._may():
-                self._files.write(self._path, json.dumps(told).encode())
+                self._files.write(self._path, json.dumps(content).encode())
 
 
 def life(files: Files, path: str) -> Life | None:

@@ -199,7 +199,7 @@ def id_of(preset: str, trials: Iterable[Identity]) -> str:
         preset: Under which they stand.
         trials: In their order.
     """
-    listing = [[*told, dict(columns), dict(analyses)] for *told, columns, analyses in trials]
+    listing = [[*fields, dict(columns), dict(analyses)] for *fields, columns, analyses in trials]
     return digest({"preset": preset, "trials": listing})[:10]
 
 

@@ -150,8 +150,8 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
             if problem is not None:
                 altered.append(_aside(run, problem))
     without = {part.training for part in plan.trials if (part.row, part.seed) not in runs}
-    untold = _reasons(store, without, info.storage)
-    trials = {(part.row, part.seed): _trial(part, runs.get((part.row, part.seed)), untold) for part in plan.trials}
+    without_run = _reasons(store, without, info.storage)
+    trials = {(part.row, part.seed): _trial(part, runs.get((part.row, part.seed)), without_run) for part in plan.trials}
     wanted = {trial.training_run_id for trial in trials.values() if trial.training_run_id is not None}
     trainings = _training_runs(store, wanted, info.storage, altered)
     for trial in trials.values():
@@ -260,19 +260,19 @@ def _reasons(store: Store, keys: set[str], storage: str) -> dict[str, _Standing]
     for run in sorted(found, key=_rank, reverse=True):  # of several the best one tells
         if _storage(run) in (storage, ""):
             found_in = _standing(run)
-            told = replace(found_in, problem=found_in.problem or "not measured")
-            if told.status not in (TrainingStatus.FAILED, TrainingStatus.STOPPED):
-                told = replace(told, status=TrainingStatus.MISSING)  # of its trial there is nothing yet
-            states[run.tags.get("ablate.training_key", "")] = told
+            standing = replace(found_in, problem=found_in.problem or "not measured")
+            if standing.status not in (TrainingStatus.FAILED, TrainingStatus.STOPPED):
+                standing = replace(standing, status=TrainingStatus.MISSING)  # of its trial there is nothing yet
+            states[run.tags.get("ablate.training_key", "")] = standing
     return states
 
 
-def _trial(part: TrialPart, run: Run | None, untold: Mapping[str, _Standing]) -> TrialResult:
+def _trial(part: TrialPart, run: Run | None, without_run: Mapping[str, _Standing]) -> TrialResult:
     if run is None:
-        told = untold.get(part.training, _Standing(TrainingStatus.MISSING, "not trained"))
-        return TrialResult(part, problem=told.problem, status=told.status, reason=told.reason)
+        standing = without_run.get(part.training, _Standing(TrainingStatus.MISSING, "not trained"))
+        return TrialResult(part, problem=standing.problem, status=standing.status, reason=standing.reason)
     altered = problem_of(run)
-    told = (
+    standing = (
         _standing(run)
         if altered is None
         else _Standing(TrainingStatus.MISSING, f"left out, changed in MLflow: {altered}")
@@ -280,9 +280,9 @@ def _trial(part: TrialPart, run: Run | None, untold: Mapping[str, _Standing]) ->
     return TrialResult(
         part=part,
         metrics=run.metrics if altered is None else {},
-        problem=told.problem,
-        status=told.status,
-        reason=told.reason,
+        problem=standing.problem,
+        status=standing.status,
+        reason=standing.reason,
         run_id=run.id,
         training_run_id=run.tags.get("ablate.training_run_id"),
         tags=run.tags,

@@ -155,15 +155,15 @@ def _training_agrees(store: Store, opened: PlanRuns, run: Run, held: TrainingCon
 
 def _artifacts_whole(store: Store, run: Run, paths: Iterable[str]) -> bool:
     """Whether the artifacts of a run are those that were uploaded, byte for byte; `paths` must be among them."""
-    told = artifact_digests(run)
-    return told.keys() >= set(paths) and all(
-        artifact_is_whole(run, path, store.download(run.id, path)) for path in told
+    digests = artifact_digests(run)
+    return digests.keys() >= set(paths) and all(
+        artifact_is_whole(run, path, store.download(run.id, path)) for path in digests
     )
 
 
 def _sent_epoch(run: Run) -> int:
-    told = run.tags.get(SYNCED_EPOCH, "")
-    return int(told) if re.fullmatch(r"\d{1,9}", told) else -1
+    epoch = run.tags.get(SYNCED_EPOCH, "")
+    return int(epoch) if re.fullmatch(r"\d{1,9}", epoch) else -1
 
 
 def adopts(storage: Storage) -> Adopts:

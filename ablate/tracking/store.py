@@ -274,10 +274,10 @@ class Store:
         lacking = [each for each in inputs if each.known_as not in run.data]
         if not lacking:
             return
-        told = data_inputs(lacking)
+        inputs_of_mlflow = data_inputs(lacking)
         for left in reversed(range(_DATA_TRIES)):
             try:
-                self._talk(lambda: self._client.log_inputs(run.id, told))
+                self._talk(lambda: self._client.log_inputs(run.id, inputs_of_mlflow))
                 break
             except ServerAway:
                 raise

@@ -73,9 +73,9 @@ def view_of(file: PlanFile, space: SpacePart, plan_run: str, names: Sequence[str
     envelope = {"name": name, "createdAt": file.created_ms, "updatedAt": file.created_ms}
     while True:
         # The state twice: in the envelope of MLflow's saved views, and beside it for versions that know none.
-        told = json.dumps({**envelope, "state": json.dumps(state), **state})
-        if len(told) <= _LONGEST_VIEW or len(columns) <= 1:
-            return told
+        view = json.dumps({**envelope, "state": json.dumps(state), **state})
+        if len(view) <= _LONGEST_VIEW or len(columns) <= 1:
+            return view
         state["columnWidths"].pop(columns.pop(), None)
 
 

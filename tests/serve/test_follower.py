@@ -12,7 +12,7 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.report.figures import overview
-from ablate.serve.cache import SeenStorage
+from ablate.serve.cache import CachedStorage
 from ablate.serve.curves import name_of
 from ablate.serve.follower import Follower
 from ablate.serve.server import LiveServer
@@ -126,7 +126,7 @@ def test_tables_that_could_not_be_made_are_tried_again(
     page = Page(follower)
     finish(storage, PLAN, [key("512")])
     with monkeypatch.context() as broken:
-        broken.setattr(SeenStorage, "record", lambda *_: 1 / 0)
+        broken.setattr(CachedStorage, "record", lambda *_: 1 / 0)
         follower.look()
         until(lambda: "section-" in page.catch_up())
         assert "ZeroDivisionError" in page.shown["section-"]["html"]
@@ -154,7 +154,7 @@ def test_nothing_is_written_and_nothing_unchanged_is_read(storage: Storage, monk
     read: list[str] = []
     plain = LocalFiles.read
     monkeypatch.setattr(LocalFiles, "read", lambda files, path: (read.append(path), plain(files, path))[1])
-    seen = SeenStorage(storage.location)
+    seen = CachedStorage(storage.location)
     keys = list(PLAN.trainings())
     assert seen.look(keys) == {key("512"), key("256")}
     for each in keys:
@@ -202,10 +202,10 @@ def test_a_storage_that_vanishes_is_told_and_the_page_goes_on_when_it_is_back(
 def test_a_page_tells_no_login_of_its_storage(
     storage: Storage, follower: Follower, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(seen: SeenStorage, keys: object) -> set[str]:
+    def look(seen: CachedStorage, keys: object) -> set[str]:
         raise kind("s3://me:s3cret@bucket/results does not answer")
 
-    monkeypatch.setattr(SeenStorage, "look", look)
+    monkeypatch.setattr(CachedStorage, "look", look)
     page = Page(follower)
     follower.look()
     page.catch_up()

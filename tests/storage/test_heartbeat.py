@@ -10,7 +10,7 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.storage import heartbeat
-from ablate.storage.heartbeat import Pulse, life
+from ablate.storage.heartbeat import Heartbeat, life
 from ablate.storage.storage import Storage
 
 
@@ -26,7 +26,7 @@ def test_a_sign_of_life_comes_at_once_beside_long_work_and_at_the_end(
 
     monkeypatch.setattr(files, "write", written)
     monkeypatch.setattr(heartbeat, "now_ms", lambda: next(clock))
-    with pytest.raises(KeyboardInterrupt), Pulse(files, "alive.json", {"threads": 3}, beat_s=0.001):
+    with pytest.raises(KeyboardInterrupt), Heartbeat(files, "alive.json", {"threads": 3}, beat_s=0.001):
         first = life(files, "alive.json")
         for _ in range(3):
             assert beats.acquire(timeout=60)
@@ -44,14 +44,14 @@ def test_storage_that_refuses_a_sign_of_life_stops_nothing(tmp_path: Path, monke
         raise StorageError("expected room, got none")
 
     monkeypatch.setattr(files, "write", refused)
-    with Pulse(files, "alive.json", {}):
+    with Heartbeat(files, "alive.json", {}):
         pass
     assert life(files, "alive.json") is None
 
 
 def test_nothing_is_said_once_another_launch_has_taken_over(tmp_path: Path) -> None:
     files, ours = Storage(str(tmp_path)).files, [True]
-    with Pulse(files, "alive.json", {}, lambda: ours[0]):
+    with Heartbeat(files, "alive.json", {}, lambda: ours[0]):
         said = files.read("alive.json")
         ours[0] = False
     assert said is not None and files.read("alive.json") == said

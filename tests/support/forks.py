@@ -79,8 +79,8 @@ class Fork:
         socket.send_fds(self._connection, [b"x"], descriptors)
         self._connection.sendall(json.dumps(asked).encode())
         self._connection.shutdown(socket.SHUT_WR)
-        self._told = self._connection.makefile("rb")
-        self.pid = int(self._told.readline())
+        self._answers = self._connection.makefile("rb")
+        self.pid = int(self._answers.readline())
         self._code: int | None = None
 
     def wait(self, timeout_s: float | None = None) -> int:
@@ -95,8 +95,8 @@ class Fork:
         if self._code is None:
             if not select.select([self._connection], [], [], timeout_s)[0]:
                 raise TimeoutError(f"process {self.pid} still runs after {timeout_s} s")
-            self._code = int(self._told.readline() or -signal.SIGKILL)  # a server that is gone took it along
-            self._told.close()
+            self._code = int(self._answers.readline() or -signal.SIGKILL)  # a server that is gone took it along
+            self._answers.close()
             self._connection.close()
         return self._code
 

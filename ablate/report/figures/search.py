@@ -214,10 +214,10 @@ def draw_importances(results: SearchResults) -> Drawing | None:
     axes.set_xlim(left=0)
     if len(shown) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    told_of = "; ".join(f"{each.metric} of {each.samples} samples after epoch {each.epoch}" for each in shown)
+    scores = "; ".join(f"{each.metric} of {each.samples} samples after epoch {each.epoch}" for each in shown)
     return Drawing(
         figure,
-        f"Permutation importance of a random forest fitted to {told_of}. Of so few samples it is a hint, no proof.",
+        f"Permutation importance of a random forest fitted to {scores}. Of so few samples it is a hint, no proof.",
     )
 
 

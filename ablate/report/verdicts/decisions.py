@@ -179,12 +179,12 @@ class Standing:
                 continue
             share = level / left
             for index, (contrast, known) in enumerate(zip(asked, found, strict=True)):
-                untold = now & (self.sides[index] == 0)
-                if not untold.any():
+                open_ = now & (self.sides[index] == 0)
+                if not open_.any():
                     continue
-                self.levels[index] = np.where(untold, share, self.levels[index])
+                self.levels[index] = np.where(open_, share, self.levels[index])
                 if known.problem is None:
-                    new = np.where(untold, sides(contrast, known, share), 0).astype(np.int8)
+                    new = np.where(open_, sides(contrast, known, share), 0).astype(np.int8)
                     self.look[index] = np.where(new != 0, look, self.look[index])
                     self.sides[index] += new
 

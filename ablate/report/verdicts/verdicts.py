@@ -240,7 +240,7 @@ def judge(
         reasons = _reasons([pair for pair in left if pair[1].n_to_decide is None] or left, results)
         reason = "; ".join(shown(reasons, MOST_REASONS))
     return Verdict(
-        claim, UNDECIDED, comparisons, tests, reason, n_to_decide, look, next_look, course.told_next()
+        claim, UNDECIDED, comparisons, tests, reason, n_to_decide, look, next_look, course.next_look_words()
     )  # fmt: skip
 
 
@@ -287,7 +287,7 @@ class _Course:
     def notes(self) -> tuple[str, ...]:
         return self.taken[len(self.found) - 1].notes if self.taken and self.found else ()
 
-    def told_next(self) -> str:
+    def next_look_words(self) -> str:
         """The looks in words, of a claim that is open."""
         if self.design is None:
             return ""
