@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablate.attacks import CleanLogits, build_attack, evaluate
 from ablate.bench import textbook
-from ablate.bench.operations import operations_of
 from ablate.bench.timing import Timed, in_turn, steady
 from ablate.core import modes
 from ablate.learning.cost import STEP_COST, forward_flops, image_cost
@@ -226,3 +227,26 @@ def random_dataset(count: int) -> Dataset:
     labels = np.arange(count, dtype=np.int64) % CLASSES
     names = tuple(str(number) for number in range(CLASSES))
     return Dataset("random", "random images", names, images, labels, images[:CLASSES], labels[:CLASSES])
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Another view of the same memory computes nothing, nor does the profiler's own.
+        self.count += bool(not func.is_view and func.namespace == "aten")
+        return func(*args, **(kwargs or {}))
+
+
+def operations_of(work: Callable[[], Any]) -> int:
+    """Operations of torch in a piece of work; replaying a graph is none, filling what it reads one for each.
+
+    Args:
+        work: Done once; not compiled, which would compile anew for the count.
+    """
+    counting = _Counting()
+    with counting:
+        work()
+    return counting.count

@@ -21,14 +21,47 @@ from ablate.core.errors import SpecError
 from ablate.core.registry import Registry, table
 from ablate.learning.augmentation import get_augmentation
 from ablate.learning.draws import Draws
-from ablate.learning.losses import Loss
 from ablate.spaces.specs import TrainingSpec
 
 TINY = 1e-20
 """What a gradient's norm is divided by at least, as in AWP's own code."""
 
+Loss = Callable[[Tensor], Tensor]
+"""Logits [N, K] -> the loss of each example, [N]."""
+
 Attacked = Literal["loss", "divergence"]
 """What the training attack increases: the loss of the labels, or KL(network(x) || network(x'))."""
+
+
+def cross_entropy(labels: Tensor, smoothing: float = 0.0) -> Loss:
+    """-log softmax(z)_y of each example.
+
+    Args:
+        labels: [N] int64.
+        smoothing: Share of a label that is spread over all classes alike.
+
+    Returns:
+        A function of the logits.
+    """
+    return lambda logits: F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+
+def binary_cross_entropy(targets: Tensor, reduction: Literal["mean", "sum"]) -> Loss:
+    """-sum_k [t_k log s(z_k) + (1 - t_k) log(1 - s(z_k))] of each example, s the sigmoid; or its mean over k.
+
+    Args:
+        targets: [N, K] in [0, 1].
+        reduction: Over the classes.
+
+    Returns:
+        A function of the logits.
+    """
+
+    def loss(logits: Tensor) -> Tensor:
+        each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return each.mean(dim=1) if reduction == "mean" else each.sum(dim=1)
+
+    return loss
 
 
 @dataclass

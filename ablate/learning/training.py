@@ -32,13 +32,15 @@ from ablate.learning.compiling import compiled_code, forget_unless_shared
 from ablate.learning.data import Dataset, split_validation
 from ablate.learning.draws import Ahead, Draws
 from ablate.learning.graphs import StepGraphs
-from ablate.learning.losses import Loss, binary_cross_entropy, cross_entropy
 from ablate.learning.models import build_network, frozen_parameters, parameter_groups, transformed_weights
 from ablate.learning.models.calibration import estimating_anew
 from ablate.learning.models.folding import FoldedNetwork, InParts, as_measured, fold_normalization
 from ablate.learning.monitoring import PROBE_IMAGES, Validation, probe_metrics
 from ablate.learning.objectives import (
     Batch,
+    Loss,
+    binary_cross_entropy,
+    cross_entropy,
     get_objective,
     moved_weights,
     perturbable,

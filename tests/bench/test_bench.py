@@ -20,7 +20,7 @@ from ablate.attacks import APGD, Natural, Square, Together, build_attack
 from ablate.bench import __main__ as bench
 from ablate.bench import autoattack, cases, packing, recipes, streams, textbook, timing
 from ablate.bench.autoattack import standard as autoattack_whole
-from ablate.bench.operations import operations_of
+from ablate.bench.cases import operations_of
 from ablate.bench.timing import Timed, in_turn
 from ablate.learning.models import build_network
 from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec

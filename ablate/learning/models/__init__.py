@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ablate.learning.models import preact_resnet, resnet, torchvision_models  # noqa: F401 (they register themselves)
-from ablate.learning.models.groups import parameter_groups
+from ablate.learning.models.fat import parameter_groups
 from ablate.learning.models.inspection import effective_weight, first_activation, is_quantized, named_convolutions
 from ablate.learning.models.quantization import (
     frozen_parameters,
