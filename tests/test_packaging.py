@@ -35,51 +35,60 @@ def test_every_module_and_data_file_arrives_in_a_submitted_job(tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel installed into it, and nothing else."""
-    source, wheels, site = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "site"))
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment of its own with the wheel in it, and nothing else.
+
+    What the package depends on is seen where it is installed here: a folder that a .pth names is looked into after the
+    environment's own packages, and no .pth file in it counts, so that the checkout installed there is out of sight.
+    """
+    source, wheels, venv = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "venv"))
     for folder in ("ablate", "search_spaces"):  # a copy: what an earlier build left behind would be taken in
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    made = venv / "bin" / "python"
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(wheels), str(source)]
-    install = [*pip, "install", "--no-deps", "--no-index", "--target", str(site)]
-    subprocess.run(build, check=True, capture_output=True, text=True)
-    subprocess.run([*install, str(next(wheels.glob("*.whl")))], check=True, capture_output=True, text=True)
-    return site
+    for command in ([sys.executable, "-m", "venv", "--without-pip", str(venv)], build):
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    install = [*pip, "--python", str(made), "install", "--no-deps", "--no-index", str(next(wheels.glob("*.whl")))]
+    subprocess.run(install, check=True, capture_output=True, text=True)
+    dependencies = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site_of(made) / "dependencies.pth").write_text("\n".join(dependencies))
+    return made
 
 
-def run(site: Path, folder: Path, *command: str) -> str:
-    """Run a command with the installed package, away from the checkout."""
-    found = subprocess.run(
-        command, cwd=folder, env=environment(PYTHONPATH=str(site)), capture_output=True, text=True, timeout=240
-    )
+def site_of(python: Path) -> Path:
+    """Where an environment has its packages."""
+    return next(python.parent.parent.glob("lib/python*/site-packages"))
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    """Run a command in a folder where nothing of the checkout is seen."""
+    env = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    found = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout
 
 
-def test_every_module_and_data_file_is_in_the_wheel(site: Path) -> None:
+def test_every_module_and_data_file_is_in_the_wheel(python: Path) -> None:
     installed = {
         path.replace("search_spaces/", "ablate/search_spaces/", 1) if path[0] == "s" else path for path in shipped()
     }
-    assert installed <= files(site)
+    assert installed <= files(site_of(python))
 
 
-def test_the_installed_wheel_launches_a_space(site: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_launches_a_space(python: Path, tmp_path: Path) -> None:
     code = "import ablate; print(ablate.__file__); print(ablate.space_names())"
-    place, names = run(site, tmp_path, sys.executable, "-c", code).splitlines()
-    assert Path(place).is_relative_to(site) and "batch_size" in names
+    place, names = run(tmp_path, python, "-c", code).splitlines()
+    assert Path(place).is_relative_to(site_of(python)) and "batch_size" in names
+    assert "Table 2" in run(tmp_path, python, "-m", "ablate.launch", "--space", "batch_size", "--dry-run")
     space = write_space(tmp_path, epochs=1)
     arguments = ("--space", str(space), "--row", "small", "--local", "--no-tracking", "--cpus-per-trial", "1")
-    assert "finished" in run(site, tmp_path, sys.executable, "-m", "ablate.launch", *arguments)
+    assert "finished" in run(tmp_path, python, "-m", "ablate.launch", *arguments)
 
 
-@pytest.mark.parametrize("command", ["launch", "report", "bench"])
-def test_the_installed_commands_say_what_they_take(site: Path, tmp_path: Path, command: str) -> None:
-    assert "--" in run(site, tmp_path, sys.executable, "-m", f"ablate.{command}", "--help")
-
-
-@pytest.mark.parametrize("command", ["ablate-launch", "ablate-report"])
-def test_the_console_scripts_run(site: Path, tmp_path: Path, command: str) -> None:
-    assert "--space" in run(site, tmp_path, sys.executable, str(site / "bin" / command), "--help")
+@pytest.mark.parametrize("command", ["launch", "report", "status", "serve", "bench", "bundle"])
+def test_the_console_scripts_run(python: Path, tmp_path: Path, command: str) -> None:
+    said = run(tmp_path, python.parent / f"ablate-{command}", "--help")
+    assert "--" in said and list(tmp_path.iterdir()) == []
