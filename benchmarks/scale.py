@@ -60,7 +60,7 @@ def measure(self, attempt, state, missing):
         attempt.save_record(Record(measurement.key, {"accuracy": 50.0}, arrays, {"what": measurement.name}))
         yield
 
-for place, name, stub in ((worker, "train_in_turns", train_in_turns), (worker._Run, "_measure", measure)):
+for place, name, stub in ((worker, "train_in_turns", train_in_turns), (worker.TaskRun, "measure", measure)):
     getattr(place, name)  # else trainings would do their work, and be timed with it
     setattr(place, name, stub)
 """

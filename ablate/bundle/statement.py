@@ -42,7 +42,7 @@ def statement_of(results: Results) -> dict[str, Any]:
     Args:
         results: Of the networks after the last epoch; others come beside them.
     """
-    tables = {network: _table(build_table(table_input(each))) for network, each in _networks(results)}
+    tables = {network: _table(build_table(table_input(each))) for network, each in by_network(results)}
     judged = verdicts_of(results) if results.planned.judges_claims else []
     masked = table_input(results).masked
     found = {name: value for name, value in results_as_json([results]).items() if name not in _WORDS}
@@ -90,7 +90,8 @@ def summed(numbers: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def _networks(results: Results) -> Iterator[tuple[str, Results]]:
+def by_network(results: Results) -> Iterator[tuple[str, Results]]:
+    """The results of each network that was measured."""
     yield "last", results
     metrics = {name for trial in results.trials.values() for name in trial.metrics}
     others = {Metric.from_run(name).network for name in metrics} - {"last"}

@@ -54,7 +54,7 @@ def _hash_(value: Tensor) -> Tensor:
     return value
 
 
-_KERNEL = """template <typename T> T hashed(T row, T position) {
+KERNEL = """template <typename T> T hashed(T row, T position) {
     unsigned long long value = (unsigned long long)row ^ (unsigned long long)position;
     value += 0x9E3779B97F4A7C15ull;
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9ull;
@@ -62,12 +62,12 @@ _KERNEL = """template <typename T> T hashed(T row, T position) {
     value = value ^ (value >> 31);
     return RESULT;
 }"""
-"""As `_made`, for the compiler of CUDA's runtime: unsigned numbers wrap around, and shift zeros in."""
+"""As `hashed`, for the compiler of CUDA's runtime: unsigned numbers wrap around, and shift zeros in."""
 
-_RESULTS = {"bits": "(T)value", "centred": "(T)((long long)(value >> 40) - 8388608ll)"}
+RESULTS = {"bits": "(T)value", "centred": "(T)((long long)(value >> 40) - 8388608ll)"}
 
 
-def _made(row: Tensor, position: Tensor, result: str) -> Tensor:
+def hashed(row: Tensor, position: Tensor, result: str) -> Tensor:
     """The hash of row ^ position; centred: its upper 24 bits, less 2^23."""
     value = _hash_(row ^ position)
     if result == "centred":
@@ -78,29 +78,29 @@ def _made(row: Tensor, position: Tensor, result: str) -> Tensor:
 
 @functools.cache
 def kernel_of(device: torch.device, result: str) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """`_made` as one operation of a GPU; None where it cannot be had, or says another thing than torch's own ones."""
+    """`hashed` as one operation of a GPU; None where it cannot be had, or says another thing than torch's own ones."""
     if device.type != "cuda":
         return None
     probe = torch.tensor([0, 1, -1, _GOLDEN, _MIX_1, 1 << 62], device=device)
     row, position = probe[:, None], probe[None, :]
     try:
         kernel: Callable[[Tensor, Tensor], Tensor]
-        kernel = torch.cuda.jiterator._create_jit_fn(_KERNEL.replace("RESULT", _RESULTS[result]))
-        return kernel if torch.equal(kernel(row, position), _made(row, position, result)) else None
+        kernel = torch.cuda.jiterator._create_jit_fn(KERNEL.replace("RESULT", RESULTS[result]))
+        return kernel if torch.equal(kernel(row, position), hashed(row, position, result)) else None
     except Exception:  # beta, and a compiler: without it numbers are the same, in more operations
         return None
 
 
 def _numbers(row: Tensor, shape: tuple[int, ...], result: str) -> Tensor:
     """[*row.shape, *shape] int64 for every (row, position)."""
-    position = _positions(math.prod(shape), row.device)[None, :]
+    position = positions(math.prod(shape), row.device)[None, :]
     kernel = kernel_of(row.device, result)
-    made = _made(row[..., None], position, result) if kernel is None else kernel(row[..., None], position)
+    made = hashed(row[..., None], position, result) if kernel is None else kernel(row[..., None], position)
     return made.reshape(*row.shape, *shape)
 
 
 @functools.cache
-def _positions(count: int, device: torch.device) -> Tensor:
+def positions(count: int, device: torch.device) -> Tensor:
     """Hashes of 0 .. count - 1; made on the host, so that no stream finds them half done."""
     return _hash_(torch.arange(count)).to(device)
 

@@ -24,7 +24,7 @@ LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path on Linux."""
 
-_SOCKET = "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def session_folder() -> dict[str, str]:
     """
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     folder = os.environ.get(variable) or "/tmp"
-    most = LONGEST_SOCKET - len(_SOCKET) - 1
+    most = LONGEST_SOCKET - len(SOCKET) - 1
     if len(os.fsencode(folder)) <= most:
         return {}
     if not os.access("/tmp", os.W_OK | os.X_OK):

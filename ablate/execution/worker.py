@@ -64,7 +64,7 @@ def run_in_turns(task: Task, dataset: Dataset, listen: Listener) -> Turns[Outcom
         DeviceError: The GPU failed this process for good; another process may go on from the checkpoint.
         KeyboardInterrupt: As it came.
     """
-    training = _Run(task, dataset, listen)
+    training = TaskRun(task, dataset, listen)
     try:
         outcome = yield from training.run()
     except DeviceError:
@@ -75,7 +75,9 @@ def run_in_turns(task: Task, dataset: Dataset, listen: Listener) -> Turns[Outcom
     return outcome
 
 
-class _Run:
+class TaskRun:
+    """A task on its way; arguments as of `run`."""
+
     def __init__(self, task: Task, dataset: Dataset, listen: Listener) -> None:
         self.task = task
         self.dataset = dataset
@@ -92,6 +94,7 @@ class _Run:
         self._correct: dict[str, Tensor] = {}  # measurement key -> [n] bool, of what was measured here
 
     def run(self) -> Turns[Outcome]:
+        """See `run`."""
         try:
             torch.set_num_threads(self.task.threads)
             # Reduced-precision convolutions are a setting of training (training.precision), never a default.
@@ -229,7 +232,7 @@ class _Run:
         view = self.storage.view(task.key)
         missing = [m for m in task.measurements if m.key not in view.records]
         if missing:
-            yield from self._measure(attempt, state, missing)
+            yield from self.measure(attempt, state, missing)
         self.log.info("finished")
         self._save_log(attempt, last=True)
 
@@ -276,7 +279,8 @@ class _Run:
             )
         )
 
-    def _measure(self, attempt: Attempt, state: TrainingState, missing: list[PlannedMeasurement]) -> Turns[None]:
+    def measure(self, attempt: Attempt, state: TrainingState, missing: list[PlannedMeasurement]) -> Turns[None]:
+        """Measure what is missing, and store it."""
         spec = self.task.spec
         layout = memory_format(self.device, "float32")
         shared = resident(self.dataset.test_images, self.dataset.test_labels, None, self.device, layout)

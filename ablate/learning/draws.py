@@ -22,7 +22,7 @@ STEPS_AHEAD = 128
 _SMALL = 16
 """Numbers an image at most that are drawn ahead."""
 
-_KINDS = 64
+MOST_KINDS = 64
 """Of numbers drawn ahead at most: an augmentation may make up purposes as it goes."""
 
 
@@ -80,7 +80,7 @@ class Ahead:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed, self.device = seed, device
-        self._held: dict[tuple[Drawn, int], tuple[tuple[int, int], Tensor]] = {}
+        self.held: dict[tuple[Drawn, int], tuple[tuple[int, int], Tensor]] = {}
 
     def draws(self, epoch: int, step: int, count: int) -> Draws:
         """Those of a step."""
@@ -89,13 +89,13 @@ class Ahead:
     def look_up(self, what: Drawn, now: Draws) -> Tensor:
         """A step's numbers of a kind, [count, ...] as of `Draws`."""
         first = now.step - now.step % STEPS_AHEAD
-        epoch_and_first, drawn = self._held.get((what, now.count), ((-1, -1), None))
+        epoch_and_first, drawn = self.held.get((what, now.count), ((-1, -1), None))
         if drawn is None or epoch_and_first != (now.epoch, first):
-            if len(self._held) >= _KINDS:
-                self._held.clear()
+            if len(self.held) >= MOST_KINDS:
+                self.held.clear()
             steps = Steps(self.seed, now.epoch, range(first, first + STEPS_AHEAD), now.count)
             drawn = draw(what, steps, self.device)
-            self._held[what, now.count] = (now.epoch, first), drawn
+            self.held[what, now.count] = (now.epoch, first), drawn
         return drawn[now.step - first]
 
 

@@ -25,7 +25,7 @@ class Resident:
         self.source, self.images, self.labels = source, images, labels
 
 
-_held: WeakValueDictionary[tuple[object, ...], Resident] = WeakValueDictionary()
+held: WeakValueDictionary[tuple[object, ...], Resident] = WeakValueDictionary()
 
 
 def resident(
@@ -49,14 +49,14 @@ def resident(
     """
     which = None if places is None else hashlib.blake2b(places.tobytes()).digest()
     name = (id(images), id(labels), which, device, layout)
-    found = _held.get(name)
+    found = held.get(name)
     if found is None:
         chosen = (images, labels) if places is None else (images[places], labels[places])
         pixels, truth = (torch.from_numpy(each).to(device) for each in chosen)
         found = Resident((images, labels), pixels.contiguous(memory_format=layout), truth)
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()  # another training's stream may read them next
-        _held[name] = found
+        held[name] = found
     if device.type == "cuda":
         for tensor in (found.images, found.labels):
             # Given to others only after what this stream has queued, whichever training ends last.

@@ -312,7 +312,7 @@ def calibrated_speeds(gpu: bool, batches: Sequence[int]) -> dict[int, float]:
         Batch size -> operations per second; on a CPU the size plays no part.
     """
     if not gpu:
-        return dict.fromkeys(batches, _measure_core() * (os.cpu_count() or 1))
+        return dict.fromkeys(batches, measure_core() * (os.cpu_count() or 1))
     code = (
         "import torch; from ablate.planning import estimates; "
         "torch.backends.cudnn.allow_tf32 = False; "  # as in a worker
@@ -337,7 +337,7 @@ def _measure_gpu(batch: int) -> float:
 
 
 @functools.cache
-def _measure_core() -> float:
+def measure_core() -> float:
     """Operations per second of one core, in time that it was this process's: others do not count.
 
     Measured once: a notebook or a queue plans many times.

@@ -246,13 +246,14 @@ def _plan_transfers(
             if source.data.test_digest != each.data.test_digest:
                 raise SpecError(f"{where}: expected a row with the same test images, got {label!r}")
             made_on = MadeOn(source.training, measured_networks(source.trial.spec)["last"], source.trial.spec)
-            measurement = _transfer(each, made_on, transfer_column(label))
+            measurement = transfer_measurement(each, made_on, transfer_column(label))
             trainings[each.training].measurements[measurement.key] = measurement
             columns[Metric(measurement.name).run_name] = measurement.key
         planned[number] = replace(each, columns=columns)
 
 
-def _transfer(planned: PlannedTrial, made_on: MadeOn, column: str) -> PlannedMeasurement:
+def transfer_measurement(planned: PlannedTrial, made_on: MadeOn, column: str) -> PlannedMeasurement:
+    """A row measured on examples that were made on another training's network."""
     settings = planned.trial.spec.measurement
     network = measured_networks(planned.trial.spec)["last"]
     seen = _effective_filter(planned.trial.spec)

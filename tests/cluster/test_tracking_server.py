@@ -77,7 +77,7 @@ def test_metrics_of_the_time_a_server_was_away_arrive_afterwards_once_and_in_ord
     results = make().read_plan("batch_size")
     assert results.problems == {}
     entries = history_of(key, EPOCHS)
-    points = tracker._store.history(results.trials["512", 0].training_run_id or "", "train/loss")
+    points = tracker.store.history(results.trials["512", 0].training_run_id or "", "train/loss")
     assert [(p.step, p.timestamp_ms) for p in points] == [(e["epoch"], e["timestamp_ms"]) for e in entries]
 
 
@@ -106,7 +106,7 @@ def test_several_trainings_at_once_arrive_once_also_when_the_server_goes_in_thei
     assert results.problems == {}
     assert len(results.trials) == len(plan.trials)
     # The experiment's own run, its two published rows, and a run of each row and seed; and of each training one.
-    store = make()._store
+    store = make().store
     runs = [run for name in ("batch_size", "training") for run in store.runs(str(store.experiment(name)))]
     assert len(runs) == 3 + 2 * len(plan.trials)
     assert len({(run.experiment, run.name) for run in runs}) == len(runs)

@@ -59,9 +59,9 @@ def test_symmetric_numbers_are_the_uniform_ones_without_rounding() -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("result", randomness._RESULTS)
+@pytest.mark.parametrize("result", randomness.RESULTS)
 def test_the_kernel_for_gpus_says_the_same_as_torch(result: str, tmp_path: Path) -> None:
-    kernel = randomness._KERNEL.replace("RESULT", randomness._RESULTS[result])
+    kernel = randomness.KERNEL.replace("RESULT", randomness.RESULTS[result])
     source = f"""{kernel}
 extern "C" void all(const long long* row, const long long* position, long long* out, long n) {{
     for (long i = 0; i < n; i++) out[i] = hashed<long long>(row[i], position[i]);
@@ -69,12 +69,12 @@ extern "C" void all(const long long* row, const long long* position, long long* 
     (tmp_path / "kernel.cpp").write_text(source)
     command = ["g++", "-O2", "-fsanitize=undefined", "-fno-sanitize-recover", "-shared", "-fPIC", "-o", "kernel.so"]
     subprocess.run([*command, "kernel.cpp"], cwd=tmp_path, check=True)
-    row, position = randomness.rows(5, torch.arange(4000)), randomness._positions(4000, torch.device("cpu"))
+    row, position = randomness.rows(5, torch.arange(4000)), randomness.positions(4000, torch.device("cpu"))
     row[:6] = torch.tensor(KEYS)
     out = torch.empty_like(row)
     pointers = [ctypes.cast(each.data_ptr(), ctypes.POINTER(ctypes.c_longlong)) for each in (row, position, out)]
     ctypes.CDLL(str(tmp_path / "kernel.so")).all(*pointers, ctypes.c_long(len(row)))
-    assert torch.equal(out, randomness._made(row, position, result))
+    assert torch.equal(out, randomness.hashed(row, position, result))
 
 
 def test_a_kernel_is_asked_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_kernel_is_asked_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -
 
     def kernel(row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         asked.append((len(row), position.shape[1]))
-        return randomness._made(row, position, "bits")
+        return randomness.hashed(row, position, "bits")
 
     index, wanted = torch.arange(5), randomness.bits(9, torch.arange(5), (3, 4))
     monkeypatch.setattr(randomness, "kernel_of", lambda device, result: kernel)

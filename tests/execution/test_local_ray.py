@@ -126,7 +126,7 @@ def test_sockets_lie_in_tmp_where_the_temporary_folder_is_too_long(
     monkeypatch.setenv(variable, "/" + "t" * 100)
     with sheltered() as options:
         folder = options["_temp_dir"]
-    assert len(f"{folder}/{local_ray._SOCKET}") <= local_ray.LONGEST_SOCKET
+    assert len(f"{folder}/{local_ray.SOCKET}") <= local_ray.LONGEST_SOCKET
     monkeypatch.setattr(local_ray.os, "access", lambda *_: False)
     with (
         pytest.raises(UserError, match=rf"{variable}: expected a folder of at most \d+ characters .*RAY_TMPDIR"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import ablate
+from ablate.spaces.specs import DataSpec
 from ablate.storage.storage import Storage
 from tests.support.helpers import environment, run_launch, write_space
 
@@ -87,8 +88,7 @@ def test_trained_networks_are_those_that_were_measured(tmp_path: Path) -> None:
     with pytest.raises(ablate.UserError, match="expected a finished training of small, seed 3, got none"):
         plan.network("small")
     assert plan.run(local=True, tracking=False, cpus_per_trial=1, quiet=True) == 0
-    spec = plan._decided().trials[0].trial.spec
-    data = load(spec.data, tmp_path)
+    data = load(DataSpec(name="digits", image_size=8), tmp_path)
     images = torch.from_numpy(data.test_images).float() / 255
     results = plan.results()
     weights = []

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from ablate.core.errors import SpecError
 from ablate.execution import worker
 from ablate.execution.tune import pack, unpack
 from ablate.learning.data import load
 from ablate.report import overfitting
-from ablate.report.__main__ import _network, table_of
+from ablate.report.__main__ import app, table_of
 from ablate.report.contents import draw_all
 from ablate.report.figures.pictures import Picture
 from ablate.report.from_storage import results_of
@@ -173,5 +173,5 @@ def test_what_cannot_be_kept_or_measured_is_refused(settings: dict[str, Any], wo
 
 
 def test_a_network_that_is_none_is_refused_by_reports() -> None:
-    with pytest.raises(SpecError, match="--network: expected last, best, ema, ema_best or epoch:60, got 'emma'"):
-        _network("emma")
+    refused = CliRunner().invoke(app, ["--network", "emma"]).output
+    assert "--network: expected last, best, ema, ema_best or epoch:60, got 'emma'" in " ".join(refused.split())

@@ -207,10 +207,10 @@ def test_a_calibration_counts_the_time_it_had_not_the_time_it_waited(monkeypatch
     monkeypatch.setattr(estimates.time, "thread_time", lambda: cpu["now"])
     monkeypatch.setattr(estimates.time, "perf_counter", lambda: next(wall))
     monkeypatch.setattr(estimates.os, "cpu_count", lambda: 4)
-    estimates._measure_core.cache_clear()
+    estimates.measure_core.cache_clear()
     assert estimates.calibrated_speeds(False, [64])[64] == pytest.approx(4 * 1e6 / 0.01)
     assert torch.get_num_threads() == 1
-    estimates._measure_core.cache_clear()
+    estimates.measure_core.cache_clear()
 
 
 def test_a_calibration_is_a_speed_that_a_machine_can_have() -> None:

@@ -15,6 +15,7 @@ from ablate.core.text import duration, fit, hours, printable
 from ablate.execution.base import Event
 from ablate.launch.progress import Progress, bar
 from ablate.spaces.specs import TrialSpec
+from tests.support.helpers import until
 
 ODD = "[bold]C-cutmix[/bold] \x1b[31m\n混合 with a label that goes on and on beyond any terminal's width"
 
@@ -296,7 +297,7 @@ def test_the_live_area_draws_and_leaves_the_history() -> None:
         bench.progress.note("warning: [red]disk[/red] is nearly full")
         bench.progress.note("a remark")
         bench.tell("a", "epoch", 1, 10, metrics=metrics(), text="a damaged checkpoint was passed over")
-        bench.progress._live.refresh()  # type: ignore[union-attr]
+        until(lambda: "epoch 1/10" in bench.text)
         bench.tell("a", "finished")
     for part in ("warning: [red]disk[/red]", "a remark", "row-a: a damaged", "epoch 1/10", "row-a: finished"):
         assert part in bench.text

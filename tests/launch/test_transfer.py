@@ -14,7 +14,7 @@ from ablate.execution.base import Outcome
 from ablate.execution.measurements import by_attack
 from ablate.execution.tune import pack, unpack
 from ablate.planning.as_file import plan_file_of
-from ablate.planning.plan import Plan, _transfer, decide, make_plan
+from ablate.planning.plan import Plan, decide, make_plan, transfer_measurement
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results
 from ablate.spaces.metrics import transfer_column, transferred
@@ -107,7 +107,7 @@ def test_keys_name_the_other_training_and_tasks_carry_it(whole: Path) -> None:
     assert not set(made) & {key for training in other.trainings.values() for key in training.measurements}
     first = plan.trials[0]
     of_networks = {
-        _transfer(first, MadeOn(training, network, first.trial.spec), "transfer_large").key
+        transfer_measurement(first, MadeOn(training, network, first.trial.spec), "transfer_large").key
         for training in ("ab", "cd")
         for network in ("last", "epoch:1")
     }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ablate.attacks.evaluation import as_float
-from ablate.bench.operations import operations_of
+from ablate.bench.cases import operations_of
 from ablate.core import randomness
 from ablate.learning import draws as drawing
 from ablate.learning.augmentation import crop_and_flip
@@ -88,7 +88,7 @@ def test_purposes_without_end_do_not_fill_the_memory() -> None:
     ahead = Ahead(0, CPU)
     for step in range(500):
         ahead.draws(1, 0, 4).uniform(f"purpose {step}")
-    assert len(ahead._held) <= drawing._KINDS
+    assert len(ahead.held) <= drawing.MOST_KINDS
 
 
 def test_what_is_random_in_a_step_is_nine_operations_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from tests.support.tiny_training import CPU, DATASET, assert_same, make_dataset,
 @pytest.fixture(autouse=True)
 def nothing_held() -> None:
     """What other tests still hold counts for nothing here."""
-    residents._held.clear()
+    residents.held.clear()
 
 
 def test_trainings_of_one_data_set_share_its_images() -> None:
@@ -42,7 +42,7 @@ def test_images_live_as_long_as_a_training_uses_them() -> None:
     kept = first.images.clone()
     del first
     gc.collect()
-    assert len(residents._held) == 1 and torch.equal(second.images, kept)
+    assert len(residents.held) == 1 and torch.equal(second.images, kept)
 
 
 def test_trainings_in_turn_that_share_images_are_those_alone() -> None:
@@ -53,7 +53,7 @@ def test_trainings_in_turn_that_share_images_are_those_alone() -> None:
 
     def note(name: str, state: object) -> None:
         nonlocal most
-        most = max(most, len(residents._held))
+        most = max(most, len(residents.held))
         ended[name] = state
 
     in_turn(works, note)

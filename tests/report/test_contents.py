@@ -145,7 +145,7 @@ def test_page_and_figures_are_written_and_kept_in_mlflow(tracker: Tracker, tmp_p
     drawn += [f"batch_size/figure-{name}" for name in "56"]
     names = ["index.html", *(f"{name}.{kind}" for name in drawn for kind in ("png", "svg"))]
     assert [path.relative_to(tmp_path / "new" / "report").as_posix() for path in written] == names
-    store = tracker._store
+    store = tracker.store
     experiment = store.experiment("report")
     assert experiment is not None
     (run,) = store.runs(experiment)

@@ -15,7 +15,7 @@ from ablate.report.names import reduced_headers
 from ablate.report.results import Outcome, Results
 from ablate.report.tables import Table, TableInput, build_table
 from ablate.report.tags import mark_runs
-from ablate.report.verdicts.masked import Masked, _holm, as_json, masked_columns, second_verdicts
+from ablate.report.verdicts.masked import Masked, as_json, holm, masked_columns, second_verdicts
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.claims import Claim
 from ablate.spaces.masking import can_be_masked, on_the_worst
@@ -103,11 +103,11 @@ def test_the_rate_of_false_marks_is_at_most_one_in_a_hundred() -> None:
 
 def test_a_rows_columns_are_corrected_step_by_step() -> None:
     """Values of R's p.adjust(method = "holm")."""
-    assert _holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
         {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
     )
-    assert _holm({"a": 0.01, "b": 0.011, "c": 0.6}) == pytest.approx({"a": 0.03, "b": 0.03, "c": 0.6})
-    assert _holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+    assert holm({"a": 0.01, "b": 0.011, "c": 0.6}) == pytest.approx({"a": 0.03, "b": 0.03, "c": 0.6})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
 
 
 # What tables say

@@ -269,8 +269,8 @@ def test_who_waits_for_one_that_died_elsewhere_follows_it_and_for_a_living_one_g
         return Leases(files, heartbeat_s=0.02, expiry_s=0.2)
 
     dead = quick()
-    dead._process = ["another boot", "", 1, 1]  # nobody can look its process up
-    dead.beat()
+    elsewhere = {"count": 1, "process": ["another boot", "", 1, 1]}  # nobody can look its process up
+    files.write(f"claims/owners/{dead.owner}.json", json.dumps(elsewhere).encode())
     assert dead.acquire(KEY)
     with quick() as follower:
         assert ask(follower) and said == ["waiting"]

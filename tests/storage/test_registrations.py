@@ -50,7 +50,7 @@ def test_the_digest_is_a_tag_of_the_plans_run_and_the_registration_an_artifact(t
     plan, part = registered(tmp_path, storage)
     tracker = tracker_at(template)(tmp_path)
     tracker.open_plan(plan_file_of(plan, {}), storage)
-    store = tracker._store
+    store = tracker.store
     experiment = store.experiment("tiny")
     assert experiment is not None
     [run] = store.runs(experiment, {"ablate.kind": "plan"})

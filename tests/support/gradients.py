@@ -52,7 +52,7 @@ class Checked(TorchDispatchMode):
         exact = [part.double() if isinstance(part, Tensor) else part for part in args]
         # Of torch itself, past what stands before it; oneDNN has no float64.
         keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-        expected = pointwise._TORCHS_OWN.call_boxed(keys, *exact)
+        expected = pointwise.TORCHS_OWN.call_boxed(keys, *exact)
         for got, right, asked in zip(result, expected, wanted, strict=True):
             if not asked:
                 continue

@@ -56,7 +56,7 @@ class TrackingContract:
             key = trial.part.training
             for metric in ("train/loss", "energy/ratio"):
                 assert trial.training_run_id is not None
-                points = tracker._store.history(trial.training_run_id, metric)
+                points = tracker.store.history(trial.training_run_id, metric)
                 sent = [(point.step, point.timestamp_ms, point.value) for point in points]
                 assert sent == [
                     (entry["epoch"], entry["timestamp_ms"], entry["metrics"][metric])
@@ -76,7 +76,7 @@ class TrackingContract:
         tracker = make()
         finish(storage, plan, best=True)
         tracker.sync(plan, storage)
-        store = tracker._store
+        store = tracker.store
         runs = {run.name: run for run in store.runs(store.experiment("batch_size") or "")}
         assert set(runs) == {
             f"batch_size · paper · {plan.id}",
@@ -100,7 +100,7 @@ class TrackingContract:
         assert not any(name.startswith("measurement.") for run in trainings for name in run.params)
         assert all(run.params["data.root"] == "none" for run in trainings)
         assert {run.tags["ablate.networks"] for run in trainings} == {"last, best"}
-        assert tracker._store.download(trainings[0].id, "networks/last.pt")
+        assert tracker.store.download(trainings[0].id, "networks/last.pt")
 
     def test_sending_again_changes_nothing(self, make: Make, storage: Storage, plan: PlanFile) -> None:
         finish(storage, plan)
@@ -142,7 +142,7 @@ class TrackingContract:
         left = dying_clients(monkeypatch)
         for lives in range(3, 100, 2):
             left[0] = lives
-            tracker = Tracker(make()._store.uri)
+            tracker = Tracker(make().store.uri)
             left[0] = lives
             try:
                 tracker.open_plan(plan)
@@ -173,7 +173,7 @@ class TrackingContract:
             ("256", 0): "not trained",
         }
         trial = results.trials["512", 0]
-        store = tracker._store
+        store = tracker.store
         statuses = {run.id: run.status for name in ("batch_size", "training") for run in store.runs(
             store.experiment(name) or ""
         )}  # fmt: skip
@@ -221,7 +221,7 @@ class TrackingContract:
             for trial in tracker.read_plan("batch_size", each.id).trials.values():
                 expected = {m: 100 * correct_of(key).mean() for m, key in trial.part.columns.items()}
                 assert {m: trial.metrics[m] for m in expected} == pytest.approx(expected)
-        store = tracker._store
+        store = tracker.store
         assert len(store.runs(store.experiment("training") or "")) == 4  # the third plan's are the second's
         with pytest.raises(TrackingError, match=r"expected a plan of batch_size.*'999'"):
             tracker.read_plan("batch_size", "999")
@@ -304,7 +304,7 @@ class TrackingContract:
         tracker = make()
         tracker.sync(plan, storage)
         for trial in tracker.read_plan("batch_size").trials.values():
-            tracker._store._client.delete_run(trial.run_id)
+            tracker.store.client.delete_run(trial.run_id)
         assert set(tracker.read_plan("batch_size").problems.values()) == {"not measured"}
 
     def test_runs_deleted_in_the_ui_come_back(self, make: Make, storage: Storage, plan: PlanFile) -> None:
@@ -312,10 +312,10 @@ class TrackingContract:
         tracker = make()
         tracker.sync(plan, storage)
         read = tracker.read_plan("batch_size")
-        store = tracker._store
+        store = tracker.store
         for trial in read.trials.values():
-            store._client.delete_run(trial.run_id)
-            store._client.delete_run(trial.training_run_id)
+            store.client.delete_run(trial.run_id)
+            store.client.delete_run(trial.training_run_id)
         assert set(tracker.read_plan("batch_size").problems.values()) == {"not trained"}
         other = make()
         other.sync(plan, storage)
@@ -328,7 +328,7 @@ class TrackingContract:
         tracker = make()
         attempt = train(storage, key, 1)
         tracker.sync(plan, storage, [key])
-        tracker._store._client.delete_run(tracker.read_plan("batch_size").trials["512", 0].training_run_id)
+        tracker.store.client.delete_run(tracker.read_plan("batch_size").trials["512", 0].training_run_id)
         train(storage, key, 2, attempt)
         with pytest.raises(TrackingError):
             tracker.sync(plan, storage, [key])
@@ -380,8 +380,8 @@ class TrackingContract:
     def test_a_report_is_kept_as_a_run(self, make: Make) -> None:
         tracker = make()
         run_id = tracker.log_report("all", {"index.html": b"<html>", "figures/2.svg": b"<svg>"})
-        assert tracker._store.download(run_id, "figures/2.svg") == b"<svg>"
-        assert tracker._store.download(run_id, "nothing.html") is None
+        assert tracker.store.download(run_id, "figures/2.svg") == b"<svg>"
+        assert tracker.store.download(run_id, "nothing.html") is None
         assert tracker.spaces() == []
 
     def test_trials_follow_their_trainings_run_when_it_is_replaced(
@@ -391,7 +391,7 @@ class TrackingContract:
         tracker = make()
         tracker.sync(plan, storage)
         before = tracker.read_plan("batch_size").trials["512", 0].training_run_id
-        tracker._store._client.delete_run(before)
+        tracker.store.client.delete_run(before)
         other = make()
         other.sync(plan, storage)
         read = other.read_plan("batch_size")

@@ -175,7 +175,7 @@ def tracker_at(template: Path) -> Callable[[Path], Tracker]:
 
 def dump(tracker: Tracker, *, ids: bool = True) -> dict[str, Any]:
     """Everything in a store: runs with all tags, parameters, artifacts and every point of every metric."""
-    store = tracker._store
+    store = tracker.store
     content: dict[str, Any] = {}
     for name in [*tracker.spaces(), "training"]:
         experiment = store.experiment(name)
@@ -188,7 +188,7 @@ def dump(tracker: Tracker, *, ids: bool = True) -> dict[str, Any]:
                 for tag in ("ablate.training_run_id", "ablate.plan_run_id"):
                     tags.pop(tag, None)
                 tags.pop("mlflow.log-model.history", None)
-            artifacts = sorted(file.path for file in store._client.list_artifacts(run.id))
+            artifacts = sorted(file.path for file in store.client.list_artifacts(run.id))
             points = {metric: store.history(run.id, metric) for metric in run.metrics}
             label = run.id if ids else f"{name}/{run.name}/{run.tags.get('ablate.plan')}"
             assert label not in content, f"{names[run.id]} is there twice"

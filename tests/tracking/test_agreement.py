@@ -52,7 +52,7 @@ def assert_shows(make: Callable[[], Tracker], plan: PlanFile, storage: Storage) 
         for metric in ("train/loss", "energy/ratio"):
             expected = [(entry["epoch"], entry["metrics"][metric]) for entry in storage.history(trial.part.training)]
             assert read.curve(row, seed, metric) == expected
-            points = make()._store.history(trial.training_run_id or "", metric)
+            points = make().store.history(trial.training_run_id or "", metric)
             assert len(points) == len(expected)
     mine = [run for run in runs_of(make(), "batch_size") if run.tags.get(STORAGE) == storage.identify()]
     names = [run.name for run in mine if run.tags["ablate.plan"] == plan.id]
@@ -60,7 +60,7 @@ def assert_shows(make: Callable[[], Tracker], plan: PlanFile, storage: Storage) 
 
 
 def runs_of(tracker: Tracker, experiment: str) -> list[Run]:
-    return tracker._store.runs(tracker._store.experiment(experiment) or "")
+    return tracker.store.runs(tracker.store.experiment(experiment) or "")
 
 
 def one(tracker: Tracker, experiment: str, name: str) -> Run:
@@ -73,7 +73,7 @@ def forget_ids(tracker: Tracker) -> None:
     for experiment in ("batch_size", "training"):
         for run in runs_of(tracker, experiment):
             for tag in (STORAGE, DIGEST, CURVES, SENT_FROM, ARTIFACTS):
-                tracker._store.untag(run, tag)
+                tracker.store.untag(run, tag)
 
 
 def state(tracker: Tracker, storage_id: str) -> dict[str, object]:
@@ -196,13 +196,13 @@ def test_values_edited_by_hand_are_repaired(
 ) -> None:
     finish(storage, plan)
     sync(make, plan, storage)
-    store = make()._store
+    store = make().store
     edited = {}
     for experiment, name, metric, step in EDITS:
         wrong = one(make(), experiment, name)
-        store._client.set_tag(wrong.id, "my note", "keep me")
+        store.client.set_tag(wrong.id, "my note", "keep me")
         child = store.create(wrong.experiment, "mine", {"mlflow.parentRunId": wrong.id}, 1)
-        store._client.log_metric(wrong.id, metric, 99.0, timestamp=timestamp, step=step)
+        store.client.log_metric(wrong.id, metric, 99.0, timestamp=timestamp, step=step)
         changed = one(make(), experiment, name).metrics != wrong.metrics
         edited[experiment, name] = (wrong, child, changed)
     repaired = sync(make, plan, storage)
@@ -214,8 +214,8 @@ def test_values_edited_by_hand_are_repaired(
         right = one(make(), experiment, name)
         assert right.id != wrong.id and right.tags["my note"] == "keep me"
         assert [r.tags["mlflow.parentRunId"] for r in runs_of(make(), experiment) if r.id == child.id] == [right.id]
-        assert store._client.get_run(wrong.id).info.lifecycle_stage == "deleted"
-        store._client.restore_run(wrong.id)  # as a user may
+        assert store.client.get_run(wrong.id).info.lifecycle_stage == "deleted"
+        store.client.restore_run(wrong.id)  # as a user may
     sync(make, plan, storage, whole=True)
     assert_shows(make, plan, storage)
     assert sync(make, plan, storage, whole=True) == []
@@ -229,9 +229,9 @@ def test_a_report_from_mlflow_alone_leaves_out_and_names_what_was_changed(
     shutil.rmtree(storage.location)
     tracker = make()
     run = one(tracker, "batch_size", "512 · seed")
-    tracker._store._client.log_metric(run.id, "accuracy/pgd20", 99.0)
+    tracker.store.client.log_metric(run.id, "accuracy/pgd20", 99.0)
     curve = one(tracker, "training", "resnet20 · 256")
-    tracker._store._client.log_metric(curve.id, "energy/ratio", 99.0, step=1)
+    tracker.store.client.log_metric(curve.id, "energy/ratio", 99.0, step=1)
     read = make().read_plan("batch_size")
     assert list(read.problems) == [("512", 0)] and read.trials["512", 0].metrics == {}
     assert read.curve("256", 0, "energy/ratio") == [] != read.curve("256", 0, "train/loss")
@@ -249,14 +249,14 @@ def test_artifacts_that_were_changed_are_not_read_and_are_sent_again(
     sync(make, plan, storage)
     tracker = make()
     trial, training = one(tracker, "batch_size", "512 · seed"), one(tracker, "training", "resnet20 · 512")
-    other = tracker._store.download(one(tracker, "batch_size", "256 · seed").id, "measurements.npz") or b""
-    tracker._store.upload(trial, "measurements.npz", other)
-    tracker._store.upload(training, "networks/last.pt", b"mine")
+    other = tracker.store.download(one(tracker, "batch_size", "256 · seed").id, "measurements.npz") or b""
+    tracker.store.upload(trial, "measurements.npz", other)
+    tracker.store.upload(training, "networks/last.pt", b"mine")
     read = make().read_plan("batch_size")
     assert read.correct("512", 0) == {} and "measurements.npz" in read.altered[0]
     sync(make, plan, storage, whole=True)
     assert_shows(make, plan, storage)
-    assert tracker._store.download(training.id, "networks/last.pt") != b"mine"
+    assert tracker.store.download(training.id, "networks/last.pt") != b"mine"
 
 
 def test_the_networks_of_a_pruned_training_move_to_the_run_that_replaces_it(
@@ -268,11 +268,11 @@ def test_the_networks_of_a_pruned_training_move_to_the_run_that_replaces_it(
         storage.prune(key)
     tracker = make()
     wrong = one(tracker, "training", "resnet20 · 512")
-    network = tracker._store.download(wrong.id, "networks/last.pt")
-    tracker._store._client.log_metric(wrong.id, "train/loss", 99.0, step=EPOCHS)
+    network = tracker.store.download(wrong.id, "networks/last.pt")
+    tracker.store.client.log_metric(wrong.id, "train/loss", 99.0, step=EPOCHS)
     assert len(sync(make, plan, storage)) == 1
     right = one(make(), "training", "resnet20 · 512")
-    assert right.id != wrong.id and make()._store.download(right.id, "networks/last.pt") == network is not None
+    assert right.id != wrong.id and make().store.download(right.id, "networks/last.pt") == network is not None
 
 
 def test_links_of_other_plans_follow_a_training_that_is_replaced(make: Callable[[], Tracker], storage: Storage) -> None:
@@ -283,7 +283,7 @@ def test_links_of_other_plans_follow_a_training_that_is_replaced(make: Callable[
         sync(make, plan, storage)
     tracker = make()
     wrong = one(tracker, "training", "resnet20 · 512")
-    tracker._store._client.log_metric(wrong.id, "train/loss", 99.0, step=EPOCHS)
+    tracker.store.client.log_metric(wrong.id, "train/loss", 99.0, step=EPOCHS)
     assert len(sync(make, first, storage)) == 1
     for plan in (first, second):
         assert_shows(make, plan, storage)
@@ -370,7 +370,7 @@ def test_the_command_line_repairs_and_chooses_a_storage(
     assert newest != asked and storage_label(other.identify()) in newest
     tracker = make()
     run = next(run for run in runs_of(tracker, "batch_size") if run.name == "512 · seed 0")
-    tracker._store._client.log_metric(run.id, "accuracy/natural", 99.0)
+    tracker.store.client.log_metric(run.id, "accuracy/natural", 99.0)
     mine = Storage(str(tmp_path / ("storage" if run.tags[STORAGE] == storage.identify() else "other")))
     result = cli("--sync", "--storage", mine.location)
     assert result.exit_code == 0, result.output

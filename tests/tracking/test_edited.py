@@ -93,7 +93,7 @@ class World:
             remove(path)
             path.write_bytes(self.clean[path])
         self.touched.clear()
-        self.tracker._store._experiments.clear()
+        self.tracker = Tracker(f"sqlite:///{self.database}")  # what it knows of experiments may be undone
 
     def sync(self) -> Tracker:
         """Send storage again, as a process of its own would; all that it may have written is undone later."""

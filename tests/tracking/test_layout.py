@@ -28,7 +28,7 @@ def sent(make: Callable[[], Tracker], plan: PlanFile, storage: Storage) -> Track
 
 
 def runs_of(tracker: Tracker) -> dict[str, Run]:
-    store = tracker._store
+    store = tracker.store
     return {run.name: run for run in store.runs(store.experiment("batch_size") or "")}
 
 
@@ -38,12 +38,12 @@ def nest(tracker: Tracker) -> dict[str, str]:
     for run in runs.values():
         parent = run.tags.get(layout.PLAN_RUN)
         if parent is not None:
-            tracker._store.log(run, tags={layout.PARENT: parent})
+            tracker.store.log(run, tags={layout.PARENT: parent})
             for tag in (layout.PLAN_RUN, layout.PLACE):
-                tracker._store.untag(run, tag)
+                tracker.store.untag(run, tag)
     experiment = next(iter(runs.values())).experiment
-    for tag in tracker._store.experiment_tags(experiment):
-        tracker._store._client.delete_experiment_tag(experiment, tag)
+    for tag in tracker.store.experiment_tags(experiment):
+        tracker.store.client.delete_experiment_tag(experiment, tag)
     return {run.name: run.id for run in runs.values()}
 
 
@@ -88,9 +88,9 @@ def test_data_sets_are_told_and_one_of_several_at_once_is_no_error(
     runs = runs_of(tracker)
     assert runs["512 · seed 0"].data == {("digits 16x16", "train"), ("digits 16x16", "test")}
     assert runs["512 · published"].data == {("as published", "published")}
-    (training,) = tracker._store.runs(tracker._store.experiment("training") or "")
+    (training,) = tracker.store.runs(tracker.store.experiment("training") or "")
     assert training.data == {("digits 16x16", "train")}
-    client, refused = tracker._store._client, [True]
+    client, refused = tracker.store.client, [True]
     whole = client.log_inputs
 
     def log_inputs(*arguments: object) -> None:
@@ -99,8 +99,8 @@ def test_data_sets_are_told_and_one_of_several_at_once_is_no_error(
         whole(*arguments)
 
     monkeypatch.setattr(client, "log_inputs", log_inputs)
-    tracker._store.log_data(training, [DataInput("mine", "0" * 64, "test", None)])
-    (training,) = tracker._store.runs(training.experiment)
+    tracker.store.log_data(training, [DataInput("mine", "0" * 64, "test", None)])
+    (training,) = tracker.store.runs(training.experiment)
     assert ("mine", "0" * 36) in training.data
 
 
@@ -111,7 +111,7 @@ def test_experiments_are_described_and_what_a_user_writes_there_stays(
     tracker = make()
     tracker.open_plan(plan, storage)
     tracker.log_report("all", {})
-    store = tracker._store
+    store = tracker.store
     for name, said in (("batch_size", plan.spaces[0].title), ("training", "trained network"), ("report", "Pages")):
         assert said in store.experiment_tags(store.experiment(name) or "")[views.NOTE]
     experiment = store.experiment("batch_size") or ""
@@ -129,20 +129,20 @@ def test_the_view_is_of_its_plan_and_storage_alone(
         finish(place, each)
         paths += sent(make, each, place).paths(each.id)
     tracker = make()
-    tags = tracker._store.experiment_tags(tracker._store.experiment("batch_size") or "")
+    tags = tracker.store.experiment_tags(tracker.store.experiment("batch_size") or "")
     shown = []
     for rows, compare in paths:
         key = parse_qs(urlsplit(rows.removeprefix("/#")).query)["viewStateShareKey"][0]
         state = json.loads(json.loads(tags[f"{views.VIEW}{key}"])["state"])
         tag, value = state["searchFilter"].removeprefix("tags.`").split("` = ")
-        found = {run.id for run in tracker._store.runs(run_experiment(tracker), {tag: value.strip("'")})}
+        found = {run.id for run in tracker.store.runs(run_experiment(tracker), {tag: value.strip("'")})}
         assert set(json.loads(parse_qs(urlsplit(compare.removeprefix("/#")).query)["runs"][0])) == found
         shown.append(found)
     assert [len(found) for found in shown] == [2, 2, 2] and len(set.union(*shown)) == 6
 
 
 def run_experiment(tracker: Tracker) -> str:
-    return tracker._store.experiment("batch_size") or ""
+    return tracker.store.experiment("batch_size") or ""
 
 
 @pytest.mark.parametrize(("count", "length"), [(0, 1), (3, 12), (30, 60), (400, 1)])
@@ -187,7 +187,7 @@ def test_nested_runs_of_versions_before_are_read_and_lie_flat_once_they_are_sent
     read = make().read_plan("batch_size")
     assert read.problems == {} and read.altered == [] and read.info.view == ""
     assert set(read.published_runs) == {"512", "256"}
-    own = make()._store.create(run_experiment(make()), "mine", {layout.PARENT: ids["512 · seed 0"]}, T0)
+    own = make().store.create(run_experiment(make()), "mine", {layout.PARENT: ids["512 · seed 0"]}, T0)
     tracker = sent(make, plan, storage)
     assert tracker.repairs == []
     runs = runs_of(tracker)
@@ -208,7 +208,7 @@ def test_a_row_that_names_another_plan_is_found_by_its_plans_run(
     if nested:
         nest(tracker)
     wrong = runs_of(tracker)["512 · seed 0"]
-    tracker._store.log(wrong, tags={"ablate.plan": "ffffffffff"})
+    tracker.store.log(wrong, tags={"ablate.plan": "ffffffffff"})
     assert any("512 · seed 0" in told for told in make().read_plan("batch_size").altered)
     assert sent(make, plan, storage).repairs == ["batch_size: 512 · seed 0"]
     read = make().read_plan("batch_size")
@@ -225,7 +225,7 @@ def test_a_run_whose_row_is_not_the_one_it_names_is_made_again(
     tracker = sent(make, plan, storage)
     wrong = runs_of(tracker)[what]
     if edited == "tag":
-        tracker._store.log(wrong, tags={"ablate.row": "256"})
+        tracker.store.log(wrong, tags={"ablate.row": "256"})
     else:
         with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
             database.execute("UPDATE params SET value = 'x' WHERE key = 'row' AND run_uuid = ?", (wrong.id,))

@@ -23,7 +23,7 @@ BLOCK = 16
 """Input channels that oneDNN computes at once with AVX-512, its widest; with AVX2 it is 8."""
 
 _OPERATOR = torch.ops.aten.convolution_backward.default
-_TORCHS_OWN = torch.library.get_kernel(_OPERATOR, "CPU")
+TORCHS_OWN = torch.library.get_kernel(_OPERATOR, "CPU")
 
 
 def _visited(x: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
@@ -55,7 +55,7 @@ def _convolution_backward(
     def torchs(
         x: Tensor, stride: Sequence[int], padding: Sequence[int], wanted: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        made: tuple[Tensor | None, Tensor | None, Tensor | None] = _TORCHS_OWN.call_boxed(
+        made: tuple[Tensor | None, Tensor | None, Tensor | None] = TORCHS_OWN.call_boxed(
             keys,
             grad_output,
             x,

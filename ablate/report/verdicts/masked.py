@@ -80,7 +80,7 @@ def masked_columns(results: Results) -> list[Masked]:
                 # Half of what both sides together would be: only a search that finds more counts.
                 p = smallest_level(contrast, seen) / 2 if seen.effect > 0 else 1.0
                 tested[name] = (float(seen.effect), p)
-        adjusted = _holm({name: p for name, (_, p) in tested.items()})
+        adjusted = holm({name: p for name, (_, p) in tested.items()})
         found += [
             Masked(row, name, effect, adjusted[name])
             for name, (effect, _) in tested.items()
@@ -89,7 +89,7 @@ def masked_columns(results: Results) -> list[Masked]:
     return found
 
 
-def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Adjusted by Holm's procedure: the k-th smallest of m times m - k + 1, and never less than those before it."""
     adjusted: dict[str, float] = {}
     largest = 0.0
