@@ -41,6 +41,7 @@ from ablate.storage import checkpoints, leases
 from ablate.storage.attempts import Attempt
 from ablate.storage.heartbeat import Heartbeat
 from ablate.storage.records import Record
+from ablate.storage.status import same_curves
 from ablate.storage.storage import Storage
 
 PROGRESS_S = 5.0
@@ -247,11 +248,18 @@ class TaskRun:
             state = TrainingState(**checkpoints.load_state(content))
             self.log.info(f"continuing from epoch {state.epoch}")
         self._tell("started", done=state.epoch if state else 0, total=epochs)
+        # Once finished, and its last checkpoint gone since: what was measured is of the network that was.
+        once = self.storage.view(self.task.key).finished and (state is None or state.epoch < epochs)
+        before = self.storage.history(self.task.key) if once else []
 
         def on_epoch(now: TrainingState) -> None:
             self._check_lease()
             content = checkpoints.save_state(now)
-            attempt.save_checkpoint(now.epoch, content, now.history, finished=now.epoch == epochs, keeps=now.keeps)
+            finished = now.epoch == epochs
+            anew = once and finished and not same_curves(before, now.history)
+            attempt.save_checkpoint(now.epoch, content, now.history, finished=finished, keeps=now.keeps, anew=anew)
+            if anew:
+                self.log.warning("trained once more, and other numbers came of it: all is measured on this network")
             metrics = now.history[-1]["metrics"]
             self.log.info(f"epoch {now.epoch}/{epochs} " + " ".join(f"{k}={v:.6g}" for k, v in metrics.items()))
             self._save_log(attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,11 +63,14 @@ def _replications(plan: PlanResults) -> dict[tuple[str, int], list[Replication]]
 
 def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
     at_end = {name: value for name, value in trial.metrics.items() if name.startswith(OF_LAST_EPOCH)}
+    finite = {
+        name: value for name, value in at_end.items() if abs(value) < sys.float_info.max
+    }  # as MLflow has infinity
     return Trial(
         trial.part,
         STATES[trial.status],
         {name: value for name, value in trial.metrics.items() if name not in at_end},
-        at_end,
+        finite,
         trial.problem,
         trial.reason,
         plan.trained(row, seed),

@@ -18,7 +18,7 @@ from ablate.spaces.metrics import Metric
 from ablate.storage import replications
 from ablate.storage.plans import TrialPart
 from ablate.storage.records import Record
-from ablate.storage.status import TrainingView
+from ablate.storage.status import OF_THE_CLOCK, TrainingView
 from ablate.storage.storage import Storage
 
 Ending = Literal["the same bits", "inside", "outside", "cannot tell"]
@@ -28,9 +28,6 @@ CONFIDENCE = 0.95
 
 REPLICATED_TAG = "ablate.replicated"
 """How the training of a run came out again, as `to_tag` has it."""
-
-_OF_THE_CLOCK = ("seconds", "images_per_second")
-"""Curves that no two trainings share."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,8 @@ def _compared(
     level = (1 - CONFIDENCE) / max(1, len(part.columns))
     for metric, key in part.columns.items():
         numbers = np.asarray([seed[metric] for seed in whole])
-        step = 100.0 / part.data.test_count  # a variance is never taken for less than one image
+        correct = again[key].correct  # of some columns `measurement.images` alone
+        step = 100.0 / (part.data.test_count if correct is None else correct.size)  # a variance is one image at least
         spread = math.sqrt(max(float(numbers.var(ddof=1)), step**2) * (1 + 1 / len(numbers)))
         half = float(stats.t.isf(level / 2, len(numbers) - 1)) * spread
         value, mean = again[key].scalars["accuracy"], float(numbers.mean())
@@ -171,7 +169,7 @@ def _same(before: Mapping[str, Record], again: Mapping[str, Record]) -> bool:
 def _curves(storage: Storage, part: TrialPart) -> list[tuple[int, dict[str, float]]]:
     history = storage.history(part.training)
     return [
-        (int(entry["epoch"]), {name: value for name, value in entry["metrics"].items() if name not in _OF_THE_CLOCK})
+        (int(entry["epoch"]), {name: value for name, value in entry["metrics"].items() if name not in OF_THE_CLOCK})
         for entry in history
     ]
 

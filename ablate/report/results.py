@@ -166,6 +166,12 @@ class Trial:
         """Whether there are accuracies of a network."""
         return any(metric.accuracy and metric.network == network for metric in map(Metric.from_run, self.metrics))
 
+    @property
+    def _images(self) -> int:
+        """Test images behind an accuracy of which nothing else tells: of some only `measurement.images`."""
+        asked = self.part.spec.get("measurement", {}).get("images")
+        return min(self.part.data.test_count, asked or self.part.data.test_count)
+
     def outcome(self, network: Network) -> Outcome:
         """Its numbers in the form that tables and verdicts are made from."""
         numbers = {**self.at_end, **self.metrics}
@@ -175,7 +181,7 @@ class Trial:
             values={name: numbers[metric] for name, metric in names.items()},
             correct=_Renamed({name: metric for name, metric in names.items() if is_accuracy(name)}, self.correct),
             test_key=self.part.data.test_digest,
-            images=self.part.data.test_count,
+            images=self._images,
             curves=_Values(self.curves),
         )
 
@@ -195,7 +201,11 @@ def columns_of(metrics: Iterable[str], network: Network = "last") -> dict[str, s
         metric = Metric.from_run(run_name)
         if metric.network == network and (metric.accuracy or network != "last"):
             found[metric.name] = run_name
-        elif metric.network == network or (not metric.accuracy and metric.name.startswith(OF_LAST_EPOCH)):
+        elif (
+            metric.network == "last"
+            and not metric.accuracy
+            and (network == "last" or metric.name.startswith(OF_LAST_EPOCH))
+        ):
             found.setdefault(metric.name, run_name)
     return found
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ablate.core.metric_names import OF_LAST_EPOCH
-from ablate.core.text import plural
+from ablate.core.text import listed, plural
 from ablate.report import overfitting
 from ablate.report.names import OBJECTIVE_NAMES, column_name, reduced_headers
 from ablate.report.replications import Replication, row_note
@@ -292,7 +292,7 @@ def build_table(given: TableInput) -> Table:
     said = notes_of(given.masked)
     rows = []
     for label in labels:
-        problems = _problems(results, label, given.seeds)
+        problems = _problems(results, label, given.seeds, (*columns, *_adaptive(columns)))
         n = sum(any(map(math.isfinite, outcome.values.values())) for outcome in results.of(label)) or None
         parts = [Line("published", theirs[label])] if theirs[label] else []
         parts.append(Line("ours", ours[label], n, state="" if ours[label].keys() - given.lead else _state(problems)))
@@ -359,10 +359,15 @@ def _mark_masked(
             cells[metric.column] = replace(cells[metric.column], masked=True)
 
 
-def _problems(results: Results, label: str, seeds: Sequence[int]) -> list[str]:
-    """Why seeds of a row have no numbers, seeds with the same reason together."""
+def _adaptive(columns: Iterable[str]) -> list[str]:
+    return [Metric(column, adaptive=True).name for column in columns if is_accuracy(column)]
+
+
+def _problems(results: Results, label: str, seeds: Sequence[int], columns: Sequence[str]) -> list[str]:
+    """Why seeds of a row lack numbers, of the columns that are shown, seeds with the same reason together."""
     reasons: dict[str, list[int]] = {}
     known = {seed for row, seed in [*results.outcomes, *results.problems] if row == label}
+    shown = [column for column in columns if results.values(label, column)]
     for seed in sorted(known):
         reason = results.problems.get((label, seed))
         if reason is not None:
@@ -372,6 +377,9 @@ def _problems(results: Results, label: str, seeds: Sequence[int]) -> list[str]:
         if broken:
             names = ", ".join(column_name(metric) for metric in broken)
             reasons.setdefault(f"failed: {names} is not a number", []).append(seed)
+        lacking = [column for column in shown if column not in outcome.values] if outcome else []
+        if lacking:  # the mean is that of the other seeds
+            reasons.setdefault(f"no {listed([*map(column_name, lacking)], _NAMED)}", []).append(seed)
     absent = [seed for seed in seeds if seed not in known]
     if absent or not known:
         reasons.setdefault("missing: no results yet", []).extend(absent)

@@ -55,6 +55,7 @@ class Attempt:
         *,
         finished: bool = False,
         keeps: Sequence[str] = (),
+        anew: bool = False,
     ) -> None:
         """Store a checkpoint with the history up to it; older ones than the last two go.
 
@@ -64,6 +65,7 @@ class Attempt:
             history: Entries of every epoch so far.
             finished: Whether it is the last one.
             keeps: Names of the networks beside `last` and `best` that are in it, or are to come.
+            anew: Whether it is another network than that of earlier attempts, of which nothing counts any more.
 
         Raises:
             StorageError: No room, or no right to write; what was there before stays valid.
@@ -82,6 +84,7 @@ class Attempt:
             checkpoints=[*checkpoints[-kept:], (epoch, name, sha256(content))],
             histories=[*histories[-kept:], (story, sha256(lines))],
             **({"keeps": list(keeps)} if keeps else {}),
+            **({"anew": True} if anew else {}),
         )
         for old in gone:
             self._files.delete(f"{self._base}/{old}")
@@ -281,6 +284,8 @@ class _Shape(BaseModel):
     records: dict[str, tuple[_Name, str]]
     failure: dict[str, Any] | None
     stopped: int | None = None
+    anew: bool = False
+    """Whether records and histories of earlier attempts are another network's."""
     keeps: list[str] = []
     log: tuple[int, str] | None = None
     """Bytes of the log when the manifest was written, and their checksum: later lines only follow them."""

@@ -93,6 +93,18 @@ def never_measured(view: TrainingView, wanted: Mapping[str, str]) -> str | None:
     return not_kept(sorted(lacking)[0]) if lacking == missing else None
 
 
+OF_THE_CLOCK = ("seconds", "images_per_second")
+"""Curves that no two trainings share."""
+
+
+def same_curves(history: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two histories are those of one training: the same bits in every epoch of all that both have."""
+    if [entry["epoch"] for entry in history] != [entry["epoch"] for entry in other]:
+        return False
+    both = [(one["metrics"], two["metrics"]) for one, two in zip(history, other, strict=True)]
+    return all(one[name] == two[name] for one, two in both for name in one.keys() & two.keys() - {*OF_THE_CLOCK})
+
+
 def reaches(history: Sequence[Mapping[str, Any]], epoch: int) -> bool:
     """Whether a history has every epoch up to one.
 

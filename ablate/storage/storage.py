@@ -152,6 +152,7 @@ class Storage:
                 keeps = tuple(manifest.get("keeps", ()))
             epoch = max(epoch, int(manifest["epoch"]))
             has_checkpoint = has_checkpoint or bool(manifest["checkpoints"])
+            records = {} if manifest.get("anew") else records
             records |= {name: (f"{base}/{entry[0]}", entry[1]) for name, entry in manifest["records"].items()}
             histories += [checksum for _, checksum in manifest["histories"][-1:]]
             failure = manifest["failure"]
@@ -177,6 +178,7 @@ class Storage:
                 continue
             reached = max(reached, int(manifest["epoch"]))
             entries, damaged = self._history_of(key, attempt, manifest)
+            best = [] if manifest.get("anew") else best
             lost += damaged
             if len(entries) > len(best):
                 best = entries

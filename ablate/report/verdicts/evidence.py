@@ -303,12 +303,17 @@ def _floor(group: _Group, weights: Weights, layouts: Mapping[str, Array]) -> Arr
 def _resolution(metric: str, outcomes: Sequence[Outcome]) -> float | None:
     """The smallest step of a metric: one image of an accuracy, one discordant pair of a trend; None without any."""
     if is_accuracy(metric):
-        sizes = [o.correct[metric].shape[-1] if metric in o.correct else o.images or 0 for o in outcomes]
-        return 100.0 / min(sizes) if all(sizes) else None
+        size = min(_images_of(metric, outcome) for outcome in outcomes)
+        return 100.0 / size if size else None
     if metric.startswith(TREND):
         epochs = [len(o.curves[curve]) for o in outcomes for curve in [metric.removeprefix(TREND)] if curve in o.curves]
         return 4.0 / (min(epochs) * (min(epochs) - 1)) if epochs else None  # tau falls by 2 of E(E - 1)/2 pairs
     return None
+
+
+def _images_of(metric: str, outcome: Outcome) -> int:
+    """On how many images an accuracy was measured, by its own ones where they were kept; 0 where nothing tells."""
+    return outcome.correct[metric].shape[-1] if metric in outcome.correct else outcome.images or 0
 
 
 def _layouts(group: _Group, weights: Weights) -> dict[str, Array]:
@@ -376,17 +381,17 @@ def _image_variance(
         for row in group.rows:
             accuracies = {metric: weight for metric, weight in weights[row].items() if is_accuracy(metric)}
             outcomes = group.outcomes[row]
-            images = min((o.images or 0 for o in outcomes), default=0)
             if not accuracies or _test_set(outcomes, accuracies) is not None:
                 continue
             bare += 1
-            if images:
+            counts = {metric: min(_images_of(metric, o) for o in outcomes) for metric in accuracies}
+            if all(counts.values()):
                 # Without the images nothing cancels, and seeds do not average it away: the binomial error is its bound.
                 error: Array = np.zeros(())
                 for metric, weight in accuracies.items():
                     mean = np.mean([o.values[metric] for o in outcomes], axis=0)
-                    error = error + abs(weight) * np.sqrt(np.maximum(0.0, mean * (100.0 - mean)))
-                variance = variance + error**2 / images
-                sizes.append(images)
+                    error = error + abs(weight) * np.sqrt(np.maximum(0.0, mean * (100.0 - mean)) / counts[metric])
+                variance = variance + error**2
+                sizes.append(min(counts.values()))
     rows = sum(1 for group in groups for row in group.rows if any(is_accuracy(m) for m in weights[row]))
     return np.asarray(variance), min(sizes, default=None), bool(rows > 1 and not bare and len(together) == 1)

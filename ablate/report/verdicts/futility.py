@@ -115,7 +115,7 @@ def chances(
 
 def _bare(outcome: Outcome, shape: tuple[int, ...]) -> Outcome:
     """An outcome without its images: their number stays, a metric's resolution hangs on it."""
-    images = next((found.shape[-1] for found in outcome.correct.values()), outcome.images)
+    images = min((found.shape[-1] for found in outcome.correct.values()), default=outcome.images)
     values: dict[str, Any] = {metric: np.broadcast_to(value, shape) for metric, value in outcome.values.items()}
     return Outcome(outcome.training_key, values, images=images, curves=outcome.curves)
 

@@ -128,14 +128,15 @@ def _look(count: int, rows: Mapping[str, tuple[str, ...]], results: Results, des
                 if design.failures == "exclude":
                     left_out.add(seed)
                     notes.append(f"{named} and is left out of all rows")
-                elif design.failures == "worst" and all(map(is_accuracy, metrics)):
+                elif design.failures == "worst" and all(map(is_accuracy, metrics)) and not _fit(results, row, seed):
                     table[row][seed] = _worst(results, row, seed, metrics)
                     notes.append(f"{named} and counts as accuracy 0")
                 else:
                     failed.append(f"{named} {aside(reason)}")
                     if design.failures == "worst":
-                        odd = next(metric for metric in metrics if not is_accuracy(metric))
-                        failed[-1] += f", and {column_name(odd)} has no worst value"
+                        odd = next((metric for metric in metrics if not is_accuracy(metric)), None)
+                        why = f"and {column_name(odd)} has no worst value" if odd else "though its training did not"
+                        failed[-1] += f", {why}"
             elif outcome is not None:
                 lacking = next(metric for metric in metrics if not has(outcome, (metric,)))
                 waits.append(f"{column_name(lacking)} of {row}, seed {seed}")
@@ -156,11 +157,19 @@ def has(outcome: Outcome, metrics: Sequence[str]) -> bool:
     return all(metric in outcome.values and bool(np.isfinite(outcome.values[metric]).all()) for metric in metrics)
 
 
-def _worst(results: Results, row: str, seed: int, metrics: Sequence[str]) -> Outcome:
-    """A training that failed, as one that gets every image wrong."""
-    like = next((o for (_, _), o in sorted(results.outcomes.items()) if has(o, metrics)), None)
-    correct = {m: np.zeros_like(like.correct[m]) for m in metrics if m in like.correct} if like is not None else {}
+def _fit(results: Results, row: str, seed: int) -> bool:
+    """Whether only measuring failed, of a network that was trained, and for no reason of its own: memory, a setting."""
     trial = results.trials.get((row, seed))
+    return trial is not None and trial.trained and not any(word in (trial.reason or "") for word in _DIVERGED)
+
+
+def _worst(results: Results, row: str, seed: int, metrics: Sequence[str]) -> Outcome:
+    """A training that failed, as one that gets every image of its test set wrong."""
+    trial = results.trials.get((row, seed))
+    test_set = trial.part.data.test_digest if trial is not None else None
+    alike = (o for (_, _), o in sorted(results.outcomes.items()) if test_set is None or o.test_key == test_set)
+    like = next((outcome for outcome in alike if has(outcome, metrics)), None)
+    correct = {m: np.zeros_like(like.correct[m]) for m in metrics if m in like.correct} if like is not None else {}
     key = trial.part.training if trial is not None else f"failed {row} {seed}"
     images = like.images if like is not None else None
     return Outcome(key, dict.fromkeys(metrics, 0.0), correct, like.test_key if like is not None else "", images)
