@@ -124,10 +124,6 @@ def _launch(options: Options) -> int:
     with busy(console, "Loading PyTorch…"):
         from ablate.launch import session
 
-    if options.rerun and options.cluster is None:
-        from ablate.launch import reruns
-
-        return reruns.rerun(request, console, sys.stdout)
     return session.launch(request, console, sys.stdout)
 
 

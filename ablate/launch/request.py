@@ -106,10 +106,10 @@ class Request:
         return [trial for trial in trials if not rows or trial.label in rows]
 
     def subject(self, storage: Storage) -> Subject:
-        """What is to be done: the rows of tables, or the samples of one search.
+        """What is to be done: the rows of tables, of finished ones once more, or the samples of one search.
 
         Args:
-            storage: Where a search's samples are recorded.
+            storage: Where a search's samples are recorded, and what is finished.
 
         Returns:
             Before storage is asked about trainings.
@@ -119,15 +119,15 @@ class Request:
         """
         from ablate.launch.sources import Rows, Samples
 
+        if self.options.rerun:
+            return self._rerun(storage)
         if self.options.until_decided:
             return self._until_decided(storage)
         for flag, given in (("--budget-hours", self.options.budget_hours), ("--max-seeds", self.options.max_seeds)):
             if given is not None:
                 raise SpecError(f"{flag}: expected --until-decided beside it, got none")
         if all(space.space.search is None for space in self.spaces):
-            trials = self.trials()
-            asked_for = {trial.space for trial in trials}  # a space without any row of --row has no table
-            return Rows(self.plan_of([space for space in self.spaces if space.name in asked_for], trials))
+            return Rows(self._plan_of_trials(self.trials()))
         options = self.options
         if len(self.spaces) > 1:
             raise SpecError(
@@ -183,6 +183,54 @@ class Request:
             trials += [t for t in spaces.expand(space, self.preset, self.overrides, first) if t.label in about]
         whole = self.plan_of(self.spaces, trials, list(seeds))
         return UntilDecided(whole, storage, most, options.budget_hours, options.cpus_per_trial)
+
+    def _rerun(self, storage: Storage) -> Subject:
+        from ablate.launch.reruns import Reruns
+        from ablate.planning.plan import decide
+
+        options, flag = self.options, "--rerun"
+        if options.rows:
+            raise SpecError(f"--row: expected {flag} alone, which names its rows, got --row {options.rows[0]!r}, too")
+        if options.until_decided:
+            raise SpecError(f"{flag}: expected it without --until-decided, which trains what was not, got both")
+        for loaded in self.spaces:
+            if loaded.space.search is not None:
+                raise SpecError(f"{flag}: expected the row of a table, got the search {loaded.name!r}")
+        seeds = options.seeds or self._known_seeds(storage)
+        plan = self._plan_of_trials(replace(self, options=replace(options, seeds=seeds)).trials(), seeds)
+        decide(plan, storage)
+        kept = []
+        for planned in plan.trials:
+            training, trial = plan.trainings[planned.training], planned.trial
+            if training.weights is not None:
+                raise SpecError(f"{flag}: expected a row that was trained, got {trial.label!r} of foreign weights")
+            if training.action == "reuse":
+                kept.append(trial)
+            elif options.seeds:
+                told = f"got seed {trial.seed} of {trial.label!r}, which is not"
+                raise SpecError(f"{flag}: expected finished seeds, {told}; launch it without {flag} first")
+        lacking = [row for row in options.rerun if row not in {trial.label for trial in kept}]
+        if lacking:
+            told = f"got {lacking[0]!r} without a finished seed; launch it without {flag} first"
+            raise SpecError(f"{flag}: expected a finished row, {told}")
+        again = self._plan_of_trials(kept, sorted({trial.seed for trial in kept}))
+        # Nothing is decided here, so that nothing is registered.
+        again.spaces = [replace(each, space=each.space.model_copy(update={"claims": []})) for each in again.spaces]
+        return Reruns(again, storage, options)
+
+    def _known_seeds(self, storage: Storage) -> list[int]:
+        """Every seed that a launch into this storage asked of one of the rows to be trained again."""
+        from ablate.storage import plans
+
+        names = {space.name for space in self.spaces}
+        files = plans.load_all(storage)
+        asked = {t.seed for file in files for t in file.trials if t.space in names and t.row in self.options.rerun}
+        return sorted(asked) or [0]
+
+    def _plan_of_trials(self, trials: list[Trial], seeds: Sequence[int] | None = None) -> Plan:
+        """Their plan; a space without any of them has no table."""
+        asked_for = {trial.space for trial in trials}
+        return self.plan_of([space for space in self.spaces if space.name in asked_for], trials, seeds)
 
     def plan(self) -> Plan:
         """The plan, before storage is asked about trainings; of a search, its samples so far.

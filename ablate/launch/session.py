@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -24,7 +24,7 @@ from ablate.core.text import duration, plural, printable
 from ablate.execution.addresses import ray_address
 from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
-from ablate.launch.console import plan_as_json, show_estimate, show_next_steps, show_remarks
+from ablate.launch.console import plan_as_json, show_estimate, show_remarks
 from ablate.launch.costs import hours_text
 from ablate.launch.end import end_summary, run_on_end, time_limit
 from ablate.launch.options import Options
@@ -32,7 +32,7 @@ from ablate.launch.other_storages import OtherStorages, opened
 from ablate.launch.progress import Progress
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
-from ablate.launch.sources import Subject, results_of
+from ablate.launch.sources import Subject
 from ablate.launch.weights import keep_weights
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.datasets import load_for
@@ -50,8 +50,6 @@ CLOSE_S, CLOSE_INTERRUPTED_S = 60.0, 10.0
 TRACKED_EVENTS = ("started", "epoch", "measured", "finished", "failed", "interrupted")
 """Events after which MLflow is told."""
 
-SubjectOf = Callable[[Request, Storage], Subject]
-
 
 def launch(request: Request, console: Console, out: TextIO | None = None) -> int:
     """Plan, train, measure, track, and print the table.
@@ -68,15 +66,7 @@ def launch(request: Request, console: Console, out: TextIO | None = None) -> int
     return launch_here(request, console, out)
 
 
-def launch_here(
-    request: Request,
-    console: Console,
-    out: TextIO,
-    *,
-    elsewhere: bool = False,
-    subject_of: SubjectOf = Request.subject,
-    session_of: Callable[..., Session] | None = None,
-) -> int:
+def launch_here(request: Request, console: Console, out: TextIO, *, elsewhere: bool = False) -> int:
     """As of `launch`, without a job server.
 
     Args:
@@ -84,12 +74,10 @@ def launch_here(
         console: Where to print.
         out: Where JSON goes.
         elsewhere: A dry run of what will run on other machines: this one need not have what it asks for.
-        subject_of: What is to be done.
-        session_of: Does it, with arguments as of `Session`, which it is by default.
     """
     options, storage = request.options, Storage(request.options.storage)
     known = opened(options)  # nothing of others' is copied before it begins
-    subject = subject_of(request, known)
+    subject = request.subject(known)
     if options.dry_run:
         subject.foresee()
     subject.decide(known, options)
@@ -101,9 +89,9 @@ def launch_here(
         return _dry_run(options, subject, known, console, out)
     storage.check()
     asks = not options.yes and runs_here(options)
-    if asks and not _agreed(request, subject.expected(known), subject_of, known, console):
+    if asks and not _agreed(request, subject.expected(known), known, console):
         return 2
-    return (session_of or Session)(options, subject, storage, console, out).run()
+    return Session(*subject.open(options, storage), subject, console, out).run()
 
 
 def runs_here(options: Options) -> bool:
@@ -150,12 +138,12 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
     return 0
 
 
-def _agreed(request: Request, expected: Estimate, subject_of: SubjectOf, storage: Storage, console: Console) -> bool:
+def _agreed(request: Request, expected: Estimate, storage: Storage, console: Console) -> bool:
     """Ask about a launch of more than a day; where nobody can answer, refuse it, but never by a guess."""
     show_remarks(expected, console)
     if expected.wall_s <= DAY_S:
         return True
-    said = f"{expected.sentence()} {_fitting_preset(request, subject_of, storage)}"
+    said = f"{expected.sentence()} {_fitting_preset(request, storage)}"
     asked = sys.stdin.isatty() and sys.stdout.isatty()
     if not asked and expected.guessed:
         console.print(Text(f"{said} That is a guess, so it starts.", overflow="fold"))
@@ -168,14 +156,14 @@ def _agreed(request: Request, expected: Estimate, subject_of: SubjectOf, storage
     return typer.confirm("Go on?", default=False)
 
 
-def _fitting_preset(request: Request, subject_of: SubjectOf, storage: Storage) -> str:
+def _fitting_preset(request: Request, storage: Storage) -> str:
     """Which preset of the same spaces takes less than a day here, in a sentence."""
     for preset in spaces.preset_names():
         if preset == request.preset.name:
             continue
         with contextlib.suppress(UserError):  # a preset that does not go with these settings is none to propose
             other = request.under(preset)
-            subject = subject_of(other, storage)
+            subject = other.subject(storage)
             subject.decide(storage, other.options)
             expected = subject.expected(storage)
             if expected.wall_s <= DAY_S:
@@ -244,13 +232,13 @@ class Session:
 
     Args:
         options: The command line.
-        subject: What it is about.
         storage: Where results go.
+        subject: What it is about.
         console: Where to print.
         out: Where JSON goes.
     """
 
-    def __init__(self, options: Options, subject: Subject, storage: Storage, console: Console, out: TextIO) -> None:
+    def __init__(self, options: Options, storage: Storage, subject: Subject, console: Console, out: TextIO) -> None:
         self.options = options
         self.subject = subject
         self.storage = storage
@@ -319,7 +307,7 @@ class Session:
             decide(self.plan, storage)
             if options.prune and not self.interrupted:
                 self._prune()
-        return self._finish(self.interrupted)
+        return self._finish()
 
     def _reach(self) -> None:
         """Prove that this may begin and that MLflow answers: nothing has been written down yet."""
@@ -466,20 +454,9 @@ class Session:
                 self.leases.release(training.key)
         self.console.print(f"Pruned {freed / 1e6:.1f} MB of checkpoints; records are kept.")
 
-    def _finish(self, interrupted: bool) -> int:
-        options = self.options
+    def _finish(self) -> int:
         self.subject.tell(self)
-        show_next_steps(
-            self.plan,
-            self.console,
-            tracking_uri=self.tracker.uri if self.tracker is not None else None,
-            pages=self.tracker.paths(self.plan.id) if self.tracker is not None else (),
-            interrupted=interrupted,
-            storage=options.storage,
-        )
-        if options.as_json:
-            from ablate.report.as_json import results_as_json
-
-            found = results_as_json(results_of(self.plan, self), self.left_out)
-            self.out.write(json.dumps(found, indent=1) + "\n")
-        return 130 if interrupted else self.subject.code()
+        self.subject.show_next_steps(self)
+        if self.options.as_json:
+            self.out.write(json.dumps(self.subject.as_json(self), indent=1) + "\n")
+        return 130 if self.interrupted else self.subject.code()

@@ -14,7 +14,7 @@ from rich.text import Text
 from ablate.core.errors import TrackingError, UserError
 from ablate.core.text import plural, printable
 from ablate.execution.base import EarlyStopping, Resources
-from ablate.launch.console import show_plan
+from ablate.launch.console import show_next_steps, show_plan
 from ablate.launch.options import Options
 from ablate.launch.progress import Progress
 from ablate.launch.queue import Source
@@ -46,6 +46,7 @@ class Session(Protocol):
     tracker: Any
     sync: Any
     arrived: bool
+    interrupted: bool
     left_out: list[str]
 
     def admit(self, training: PlannedTraining) -> None:
@@ -90,6 +91,10 @@ class Subject(Source):
         """
         return 0, ""
 
+    def open(self, options: Options, storage: Storage) -> tuple[Options, Storage]:
+        """With which options, and into which storage, its launch trains: those asked for."""
+        return options, storage
+
     def reach(self, leases: Leases, console: Console) -> None:
         """Refuse what another launch has begun and only one may do; nothing is written."""
 
@@ -122,6 +127,24 @@ class Subject(Source):
     @abstractmethod
     def tell(self, session: Session) -> None:
         """Print the results."""
+
+    def show_next_steps(self, session: Session) -> None:
+        """Print what can be done now."""
+        tracker = session.tracker
+        show_next_steps(
+            self.plan,
+            session.console,
+            tracking_uri=tracker.uri if tracker is not None else None,
+            pages=tracker.paths(self.plan.id) if tracker is not None else (),
+            interrupted=session.interrupted,
+            storage=session.options.storage,
+        )
+
+    def as_json(self, session: Session) -> dict[str, Any]:
+        """The results for a script."""
+        from ablate.report.as_json import results_as_json
+
+        return results_as_json(results_of(self.plan, session), session.left_out)
 
     @abstractmethod
     def code(self) -> int:

@@ -16,7 +16,7 @@ from ablate.execution import jobs
 from ablate.launch import session
 from ablate.launch.options import Options
 from ablate.launch.request import Request, submission_of
-from ablate.launch.reruns import Reruns, RerunSession, rerun
+from ablate.launch.reruns import Reruns
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan
@@ -38,13 +38,6 @@ def tiny(folder: Path) -> Storage:
         path.read_text() + "claims:\n  - {says: so, above: {row: small, rows: [large], metrics: [natural]}}\n"
     )
     return Storage(str(folder / "storage"))
-
-
-def rerun_here(asked: Options) -> tuple[int, str]:
-    """Rerun in this process; its exit code, and everything it printed."""
-    out = Console(file=io.StringIO(), width=150)
-    code = rerun(Request.read(asked), out, io.StringIO())
-    return code, out.file.getvalue()  # type: ignore[attr-defined]
 
 
 def done(storage: Storage, plan: Plan, right: dict[int, int], device: str = "cpu", loss: float = 1.0) -> None:
@@ -84,7 +77,7 @@ def test_a_rerun_trains_again_beside_the_results_and_tells_that_the_bits_are_the
     assert "replications" not in storage.files.list(""), launch_here(
         options_of(tmp_path, rerun=["small"], dry_run=True)
     )
-    code, said = rerun_here(again)
+    code, said = launch_here(again)
     assert code == 0 and "small, seed 0: the same bits (both on cpu (1 thread), torch" in said, said
     assert storage.view(key) == before and storage.keys() == [key]
     assert storage.files.list("registrations") == registered and len(storage.files.list("plans")) == 1
@@ -152,7 +145,7 @@ def test_an_unfinished_request_is_gone_on_with_and_a_finished_one_is_followed_by
 def test_rows_that_cannot_be_trained_again_are_refused(tmp_path: Path, how: dict[str, Any], message: str) -> None:
     storage = tiny(tmp_path)
     with pytest.raises(SpecError, match=message):
-        rerun_here(options_of(tmp_path, **how))
+        launch_here(options_of(tmp_path, **how))
     assert storage.files.list("") == []
 
 
@@ -173,15 +166,15 @@ def test_a_rerun_of_days_is_asked_about_as_any_launch_and_only_on_this_machine(
     plan = plan_of(options_of(tmp_path, rows=["small"]))
     done(storage, plan, {0: 180})
     monkeypatch.setattr(Reruns, "expected", lambda *_: Estimate(2 * DAY_S, 0, 1, "cpu", "by trainings in storage"))
-    monkeypatch.setattr(RerunSession, "run", lambda self: 0)
+    monkeypatch.setattr(session.Session, "run", lambda self: 0)
     monkeypatch.setattr(session, "check_reach", lambda *_: None)
     asked = options_of(tmp_path, rerun=["small"], local=False)
     monkeypatch.setattr(session, "ray_address", lambda: None)
     with pytest.raises(UserError, match="expected a launch of less than a day on this machine, or --yes"):
-        rerun_here(asked)
+        launch_here(asked)
     assert not replications.names(storage)
     monkeypatch.setattr(session, "ray_address", lambda: "10.0.0.1:6379")
-    assert rerun_here(asked)[0] == 0 and replications.names(storage) == ["0001"]
+    assert launch_here(asked)[0] == 0 and replications.names(storage) == ["0001"]
 
 
 def test_a_job_that_trains_a_row_again_is_another_one_than_that_which_trained_it(
