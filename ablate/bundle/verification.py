@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ablate.bundle.statement import differences, results_in, statement_of
 from ablate.core.digest import digest
+from ablate.core.errors import SpecError
+from ablate.core.filters import Filter
 from ablate.core.text import plural
 from ablate.report.results import Results
 from ablate.spaces.claims import Claim
+from ablate.spaces.metrics import Metric, from_analysis_label, transferred
+from ablate.spaces.networks import measured_networks
+from ablate.spaces.specs import TrialSpec
 from ablate.storage import plans
 from ablate.storage.checksums import read_json
 from ablate.storage.export import faults
@@ -105,6 +113,7 @@ def _verified(opened: Opened) -> Checked:
         opened.files.bundle.read(name)
         found.count("checksum")
     found.differs += _identity(opened)
+    found.differs += _mislabelled(opened)
     for key, [first, *_] in opened.plan.trainings().items():
         found.count("training")
         found.count("record", len(opened.storage.view(key).records))
@@ -129,6 +138,55 @@ def _identity(opened: Opened) -> Iterator[str]:
             yield f"registration {short}: {error}"
     for space in plan.spaces:
         yield from _registered(space, opened.files)
+
+
+def _mislabelled(opened: Opened) -> Iterator[str]:
+    """Rows whose training was made with other settings than theirs, and columns whose records are of something else."""
+    from ablate.planning.keys import training_identity  # brings torch
+
+    for trial in opened.plan.trials:
+        where = f"{trial.space}/{trial.row}, seed {trial.seed}"
+        try:
+            spec = TrialSpec.model_validate_json(json.dumps(trial.spec))
+        except ValidationError as error:
+            yield f"{where}: expected settings of a trial, got others ({error.errors()[0]['msg']})"
+            continue
+        described = opened.files.read(f"{trial.training}/training.json")
+        if described is not None:
+            of_key = read_json(described)
+            user_code, weights = of_key.get("user_code", {}), of_key.get("weights")
+            made = training_identity(spec, trial.data.train_digest, user_code, weights)
+            if trial.seed != spec.seed or digest({**made, "recipe": of_key.get("recipe")}) != trial.training:
+                yield f"{where}: training {trial.training} was made with other settings than its own"
+        view = opened.storage.view(trial.training)
+        for label, key in {**trial.columns, **trial.analyses}.items():
+            record = opened.storage.record(view, key)
+            expected = _of_column(label, spec) if label in trial.columns else _of_analysis(label, spec)
+            told = {} if record is None else {name: record.meta.get(name, value) for name, value in expected.items()}
+            yield from (
+                f"{where}: {label}: expected a record of {name} {expected[name]}, got one of {value}"
+                for name, value in told.items()
+                if value != expected[name]
+            )
+
+
+def _of_column(label: str, spec: TrialSpec) -> dict[str, Any]:
+    """What the record of a column says that it is of; those of earlier versions say less."""
+    from ablate.attacks import build_attack
+
+    metric, seen = Metric.from_run(label), spec.measurement.filter
+    found: dict[str, Any] = {"what": metric.column, "network": measured_networks(spec).get(metric.network)}
+    if transferred(label) is None:
+        whole = seen is None or seen == Filter("lowpass", spec.data.image_size)
+        found |= {"degree": None if whole or seen is None else seen.degree, "adaptive": metric.adaptive and not whole}
+        with contextlib.suppress(SpecError):  # a user's own, whose module is not here
+            found["settings"] = repr(build_attack(metric.column, spec.measurement))
+    return found
+
+
+def _of_analysis(label: str, spec: TrialSpec) -> dict[str, Any]:
+    name, network = from_analysis_label(label)
+    return {"what": name, "network": measured_networks(spec).get(network)}
 
 
 def _registered(space: SpacePart, files: Files) -> Iterator[str]:
