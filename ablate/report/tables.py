@@ -196,10 +196,12 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
     told = [data, f"preset {plan.preset}", *changed, f"plan {plan.id}"]
     if results.place:
         told.append(results.place)
+    of_training = any(scalar.startswith(OF_LAST_EPOCH) for scalar in scalars)
     if network != "last":
-        of_training = any(scalar.startswith(OF_LAST_EPOCH) for scalar in scalars)
         after = ", but energies and masks after the last epoch" if of_training else ""
         told.append(f"{words(network)}{after}")
+    elif of_training and any(map(_of_another_network, results.trials.values())):
+        told.append("energies and masks after the last epoch, whichever network a row is measured on")
     stopped = {row for (row, _), trial in results.trials.items() if trial.state == "stopped"}
     labels = [row.label for row in space.rows]
     lead: dict[str, bool] = {}
@@ -260,6 +262,10 @@ def _origins(results: Results) -> dict[str, str]:
             told = " and ".join(f"{count} from {origin}" for origin, count in counts.items())
             found[row] = told.replace(" from ", f" of {plural(len(origins), 'seed')} from ", 1)
     return found
+
+
+def _of_another_network(trial: Trial) -> bool:
+    return trial.part.spec.get("measurement", {}).get("network") not in (None, "last")
 
 
 def _reduced(trial: Trial) -> tuple[int | None, int | None]:

@@ -199,6 +199,21 @@ def test_a_scalar_of_another_network_stands_before_that_of_the_last_epoch(order:
     }
 
 
+@pytest.mark.parametrize(("network", "told"), [(None, False), ("last", False), ("best", True), ("ema", True)])
+@pytest.mark.parametrize("metric", ["energy/ratio", "pgd20"])
+def test_energies_of_a_row_of_another_network_are_said_to_be_of_the_last_epoch(
+    storage: Storage, network: str | None, told: bool, metric: str
+) -> None:
+    about = {"says": "words", "above": {"row": "512", "rows": ["256"], "metrics": [metric]}}
+    plan = plan_of(claims=[about])
+    first = plan.trials[0]
+    spec = {**first.spec, "measurement": {**first.spec["measurement"], "network": network}}
+    plan = plan.model_copy(update={"trials": [first.model_copy(update={"spec": spec}), *plan.trials[1:]]})
+    finish(storage, plan)
+    caption = build_table(table_input(results_of(plan, storage))).caption
+    assert ("energies and masks after the last epoch" in caption) == (told and metric == "energy/ratio")
+
+
 def test_the_outcomes_of_a_row_come_by_seed_in_whichever_order_they_were_read() -> None:
     outcomes = {(row, seed): Outcome(f"{row} {seed}", {"pgd20": seed}) for seed in (10, 2, 0) for row in ("a", "b")}
     assert Results(outcomes).values("a", "pgd20") == [0, 2, 10]

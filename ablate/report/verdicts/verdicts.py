@@ -97,7 +97,8 @@ class Comparison:
         counts = sorted(set(self.n.values()))
         n = f", n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else ""
         parts = [f"{self.words}:"]
-        form = "+.2f" if self.signed else ".2f"
+        digits = 2 if self.unit == "points" else 3  # as in tables
+        form = f"{'+' if self.signed else ''}.{digits}f"
         if not math.isnan(self.effect):
             parts.append(f"{self.effect:{form}}")
         if not math.isnan(self.low):
@@ -453,4 +454,8 @@ def _claims_n(asked: Sequence[Contrast], comparisons: Sequence[Comparison]) -> i
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    """Three digits, and as many more as keep it from 100 %."""
+    told = f"{100 * share:.3g}"
+    if told == "100" and share < 1:
+        told = f"{100 * share:.{-math.floor(math.log10(100 * (1 - share)))}f}"
+    return f"{told} %"
