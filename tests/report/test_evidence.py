@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ablate.report.results import Outcome
-from ablate.report.verdicts.evidence import Weights, _disagreement, estimate
+from ablate.report.verdicts.evidence import Weights, estimate, parts_of
 
 N = 200
 
@@ -27,13 +27,20 @@ def drawn(seed: int, count: int = 3, share: float = 0.5, images: int = N) -> lis
     return list(np.random.default_rng(seed).random((count, images)) < share)
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (2, 50), (5, 3), (3, 200)])
-def test_what_trainings_disagree_on_is_the_residual_of_two_way_analysis_of_variance(shape: tuple[int, int]) -> None:
-    layout = 100.0 * (np.random.default_rng(sum(shape)).random(shape) < 0.4)
-    trainings, images = shape
-    residual = layout - layout.mean(1, keepdims=True) - layout.mean(0, keepdims=True) + layout.mean()
-    expected = float((residual**2).sum()) / ((trainings - 1) * (images - 1))
-    assert float(_disagreement(layout)) == pytest.approx(expected)
+def residual(layout: np.ndarray) -> float:
+    """The mean square that two-way analysis of variance leaves of [trainings, images]."""
+    trainings, images = layout.shape
+    left = layout - layout.mean(1, keepdims=True) - layout.mean(0, keepdims=True) + layout.mean()
+    return float((left**2).sum()) / ((trainings - 1) * (images - 1))
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_what_trainings_disagree_on_is_the_residual_of_two_way_analysis_of_variance(count: int) -> None:
+    hard = np.random.default_rng(3).random(N)
+    arrays = [np.random.default_rng(seed).random(N) < hard for seed in range(count)]
+    parts = parts_of({"a": {"pgd20": 1.0}}, {"a": outcomes("a", {"pgd20": arrays})})
+    assert parts is not None
+    assert parts.both == pytest.approx(residual(100.0 * np.stack(arrays)) / (count * N))
 
 
 def test_seeds_that_agree_by_luck_have_the_noise_of_the_images_they_disagree_on() -> None:
@@ -42,7 +49,7 @@ def test_seeds_that_agree_by_luck_have_the_noise_of_the_images_they_disagree_on(
     right[: N // 2] = True
     arrays = [np.random.default_rng(seed).permutation(right) for seed in range(3)]
     found = estimate({"a": {"pgd20": 1.0}}, {"a": outcomes("a", {"pgd20": arrays})})
-    expected = float(_disagreement(100.0 * np.stack(arrays))) / N
+    expected = residual(100.0 * np.stack(arrays)) / N
     assert expected > (100.0 / N) ** 2
     assert float(found.noise[0].variance) == pytest.approx(expected)
 
@@ -61,7 +68,7 @@ def test_the_test_set_error_is_that_of_the_mean_image_less_what_seeds_disagree_o
     arrays = [np.random.default_rng(10 + seed).random(N) < hard for seed in range(4)]
     found = estimate({"a": {"pgd20": 1.0}}, {"a": outcomes("a", {"pgd20": arrays})})
     layout = 100.0 * np.stack(arrays)
-    expected = (np.var(layout.mean(0), ddof=1) - float(_disagreement(layout)) / 4) / N
+    expected = (np.var(layout.mean(0), ddof=1) - residual(layout) / 4) / N
     assert float(found.image_variance) == pytest.approx(expected)
 
 
