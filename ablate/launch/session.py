@@ -33,13 +33,13 @@ from ablate.launch.progress import Progress
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject
-from ablate.launch.weights import keep_weights
+from ablate.learning import foreign
 from ablate.planning.as_file import plan_file_of
 from ablate.planning.datasets import load_for
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
 from ablate.report.next_steps import show_live_page, show_watching
-from ablate.storage import plans
+from ablate.storage import checkpoints, plans
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from ablate.tracking.address import resolve
@@ -340,9 +340,22 @@ class Session:
         self._tell(filter(None, [self.other_storages.take(training)]))
         self.storage.describe(training.key, training.identity)
         if training.weights is not None and training.missing:
-            keep_weights(self.plan, training, self.storage)
+            self._keep_weights(training, training.weights)
         damaged = self.storage.drop_damaged(training.key, training.measurements)
         self._tell([*damaged, *self.storage.damage(training.key)])
+
+    def _keep_weights(self, training: PlannedTraining, digest: str) -> None:
+        """Put weights from elsewhere into storage, which every machine of a launch reaches, if they are not there."""
+        with contextlib.suppress(StorageError):  # not there yet, or damaged
+            if foreign.digest(checkpoints.load_network(self.storage.weights(digest))) == digest:
+                return
+        classes = next(planned.data.classes for planned in self.plan.trials if planned.training == training.key)
+        model = training.spec.model
+        found = foreign.load(model, classes, training.spec.data.image_size)
+        if foreign.digest(found) != digest:
+            expected = f"expected {model.weights} as it was when the launch began"
+            raise DataError(f"model.weights: {expected}, got other weights")
+        self.storage.keep_weights(digest, checkpoints.save_network(found))
 
     def _tell(self, messages: Iterable[str]) -> None:
         for message in messages:
