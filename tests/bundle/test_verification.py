@@ -180,3 +180,13 @@ def test_a_registration_that_was_taken_out_is_missed(bundle: Path, tmp_path: Pat
 
     code, told = run("verify", changed(bundle, tmp_path / "b.zip", take_out))
     assert code == 1 and "which is not here or another" in told
+
+
+@pytest.mark.parametrize("content", [b"{}", b"{", b'{"sha256": "ab", "layout": 1}'])
+def test_a_registration_that_is_none_is_told_also_where_the_plan_names_it_not(
+    bundle: Path, tmp_path: Path, content: bytes
+) -> None:
+    made = changed(
+        bundle, tmp_path / "made.zip", lambda found: found.update({"storage/registrations/ab.json": content})
+    )
+    assert [line for line in verify(open_bundle(made)).differs if line.startswith("registration ab: ")]

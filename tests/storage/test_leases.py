@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ablate.core.errors import StorageError
+from ablate.storage import leases
 from ablate.storage.files import LocalFiles
 from ablate.storage.leases import EXPIRY_S, Leases
 
@@ -130,8 +131,26 @@ def test_only_a_process_of_this_machine_is_looked_up(
     path = f"claims/owners/{owner.owner}.json"
     heartbeat = json.loads(files.read(path) or b"")
     heartbeat["process"][part] = value
+    for process_id in (heartbeat["process"][2], 2**40):  # one that lives here, and one that does not
+        heartbeat["process"][2] = process_id
+        files.write(path, json.dumps(heartbeat).encode())
+        assert observer.held_elsewhere(KEY) != dead
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")
+def test_a_worker_takes_what_a_dead_launch_held_and_nothing_of_a_living_one(
+    files: LocalFiles, launch: Callable[..., Leases]
+) -> None:
+    owner = launch()
+    assert owner.acquire(KEY)
+    assert leases.take(files, KEY, "another") is None
+    path = f"claims/owners/{owner.owner}.json"
+    heartbeat = json.loads(files.read(path) or b"")
+    heartbeat["process"][2] = 2**40
     files.write(path, json.dumps(heartbeat).encode())
-    assert observer.held_elsewhere(KEY) != dead
+    taken = leases.take(files, KEY, "another")
+    assert taken is not None and leases.in_force(files, KEY, taken) and not owner.holds(KEY)
+    assert leases.take(files, KEY, "a third") == taken + 1  # whose heartbeat nobody ever saw
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process ids are looked up on Linux only")

@@ -175,6 +175,16 @@ def test_an_unknown_plan_is_named_with_the_nearest(storage: Storage) -> None:
         plans.load(storage, "../../etc/passwd")
 
 
+def test_a_plan_under_anothers_name_is_refused_and_in_nobodys_way(storage: Storage) -> None:
+    plans.save(plan_of(plan_id="aa", launched_ms=T0), storage)
+    storage.files.write("plans/bb.json", plan_of(plan_id="cc", launched_ms=T0 + 9).to_json().encode())
+    with pytest.raises(StorageError, match="expected plan bb, got a file of plan 'cc'"):
+        plans.load(storage, "bb")
+    told: list[str] = []
+    assert [found.id for found in plans.load_all(storage, told.append)] == ["aa"]
+    assert plans.load(storage).id == "aa" and "expected plan bb" in told[0]
+
+
 def test_another_layout_is_refused_by_name() -> None:
     text = plan_of().model_copy(update={"layout": 99}).to_json()
     with pytest.raises(StorageError, match="expected plan layout 1, got 99"):

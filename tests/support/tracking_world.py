@@ -122,6 +122,7 @@ def train(
     attempt: Attempt | None = None,
     best: bool = False,
     again: int = 0,
+    anew: bool = False,
 ) -> Attempt:
     """Checkpoints up to an epoch, as a worker writes them."""
     attempt = attempt or storage.attempt(key)
@@ -129,7 +130,7 @@ def train(
     network = {"weight": torch.full((2,), float(epochs))}
     kept = {"epoch": 1, "accuracy": 50.0, "network": network} if best else None
     content = save_state(TrainingState(epochs, network, {}, history, kept))
-    attempt.save_checkpoint(epochs, content, history, finished=epochs == EPOCHS)
+    attempt.save_checkpoint(epochs, content, history, finished=epochs == EPOCHS, anew=anew)
     return attempt
 
 

@@ -180,6 +180,24 @@ def test_records_made_again_with_other_numbers_are_shown(
     assert_shows(make, plan, storage)
 
 
+def test_nothing_of_a_former_network_is_shown_once_a_training_was_made_anew(
+    make: Callable[[], Tracker], storage: Storage, plan: PlanFile
+) -> None:
+    finish(storage, plan)
+    sync(make, plan, storage)
+    trial = plan.trials[0]
+    storage.prune(trial.training)
+    attempt = train(storage, trial.training, again=1, anew=True)
+    measure(attempt, trial, count=1, again=1)
+    sync(make, plan, storage)
+    read = make().read_plan("batch_size", plan.id, storage.identify())
+    assert read.problems.keys() == {(trial.row, trial.seed)}
+    assert len([name for name in read.trials[trial.row, trial.seed].metrics if name in trial.columns]) == 1
+    measure(attempt, trial, again=1)
+    sync(make, plan, storage)
+    assert_shows(make, plan, storage)
+
+
 EDITS = [
     ("batch_size", "512 · seed", "accuracy/pgd20", 0),
     ("batch_size", "256 · seed", "accuracy/of my own", 0),
