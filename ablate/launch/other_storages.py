@@ -23,7 +23,7 @@ from ablate.storage.files import Files
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.origins import Origin
 from ablate.storage.read_only import ReadOnlyFiles
-from ablate.storage.status import TrainingView
+from ablate.storage.status import TrainingView, same_curves
 from ablate.storage.storage import Storage
 from ablate.storage.zipped import BundleFiles, bundles_in
 
@@ -58,7 +58,9 @@ class OtherStorage(ReadOnlyFiles):
             return False
         here, own = self.view(key), self._own.view(key)
         if own.finished:  # without a network, nothing can be measured that is missing
-            return here.finished and not own.has_checkpoint and not here.records.keys() <= own.records.keys()
+            more = here.finished and not own.has_checkpoint and not here.records.keys() <= own.records.keys()
+            # Other bits may have come of the same training elsewhere: its network is not that of the records here.
+            return more and same_curves(self.storage.history(key), self._own.history(key))
         return here.finished or (here.has_checkpoint and here.epoch > own.epoch)
 
     def origin(self, key: str) -> Origin:
