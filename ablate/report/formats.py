@@ -23,6 +23,9 @@ NOTHING = "—"
 MASKED = "†"
 """Behind a number whose attack is beaten by a search without gradients."""
 
+_IN_PERCENT = ("corruptions/", "heat_map/")
+"""Analyses whose scalars are accuracies or errors."""
+
 LABEL_WIDTH = 18
 _SHORT = {"published": "published", "ours": "ours", "difference": "difference", "ours, adaptive": "adaptive"}
 
@@ -31,7 +34,7 @@ _Part = TypeVar("_Part")
 
 
 def number(column: str, cell: Cell, *, signed: bool = False) -> str:
-    """A mean as text: two decimals for accuracies, three for scalars; never a negative zero."""
+    """A mean as text: two decimals for percentages, three for other scalars; never a negative zero."""
     digits = _digits(column)
     rounded = round(cell.value, digits) + 0.0
     return f"{rounded:+.{digits}f}" if signed else f"{rounded:.{digits}f}"
@@ -43,7 +46,8 @@ def deviation(column: str, cell: Cell) -> str:
 
 
 def _digits(column: str) -> int:
-    return 2 if is_accuracy(column) or column in OBJECTIVE_NAMES else 3
+    percent = is_accuracy(column) or column in OBJECTIVE_NAMES or column.startswith(_IN_PERCENT)
+    return 2 if percent else 3
 
 
 def marks(table: Table) -> dict[str, str]:

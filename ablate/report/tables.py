@@ -12,13 +12,13 @@ import numpy as np
 from ablate.core.metric_names import OF_LAST_EPOCH
 from ablate.core.text import listed, plural
 from ablate.report import overfitting
-from ablate.report.names import OBJECTIVE_NAMES, column_name, reduced_headers
+from ablate.report.names import COLUMN_NAMES, OBJECTIVE_NAMES, column_name, reduced_headers
 from ablate.report.replications import Replication, row_note
 from ablate.report.results import Results, Trial
 from ablate.report.search import search_of
 from ablate.report.verdicts.masked import Masked, masked_columns, notes_of
 from ablate.spaces.claims import Trend
-from ablate.spaces.metrics import Metric, is_accuracy
+from ablate.spaces.metrics import Metric, is_accuracy, transfer_column
 from ablate.spaces.networks import words
 from ablate.spaces.specs import COLUMNS, MeasurementSpec
 
@@ -177,7 +177,7 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
     Args:
         results: Of a plan.
         whole: With the rows and columns of the paper that the plan does not have too, as files have them: whoever
-            reads them by their names finds every one.
+            reads them by their names finds every one. A space without published numbers has the plan's columns.
 
     Returns:
         With the scalars that claims are about as more columns.
@@ -206,7 +206,8 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
     labels = [row.label for row in space.rows]
     lead: dict[str, bool] = {}
     objectives: dict[str, dict[str, float]] = {}
-    headers = reduced_headers(map(_reduced, results.trials.values()))
+    headers = {transfer_column(label): f"{column_name('pgd20')} of {label}" for label in labels}
+    headers |= reduced_headers(map(_reduced, results.trials.values()))
     if space.search is not None:
         search = search_of(results)
         lead = {objective.metric: objective.mode == "max" for objective in search.search.objective}
@@ -236,7 +237,7 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
         origins=_origins(results),
         headers=headers,
         remark=overfitting.sentence(results),
-        asked=() if whole else columns,
+        asked=() if whole and space.published else columns,
         lead=lead,
         objectives=objectives,
     )
@@ -323,7 +324,9 @@ def _columns(given: TableInput) -> tuple[str, ...]:
     plain = {Metric.from_name(metric).column for values in numbers for metric in values if is_accuracy(metric)}
     plain |= set(given.asked or COLUMNS)
     first = [column for column in COLUMNS if column in plain]
-    return tuple(dict.fromkeys([*first, *sorted(plain - set(COLUMNS)), *given.extra]))
+    known = list(COLUMN_NAMES)
+    others = sorted(plain - set(COLUMNS), key=lambda name: (known.index(name) if name in known else len(known), name))
+    return tuple(dict.fromkeys([*first, *others, *given.extra]))
 
 
 def _published(numbers: Mapping[str, float], columns: Sequence[str]) -> dict[str, Cell]:

@@ -132,6 +132,15 @@ def test_columns_are_the_paper_s_then_what_was_measured_beside_them() -> None:
     assert "2.030" in to_markdown(scalars) and "**" not in to_markdown(scalars).replace("**t**", "")
 
 
+def test_bands_stand_from_low_to_high_and_shares_of_images_have_two_decimals() -> None:
+    numbers = {"natural": 50.0, "pgd20_high": 3.0, "pgd20_low": 1.0, "pgd20_mid": 2.0, "mine": 4.0}
+    numbers |= {"corruptions/contrast": 25.054, "energy/ratio": 1.5}
+    table = built("t", ["a"], results({"a": [numbers]}), asked={*numbers} - {"corruptions/contrast", "energy/ratio"},
+                  extra=["corruptions/contrast", "energy/ratio"])  # fmt: skip
+    assert table.columns[:5] == ("natural", "pgd20_low", "pgd20_mid", "pgd20_high", "mine")
+    assert "| 25.05 | 1.500 |" in to_markdown(table)
+
+
 def test_many_scalars_stay_readable_on_a_terminal() -> None:
     names = [f"analysis/number_{n}" for n in range(12)]
     values = {name: n + 0.125 for n, name in enumerate(names)} | {"pgd20": 43.5}
