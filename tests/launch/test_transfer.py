@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan, decide, make_plan, transfer_measurement
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results
+from ablate.report.tables import build_table, table_input
 from ablate.spaces.metrics import transfer_column, transferred
 from ablate.spaces.planned import MadeOn
 from ablate.storage.status import TrainingView
@@ -73,6 +75,18 @@ def test_every_row_has_a_column_of_each_asked_for_and_its_own_is_pgd20(whole: Pa
     assert together == [2, 2]  # examples are made once for both filters
     before = numbers(whole / "storage")
     assert launch(whole) == 0 and numbers(whole / "storage") == before
+
+
+def test_files_name_the_rows_that_examples_are_of_and_have_no_columns_that_nobody_measured(whole: Path) -> None:
+    made = results(whole)
+    files = build_table(table_input(made, whole=True))
+    assert [files.header(transfer_column(row)) for row in ("small", "large")] == ["PGD-20 of small", "PGD-20 of large"]
+    assert made.space.published and "fgsm" in files.columns  # whoever reads the paper's columns finds them
+    rows = [row.model_copy(update={"published": {}}) for row in made.space.rows]
+    space = made.space.model_copy(update={"rows": rows})
+    without = replace(made, plan=made.planned.model_copy(update={"spaces": (space,)}))
+    files = build_table(table_input(without, whole=True))
+    assert {"natural", "pgd20"} <= {*files.columns} and "fgsm" not in files.columns
 
 
 def test_a_source_that_fails_or_is_interrupted_costs_its_column_alone_until_it_comes(
