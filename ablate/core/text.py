@@ -133,8 +133,13 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span in at most seven characters, each with its unit: `47 s`, `2.5 min`, `51 min`, `12h 05m`, `2d 03h`."""
+    """A time span in at most seven characters, each with its unit: `47 s`, `2.5 min`, `51 min`, `12h 05m`, `2d 03h`.
+
+    What rounds to nothing is `< 1 s`; nothing itself is `0 s`.
+    """
     seconds = max(0.0, seconds)
+    if 0 < seconds < 0.5:
+        return "< 1 s"
     if seconds < 119.5:
         return f"{seconds:.0f} s"
     if seconds < 597:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,23 +26,31 @@ if TYPE_CHECKING:
 SHORT_KEY = 8
 """Characters of a training's key that tell it apart on a screen."""
 
+IN_FULL = 3
+"""Of more spaces than these one line each is shown: their rows would fill screens."""
+
 _SHARED_SHOWN = 4
 _STYLES = {"reuse": "green", "continue": "cyan", "train": "", "wait": "yellow", "failed": "red", "stopped": "green"}
 
 
 def show_plan(plan: Plan, out: Console) -> None:
-    """Print what a launch would do: a table for each space, and what sharing saves.
+    """Print what a launch would do: a table for each space, of many a line, and what is shared.
 
     Args:
         plan: With its actions decided.
         out: Where to.
     """
-    for space in plan.spaces:
+    for space in plan.spaces if len(plan.spaces) <= IN_FULL else ():
         number = f" (Table {space.space.table})" if space.space.table is not None else ""
         out.print()
         out.print(Text(f"{space.name}: {printable(space.space.title)}{number}", style="bold", overflow="fold"))
         if plan.trials:  # of a search there may be none yet
             out.print(_table(plan, space.name))
+    if len(plan.spaces) > IN_FULL:
+        out.print()
+        out.print(_overview(plan))
+        one = f"{own_python()} -m ablate.launch --space NAME --dry-run"
+        show_step(out, "Rows, shared trainings and claims of one; --json has those of all:", one)
     failed = failures(plan)
     if failed:
         out.print()
@@ -96,6 +105,32 @@ def _table(plan: Plan, space: str) -> Table:
     return table
 
 
+def _overview(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("space", no_wrap=True)
+    for name in ("rows", "trials", "trainings", "as above"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("and", overflow="fold")
+    above: set[str] = set()
+    for space in plan.spaces:
+        own = [planned for planned in plan.trials if planned.trial.space == space.name]
+        keys = dict.fromkeys(planned.training for planned in own)
+        counts: Counter[str] = Counter(plan.trainings[key].action for key in keys if key not in above)
+        rows = len({planned.trial.label for planned in own})
+        numbers = (rows, len(own), len(keys), len(above & keys.keys()))
+        table.add_row(space.name, *(f"{number:,}" for number in numbers), _actions(counts))
+        above |= keys.keys()
+    return table
+
+
+def _actions(counts: Mapping[str, int], **more: str) -> str:
+    """How many trainings are to be trained, reused and so on; what is said more of an action."""
+    words = {"reuse": "to reuse", "stopped": "stopped early", "continue": "to continue", "train": "to train"}
+    words |= {"wait": "waiting", "failed": "failed"}
+    known = {action: word + more.get(action, "") for action, word in words.items()}
+    return ", ".join(f"{counts[action]:,} {word}" for action, word in known.items() if counts.get(action))
+
+
 def _action(training: PlannedTraining) -> str:
     epochs = training.spec.epochs
     if training.weights is not None and training.action in ("train", "continue"):
@@ -120,21 +155,17 @@ def summary(plan: Plan) -> str:
         plan: With its actions decided.
 
     Returns:
-        `N rows, M trials, K distinct trainings (sharing saves L): a to reuse, b to continue, ...`.
+        `N rows, M trials, K distinct trainings (one for each trial: L more): a to reuse, b to continue, ...`.
     """
     if plan.search and not plan.trials:
         return "no sample yet"
     if not plan.trials:
         return "no training yet"
     numbers = _numbers(plan)
-    saved = plural(numbers["saved"], "training")
-    sharing = f" (sharing saves {saved})" if numbers["saved"] else ""
-    words = {"reuse": "to reuse", "stopped": "stopped early", "continue": "to continue", "train": "to train"}
-    words |= {"wait": "waiting", "failed": "failed"}
-    of_others = [training for training in plan.left() if training.weights is not None]
-    if of_others:
-        words["train"] += f" ({len(of_others):,} with weights that only need measuring)"
-    actions = ", ".join(f"{numbers[action]:,} {word}" for action, word in words.items() if numbers[action])
+    sharing = f" (one for each trial: {numbers['saved']:,} more)" if numbers["saved"] else ""
+    of_others = sum(training.weights is not None for training in plan.left())
+    measured = f" ({of_others:,} with weights that only need measuring)" if of_others else ""
+    actions = _actions(numbers, train=measured)
     return (
         f"{plural(numbers['rows'], 'row')}, {plural(numbers['trials'], 'trial')}, "
         f"{plural(numbers['trainings'], 'distinct training')}{sharing}: {actions or 'nothing to do'}"
@@ -267,10 +298,14 @@ def show_next_steps(
         show_step(out, "To make the table again, from storage:", f"{python} -m ablate.report {where}")
         show_step(out, "Nothing was sent to MLflow. To send it:", f"{python} -m ablate.report --sync {where}")
         return
-    show_pages(out, tracking_uri, pages)
+    show_pages(out, tracking_uri, pages if len(plan.spaces) <= IN_FULL else ())
     where = "" if needs_no_uri(tracking_uri) else f" --tracking-uri {shlex.quote(redact(tracking_uri))}"
-    reports = [f"{python} -m ablate.report --space {space.name}{where}" for space in plan.spaces]
-    show_step(out, f"To make the {'table' if len(reports) == 1 else 'tables'} again:", *reports)
+    names = [space.name for space in plan.spaces] if len(plan.spaces) <= IN_FULL else ["NAME"]
+    reports = [f"{python} -m ablate.report --space {name}{where}" for name in names]
+    words = "To make the table again:" if len(plan.spaces) == 1 else "To make the tables again:"
+    if len(plan.spaces) > IN_FULL:
+        words = "To make the table of one again, with the addresses of its runs:"
+    show_step(out, words, *reports)
 
 
 def _own_command(python: str) -> str | None:

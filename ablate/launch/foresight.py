@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +115,21 @@ def foresee(plan: Plan, storage: Storage, expected: Duration) -> list[Foresight]
         _of_claim(question, results[question.space], len(plan.seeds), each, unit)
         for question in questions_of(plan.spaces)
     ]
+
+
+def in_short(claims: Sequence[Foresight]) -> str:
+    """What is foreseen of many claims, in a few words."""
+    reached = sum(each.asked is not None for each in claims)
+    told = [f"{plural(len(claims), 'claim')}, of which these seeds reach a look of {reached:,}"]
+    needed = Counter(each.seeds for each in claims if each.known and each.effect is not None)
+    looks = sorted(seeds for seeds in needed if seeds is not None)
+    decided = [f"{needed[seeds]:,} with {plural(seeds, 'seed')} a row" for seeds in looks]
+    if decided:
+        told.append(f"with 80 % would be decided {', '.join(decided)}")
+    if needed[None]:
+        told.append(f"{needed[None]:,} by no look")
+    rest = len(claims) - needed.total()
+    return "; ".join([*told, *([f"of {rest:,} nobody knows what to expect"] if rest else [])])
 
 
 def _of_claim(question: Question, results: Results, seeds: int, each: float | None, unit: str) -> Foresight:

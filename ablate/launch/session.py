@@ -24,7 +24,7 @@ from ablate.core.text import duration, plural, printable
 from ablate.execution.addresses import ray_address
 from ablate.execution.base import Event
 from ablate.execution.executors import open_executor
-from ablate.launch.console import plan_as_json, show_estimate, show_remarks
+from ablate.launch.console import IN_FULL, plan_as_json, show_estimate, show_remarks
 from ablate.launch.costs import hours_text
 from ablate.launch.end import end_summary, run_on_end, time_limit
 from ablate.launch.options import Options
@@ -119,12 +119,17 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
     if unknown:
         console.print(f"{plural(unknown, 'more sample')} will be suggested by {who}.")
     show_estimate(expected, console)
+    whole = len(subject.plan.spaces) <= IN_FULL
     if claims:
         console.print("\nWhat these seeds can decide:")
+    if claims and not whole:
+        from ablate.launch.foresight import in_short
+
+        console.print(Text(f"  {in_short(claims)}", overflow="fold"))
     known = [claim for claim in claims if claim.known]
-    for claim in known:
+    for claim in known if whole else ():
         console.print(Text(f"  {printable(claim.sentence())}", overflow="fold"))
-    if len(known) < len(claims):
+    if whole and len(known) < len(claims):
         count = plural(len(claims) - len(known), "claim")
         console.print(f"  {count}: no effect is expected, and no noise is known before seeds are trained")
     if outlook:

@@ -186,7 +186,10 @@ def make_plan(
         try:
             summary = summary_of(trial.spec.data)
         except SpecError as error:
-            raise SpecError(f"{_place_of(trial, str(error))}: {error}") from error
+            place = _place_of(trial, str(error))
+            asked = place.startswith(f"{preset.file.path}:") and preset.preset.description  # it says what it needs
+            about = f"; preset {preset.name}: {preset.preset.description}" if asked else ""
+            raise SpecError(f"{place}: {error}{about}") from error
         _check_batch(trial, summary)
         try:
             user_code = _user_code(trial.spec)

@@ -214,7 +214,7 @@ def _facts(plans: Sequence[Results]) -> list[tuple[str, str]]:
     unmeasured = devices.pop("", 0.0)  # measurements alone tell where they were made
     trainings = {trial.part.training for trial in trials}
     alone = sum(seconds[trial.part.training] for trial in trials)
-    saved = alone - sum(seconds.values())
+    more = duration(alone - sum(seconds.values()))
     finished = sum(trial.problem is None for trial in trials)
     spent_on = [f"{device}: {duration(spent)} of training" for device, spent in devices.items()]
     spent_on += [f"{duration(unmeasured)} of trainings without a measurement"] if unmeasured >= 0.5 else []
@@ -227,7 +227,7 @@ def _facts(plans: Sequence[Results]) -> list[tuple[str, str]]:
         (
             "Shared",
             f"{plural(len(trainings), 'training')} for {plural(len(trials), 'trial')}, "
-            + (f"which saved {duration(saved)} of training" if len(trainings) < len(trials) else "so none is shared"),
+            + (f"one for each would train {more} more" if len(trainings) < len(trials) else "so none is shared"),
         ),
         ("Networks", words(plans[0].network)),
         ("Versions", _each(_versions(plan.planned.provenance) for plan in plans)),

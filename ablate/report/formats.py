@@ -51,7 +51,10 @@ def _digits(column: str) -> int:
 
 
 def marks(table: Table) -> dict[str, str]:
-    """Row label -> the numbers of its footnotes, e.g. `1, 2`; rows without notes are absent."""
+    """Row label -> the numbers of its footnotes, e.g. `1, 2`; rows without notes are absent.
+
+    They are shown in brackets: a label may be a number, and 0 with a raised 1 reads as 01.
+    """
     found: dict[str, list[str]] = {}
     for index, labels in enumerate(table.noted().values(), start=1):
         for label in labels:
@@ -221,13 +224,13 @@ def to_latex(table: Table) -> str:
     for index, row in enumerate(table.rows):
         if index and len(row.lines) > 1:
             lines.append("\\addlinespace")
-        mark = f"$^{{{numbers[row.label]}}}$" if row.label in numbers else ""
+        mark = f"~$^{{[{numbers[row.label]}]}}$" if row.label in numbers else ""
         for label, line in _labelled(row, "{}" + _latex(row.label) + mark):
             source = line.source + (f": {line.state}" if line.state else f" ($n={line.n}$)" if line.n else "")
             lines.append(" & ".join([label, source, *_cells(table, line, _latex_cell)]) + r" \\")
     lines += ["\\bottomrule", "\\end{tabular}"]
     for index, (label, note) in enumerate(table.footnotes(), start=1):
-        lines += ["", f"{{\\footnotesize $^{{{index}}}$ {_latex(label)}: {_latex(note)}}}"]
+        lines += ["", f"{{\\footnotesize $^{{[{index}]}}$ {_latex(label)}: {_latex(note)}}}"]
     return "\n".join([*lines, "\\end{table}", ""])
 
 

@@ -20,7 +20,16 @@ from ablate.report.from_storage import results_of
 from ablate.report.names import column_name
 from ablate.report.next_steps import DEFAULT_STORAGE, bundle_there
 from ablate.spaces.settings import format_value
-from ablate.status.holdings import PlanStatus, TrialStatus, bytes_of, compare, differences, find_trial, plan_statuses
+from ablate.status.holdings import (
+    PlanStatus,
+    TrialStatus,
+    bytes_of,
+    compare,
+    differences,
+    find_trial,
+    has_trials,
+    plan_statuses,
+)
 from ablate.storage import plans
 from ablate.storage.plans import PlanFile
 from ablate.storage.storage import Storage
@@ -37,7 +46,9 @@ app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_mark
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
     storage: Annotated[str, typer.Option(metavar="PLACE", help="A folder or bucket.")] = DEFAULT_STORAGE,
-    plan: Annotated[str | None, typer.Option(metavar="ID", help="A plan's id; default: the one launched last.")] = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar="ID", help="A plan's id; default: the last one launched, with the row.")
+    ] = None,
     log: Annotated[str | None, typer.Option(help="Print the log of this row's last attempt.", metavar="ROW")] = None,
     why: Annotated[
         tuple[str, str] | None,
@@ -79,6 +90,8 @@ def main(
             _delete(holds, files, _plan(holds, files, deleted), console, yes, tracking_uri)
             return
         chosen = _plan(holds, files, plan)
+        if plan is None:  # a row of the plan before the last is asked about by its name, too
+            chosen = next((file for file in files if has_trials(file, [log] if log else why or ())), chosen)
         if log is not None:
             _log(holds, chosen, log, seed, console)
         elif why is not None:

@@ -181,6 +181,14 @@ def find_trial(plan: PlanFile, row: str, seed: int | None = None) -> TrialPart:
     return found[0]
 
 
+def has_trials(plan: PlanFile, rows: Iterable[str]) -> bool:
+    """Whether a plan has all of some rows, as `find_trial` takes them."""
+    return all(
+        any(trial.row == row or (len(row) >= 4 and trial.training.startswith(row)) for trial in plan.trials)
+        for row in rows
+    )
+
+
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The settings that two trials do not share: dotted path -> both values; None where one has no such setting."""
     left, right = dict(_flat(one)), dict(_flat(other))

@@ -82,6 +82,24 @@ def test_plan_fits_the_width_and_has_no_escape_codes_in_a_file(plan: Plan, width
     assert max(cell_len(line) for line in text.splitlines()) <= width
 
 
+@pytest.mark.parametrize("width", [60, 100])
+def test_of_many_spaces_a_line_each_is_shown_whose_trainings_add_up(tmp_path: Path, width: int) -> None:
+    loaded = [space_file(tmp_path, f"space_{n}", f"  - {{label: row-{n}}}\n  - {{label: base}}\n") for n in range(5)]
+    loaded[0] = space_file(
+        tmp_path, "space_0", "  - {label: row-0, set: {training.momentum: 0.5}}\n  - {label: base}\n"
+    )
+    made = plan_of(loaded, tmp_path)
+    for training in made.trainings.values():
+        training.action = "train"
+    lines = shown(made, width).splitlines()
+    found = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.startswith("space_")}
+    assert found["space_0"] == "2 2 2 0 2 to train"
+    assert all(found[f"space_{n}"] == "2 2 1 1" for n in range(1, 5))
+    assert "row-0" not in "".join(lines) and any("--space NAME --dry-run" in line for line in lines)
+    assert max(cell_len(line) for line in lines if "python" not in line) <= width
+    assert "row-0" in shown(plan_of(loaded[:3], tmp_path), width)
+
+
 def test_plan_colours_a_terminal(plan: Plan) -> None:
     assert "\x1b[" in shown(plan, 100, terminal=True)
 
@@ -117,7 +135,7 @@ def test_markup_in_labels_and_reasons_is_shown_as_it_is(plan: Plan) -> None:
 
 def test_summary_counts_rows_trials_trainings_and_savings(plan: Plan) -> None:
     assert summary(plan) == (
-        "7 rows, 7 trials, 5 distinct trainings (sharing saves 2 trainings): "
+        "7 rows, 7 trials, 5 distinct trainings (one for each trial: 2 more): "
         "1 to reuse, 1 to continue, 1 to train, 1 waiting, 1 failed"
     )
 

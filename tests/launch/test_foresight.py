@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ablate.launch.foresight import Foresight, in_short
 from ablate.launch.request import Request
 from ablate.launch.session import launch
 from tests.support.helpers import launch_here, options_of, write_space
@@ -64,3 +65,19 @@ def test_it_is_told_in_a_line_and_where_the_seeds_reach_no_look(tmp_path: Path) 
 def test_where_nothing_is_decided_nothing_is_foreseen(tmp_path: Path) -> None:
     space(tmp_path, CLAIM)
     assert foreseen(tmp_path, preset="smoke") == []
+
+
+def test_many_claims_are_counted_by_the_seeds_that_decide_them() -> None:
+    def one(seeds: int | None, effect: float | None = 1.0, asked: int | None = None) -> Foresight:
+        return Foresight(
+            "it is", "a − b", effect, "published", 0.5, "known", seeds, 1.0, 3, asked, 0.1, 1.0, "GPU-hours"
+        )
+
+    told = in_short([one(3), one(3, asked=3), one(8), one(None), one(None, effect=None)])
+    assert told.startswith("5 claims, of which these seeds reach a look of 1;")
+    assert (
+        "2 with 3 seeds a row, 1 with 8 seeds a row" in told and "1 by no look" in told and "of 1 nobody knows" in told
+    )
+    assert in_short([one(None, effect=None)]) == (
+        "1 claim, of which these seeds reach a look of 0; of 1 nobody knows what to expect"
+    )

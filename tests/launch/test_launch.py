@@ -33,6 +33,7 @@ LOCAL = ("--local", "--no-tracking", "--cpus-per-trial", "1")
         (["--space", "batch_size", "--row", "2566"], ["--row", "did you mean '256'?"]),
         (["--space", "nowhere/tiny.yaml"], ["nowhere/tiny.yaml"]),
         (["--space", "batch_size", "--preset", "smoke", "--set", "data.name=imagefolder"], ["data.root"]),
+        (["--space", "batch_size", "--preset", "reduced"], ["reduced_images.py", "--set data.root="]),
         (["--space", "batch_size", "--preset", "smoke", "--set", "training.batch_size=4096"], ["batch_size", "4096"]),
         (["--space", "batch_size", "--preset", "smoke", "--set", "model.arch=resnet21"], ["resnet20"]),
         (["--space", "batch_size", "--preset", "smoke", "--set", "measurement.attacks=[pgd21]"], ["pgd20"]),

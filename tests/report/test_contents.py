@@ -74,7 +74,7 @@ def _own_figure() -> Iterator[None]:
 
 def test_rows_that_share_a_training_are_counted_once(tracker: Tracker) -> None:
     facts = dict(page_of([results_of(tracker.read_plan("lowpass"))], {}).facts)
-    assert facts["Shared"].startswith("2 trainings for 4 trials, which saved")
+    assert facts["Shared"].startswith("2 trainings for 4 trials, one for each would train ")
     assert facts["Trials"] == "4 of 4 finished, in 1 space"
     assert facts["Commit"] == "c0ffee"
     assert facts["Devices"].startswith("cpu: ")
@@ -82,7 +82,7 @@ def test_rows_that_share_a_training_are_counted_once(tracker: Tracker) -> None:
 
 def test_time_is_told_by_device_and_that_of_unmeasured_trainings_apart(tracker: Tracker) -> None:
     plan = results_of(tracker.read_plan("lowpass"))
-    for spent, told in ((30.0, "cpu: 30 s of training; 30 s of trainings without a measurement"), (0.1, "cpu: 0 s")):
+    for spent, told in ((30.0, "cpu: 30 s of training; 30 s of trainings without a measurement"), (0.1, "cpu: < 1 s")):
         trials = {
             (row, seed): dataclasses.replace(trial, device="" if seed else "cpu", curves={"seconds": {1: spent}})
             for (row, seed), trial in plan.trials.items()

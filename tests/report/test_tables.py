@@ -216,7 +216,7 @@ def test_notes_stand_below_with_their_mark() -> None:
     assert marks(table) == {"128": "1"}
     assert "128 [1]" in shown(table, 120) and "[1] 128: narrowed by the preset" in shown(table, 120)
     assert "128 <sup>1</sup>" in to_markdown(table)
-    assert "128$^{1}$" in to_latex(table)
+    assert "128~$^{[1]}$" in to_latex(table)
 
 
 # Formats

@@ -110,6 +110,17 @@ def test_why_two_trainings_differ(storage: Storage) -> None:
     assert "both share" in asked(storage, "--why", "512", "512")
 
 
+def test_a_row_is_found_in_the_last_plan_that_has_it(storage: Storage) -> None:
+    plans.save(plan_of(("0.9", "512"), (0,), plan_id=OTHER, space="momentum", launched_ms=T0 + 9), storage)
+    first = plans.load(storage, ONE)
+    key = next(trial.training for trial in first.trials if trial.row == "64")
+    storage.attempt(key).save_log("epoch 1 began", last=True)
+    assert plans.load(storage).id == OTHER and "epoch 1 began" in asked(storage, "--log", "64")
+    assert f"{key[:8]} and" in asked(storage, "--why", "64", "512")
+    assert OTHER in asked(storage, "--why", "0.9", "64", code=2)  # no plan has both
+    assert "64" in asked(storage, "--plan", OTHER, "--log", "64", code=2)
+
+
 def test_settings_that_one_has_alone_are_differences_too() -> None:
     assert differences({"a": {"b": 1}, "c": 2}, {"a": {}, "c": 2}) == {"a.b": (1, None), "a": (None, {})}
     assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == {}
