@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ablate.bundle.statement import results_in, statement_of
+from ablate.bundle.statement import differences, results_in, statement_of, summed
 from ablate.bundle.verification import open_bundle, verify
 from ablate.storage import plans
 from ablate.storage.checksums import seal, unseal
@@ -53,6 +54,10 @@ RESULTS = ("training", "columns", "analyses")
 FORGED: dict[str, tuple[Callable[[Trials], None], str]] = {
     "rows": (swapped(*RESULTS), "was made with other settings than its own"),
     "seeds": (swapped(*RESULTS, rows=("small", "small"), seeds=(0, 1)), "was made with other settings than its own"),
+    "seeds' names": (
+        swapped("seed", rows=("small", "small"), seeds=(0, 1)),
+        "was made with other settings than its own",
+    ),
     "columns": (columns_swapped, "accuracy/natural: expected a record of what natural, got one of pgd20"),
     "radius": (set_to("measurement", "eps_255", 4.0), "accuracy/pgd20: expected a record of settings PGD("),
     "filter": (set_to("measurement", "lowpass_degree", 6), "expected a record of degree 6, got one of None"),
@@ -101,3 +106,20 @@ def test_so_is_what_an_earlier_version_wrote(tmp_path: Path) -> None:
     code, told = run("make", tmp_path / "old.zip", "--space", "tiny", "--storage", tmp_path / "storage")
     assert code == 0, told
     assert verify(open_bundle(tmp_path / "old.zip")).differs == []
+
+
+def test_a_training_that_is_said_to_stand_for_something_else_is_told(bundle: Path, tmp_path: Path) -> None:
+    def another(found: dict[str, bytes]) -> None:
+        name = next(name for name in sorted(found) if name.endswith("/training.json"))
+        found[name] = json.dumps({**json.loads(found[name]), "seed": 99}).encode()
+
+    differs = verify(open_bundle(changed(bundle, tmp_path / "made.zip", another))).differs
+    assert any("what it is said to stand for has the key" in line for line in differs)
+
+
+def test_what_figures_are_drawn_from_is_told_apart_in_another_order() -> None:
+    numbers = np.random.default_rng(0).random((4, 5))
+    one = summed(numbers)
+    assert summed(numbers.copy()) == one
+    for other in (numbers[::-1], np.roll(numbers, 1, axis=1), numbers.T, numbers + 1e-3, 2 * numbers):
+        assert list(differences(one, summed(other)))

@@ -1,0 +1,70 @@
+"""What contradicts itself in a stored training is told: its key, its records' keys, their accuracies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ablate.core.digest import digest
+from ablate.storage.attempts import seal_manifest
+from ablate.storage.export import faults
+from ablate.storage.records import Record
+from ablate.storage.storage import Storage
+from tests.support.stored import MEASUREMENT, history
+
+IDENTITY = {"seed": 3, "model": {"arch": "resnet20"}}
+TRAINING = digest(IDENTITY)
+RIGHT = np.arange(300) < 100
+
+
+def told(folder: Path, record: Record, identity: dict[str, Any] = IDENTITY) -> list[str]:
+    """What is told of a training with one record, which is stored under the name of `MEASUREMENT`."""
+    storage = Storage(str(folder / "storage"))
+    storage.describe(TRAINING, identity)
+    attempt = storage.attempt(TRAINING)
+    attempt.save_checkpoint(1, b"checkpoint", history(1), finished=True)
+    attempt.save_record(Record(MEASUREMENT, record.scalars, record.arrays, record.meta))
+    if record.key != MEASUREMENT:
+        attempt.save_record(record)
+        manifest = sorted((folder / "storage" / TRAINING / "attempts" / attempt.name).glob("manifest-*"))[-1]
+        body = json.loads(json.loads(manifest.read_text())["body"])
+        body["records"] = {MEASUREMENT: body["records"][record.key]}
+        manifest.write_bytes(seal_manifest(body))
+    return list(faults(storage, TRAINING))
+
+
+def measured(accuracy: Any, correct: np.ndarray[Any, Any] | None = RIGHT, key: str = MEASUREMENT) -> Record:
+    return Record(key, {"accuracy": accuracy}, {} if correct is None else {"correct": correct})
+
+
+@pytest.mark.parametrize("record", [measured(100.0 / 3), measured(41.0, None), Record(MEASUREMENT, {"share": 0.25})])
+def test_nothing_is_told_of_what_agrees(tmp_path: Path, record: Record) -> None:
+    assert told(tmp_path, record) == []
+
+
+@pytest.mark.parametrize("accuracy", [33.33, 33.34, 33.3333334, 1 / 3, 0.0, float("nan")])
+def test_an_accuracy_that_is_not_that_of_its_images_is_told(tmp_path: Path, accuracy: float) -> None:
+    [line] = told(tmp_path, measured(accuracy))
+    assert line.startswith(f"record {MEASUREMENT}: it states ") and line.endswith("its images give 33.3333 %")
+
+
+@pytest.mark.parametrize(
+    "correct", [RIGHT.astype(np.int64), RIGHT.astype(np.float32), RIGHT.reshape(3, 100), RIGHT[:0]]
+)
+def test_verdicts_of_another_form_are_told(tmp_path: Path, correct: np.ndarray[Any, Any]) -> None:
+    [line] = told(tmp_path, measured(100.0 / 3, correct))
+    assert "expected a verdict for each image" in line
+
+
+def test_a_record_of_another_measurement_is_told(tmp_path: Path) -> None:
+    [line] = told(tmp_path, measured(100.0 / 3, key="ef" * 10))
+    assert line == f"record {MEASUREMENT}: it is of measurement {'ef' * 10}"
+
+
+def test_a_training_of_another_key_is_told(tmp_path: Path) -> None:
+    [line] = told(tmp_path, measured(100.0 / 3), {**IDENTITY, "seed": 4})
+    assert line.startswith(f"training {TRAINING}: what it is said to stand for has the key ")
