@@ -42,7 +42,7 @@ from ablate.execution.base import (
 from ablate.execution.crashes import how_lost
 from ablate.execution.faults import fault_of
 from ablate.execution.packing import GroupSizer, gpus_of
-from ablate.execution.schedulers import EPOCH
+from ablate.execution.schedulers import EPOCH, StoppingScheduler
 from ablate.execution.tasks import run_tasks
 from ablate.execution.watchdog import LOOK_S, Watch
 from ablate.learning.data import Dataset, dataset_name
@@ -111,7 +111,7 @@ class TuneExecutor:
         return job.placed(self._cpus, "cuda" if gpus else "cpu", gpus or 1.0), gpus
 
     def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
-        """See `Executor`; epochs are judged by the Tune scheduler of `stopping`."""
+        """See `Executor`."""
         together: GroupSize = self._together
         most = self._asked.max_concurrent
         if stopping is None:
@@ -128,7 +128,7 @@ class TuneExecutor:
         }
         cpus = self._cpus  # what is told a worker travels: without this executor, whose `note` may hold a terminal
         trainable = tune.with_resources(
-            tune.with_parameters(_trainable, payload=payload),
+            tune.with_parameters(run_job, payload=payload),
             lambda config: {"cpu": cpus, "gpu": config["gpus"]},
         )
         scratch = tempfile.mkdtemp(prefix="ablate-tune-")
@@ -138,7 +138,7 @@ class TuneExecutor:
                     trainable,
                     tune_config=tune.TuneConfig(
                         search_alg=adapter,
-                        scheduler=getattr(stopping, "scheduler", None),
+                        scheduler=None if stopping is None else StoppingScheduler(stopping),
                         num_samples=-1,
                         max_concurrent_trials=most or None,
                         reuse_actors=True,
@@ -313,7 +313,8 @@ class TrialRelay(tune.Callback):  # type: ignore[misc]
         return {}
 
 
-def _trainable(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
+def run_job(config: dict[str, Any], payload: Mapping[str, Any]) -> None:
+    """What a worker does for a trial: its job's tasks."""
     import_in_worker(payload["imports"], payload["folder"])
     tasks = [unpack(each) for each in config["tasks"]]
     metric = payload["metric"] if config["judged"] else None
@@ -355,7 +356,7 @@ class Reports:
     def should_continue(self, key: str, epoch: int, value: float) -> bool:
         """Have Tune's scheduler judge an epoch; where it stops the training, this does not return."""
         assert self._metric is not None
-        self.send(**{EPOCH: epoch, self._metric: value})
+        self.send(**{"judged": key, EPOCH: epoch, self._metric: value})
         return True
 
     def send(self, **more: Any) -> None:

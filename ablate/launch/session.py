@@ -82,7 +82,7 @@ def launch_here(request: Request, console: Console, out: TextIO, *, elsewhere: b
         subject.foresee()
     subject.decide(known, options)
     if not elsewhere:
-        check_reach(options, subject.always_trains or bool(subject.plan.left()))
+        check_reach(options, subject.left())
         if options.dry_run:
             storage.files.probe()
     if options.dry_run:
@@ -297,7 +297,7 @@ class Session:
             self._prepare()
             decide(self.plan, storage, retry_failed=options.retry_failed, held_elsewhere=leases.held_elsewhere)
             self.subject.show(self.console)
-            if self.subject.always_trains or self.plan.left():
+            if self.subject.left():
                 show_live_page(self.console, options.storage)
             with self._tracking():
                 try:
@@ -433,7 +433,7 @@ class Session:
             note=self.progress.note,
         )
         with self.progress:
-            if not subject.always_trains and not self.plan.left():
+            if not subject.left():
                 return  # nothing is started, and no data are loaded
             with (
                 open_executor(
@@ -446,7 +446,7 @@ class Session:
                 ) as executor,
                 self._limited(),
             ):
-                executor.run(queue, listen, subject.stopping(options.local))
+                executor.run(queue, listen, subject.stopping())
         subject.finished()
 
     @contextlib.contextmanager

@@ -60,8 +60,10 @@ class Subject(Source):
     """What a launch is about; by default all of it is known, and launches of one plan share its work."""
 
     plan: Plan
-    always_trains: bool = False
-    """Whether there may be something to train that no plan shows."""
+
+    def left(self) -> bool:
+        """Whether there is something left to train, or may be yet."""
+        return bool(self.plan.left())
 
     def may_train(self) -> Iterable[PlannedTraining]:
         """Trainings with the data and measurements of all that it may train."""
@@ -117,7 +119,7 @@ class Subject(Source):
     def resources(self, options: Options) -> Resources:
         """What its trainings share."""
 
-    def stopping(self, local: bool) -> EarlyStopping | None:
+    def stopping(self) -> EarlyStopping | None:
         """What judges its trainings; a table wants them whole."""
         return None
 
@@ -254,8 +256,6 @@ class Samples(Subject):
         make: The search with its samples so far, read anew; to write, or not.
     """
 
-    always_trains = True
-
     def __init__(self, make: Callable[[bool], SearchPlan]) -> None:
         self._make = make
         self._use(make(True))
@@ -270,6 +270,11 @@ class Samples(Subject):
     def may_train(self) -> Iterable[PlannedTraining]:
         """See `Subject`: no sample has other data than the configuration without one, or is measured otherwise."""
         return self.found.base.trainings.values()
+
+    def left(self) -> bool:
+        """See `Subject`: also samples that no plan shows yet."""
+        asked, limit = len(self.search.samples), self.search.limit
+        return limit is None or asked < limit or len(self._results) < asked
 
     def _use(self, found: SearchPlan) -> None:
         self.found, self.plan, self.search, self.spec = found, found.plan, found.search, found.asked.search
@@ -339,10 +344,10 @@ class Samples(Subject):
         """See `Subject`."""
         return resources_of(options, self.search.limit or _FALLBACK_SHARE)
 
-    def stopping(self, local: bool) -> EarlyStopping | None:
+    def stopping(self) -> EarlyStopping | None:
         """See `Subject`."""
         epochs = max((t.spec.training.epochs for t in self.found.base.trainings.values()), default=1)
-        if local and self.spec.scheduler.name == "fifo":  # Ray is not even imported
+        if self.spec.scheduler.name == "fifo":  # Ray is not even imported
             from ablate.execution.early_stopping import TimeLimit
 
             return TimeLimit(self.spec.objective[0].metric, epochs, self.over)

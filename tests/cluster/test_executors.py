@@ -7,22 +7,21 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from rich.console import Console
 
 from ablate.execution import processes
 from ablate.execution.base import Event, Executor, GroupSize, Job, Lease, Outcome, Resources, Task, alone
+from ablate.execution.early_stopping import TimeLimit
 from ablate.execution.executors import open_executor
 from ablate.execution.processes import ProcessExecutor
 from ablate.learning import data
 from ablate.planning.plan import Plan
-from ablate.spaces.search import SearchSpec
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage
 from tests.support.launches import LOADED
-from tests.support.search_helpers import SEARCH
 from tests.support.tasks import planned
 
 pytestmark = pytest.mark.cluster
@@ -100,12 +99,9 @@ def test_each_task_of_each_job_ends_once_with_its_events_in_order(opened: Opened
 
 
 def test_what_is_judged_stops_at_once_and_what_is_not_goes_on(opened: Opened, tmp_path: Path) -> None:
-    from ablate.execution.schedulers import TuneEarlyStopping
-
     plan = planned(tmp_path, "training.epochs=3", "data.validation=0.2", "measurement.attacks=[natural]")
     first, second = tasks_of(plan, tmp_path)
-    search: dict[str, Any] = {**SEARCH, "scheduler": {"name": "fifo"}}
-    stopping = TuneEarlyStopping(SearchSpec.model_validate(search), 3, over=lambda: True)
+    stopping = TimeLimit("validation/natural", 3, over=lambda: True)
     queue, events = Jobs(Job((first,), judged=True), Job((second,))), list[Event]()
     with opened(plan, tmp_path) as executor:
         executor.run(queue, events.append, stopping)
