@@ -6,17 +6,16 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-
 from ablate.bundle.rows import Here, find_row, planned
 from ablate.bundle.verification import Opened
 from ablate.core.errors import SpecError
 from ablate.core.text import duration
-from ablate.execution import worker
-from ablate.execution.base import Event, Task
+from ablate.execution.base import Event, GroupSize, Job, Lease, Outcome, Resources, Task, alone
+from ablate.execution.executors import LocalExecutor
 from ablate.planning.datasets import load_for
 from ablate.report.replications import replications_of
 from ablate.storage.export import stored_training
+from ablate.storage.leases import Leases
 from ablate.storage.plans import TrialPart
 from ablate.storage.replications import open_one
 from ablate.storage.storage import Storage
@@ -48,7 +47,6 @@ def check(opened: Opened, row: str, seed: int | None, here: Here, tell: Callable
         raise SpecError(f"--retrain: expected a row that was trained, got {row!r} of foreign weights")
     seconds = sum(float(entry["metrics"].get("seconds", 0.0)) for entry in opened.storage.history(part.training))
     where, threads = _made_on(opened, part)
-    device = "cuda" if where != "cpu" and torch.cuda.is_available() else "cpu"
     tell(f"{part.row}, seed {part.seed}: it took {duration(seconds)} on {where} to train; {_FOR_LONG}")
     with tempfile.TemporaryDirectory(prefix="ablate-") as folder:
         storage = Storage(folder)
@@ -58,15 +56,6 @@ def check(opened: Opened, row: str, seed: int | None, here: Here, tell: Callable
                 storage.files.write(path, content)
         wanted = {key: each for key, each in training.measurements.items() if key in part.measurements}
         _, inner = open_one(storage, {part.training: list(wanted)})
-        task = Task(
-            part.training,
-            training.spec,
-            tuple(wanted.values()),
-            inner.location,
-            threads=threads,
-            device=device,
-            keep=tuple(training.keep),
-        )
 
         def listen(event: Event) -> None:
             if event.kind == "epoch":
@@ -74,8 +63,16 @@ def check(opened: Opened, row: str, seed: int | None, here: Here, tell: Callable
             elif event.kind == "measuring":
                 tell(f"measuring {event.text}")
 
-        [dataset] = load_for([replace(training, measurements=wanted)], here.data_root).values()
-        outcome = worker.run(task, dataset, listen)
+        datasets = load_for([replace(training, measurements=wanted)], here.data_root)
+        # In this process, which knows the user's own names.
+        executor = LocalExecutor(Resources(1, threads, 0.0 if where == "cpu" else None), datasets, inner.files, tell)
+        with Leases(inner.files) as leases:
+            lease, measurements = Lease(leases.owner), tuple(wanted.values())
+            queue = _Once(
+                Task(part.training, training.spec, measurements, inner.location, lease=lease, keep=tuple(training.keep))
+            )
+            executor.run(queue, listen)
+        [outcome] = queue.outcomes
         if outcome.state != "finished":
             return [f"{part.row}, seed {part.seed}: not trained again ({outcome.state}: {outcome.reason})"]
         [found] = replications_of(storage, row_parts)[part.seed]
@@ -84,6 +81,20 @@ def check(opened: Opened, row: str, seed: int | None, here: Here, tell: Callable
         return [line]
     tell(line)
     return []
+
+
+class _Once:
+    """A queue of one task."""
+
+    def __init__(self, task: Task) -> None:
+        self._jobs = [Job((task,))]
+        self.outcomes: list[Outcome] = []
+
+    def next(self, together: GroupSize = alone) -> Job | None:
+        return self._jobs.pop() if self._jobs else None
+
+    def ended(self, key: str, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
 
 
 def _made_on(opened: Opened, part: TrialPart) -> tuple[str, int]:

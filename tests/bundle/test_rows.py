@@ -18,6 +18,7 @@ from ablate.storage.plans import TrialPart
 from ablate.storage.records import Record
 from tests.bundle.support import changed, contents, run
 from tests.bundle.test_round_trip import edited_record
+from tests.support.tasks import have_tasks_run_by
 
 
 def test_images_attacked_again_are_as_stated(bundle: Path) -> None:
@@ -70,7 +71,7 @@ def test_corruptions_are_measured_again_on_the_official_images_where_they_are_he
         return Outcome(task.key, "failed", reason="looked at alone")
 
     monkeypatch.setattr("ablate.bundle.replication.planned", with_corruptions)
-    monkeypatch.setattr("ablate.bundle.replication.worker.run", run_worker)
+    have_tasks_run_by(run_worker, monkeypatch)
     monkeypatch.setattr("ablate.learning.data.load_official", lambda spec, data_root: official)
     assert run("verify", bundle, "--retrain", "small")[0] == 1
     assert [dataset.corrupted for dataset in given] == [official]
