@@ -27,6 +27,10 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages about each lost
 # Workers report more than epochs, which early stopping does not judge.
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
+# How long a worker whose training was stopped waits for its thread to end before it is used again. After Ray's own two
+# seconds, in which a slow storage may not have taken the log, the next training would end as if it had been lost.
+os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")
+
 import ray
 
 ANSWER_S = 10.0
