@@ -11,7 +11,7 @@ from ablate.bundle.verification import Opened
 from ablate.core.errors import SpecError
 from ablate.core.text import duration
 from ablate.execution.base import Event, GroupSize, Job, Lease, Outcome, Resources, Task, alone
-from ablate.execution.executors import LocalExecutor
+from ablate.execution.local import LocalExecutor
 from ablate.planning.datasets import load_for
 from ablate.report.replications import replications_of
 from ablate.storage.export import stored_training

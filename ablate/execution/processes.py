@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -15,18 +14,16 @@ from typing import Any
 
 from ablate.core.text import now_ms
 from ablate.core.user_code import import_modules
-from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task, dataset_of
+from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task
 from ablate.execution.crashes import how_lost
-from ablate.execution.packing import GroupSizer, gpus_of
+from ablate.execution.local import WAIT_S, LocalExecutor
+from ablate.execution.packing import gpus_of
 from ablate.execution.tasks import run_tasks
 from ablate.execution.watchdog import Watch
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
 from ablate.storage.storage import Storage
-
-WAIT_S = 1.0
-"""How often a queue that waits is asked again, and trainings that hang are looked for."""
 
 CONTEXT: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
 """Where processes come from: a fork would share what torch and CUDA have already started here."""
@@ -46,7 +43,7 @@ class _Process:
     hung: dict[str, str] = field(default_factory=dict)
 
 
-class ProcessExecutor:
+class ProcessExecutor(LocalExecutor):
     """Runs jobs in processes, each on one device, next to each other where a device holds several.
 
     Args:
@@ -67,42 +64,27 @@ class ProcessExecutor:
         imports: Sequence[str],
         note: Callable[[str], None],
     ) -> None:
-        self._devices = list(devices)
-        self._resources = resources
-        self._datasets = dict(datasets)
+        super().__init__(resources, datasets, files, note, devices)
         self._imports = list(imports)
         self._packing = known_packing(files) if resources.gpus == "auto" else None
         self._gpus = min(1.0, 1.0 if resources.gpus in (None, "auto") else float(resources.gpus or 1.0))
-        self._together = GroupSizer(resources, files, len(devices), note)
         self._used = [0.0] * len(devices)
         self._processes: list[_Process] = []
         self._watch = Watch()
 
-    def run(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None = None) -> None:
-        """See `Executor`."""
-        held: Job | None = None
-        with self._ended():
-            while True:
-                job: Any = held or queue.next(self._together)
-                held = None
-                if isinstance(job, Job):
-                    if self._start(job, stopping):
-                        continue
-                    held = job
-                busy = [each for each in self._processes if each.job is not None]
-                if not busy and job is None:
-                    return
-                if not busy:
-                    time.sleep(WAIT_S)
-                ready = wait([each.pipe for each in busy], WAIT_S) if busy else []
-                for each in busy:
-                    if each.pipe in ready:
-                        self._hear(each, queue, listen, stopping)
-                self._look()
+    def wait(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None) -> bool:
+        """See `LocalExecutor`."""
+        busy = [each for each in self._processes if each.job is not None]
+        ready = wait([each.pipe for each in busy], WAIT_S) if busy else []
+        for each in busy:
+            if each.pipe in ready:
+                self._hear(each, queue, listen, stopping)
+        self._watch.look(self._kill)
+        return bool(busy)
 
     @contextlib.contextmanager
-    def _ended(self) -> Iterator[None]:
-        """No process outlives the launch."""
+    def opened(self) -> Iterator[None]:
+        """See `LocalExecutor`: no process outlives the launch."""
         try:
             yield
         finally:
@@ -114,8 +96,8 @@ class ProcessExecutor:
             self._processes.clear()
             self._used = [0.0] * len(self._devices)
 
-    def _start(self, job: Job, stopping: EarlyStopping | None) -> bool:
-        """Give a job to a device that holds it; False where none does now."""
+    def start(self, job: Job, queue: Queue, listen: Listener, stopping: EarlyStopping | None) -> bool:
+        """See `LocalExecutor`: it is given to a device that holds it."""
         running = sum(len(each.job.tasks) for each in self._processes if each.job is not None)
         most = self._resources.max_concurrent
         if most and running and running + len(job.tasks) > most:
@@ -152,9 +134,8 @@ class ProcessExecutor:
         """Have a process do what has not ended of its job."""
         assert process.job is not None
         tasks = [task for task in process.job.tasks if task.key not in process.outcomes]
-        self._watch.together([task.key for task in tasks])
+        self._watch.expect(tasks, self._datasets)
         for task in tasks:
-            self._watch.expect(task, dataset_of(task, self._datasets))
             self._watch.begin(task.key)
         judged = stopping.metric if stopping is not None and process.job.judged else None
         with contextlib.suppress(OSError):  # it is dead, which its pipe will tell
@@ -211,14 +192,14 @@ class ProcessExecutor:
         for task in job.tasks:
             queue.ended(task.key, outcomes[task.key])
 
-    def _look(self) -> None:
-        """Kill the processes of trainings that hang; they are not begun again in this launch."""
-        for key, reason in self._watch.hung().items():
-            for each in self._processes:
-                if each.job is not None and any(task.key == key for task in each.job.tasks):
-                    self._watch.forget(key)
-                    each.hung[key] = reason
-                    each.process.kill()
+    def _kill(self, key: str, reason: str) -> bool:
+        """Kill the process of a training that hangs; it is not begun again in this launch."""
+        for each in self._processes:
+            if each.job is not None and any(task.key == key for task in each.job.tasks):
+                each.hung[key] = reason
+                each.process.kill()
+                return True
+        return False
 
 
 def _work(pipe: Connection, datasets: Mapping[str, Dataset], imports: list[str]) -> None:

@@ -195,7 +195,9 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         self.queue = queue
         self.listen = listen
         self.datasets = datasets
-        self.guard = Guard(watch or Watch())
+        self.watch = watch or Watch()
+        self.looked = -LOOK_S
+        self.hung: dict[str, Outcome] = {}
         self.jobs: dict[str, Job] = {}
         self.trials: dict[str, Any] = {}
         self.outcomes: dict[str, Outcome] = {}
@@ -217,42 +219,46 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         assert isinstance(job, Job)
         placed, gpus = self.placed(job)
         self.jobs[trial_id] = placed
-        self.guard.watch.together([task.key for task in placed.tasks])
-        for task in placed.tasks:
-            self.guard.watch.expect(task, dataset_of(task, self.datasets))
+        self.watch.expect(placed.tasks, self.datasets)
         return {"tasks": [pack(task) for task in placed.tasks], "judged": job.judged, "gpus": gpus}
 
     def begin(self, trial: Any) -> None:
         """A trial's process starts, perhaps again."""
         self.trials[trial.trial_id] = trial
         for task in self._tasks(trial.trial_id):
-            self.guard.watch.begin(task.key)
+            self.watch.begin(task.key)
 
     def pause(self, trial_id: str) -> None:
         """Its process was lost: nothing is expected of it until it is placed again."""
         for task in self._tasks(trial_id):
-            self.guard.watch.forget(task.key)
+            self.watch.forget(task.key)
 
     def look(self) -> None:
-        """Ends the workers of trainings that hang."""
-        self.guard.look(
-            {
-                task.key: self.trials[name]
-                for name, job in self.jobs.items()
-                if name in self.trials
-                for task in job.tasks
-            }
-        )
+        """Kill the workers of trainings that hang; they are not started again in this launch."""
+        if time.monotonic() - self.looked < LOOK_S:
+            return
+        self.looked = time.monotonic()
+        trials = {task.key: trial for name, trial in self.trials.items() for task in self._tasks(name)}
+
+        def kill(key: str, reason: str) -> bool:
+            actor = trials[key].temporary_state.ray_actor if key in trials else None
+            if actor is not None:
+                self.hung[key] = Outcome(key, "interrupted", reason)
+                trials[key].max_failures = 0
+                ray.kill(actor)
+            return actor is not None
+
+        self.watch.look(kill)
 
     def take(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """What a worker reports; an outcome is handed on at the trial's end."""
         for entry in result.get("events", ()):
             event = Event(**entry)
-            self.guard.watch.handle(event)
+            self.watch.handle(event)
             self.listen(event)
         for entry in result.get("outcomes", ()):
             outcome = Outcome(**entry)
-            self.guard.watch.forget(outcome.key)
+            self.watch.forget(outcome.key)
             self.outcomes[outcome.key] = outcome
         if result.get(EPOCH, 0) >= 1:
             self.epochs[trial_id] = int(result[EPOCH])
@@ -266,10 +272,10 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         self.take(trial_id, {key: value for key, value in (result or {}).items() if key in (EPOCH, "outcomes")})
         trial, epoch = self.trials.pop(trial_id, None), self.epochs.pop(trial_id, 0)
         for task in job.tasks:
-            self.guard.watch.forget(task.key)
+            self.watch.forget(task.key)
             outcome = self.outcomes.pop(task.key, None)
             if outcome is None and error:
-                outcome = self.guard.ended.pop(task.key, None) or lost(task.key, trial, task.storage)
+                outcome = self.hung.pop(task.key, None) or lost(task.key, trial, task.storage)
                 self.listen(Event(outcome.key, outcome.state, text=outcome.reason))  # type: ignore[arg-type]
             self.queue.ended(task.key, outcome or Outcome(task.key, "stopped", epoch=epoch))
 
@@ -388,38 +394,6 @@ def _reason(error: str) -> str:
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\w*: ", line)]
     return (named or lines or ["its process died"])[-1]
-
-
-class Guard:
-    """Ends the workers of trainings that hang.
-
-    Args:
-        watch: Told what they tell.
-    """
-
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-        self.ended: dict[str, Outcome] = {}
-        self._looked = 0.0
-
-    def look(self, trials: Mapping[str, Any]) -> None:
-        """Kill the worker of each training that hangs; it is not started again in this launch.
-
-        Args:
-            trials: Training key -> Tune's trial.
-        """
-        now = time.monotonic()
-        if now - self._looked < LOOK_S:
-            return
-        self._looked = now
-        for key, reason in self.watch.hung().items():
-            actor = trials[key].temporary_state.ray_actor if key in trials else None
-            if actor is None:
-                continue
-            self.ended[key] = Outcome(key, "interrupted", reason)
-            self.watch.forget(key)
-            trials[key].max_failures = 0
-            ray.kill(actor)
 
 
 def lost(key: str, trial: Any, storage: str) -> Outcome:

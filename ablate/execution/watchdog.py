@@ -1,6 +1,6 @@
 """Trainings that hang: how long one may take until its next epoch or measurement ends, and what is done after that.
 
-It is told and ended as interrupted: the same command goes on. Under Ray the driver kills its worker; in this process
+It is told and ended as interrupted: the same command goes on. Another process, of Ray or not, is killed; in this one
 the training is broken off by a signal, which reaches Python code and waits, but nothing inside a library's own loop.
 """
 
@@ -11,12 +11,12 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
 from ablate.core.text import plural
-from ablate.execution.base import Event, Task
+from ablate.execution.base import Event, Task, dataset_of
 from ablate.learning.cost import measurement_cost, training_cost
 from ablate.learning.data import Dataset
 from ablate.storage.storage import Storage
@@ -60,27 +60,29 @@ class Watch:
         self._epochs_a_measurement: dict[str, float] = {}
         self._epoch_s: dict[str, float] = {}
 
-    def expect(self, task: Task, dataset: Dataset) -> None:
-        """Learn how long the measurements of a training may take, from its work and its epochs so far.
+    def expect(self, tasks: Sequence[Task], datasets: Mapping[str, Dataset]) -> None:
+        """Learn how long the measurements of trainings may take, from their work and their epochs so far.
 
         Args:
-            task: What is going to be run.
-            dataset: Its images.
+            tasks: Those of one process.
+            datasets: By name.
         """
-        costs = [
-            measurement_cost(each, len(dataset.test_labels), task.spec.data.image_size, at_most=True)
-            for each in task.measurements
-        ]
-        epoch = training_cost(task.spec, len(dataset.train_labels))
-        self._epochs_a_measurement[task.key] = max(costs, default=0.0) / epoch
-        told = [entry["metrics"].get("seconds") for entry in Storage(task.storage).history(task.key)]
-        seconds = [each for each in told if isinstance(each, (int, float)) and math.isfinite(each)]
-        self._epoch_s[task.key] = max(seconds, default=0.0)
+        self.together([task.key for task in tasks])
+        for task in tasks:
+            dataset = dataset_of(task, datasets)
+            costs = [
+                measurement_cost(each, len(dataset.test_labels), task.spec.data.image_size, at_most=True)
+                for each in task.measurements
+            ]
+            epoch = training_cost(task.spec, len(dataset.train_labels))
+            self._epochs_a_measurement[task.key] = max(costs, default=0.0) / epoch
+            told = [entry["metrics"].get("seconds") for entry in Storage(task.storage).history(task.key)]
+            seconds = [each for each in told if isinstance(each, (int, float)) and math.isfinite(each)]
+            self._epoch_s[task.key] = max(seconds, default=0.0)
 
-    def together(self, keys: Iterable[str]) -> None:
+    def together(self, keys: Sequence[str]) -> None:
         """These trainings take turns in one process: as long as one gets on, none of them hangs."""
-        beside = frozenset(keys)
-        self._beside.update(dict.fromkeys(beside, beside))
+        self._beside.update(dict.fromkeys(keys, frozenset(keys)))
 
     def begin(self, key: str) -> None:
         """A training begins, perhaps again."""
@@ -160,6 +162,16 @@ class Watch:
             for what in self._active.values():
                 what.since = self._clock()
 
+    def look(self, end: Callable[[str, str], bool]) -> None:
+        """End what hangs.
+
+        Args:
+            end: Ends a training, by its key and for a reason; False where it may go on, and is looked at again.
+        """
+        for key, reason in self.hung().items():
+            if end(key, reason):
+                self.forget(key)
+
 
 @contextlib.contextmanager
 def breaking_off(
@@ -180,16 +192,17 @@ def breaking_off(
     breakable = threading.current_thread() is main and hasattr(signal, "SIGUSR2")
     over, told = threading.Event(), threading.Event()
 
+    def end(key: str, reason: str) -> bool:
+        if breakable and main.ident is not None:
+            signal.pthread_kill(main.ident, signal.SIGUSR2)
+        if not told.is_set():
+            told.set()
+            note(f"{reason}; if it does not end, kill this process: the same command goes on")
+        return False
+
     def look() -> None:
         while not over.wait(LOOK_S if every_s is None else every_s):
-            reason = next(iter(watch.hung().values()), None)
-            if reason is None:
-                continue
-            if breakable and main.ident is not None:
-                signal.pthread_kill(main.ident, signal.SIGUSR2)
-            if not told.is_set():
-                told.set()
-                note(f"{reason}; if it does not end, kill this process: the same command goes on")
+            watch.look(end)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         reason = next(iter(watch.hung().values()), None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ablate.core.errors import SpecError
-from ablate.execution import base, executors, worker
+from ablate.execution import base, local, worker
 from ablate.launch.options import parse_gpus
 from ablate.learning import data
 from ablate.spaces.seeds import parse_seeds
@@ -53,8 +53,8 @@ def test_a_training_that_asks_for_no_gpu_gets_none_in_this_process(
     jobs: list[Any] = [base.Job((task(planned(tmp_path), storage),)), None]
     ran: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(executors, "run_watched", lambda tasks, *_: ran.extend(each.device for each in tasks))
-    executor = executors.LocalExecutor(base.Resources(1, cpus=1, gpus=gpus), {}, storage.files, lambda note: None)
+    monkeypatch.setattr(local, "run_watched", lambda tasks, *_: ran.extend(each.device for each in tasks))
+    executor = local.LocalExecutor(base.Resources(1, cpus=1, gpus=gpus), {}, storage.files, lambda note: None)
     executor.run(SimpleNamespace(next=lambda together: jobs.pop(0)), lambda event: None)  # type: ignore[arg-type]
     assert ran == [device]
 

@@ -14,7 +14,7 @@ import torch
 from ablate.core.errors import DeviceError
 from ablate.execution import watchdog, worker
 from ablate.execution.base import Event, Job, Lease, Outcome, Resources, Task
-from ablate.execution.executors import run_watched
+from ablate.execution.local import run_watched
 from ablate.execution.packing import GroupSizer, gpus_of
 from ablate.execution.tasks import never_stopped, run_tasks
 from ablate.learning import data, training

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import ray
 
-from ablate.execution import base, executors, tune, watchdog
+from ablate.execution import base, local, tune, watchdog
 from ablate.execution.base import Event, Kind
 from ablate.execution.watchdog import FIRST_S, LEAST_S, Watch
 from ablate.learning import data
+from ablate.learning.data import dataset_name
 from ablate.spaces.specs import DataSpec
 from ablate.storage import checkpoints
 from ablate.storage.storage import Storage
@@ -84,7 +85,7 @@ def test_a_slow_training_has_ten_times_its_longest_epoch(clock: Clock) -> None:
 def test_a_measurement_has_ten_times_its_estimate(clock: Clock, digits: data.Dataset, tmp_path: Path) -> None:
     plan = planned(tmp_path, "measurement.attacks=[natural, pgd20]", "training.attack.steps=1")
     doing = task(plan, Storage(str(tmp_path / "storage")), 0)
-    clock.watch.expect(doing, digits)
+    clock.watch.expect([doing], {dataset_name(doing.spec.data): digits})
     key = doing.key
     clock.watch.handle(Event(key, "started", 0, 1))
     clock.passes(10 * MINUTE)
@@ -122,7 +123,6 @@ def test_under_ray_the_worker_is_killed_and_not_started_again(clock: Clock, monk
     jobs = iter([base.Job((SimpleNamespace(key=key, storage="nowhere"),)) for key in ("k", "other")])  # type: ignore[arg-type]
     queue: Any = SimpleNamespace(next=lambda *_: next(jobs), ended=lambda key, outcome: ended.append(outcome))
     monkeypatch.setattr(clock.watch, "expect", lambda *_: None)
-    monkeypatch.setattr(tune, "dataset_of", lambda *_: None)
     monkeypatch.setattr(tune, "pack", lambda task: {"key": task.key})
     searcher = tune.QueueSearcher(lambda job: (job, 0.0), queue, told.append, {}, clock.watch)
     relay = tune.TrialRelay(searcher)
@@ -155,9 +155,8 @@ def test_a_lost_worker_tells_the_reason_whether_a_scheduler_judges_its_training_
     ended: list[base.Outcome] = []
     job = base.Job((SimpleNamespace(key="k", storage=str(tmp_path)),), judged)  # type: ignore[arg-type]
     queue: Any = SimpleNamespace(next=lambda *_: job, ended=lambda key, outcome: ended.append(outcome))
-    monkeypatch.setattr(tune, "dataset_of", lambda *_: None)
     monkeypatch.setattr(tune, "pack", lambda task: {"key": task.key})
-    watch: Any = SimpleNamespace(expect=lambda *_: None, together=lambda *_: None, forget=lambda *_: None)
+    watch: Any = SimpleNamespace(expect=lambda *_: None, forget=lambda *_: None)
     searcher = tune.QueueSearcher(lambda job: (job, 0.0), queue, told.append, {}, watch)
     assert searcher.suggest("trial")["judged"] is judged
     wrong = ModuleNotFoundError("No module named 'mine'")
@@ -178,7 +177,7 @@ def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
 ) -> None:
     write_space(tmp_path, attacks="natural, gn, fgsm")
     clock, save_state, hanging_now = Clock(), checkpoints.save_state, threading.Event()
-    watched = executors.run_watched
+    watched = local.run_watched
     monkeypatch.setattr(watchdog, "LOOK_S", 0.01)
     monkeypatch.setattr(watchdog, "PAUSE_S", float("inf"))
 
@@ -195,7 +194,7 @@ def test_in_this_process_it_is_broken_off_and_the_others_are_trained(
         return save_state(state)
 
     monkeypatch.setattr(checkpoints, "save_state", hangs)
-    monkeypatch.setattr(executors, "run_watched", lambda *given: watched(*given, clock))
+    monkeypatch.setattr(local, "run_watched", lambda *given: watched(*given, clock))
     code, text = launch_here(options_of(tmp_path))
     assert code == 1 and "interrupted: it hangs: no epoch has ended for" in text and "1 done" in text
     opened = Storage(str(tmp_path / "storage"))

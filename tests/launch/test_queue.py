@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ablate.execution.base import Job, Outcome
-from ablate.execution.executors import LocalExecutor
+from ablate.execution.local import LocalExecutor
 from ablate.launch.queue import WAIT_S, TrainingQueue
 from ablate.launch.request import Request
 from ablate.launch.sources import Rows, Samples
