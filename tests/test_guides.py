@@ -80,6 +80,25 @@ def test_every_command_in_a_document_is_understood(
                 assert request.trials() or any(space.space.search for space in request.spaces), given
 
 
+OF_OTHERS = {"--num-cpus", "--workers"}
+"""Options of Ray and of MLflow."""
+
+
+def test_every_option_that_a_document_names_is_there() -> None:
+    known = set(OF_OTHERS)
+    for tool in {tool for document in DOCUMENTS for tool, _ in commands(document)}:
+        whole = typer.main.get_command(importlib.import_module(f"ablate.{tool}.__main__").app)
+        for each in [whole, *getattr(whole, "commands", {}).values()]:
+            known |= {name for option in each.params for name in (*option.opts, *option.secondary_opts)}
+    named = {
+        (document, option)
+        for document in DOCUMENTS
+        for span in re.findall(r"(?<!`)`(--[^`]+)`", (ROOT / document).read_text(encoding="utf-8"))
+        for option in re.findall(r"--[a-z][\w-]*", span)
+    }
+    assert len(named) > 30 and {each for each in named if each[1] not in known} == set()
+
+
 def test_documents_have_commands_of_every_tool() -> None:
     found = {tool for document in DOCUMENTS for tool, _ in commands(document)}
     tools = {path.parent.name for path in (ROOT / "ablate").glob("*/__main__.py")} - {"spaces"}

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support import preloaded
+from tests.support import no_work, preloaded
 from tests.support.forks import Fork, ForkServer
 
 LOADED = (*preloaded.LIBRARIES, "ablate.launch.session", "ablate.execution.executors")
@@ -94,5 +94,14 @@ def run(folder: str, module: str, *arguments: str) -> None:
     """What a forked process does: `python -m module arguments`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it, and these tests
     sys.path.insert(0, folder)
+    no_work.install_where_asked(module)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def run_script(path: str, *arguments: str) -> None:
+    """What a forked process does: `python path arguments`."""
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    no_work.install_where_asked()
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name="__main__")
