@@ -34,7 +34,7 @@ from ablate.spaces.networks import NAMES, Network
 if TYPE_CHECKING:
     from ablate.storage.plans import PlanFile
     from ablate.storage.storage import Storage
-    from ablate.tracking.results import PlanResults
+    from ablate.tracking.tracked_plan import TrackedPlan
     from ablate.tracking.tracker import Tracker
 
 OTHER_PLANS = 5
@@ -335,7 +335,7 @@ def main(
         # What is told beside the tables must not get into a file that is written to standard output.
         beside = console if "terminal" in chosen else open_console(sys.stderr)
         tracker: Tracker | None = None
-        plans: list[PlanResults] = []
+        plans: list[TrackedPlan] = []
         aside: list[str] = []
         if storage is not None and not sync:
             for option, given in (("--tracking-uri", tracking_uri), ("--storage-id", storage_id)):

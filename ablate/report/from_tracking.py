@@ -12,13 +12,13 @@ from ablate.report.replications import REPLICATED_TAG, Replication, from_tag
 from ablate.report.results import STATES, Curves, Results, Runs, Trial
 from ablate.spaces.networks import Network
 from ablate.tracking.reading import storage_label
-from ablate.tracking.results import PlanResults, TrialResult
+from ablate.tracking.tracked_plan import TrackedPlan, TrackedTrial
 from ablate.tracking.views import compare_path, compared, runs_path
 
 CHANGED = "Left out, changed in MLflow since it was sent: "
 
 
-def results_of(plan: PlanResults, network: Network = "last") -> Results:
+def results_of(plan: TrackedPlan, network: Network = "last") -> Results:
     """A plan's outcomes, and why others are missing.
 
     Args:
@@ -56,12 +56,12 @@ def pages_of(results: Results) -> tuple[str, str]:
     return runs_path(runs.experiment, runs.view), compare_path(runs.experiment, shown)
 
 
-def _replications(plan: PlanResults) -> dict[tuple[str, int], list[Replication]]:
+def _replications(plan: TrackedPlan) -> dict[tuple[str, int], list[Replication]]:
     told = {where: from_tag(trial.tags.get(REPLICATED_TAG)) for where, trial in plan.trials.items()}
     return {where: found for where, found in told.items() if found}
 
 
-def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
+def _trial(plan: TrackedPlan, row: str, seed: int, trial: TrackedTrial) -> Trial:
     at_end = {name: value for name, value in trial.metrics.items() if name.startswith(OF_LAST_EPOCH)}
     finite = {
         name: value for name, value in at_end.items() if abs(value) < sys.float_info.max
@@ -82,11 +82,11 @@ def _trial(plan: PlanResults, row: str, seed: int, trial: TrialResult) -> Trial:
     )
 
 
-def _other_storages(plan: PlanResults) -> str:
+def _other_storages(plan: TrackedPlan) -> str:
     return " or ".join(storage_label(other.storage) for other in plan.others)
 
 
-def keep_storages_apart(plans: Sequence[PlanResults]) -> None:
+def keep_storages_apart(plans: Sequence[TrackedPlan]) -> None:
     """Leave out of earlier launches what a later one, into another storage, has other values of.
 
     Args:
@@ -106,7 +106,7 @@ def keep_storages_apart(plans: Sequence[PlanResults]) -> None:
                     break
 
 
-def left_out(plan: PlanResults) -> list[str]:
+def left_out(plan: TrackedPlan) -> list[str]:
     """What a report of a plan leaves out of what MLflow has: runs that cannot be trusted, and other storages.
 
     Args:

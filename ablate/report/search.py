@@ -55,8 +55,8 @@ class SampleResult:
 
 
 @dataclass(frozen=True)
-class SearchResults:
-    """A search with its samples.
+class SearchSummary:
+    """A view of a search's `Results`, made by `search_of`: its samples, and how each ended by the search's objectives.
 
     Args:
         space: The space's name.
@@ -100,7 +100,7 @@ class SearchResults:
         return sum(sample.epoch for sample in self.samples)
 
 
-def search_of(results: Results) -> SearchResults:
+def search_of(results: Results) -> SearchSummary:
     """A search's samples, from its results wherever they were read.
 
     Args:
@@ -119,7 +119,7 @@ def search_of(results: Results) -> SearchResults:
         state, objectives, reason = _end(trial, curves)
         samples.append(SampleResult(row, values[row], state, objectives, curves, trial.part.spec, reason))
     data = ", ".join(plan.data_labels)
-    return SearchResults(space.name, space.title, plan.id, data, search, samples)
+    return SearchSummary(space.name, space.title, plan.id, data, search, samples)
 
 
 def _end(trial: Trial, curves: Mapping[str, Mapping[int, float]]) -> tuple[State, tuple[float, ...], str]:
@@ -135,7 +135,7 @@ def _end(trial: Trial, curves: Mapping[str, Mapping[int, float]]) -> tuple[State
     return ("stopped" if trial.state == "stopped" else "open"), (), ""
 
 
-def pareto_front(results: SearchResults) -> list[SampleResult]:
+def pareto_front(results: SearchSummary) -> list[SampleResult]:
     """The complete samples that no other one beats: at least as good on every objective, and better on one.
 
     Returns:
@@ -149,7 +149,7 @@ def pareto_front(results: SearchResults) -> list[SampleResult]:
     return front
 
 
-def best_space(results: SearchResults) -> str | None:
+def best_space(results: SearchSummary) -> str | None:
     """The best configuration, or the Pareto front, as a space file that can be launched with several seeds.
 
     Its trainings have the keys of the search's: what the search trained is not trained again.
@@ -208,7 +208,7 @@ def _plain(value: Any) -> Any:
     return value.model_dump(mode="json") if isinstance(value, Spec) else value
 
 
-def summary_lines(results: SearchResults) -> list[str]:
+def summary_lines(results: SearchSummary) -> list[str]:
     """A search in words, for a terminal.
 
     Returns:
@@ -234,7 +234,7 @@ def summary_lines(results: SearchResults) -> list[str]:
     return lines
 
 
-def summary_as_json(results: SearchResults) -> dict[str, Any]:
+def summary_as_json(results: SearchSummary) -> dict[str, Any]:
     """A search as plain data, for scripts."""
     front = pareto_front(results)
 
@@ -272,7 +272,7 @@ class Importances:
     samples: int
 
 
-def importances(results: SearchResults, number: int = 0) -> Importances | None:
+def importances(results: SearchSummary, number: int = 0) -> Importances | None:
     """How much each parameter matters, by the permutation importance of a random forest.
 
     Samples that were stopped early count too: they are compared after the last epoch that half of the samples reached.
@@ -339,7 +339,7 @@ def coordinates(parameter: Parameter, path: str, samples: Sequence[SampleResult]
     return np.array(found)
 
 
-def shares_sentences(results: SearchResults) -> list[str]:
+def shares_sentences(results: SearchSummary) -> list[str]:
     """What matters, in words, an objective a line."""
     lines = []
     for number in range(len(results.search.objective)):

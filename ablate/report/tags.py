@@ -13,14 +13,14 @@ from ablate.spaces.networks import Network
 
 if TYPE_CHECKING:
     from ablate.storage.storage import Storage
-    from ablate.tracking.results import PlanResults
+    from ablate.tracking.tracked_plan import TrackedPlan
     from ablate.tracking.tracker import Tracker
 
 MASKED_TAG = "ablate.masked"
 """Metrics of a run that are too high, since a search without gradients is right on fewer images."""
 
 
-def mark_runs(tracker: Tracker, plan: PlanResults, masked: Sequence[Masked], network: Network = "last") -> None:
+def mark_runs(tracker: Tracker, plan: TrackedPlan, masked: Sequence[Masked], network: Network = "last") -> None:
     """Tag the runs of rows with masked columns, and take back what is said no more.
 
     Args:
@@ -41,7 +41,7 @@ def mark_runs(tracker: Tracker, plan: PlanResults, masked: Sequence[Masked], net
             tracker.tag(trial.run_id, tag, ", ".join(columns) or None)
 
 
-def mark_replicated(tracker: Tracker, plan: PlanResults, storage: Storage) -> bool:
+def mark_replicated(tracker: Tracker, plan: TrackedPlan, storage: Storage) -> bool:
     """Tag the runs of trials that were trained again with how they came out.
 
     Args:

@@ -18,8 +18,8 @@ from ablate.tracking.agreement import STORAGE, artifact_digests, artifact_is_who
 from ablate.tracking.agreement import problem as problem_of
 from ablate.tracking.identity import contradiction, misfit, nobodys, stray
 from ablate.tracking.layout import below
-from ablate.tracking.results import PlanInfo, PlanResults, TrialResult
 from ablate.tracking.store import Run, Store
+from ablate.tracking.tracked_plan import PlanInfo, TrackedPlan, TrackedTrial
 from ablate.tracking.views import VIEW, view_key
 
 PLAN = "plan.json"
@@ -86,7 +86,7 @@ def _aside(run: Run, problem: str) -> str:
     return f"{run.name or run.id}: left aside, {problem}"
 
 
-def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str | None = None) -> PlanResults:
+def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str | None = None) -> TrackedPlan:
     """Results of one plan of a space, from one storage.
 
     Args:
@@ -167,7 +167,7 @@ def read_plan(store: Store, space: str, plan_id: str | None = None, storage: str
     key = view_key(info.id, info.storage)
     if f"{VIEW}{key}" in store.experiment_tags(info.experiment_id):
         info = replace(info, view=key)
-    return PlanResults(store, info, plan, trials, published, others, trainings, list(dict.fromkeys(altered)))
+    return TrackedPlan(store, info, plan, trials, published, others, trainings, list(dict.fromkeys(altered)))
 
 
 def _plan_of(store: Store, info: PlanInfo) -> PlanFile:
@@ -267,17 +267,17 @@ def _reasons(store: Store, keys: set[str], storage: str) -> dict[str, _Standing]
     return states
 
 
-def _trial(part: TrialPart, run: Run | None, without_run: Mapping[str, _Standing]) -> TrialResult:
+def _trial(part: TrialPart, run: Run | None, without_run: Mapping[str, _Standing]) -> TrackedTrial:
     if run is None:
         standing = without_run.get(part.training, _Standing(TrainingStatus.MISSING, "not trained"))
-        return TrialResult(part, problem=standing.problem, status=standing.status, reason=standing.reason)
+        return TrackedTrial(part, problem=standing.problem, status=standing.status, reason=standing.reason)
     altered = problem_of(run)
     standing = (
         _standing(run)
         if altered is None
         else _Standing(TrainingStatus.MISSING, f"left out, changed in MLflow: {altered}")
     )
-    return TrialResult(
+    return TrackedTrial(
         part=part,
         metrics=run.metrics if altered is None else {},
         problem=standing.problem,

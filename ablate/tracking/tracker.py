@@ -4,7 +4,7 @@ Storage is the truth and MLflow its view: `sync` sends what MLflow lacks, and se
 driver is the only writer. What has arrived is marked on the runs themselves (`ablate.synced`), so that a relaunch of a
 thousand finished trainings reads none of them again, and so that any machine can go on where another one stopped.
 The runs are laid out in `ablate.tracking.runs`, filled in `ablate.tracking.sending` and read back in
-`ablate.tracking.reading`, as `ablate.tracking.results`.
+`ablate.tracking.reading`, as `ablate.tracking.tracked_plan`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ablate.storage.storage import Storage
 from ablate.tracking import reading, runs, sending
 from ablate.tracking.agreement import STORAGE
 from ablate.tracking.reading import REPORT, TRAINING
-from ablate.tracking.results import PlanInfo, PlanResults
 from ablate.tracking.runs import PlanRuns
 from ablate.tracking.store import ServerAway, Store
 from ablate.tracking.sync import BackgroundSync as BackgroundSync
+from ablate.tracking.tracked_plan import PlanInfo, TrackedPlan
 from ablate.tracking.views import NOTE, REPORT_NOTE, compare_path, compared, runs_path
 
 SENDERS = 4
@@ -173,7 +173,7 @@ class Tracker:
         """Plans of a space, the one launched last first; see `reading.list_plans`."""
         return reading.list_plans(self.store, space)
 
-    def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> PlanResults:
+    def read_plan(self, space: str, plan_id: str | None = None, storage: str | None = None) -> TrackedPlan:
         """Results of one plan of a space from one storage; see `tracked.read_plan`."""
         return reading.read_plan(self.store, space, plan_id, storage)
 

@@ -8,7 +8,7 @@ from typing import Any
 from ablate.launch.options import Options
 from ablate.planning.as_file import plan_file_of
 from ablate.report.from_storage import results_of
-from ablate.report.search import SearchResults, search_of
+from ablate.report.search import SearchSummary, search_of
 from ablate.storage.storage import Storage
 from tests.support.helpers import plan_of, start_launch, until
 from tests.support.launches import Process
@@ -36,7 +36,7 @@ def finish(folder: Path, *more: str) -> str:
     return text
 
 
-def results(folder: Path) -> SearchResults:
+def results(folder: Path) -> SearchSummary:
     options = Options(space=[str(folder / "tiny_search.yaml")], storage=str(folder / "storage"))
     return search_of(results_of(plan_file_of(plan_of(options)), Storage(str(folder / "storage"))))
 

@@ -22,7 +22,7 @@ from ablate.planning.as_file import plan_file_of
 from ablate.planning.search import Search
 from ablate.report import search as report_search
 from ablate.report.from_storage import results_of
-from ablate.report.search import SearchResults, best_space, pareto_front
+from ablate.report.search import SearchSummary, best_space, pareto_front
 from ablate.spaces.loading import load_space
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, options_of, plan_of
@@ -40,7 +40,7 @@ def run(folder: Path, **changes: Any) -> tuple[int, str]:
     return launch_here(options(folder, **changes))
 
 
-def results(folder: Path, **changes: Any) -> SearchResults:
+def results(folder: Path, **changes: Any) -> SearchSummary:
     plan = plan_file_of(plan_of(options(folder, **changes)))
     return report_search.search_of(results_of(plan, Storage(str(folder / "storage"))))
 

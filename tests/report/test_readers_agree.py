@@ -16,7 +16,7 @@ from ablate.report.results import Results, Trial
 from ablate.report.search import search_of
 from ablate.storage.plans import PlanFile, TrialPart
 from ablate.storage.storage import Storage
-from ablate.tracking.results import PlanResults
+from ablate.tracking.tracked_plan import TrackedPlan
 from tests.support import tracking_world
 from tests.support.search_helpers import search_of as searched
 from tests.support.tracking_world import EPOCHS, measure, plan_of, tracker_at, train
@@ -24,7 +24,7 @@ from tests.support.tracking_world import EPOCHS, measure, plan_of, tracker_at, t
 pytestmark = pytest.mark.slow
 
 ANALYSIS = "spectrum"
-Read = Callable[..., tuple[Results, Results, PlanResults]]
+Read = Callable[..., tuple[Results, Results, TrackedPlan]]
 """A plan -> its results by MLflow, by storage, and what MLflow has of it."""
 
 
@@ -124,7 +124,7 @@ def both(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rea
     monkeypatch.setattr(tracking_world, "history_of", with_validation)
     storage, tracker = Storage(str(tmp_path / "storage")), tracker_at(template)(tmp_path)
 
-    def read(plan: PlanFile, network: Any = "last") -> tuple[Results, Results, PlanResults]:
+    def read(plan: PlanFile, network: Any = "last") -> tuple[Results, Results, TrackedPlan]:
         for trial in plan.trials:
             if storage.view(trial.training).attempts == 0:
                 state = next((each for each in STATES if each.__name__ == trial.row), finished)

@@ -27,7 +27,7 @@ from ablate.report.page import render_space
 from ablate.report.page_files import page_files
 from ablate.report.search import (
     SampleResult,
-    SearchResults,
+    SearchSummary,
     best_space,
     coordinates,
     importances,
@@ -52,7 +52,7 @@ PARAMETERS = {
 }
 
 
-def made_up(two: bool = False, count: int = 24) -> SearchResults:
+def made_up(two: bool = False, count: int = 24) -> SearchSummary:
     """Samples whose first objective hangs on the learning rate alone, and the second on the momentum alone."""
     objective: Any = {"metric": "validation/natural"}
     if two:
@@ -82,7 +82,7 @@ def made_up(two: bool = False, count: int = 24) -> SearchResults:
                 {"training": {"epochs": 8}},
             )
         )
-    return SearchResults("made_up", "Made up", "abc", "digits", search, samples)
+    return SearchSummary("made_up", "Made up", "abc", "digits", search, samples)
 
 
 def sample(label: str, *objectives: float) -> SampleResult:
@@ -94,12 +94,12 @@ def test_the_pareto_front_has_what_nothing_beats() -> None:
         objective=[{"metric": "validation/natural"}, {"metric": "validation/robust"}], scheduler="fifo"
     )
     samples = [sample("a", 80, 30), sample("b", 70, 40), sample("c", 69, 39), sample("d", 80, 20), sample("e", 60, 50)]
-    found = SearchResults("s", "t", "p", "digits", two, [*samples, SampleResult("f", {}, "stopped")])
+    found = SearchSummary("s", "t", "p", "digits", two, [*samples, SampleResult("f", {}, "stopped")])
     assert [each.label for each in pareto_front(found)] == ["a", "b", "e"]
     lower = search_helpers.search_of(objective={"metric": "validation/natural", "mode": "min"})
-    one = SearchResults("s", "t", "p", "digits", lower, [sample("a", 3), sample("b", 2), sample("c", 2)])
+    one = SearchSummary("s", "t", "p", "digits", lower, [sample("a", 3), sample("b", 2), sample("c", 2)])
     assert [each.label for each in pareto_front(one)] == ["b"]
-    assert best_space(SearchResults("s", "t", "p", "digits", lower, [])) is None
+    assert best_space(SearchSummary("s", "t", "p", "digits", lower, [])) is None
 
 
 def test_importances_find_what_the_objective_hangs_on() -> None:
@@ -116,7 +116,7 @@ def test_importances_find_what_the_objective_hangs_on() -> None:
 def test_stopped_samples_are_compared_where_they_were() -> None:
     found = made_up()
     early = [sample for sample in found.samples if sample.state == "stopped"]
-    seen = importances(SearchResults(**{**vars(found), "samples": early}))
+    seen = importances(SearchSummary(**{**vars(found), "samples": early}))
     assert seen is not None and (seen.epoch, seen.samples) == (2, len(early))
 
 
@@ -148,11 +148,11 @@ def test_rungs_are_those_of_successive_halving() -> None:
 
 def test_nothing_to_draw_from_nothing() -> None:
     found = made_up()
-    assert pictures(SearchResults(**{**vars(found), "samples": []})) == {}
+    assert pictures(SearchSummary(**{**vars(found), "samples": []})) == {}
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Path, Tracker, SearchResults]:
+def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Path, Tracker, SearchSummary]:
     folder = tmp_path_factory.mktemp("reported")
     write_search(folder, base={"training.epochs": 3})
     shutil.copyfile(template, folder / "mlflow.db")
@@ -168,7 +168,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[
     return folder, Tracker(uri), search_of(results_of(plan_file_of(plan_of(options)), Storage(options.storage)))
 
 
-def test_mlflow_holds_what_storage_holds(reported: tuple[Path, Tracker, SearchResults]) -> None:
+def test_mlflow_holds_what_storage_holds(reported: tuple[Path, Tracker, SearchSummary]) -> None:
     _, tracker, stored = reported
     plan = tracker.read_plan("tiny_search")
     found = search_of(from_tracking.results_of(plan))
@@ -183,7 +183,7 @@ def test_mlflow_holds_what_storage_holds(reported: tuple[Path, Tracker, SearchRe
 
 
 def test_the_page_has_the_figures_and_the_best_as_a_space(
-    reported: tuple[Path, Tracker, SearchResults], tmp_path: Path
+    reported: tuple[Path, Tracker, SearchSummary], tmp_path: Path
 ) -> None:
     _, tracker, stored = reported
     files = page_files([from_tracking.results_of(tracker.read_plan("tiny_search"))])
@@ -198,7 +198,7 @@ def test_the_page_has_the_figures_and_the_best_as_a_space(
     assert yaml.safe_load(files["tiny_search_best.yaml"])["base"]["data.name"] == "digits"
 
 
-def test_the_terminal_tells_the_best_and_its_file(reported: tuple[Path, Tracker, SearchResults]) -> None:
+def test_the_terminal_tells_the_best_and_its_file(reported: tuple[Path, Tracker, SearchSummary]) -> None:
     _, tracker, stored = reported
     out = Console(file=io.StringIO(), width=140)
     print_space(tracker, "tiny_search", None, out)
@@ -216,7 +216,7 @@ def test_the_terminal_tells_the_best_and_its_file(reported: tuple[Path, Tracker,
 
 
 def test_every_table_of_a_search_begins_with_its_objective_best_first(
-    reported: tuple[Path, Tracker, SearchResults],
+    reported: tuple[Path, Tracker, SearchSummary],
 ) -> None:
     _, tracker, stored = reported
     results = from_tracking.results_of(tracker.read_plan("tiny_search"))
@@ -231,7 +231,7 @@ def test_every_table_of_a_search_begins_with_its_objective_best_first(
     assert rows == best
 
 
-def test_stopping_early_is_no_failure_on_the_page(reported: tuple[Path, Tracker, SearchResults]) -> None:
+def test_stopping_early_is_no_failure_on_the_page(reported: tuple[Path, Tracker, SearchSummary]) -> None:
     _, tracker, stored = reported
     page = page_files([from_tracking.results_of(tracker.read_plan("tiny_search"))])["index.html"].decode()
     assert "Failed and missing" not in page

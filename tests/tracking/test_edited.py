@@ -26,7 +26,7 @@ from ablate.report import __main__ as report
 from ablate.report.from_tracking import results_of
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.storage.storage import Storage
-from ablate.tracking.results import PlanResults
+from ablate.tracking.tracked_plan import TrackedPlan
 from tests.support.helpers import options_of, write_space
 from tests.support.tracking_world import Tracker, finish, plan_of, tracker_at
 
@@ -103,7 +103,7 @@ class World:
         return fresh
 
     @staticmethod
-    def told(plan: PlanResults) -> dict[str, Any]:
+    def told(plan: TrackedPlan) -> dict[str, Any]:
         results = results_of(plan)
         found: dict[str, Any] = {f"published {row}": numbers for row, numbers in plan.space.published.items()}
         for (row, seed), outcome in results.outcomes.items():

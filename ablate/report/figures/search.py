@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from ablate.core.text import plural
 from ablate.report.figures.pictures import Picture, picture
 from ablate.report.figures.style import COLOURS, SEQUENTIAL, STYLE, new_figure
-from ablate.report.search import SampleResult, SearchResults, coordinates, importances, pareto_front
+from ablate.report.search import SampleResult, SearchSummary, coordinates, importances, pareto_front
 from ablate.spaces.figures import Drawing
 from ablate.spaces.search import Parameter
 from ablate.spaces.settings import format_value
@@ -25,7 +25,7 @@ _NAMES = {
 }
 
 
-def pictures(results: SearchResults) -> dict[str, Picture]:
+def pictures(results: SearchSummary) -> dict[str, Picture]:
     """Every figure that a search's samples are enough for.
 
     Returns:
@@ -47,7 +47,7 @@ def pictures(results: SearchResults) -> dict[str, Picture]:
     return found
 
 
-def rungs(results: SearchResults) -> list[int]:
+def rungs(results: SearchSummary) -> list[int]:
     """The epochs at which successive halving compares: grace, grace * reduction, ... below the last."""
     scheduler = results.search.scheduler
     epochs = max((int(sample.spec["training"]["epochs"]) for sample in results.samples), default=0)
@@ -60,7 +60,7 @@ def rungs(results: SearchResults) -> list[int]:
     return found
 
 
-def draw_curves(results: SearchResults) -> Drawing | None:
+def draw_curves(results: SearchSummary) -> Drawing | None:
     """The first objective of every sample by epoch; dots where one was stopped, dashed lines at the rungs."""
     metric = results.search.objective[0].metric
     curves = [(sample, sample.curves.get(metric, {})) for sample in results.samples]
@@ -99,7 +99,7 @@ def draw_curves(results: SearchResults) -> Drawing | None:
     return Drawing(figure, f"{_first_upper(_NAMES[metric])} of each sample after each epoch.{dotted}{saved}")
 
 
-def draw_progress(results: SearchResults) -> Drawing | None:
+def draw_progress(results: SearchSummary) -> Drawing | None:
     """With one objective: its value of each sample, in order, and the best so far."""
     if len(results.search.objective) != 1 or len(results.complete) < 2:
         return None
@@ -129,7 +129,7 @@ def draw_progress(results: SearchResults) -> Drawing | None:
     )
 
 
-def draw_front(results: SearchResults) -> Drawing | None:
+def draw_front(results: SearchSummary) -> Drawing | None:
     """With two objectives: each complete sample, and the front that nothing beats."""
     if len(results.search.objective) != 2 or not results.complete:
         return None
@@ -156,7 +156,7 @@ def draw_front(results: SearchResults) -> Drawing | None:
     )
 
 
-def draw_parallel(results: SearchResults) -> Drawing | None:
+def draw_parallel(results: SearchSummary) -> Drawing | None:
     """An axis for each parameter and for the first objective; a line for each sample."""
     metric = results.search.objective[0].metric
     drawn = [sample for sample in results.samples if sample.curves.get(metric)]
@@ -196,7 +196,7 @@ def draw_parallel(results: SearchResults) -> Drawing | None:
     )
 
 
-def draw_importances(results: SearchResults) -> Drawing | None:
+def draw_importances(results: SearchSummary) -> Drawing | None:
     """How much each parameter matters for each objective."""
     found = [importances(results, number) for number in range(len(results.search.objective))]
     shown = [each for each in found if each is not None]

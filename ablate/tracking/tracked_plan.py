@@ -1,4 +1,4 @@
-"""What MLflow holds of one plan of one space, as `ablate.tracking.reading` finds it."""
+"""One plan of one space as its runs in MLflow tell it, of which `Results` are made."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class PlanInfo:
 
 
 @dataclass(frozen=True)
-class TrialResult:
-    """What MLflow holds of one row with one seed.
+class TrackedTrial:
+    """The run of one row with one seed, or why there is none.
 
     Args:
         part: What was planned.
@@ -81,8 +81,11 @@ class TrialResult:
     run: Run | None = None
 
 
-class PlanResults:
-    """Everything a report needs of one plan of one space; images, arrays and curves are fetched when asked for.
+class TrackedPlan:
+    """What MLflow holds of a plan, before rules of reports: which runs can be trusted, and what they name.
+
+    Reports know only the `Results` made from it (`ablate.report.from_tracking`), which may not be imported from here.
+    Images, arrays and curves are fetched when asked for.
 
     Args:
         store: Where artifacts are fetched from.
@@ -100,7 +103,7 @@ class PlanResults:
         store: Store,
         info: PlanInfo,
         plan: PlanFile,
-        trials: Mapping[tuple[str, int], TrialResult],
+        trials: Mapping[tuple[str, int], TrackedTrial],
         published_runs: Mapping[str, str],
         others: Sequence[PlanInfo] = (),
         training_runs: Mapping[str, Run] | None = None,
@@ -169,7 +172,7 @@ class PlanResults:
         self.altered.append(f"{trial.run.name}: its {MEASUREMENTS} is not the one that was sent")
         return {}, {}
 
-    def _training_run(self, trial: TrialResult) -> Run | None:
+    def _training_run(self, trial: TrackedTrial) -> Run | None:
         run = self._training_runs.get(trial.training_run_id or "")
         if run is None or run.tags.get("ablate.training_key") != trial.part.training:
             return None  # its trial's tag names another's
