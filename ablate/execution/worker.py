@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evaluate_together
-from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
+from ablate.core.errors import (
+    DeviceError,
+    LeaseError,
+    MeasurementError,
+    SpecError,
+    StorageError,
+    UserError,
+    place_of,
+)
 from ablate.core.filters import Filter
 from ablate.core.text import first_line, named_line, now_ms, plural
 from ablate.execution.analyses import AnalysisInputs, analyse
@@ -326,6 +334,8 @@ class TaskRun:
                             waiting[:0] = [[measurement] for measurement in same]
                             continue
                         self.log.error(f"{same[0].name} of {which}: {type(error).__name__}: {error}")
+                        if isinstance(error, SpecError):  # of a band that such images lack, say: no bug to be traced
+                            error = MeasurementError(f"{same[0].name}: {error}")
                         broken.append(error)
                     far.add(same)
                     yield

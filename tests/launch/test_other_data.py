@@ -20,18 +20,20 @@ SPACE = """\
 title: Frequencies of any data
 base:
   data: {name: digits, image_size: 8}
-  model.width: 0.25
+  model: {width: 0.25, depth: 8}
   training: {epochs: 1, batch_size: 50, attack.steps: 1}
-  measurement: {attacks: [natural, fgsm], analyses: [spectrum], heat_map_images: 20}
+  measurement: {attacks: [natural, pgd20_low, pgd20_mid, pgd20_high], heat_map_images: 10, transfer_from: [plain]}
 rows:
   - {label: plain}
+  - {label: longer, set: {training: {epochs: 2, keep: [1]}, measurement.attacks: [natural]}}
+  - {label: trained low, set: {training.augmentation: {name: lowpass, degree: 3}}}
   - {label: low, set: {measurement.lowpass_degree: 6}}
   - {label: high, set: {measurement.highpass_degree: 3}}
   - {label: mean, set: {measurement: {highpass_degree: 3, highpass_keep_mean: true}}}
-figures: ["2", gradient_spectrum, filters, heat_map]
+figures: ["2", gradient_spectrum, corruptions, transfer, epochs, filters, heat_map]
 """
 CLASSES, SIZE = 100, 12
-FIGURES = ("2", "gradient_spectrum", "filters", "heat_map")
+FIGURES = ("2", "gradient_spectrum", "corruptions", "transfer", "epochs", "filters", "heat_map")
 
 
 def pictures(folder: Path) -> None:
@@ -57,5 +59,6 @@ def test_a_hundred_classes_of_12_pixels_by_set_alone(tmp_path: Path, monkeypatch
     seen = data.rows["plain"][0]
     assert seen.arrays["heat_map/error"].shape == seen.arrays["spectrum/difference"].shape == (SIZE, SIZE)
     assert data.rows["high"][0].settings["measurement"]["highpass_degree"] == 3
+    assert {"pgd20_low", "pgd20_mid", "pgd20_high", "transfer_plain", "corruptions/mean"} <= seen.scalars.keys()
     for name in FIGURES:
         assert drawer_of(name)(data) is not None, name

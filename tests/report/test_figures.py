@@ -25,7 +25,6 @@ from ablate.report.figures.curves import (
     draw_similarity_by_architecture,
     draw_spectra,
 )
-from ablate.report.figures.frequencies import draw_corruptions, draw_epochs, draw_gradient_spectrum, draw_transfer
 from ablate.report.figures.heat_map import draw_heat_maps
 from ablate.report.figures.kernels import draw_first_kernels, draw_kernel_spectra, draw_quantized_kernels
 from ablate.report.figures.pictures import MOST_PNG_BYTES, draw, picture
@@ -42,7 +41,7 @@ from ablate.spaces.figures import (
     figure_names,
     register_figure,
 )
-from tests.support.figure_data import data_of, seen
+from tests.support.figure_data import data_of, pictures, seen
 
 SHIPPED = [
     *map(str, range(2, 9)),
@@ -100,12 +99,6 @@ def test_no_window_and_no_state_is_left_behind() -> None:
 
 
 # -- what is in them -------------------------------------------------------------------------------------------------
-
-
-def pictures(drawing: Drawing | None) -> list[np.ndarray]:
-    """The arrays of all image panels, in order."""
-    assert drawing is not None
-    return [np.ma.getdata(image.get_array()) for axes in drawing.figure.axes for image in axes.get_images()]
 
 
 def test_figure_2_shows_the_mean_spectra_and_the_profile() -> None:
@@ -315,51 +308,6 @@ def test_the_same_module_may_be_imported_twice() -> None:
     register_figure("mine", title="Mine")(first)
     register_figure("mine", title="Mine")(second)
     assert drawer_of("mine") is second
-
-
-def test_the_gradients_figure_has_a_line_of_each_row_on_one_scale() -> None:
-    drawing = draw_gradient_spectrum(TWO)
-    assert drawing is not None and "Mean frequency on clean images" in drawing.caption
-    clean, adversarial = drawing.figure.axes
-    assert clean.get_ylim() == adversarial.get_ylim() and clean.get_xlim() == adversarial.get_xlim()
-    for axes, name in ((clean, "clean"), (adversarial, "adversarial")):
-        for line, seeds in zip(axes.lines, TWO.rows.values(), strict=False):
-            mean = np.mean([seen.arrays[f"gradient_spectrum/{name}"] for seen in seeds.values()], axis=0)
-            assert np.allclose(line.get_ydata(), mean[:9])  # 16 x 16 pixels: circles leave the square beyond 8
-
-
-def test_corruptions_are_in_the_order_of_their_frequency_with_every_rows_accuracy() -> None:
-    drawing = draw_corruptions(TWO)
-    assert drawing is not None and "(closed forms)" in drawing.caption
-    first = TWO.rows["Natural"][0].arrays
-    order = np.argsort(first["corruptions/frequency"].mean(axis=1))
-    above, below = drawing.figure.axes
-    shown = [str(first["corruptions/names"][place]).replace("_", " ") for place in order]
-    assert [label.get_text() for label in below.get_yticklabels()] == shown
-    for line, seeds in zip(above.lines, TWO.rows.values(), strict=True):
-        accuracy = np.mean([seen.arrays["corruptions/accuracy"].mean(axis=1) for seen in seeds.values()], axis=0)
-        assert np.allclose(line.get_ydata(), accuracy[order])
-        assert np.allclose(line.get_xdata(), first["corruptions/frequency"].mean(axis=1)[order])
-
-
-def test_transfer_is_a_matrix_of_what_was_made_on_one_row_and_classified_by_another() -> None:
-    drawing = draw_transfer(TWO)
-    [[shares]] = pictures(drawing)  # made on Natural alone, classified by both
-    means = [np.mean([seen.scalars["transfer_Natural"] for seen in seeds.values()]) for seeds in TWO.rows.values()]
-    assert len(shares) == 2 and np.allclose(shares, means)
-    assert drawing is not None and "made on Natural and classified by Adversarial: " in drawing.caption
-
-
-def test_rows_of_one_training_are_one_line_of_the_figure_over_epochs() -> None:
-    profile = {"spectrum/profile": np.linspace(2.0, 0.1, 12)}
-    curve = {"energy/ratio": {0: 1.0, 1: 2.0, 2: 3.0}}
-    early, late = ({0: RowData({}, {}, curve, {epoch: profile}, "key")} for epoch in (1, 2))
-    drawing = draw_epochs(FigureData({"epoch 1": early, "epoch 2": late}))
-    assert drawing is not None and "epoch 1 to epoch 2 from" in drawing.caption
-    ratio, spectra = drawing.figure.axes
-    assert [line.get_label() for line in spectra.lines[:2]] == ["epoch 1", "epoch 2"]
-    assert len(ratio.lines) == 1 and ratio.lines[0].get_markevery() == [1, 2]
-    assert draw_epochs(FigureData({"epoch 1": early})) is None
 
 
 @pytest.mark.parametrize("drawer", [draw_ratio, draw_overfitting])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.spaces.figures import FigureData, RowData
+from ablate.spaces.figures import Drawing, FigureData, RowData
 from ablate.spaces.metrics import transfer_column
 
 LAYERS = 20
@@ -56,3 +56,9 @@ def data_of(*labels: str, seeds: int = 2, **shape: int) -> FigureData:
         for seed, found in each.items():
             found.scalars[transfer_column(labels[0])] = 10.0 * number + seed  # type: ignore[index]
     return FigureData(rows)
+
+
+def pictures(drawing: Drawing | None) -> list[np.ndarray]:
+    """The arrays of all image panels, in order."""
+    assert drawing is not None
+    return [np.ma.getdata(image.get_array()) for axes in drawing.figure.axes for image in axes.get_images()]

@@ -12,9 +12,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ablate.report.figures.style import (
+    COLOURS,
     DASHES,
     PHONE_IN,
     SEQUENTIAL,
+    framed,
     legend_below,
     line_look,
     listed,
@@ -54,7 +56,7 @@ def draw_gradient_spectrum(data: FigureData) -> Drawing | None:
         The drawing; None where no row has them.
     """
     panels = {"clean": "On clean images", "adversarial": "On PGD-20 examples"}
-    rows = _of_trainings(data.having(*(f"gradient_spectrum/{name}" for name in panels)))
+    rows = _of_networks(data.having(*(f"gradient_spectrum/{name}" for name in panels)))
     if not rows:
         return None
     figure = new_figure("Where the loss gradient’s energy lies", 5.4 + 0.22 * len(rows) / 2, PHONE_IN)
@@ -89,7 +91,7 @@ def draw_corruptions(data: FigureData) -> Drawing | None:
         The drawing; None where no row has them.
     """
     arrays = ("names", "accuracy", "frequency", "source")
-    rows = _of_trainings(data.having(*(f"corruptions/{name}" for name in arrays)))
+    rows = _of_networks(data.having(*(f"corruptions/{name}" for name in arrays)))
     if not rows:
         return None
     first = next(iter(next(iter(rows.values())).values())).arrays
@@ -107,7 +109,8 @@ def draw_corruptions(data: FigureData) -> Drawing | None:
             continue
         accuracy = mean_over(alike, "corruptions/accuracy").mean(axis=1)
         look = _look(number)
-        mark = _MARKERS[number % len(_MARKERS)]
+        # Below there are no dashes: colour and marker together are no other row's.
+        mark = _MARKERS[(number // len(COLOURS) + number) % len(_MARKERS)]
         above.plot(frequency[order], accuracy[order], marker=mark, label=label, linewidth=1.2, markersize=5, **look)
         below.plot(accuracy[order], np.arange(len(names)), mark, color=look["color"], markersize=5)
         told.append(f"{label} {accuracy[order[0]]:.0f} and {accuracy[order[-1]]:.0f} %")
@@ -139,43 +142,58 @@ def draw_transfer(data: FigureData) -> Drawing | None:
         The drawing; None where no row has such a column.
     """
     labels = np.array(list(data.rows), dtype=object)
-    every = np.array([[_mean(seeds, transfer_column(source)) for seeds in data.rows.values()] for source in labels])
+    every = np.array([[_mean(seeds, transfer_column(source)) for source in labels] for seeds in data.rows.values()])
     known = np.isfinite(every)
     if not known.any():
         return None
+    # As in the table a line for each row, of which there are mostly more than others take examples from.
     lines, places = known.any(axis=1), known.any(axis=0)
-    made, asked, matrix = list(labels[lines]), list(labels[places]), every[lines][:, places]
-    longest = max(map(len, asked))
-    height = 1.9 + 0.42 * len(made) + 0.07 * longest
-    figure = new_figure("PGD-20 examples of one network on another", height, PHONE_IN)
+    asked, made, matrix = list(labels[lines]), list(labels[places]), every[lines][:, places]
+    longest = max(map(len, made))
+    figure = new_figure("PGD-20 examples of one network on another", 1.9 + 0.3 * len(asked) + 0.07 * longest, PHONE_IN)
     axes = figure.subplots()
     axes.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
     for line, place in np.argwhere(np.isfinite(matrix)):
         value = matrix[line, place]
         shade = "black" if value > 55 else "white"
-        size = 8.5 if len(asked) < 8 else 6.5
+        size = 8.5 if len(made) < 8 else 6.5
         axes.text(place, line, f"{value:.0f}", ha="center", va="center", color=shade, fontsize=size)
-    axes.set_xticks(range(len(asked)), asked, rotation=90 if longest > 4 else 0)
-    axes.set_yticks(range(len(made)), made)
-    axes.set_xlabel("classified by")
-    axes.set_ylabel("made on")
+    own = np.array([[_one_network(data.rows[target], data.rows[source], target == source) for source in made]
+                    for target in asked])  # fmt: skip
+    for line, place in np.argwhere(own & np.isfinite(matrix)):
+        framed(axes, place - 0.44, line - 0.42, 0.88, 0.84)
+    axes.set_xticks(range(len(made)), made, rotation=90 if longest > 4 else 0)
+    axes.set_yticks(range(len(asked)), asked)
+    axes.set_xlabel("made on")
+    axes.set_ylabel("classified by")
     axes.spines[:].set_visible(False)
     shared_colours(figure, [axes], "accuracy, %", 0, 100, SEQUENTIAL)
     # Of clean images a network knows so many: those that it knew and loses are what transfers.
-    clean = [[seen.scalars.get("natural", 100.0) for seen in data.rows[target].values()] for target in asked]
-    lost = np.array([np.mean(values) for values in clean])[None, :] - matrix
-    lost[np.array([[source == target for target in asked] for source in made])] = np.nan
+    clean = [np.mean([seen.scalars.get("natural", 100.0) for seen in data.rows[target].values()]) for target in asked]
+    lost = np.where(own, np.nan, np.array(clean)[:, None] - matrix)
     told = ""
     if np.isfinite(lost).any():
-        row, column = divmod(int(np.nanargmax(lost)), len(asked))
-        pair = f"made on {made[row]} and classified by {asked[column]}"
-        told = f" What costs most beside clean images is {pair}: {matrix[row, column]:.0f} %."
+        line, place = divmod(int(np.nanargmax(lost)), len(made))
+        pair = f"made on {made[place]} and classified by {asked[line]}"
+        told = f" What costs most beside clean images is {pair}: {matrix[line, place]:.0f} %."
     caption = (
-        "Accuracy, in percent, of the network below on the PGD-20 examples that are made on the network at the left, "
-        "without the attacker seeing the one below. Dark cells off the diagonal are examples that transfer: both "
-        "networks attend to what the attack changed."
+        "Accuracy, in percent, of the network at the left on the PGD-20 examples that are made on the network below, "
+        "without the attacker seeing the one at the left. Framed: made on the very same network, with a filter before "
+        "it or without. Dark cells without a frame are examples that transfer: both networks attend to what the attack "
+        "changed."
     )
     return Drawing(figure, caption + told)
+
+
+def _one_network(rows: Mapping[int, RowData], others: Mapping[int, RowData], same_row: bool) -> bool:
+    return same_row or bool(_networks(rows) & _networks(others))
+
+
+def _networks(seeds: Mapping[int, RowData]) -> set[tuple[str, object]]:
+    """The networks of a row: rows of one training may be of its averages or epochs."""
+    return {
+        (seen.training, seen.settings.get("measurement", {}).get("network")) for seen in seeds.values() if seen.training
+    }
 
 
 def _mean(seeds: Mapping[int, RowData], metric: str) -> float:
@@ -236,13 +254,16 @@ def draw_epochs(data: FigureData) -> Drawing | None:
     return Drawing(figure, caption)
 
 
-def _of_trainings(rows: Mapping[str, dict[int, RowData]]) -> dict[str, dict[int, RowData]]:
-    """The first of the rows that share their trainings: what an analysis of the network found is the same of all."""
-    first: dict[object, str] = {}
+def _of_networks(rows: Mapping[str, dict[int, RowData]]) -> dict[str, dict[int, RowData]]:
+    """The first of the rows that share a network: what an analysis of it found is the same of all."""
+    known: set[tuple[str, object]] = set()
+    found: dict[str, dict[int, RowData]] = {}
     for label, seeds in rows.items():
-        trainings = frozenset(seen.training for seen in seeds.values())
-        first.setdefault(trainings if "" not in trainings else label, label)
-    return {label: rows[label] for label in first.values()}
+        networks = _networks(seeds)
+        if not networks & known:
+            found[label] = seeds
+        known |= networks
+    return found
 
 
 def _with_epochs(data: FigureData, array: str) -> dict[str, list[RowData]]:

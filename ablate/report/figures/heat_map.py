@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
-
 from ablate.report.figures.style import (
     PHONE_IN,
     SEQUENTIAL,
     format_metric,
+    framed,
     mean_over,
     new_figure,
     shared_colours,
@@ -59,7 +56,8 @@ def draw_heat_maps(data: FigureData) -> Drawing | None:
         edge = -(size // 2) - 0.5
         axes.imshow(error, cmap=SEQUENTIAL, vmin=low, vmax=high, extent=(edge, edge + size, edge + size, edge))
         for sixths in _SIXTHS:
-            _square(axes, -(-sixths * size // 6) - 0.5)
+            half = -(-sixths * size // 6) - 0.5
+            framed(axes, -half, -half, 2 * half, 2 * half, dashes="--")
         ticks = [-(size // 2), 0, (size - 1) // 2]
         axes.set_xticks(ticks, [f"{tick}".replace("-", "−") for tick in ticks])
         axes.set_yticks(ticks if number % across == 0 else [])
@@ -84,11 +82,3 @@ def draw_heat_maps(data: FigureData) -> Drawing | None:
         if numbers:
             told.append(f"{label}: {numbers}")
     return Drawing(figure, caption + (f" Mean error in % – {'; '.join(told)}." if told else ""))
-
-
-def _square(axes: Axes, half: float) -> None:
-    """A dashed square round the zero frequency, with a dark rim: it must show on yellow as well."""
-    rim = [withStroke(linewidth=2.2, foreground="black")]
-    corner, side = (-half, -half), 2 * half
-    square = Rectangle(corner, side, side, fill=False, edgecolor="white", linestyle="--", path_effects=rim)
-    axes.add_patch(square)

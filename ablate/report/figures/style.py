@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
@@ -150,6 +152,13 @@ def bare(axes: Axes) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def framed(axes: Axes, left: float, top: float, width: float, height: float, *, dashes: str = "-") -> None:
+    """A frame on a map of colours, with a dark rim: it must show on yellow as well."""
+    rim = [withStroke(linewidth=2.2, foreground="black")]
+    frame = Rectangle((left, top), width, height, fill=False, edgecolor="white", linestyle=dashes, path_effects=rim)
+    axes.add_patch(frame)
 
 
 def shared_colours(figure: Figure, axes: Sequence[Axes], label: str, low: float, high: float, colours: str) -> None:
