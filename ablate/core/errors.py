@@ -74,11 +74,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         valid: The names that would have been accepted.
 
     Returns:
-        `did you mean 'x'?` where one is close, else the list of valid names.
+        `did you mean 'x'?` where one is close, else the list of valid names, or that there are none.
     """
     names = sorted(valid)
     meant = meant_name(name, names)
-    return f"did you mean {meant!r}?" if meant is not None else "valid: " + ", ".join(names)
+    if meant is not None:
+        return f"did you mean {meant!r}?"
+    return f"valid: {', '.join(names)}" if names else "there is none"
 
 
 def each_on_its_own(option: str, given: str, valid: Iterable[str]) -> str | None:

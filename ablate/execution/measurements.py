@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ablate.attacks import Attack, Together, build_attack
+from ablate.core.errors import MeasurementError, SpecError
 from ablate.learning.cost import measurement_cost
 from ablate.spaces.planned import PlannedMeasurement
 
@@ -77,3 +78,8 @@ def _depth(measurement: PlannedMeasurement) -> int:
 
 def _depth_of(attack: Attack) -> int:
     return 1 + max(map(_depth_of, attack.parts), default=0) if isinstance(attack, Together) else 0
+
+
+def with_its_name(error: Exception, name: str) -> Exception:
+    """What a measurement refused, a band that such images lack say, as a fault of its own; other errors as they are."""
+    return MeasurementError(f"{name}: {error}") if isinstance(error, SpecError) else error

@@ -16,22 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evaluate_together
-from ablate.core.errors import (
-    DeviceError,
-    LeaseError,
-    MeasurementError,
-    SpecError,
-    StorageError,
-    UserError,
-    place_of,
-)
+from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.filters import Filter
 from ablate.core.text import first_line, named_line, now_ms, plural
 from ablate.execution.analyses import AnalysisInputs, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
-from ablate.execution.measurements import MeasurementProgress, by_attack
+from ablate.execution.measurements import MeasurementProgress, by_attack, with_its_name
 from ablate.execution.transfer import transferred
 from ablate.learning import foreign, memory
 from ablate.learning.cost import attack_cost
@@ -334,9 +326,7 @@ class TaskRun:
                             waiting[:0] = [[measurement] for measurement in same]
                             continue
                         self.log.error(f"{same[0].name} of {which}: {type(error).__name__}: {error}")
-                        if isinstance(error, SpecError):  # of a band that such images lack, say: no bug to be traced
-                            error = MeasurementError(f"{same[0].name}: {error}")
-                        broken.append(error)
+                        broken.append(with_its_name(error, same[0].name))
                     far.add(same)
                     yield
         if len(broken) > 1 and all(isinstance(error, MeasurementError) for error in broken):

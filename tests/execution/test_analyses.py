@@ -22,7 +22,9 @@ from tests.support.tasks import planned, task
 def test_norm_and_number_of_images_of_a_heat_map_change_what_it_finds() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3)).eval()
-    inputs = AnalysisInputs(network, network, torch.randint(0, 256, (40, 3, 8, 8)).to(torch.uint8), torch.arange(40) % 3, 0)
+    inputs = AnalysisInputs(
+        network, network, torch.randint(0, 256, (40, 3, 8, 8)).to(torch.uint8), torch.arange(40) % 3, 0
+    )
 
     def found(**settings: float) -> float:
         asked = MeasurementSpec.model_validate({"heat_map_norm": 1.0, "heat_map_images": 30, **settings})

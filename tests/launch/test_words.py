@@ -69,6 +69,7 @@ def test_what_means_nothing_lists_what_there_is_and_nothing_is_guessed_between_t
     assert nearest("ab", ["a_bit", "all_black"]) == "valid: a_bit, all_black"
     assert nearest("---", ["a", "b"]) == "valid: a, b"
     assert nearest("maximize", ["max", "min"]) == "did you mean 'max'?"
+    assert nearest("FAT", []) == "there is none"
 
 
 @pytest.mark.parametrize("objective", [{"mode": "maximize"}, {"metric": 3}, {"modes": "max"}])
