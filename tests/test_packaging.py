@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -49,10 +50,12 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     made = venv / "bin" / "python"
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(wheels), str(source)]
+    # Seen through PYTHONPATH, which other tests of a process set, the checkout would pass for what is installed.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for command in ([sys.executable, "-m", "venv", "--without-pip", str(venv)], build):
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, text=True, env=env, cwd=source)
     install = [*pip, "--python", str(made), "install", "--no-deps", "--no-index", str(next(wheels.glob("*.whl")))]
-    subprocess.run(install, check=True, capture_output=True, text=True)
+    subprocess.run(install, check=True, capture_output=True, text=True, env=env, cwd=source)
     dependencies = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (site_of(made) / "dependencies.pth").write_text("\n".join(dependencies))
     return made

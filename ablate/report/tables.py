@@ -177,7 +177,7 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
     Args:
         results: Of a plan.
         whole: With the rows and columns of the paper that the plan does not have too, as files have them: whoever
-            reads them by their names finds every one. A space without published numbers has the plan's columns.
+            reads them by their names finds every one.
 
     Returns:
         With the scalars that claims are about as more columns.
@@ -237,7 +237,7 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
         origins=_origins(results),
         headers=headers,
         remark=overfitting.sentence(results),
-        asked=() if whole and space.published else columns,
+        asked=() if whole else columns,
         lead=lead,
         objectives=objectives,
     )

@@ -33,6 +33,7 @@ class Place(StorageContext):
 def test_a_stopped_training_has_ended_before_its_worker_begins_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # Ray goes into the trial's folder, and this takes back where tests were
     told, a_minute_later = list[str](), threading.Event()
     join = RunnerThread.join
 

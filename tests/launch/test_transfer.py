@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +76,10 @@ def test_every_row_has_a_column_of_each_asked_for_and_its_own_is_pgd20(whole: Pa
     assert launch(whole) == 0 and numbers(whole / "storage") == before
 
 
-def test_files_name_the_rows_that_examples_are_of_and_have_no_columns_that_nobody_measured(whole: Path) -> None:
+def test_files_name_the_rows_that_examples_are_of(whole: Path) -> None:
     made = results(whole)
     files = build_table(table_input(made, whole=True))
     assert [files.header(transfer_column(row)) for row in ("small", "large")] == ["PGD-20 of small", "PGD-20 of large"]
-    assert made.space.published and "fgsm" in files.columns  # whoever reads the paper's columns finds them
-    rows = [row.model_copy(update={"published": {}}) for row in made.space.rows]
-    space = made.space.model_copy(update={"rows": rows})
-    without = replace(made, plan=made.planned.model_copy(update={"spaces": (space,)}))
-    files = build_table(table_input(without, whole=True))
-    assert {"natural", "pgd20"} <= {*files.columns} and "fgsm" not in files.columns
 
 
 def test_a_source_that_fails_or_is_interrupted_costs_its_column_alone_until_it_comes(

@@ -107,4 +107,5 @@ def shape(line: str) -> str:
     line = re.sub(r"\S*/python -m", "python -m", line)
     line = re.sub(r"\b(?=\w*\d)[0-9a-f]{8,}\b", "K", line)
     line = re.sub(r"(?<![\w-])(?:< )?\d+(?:\.\d+)?h?( \d+m| min| s| ms)?(?!\w)", "N", line)
+    line = line.replace("finished in N", "finished")  # what takes no time is told without one
     return re.sub(r"[\s─]+", " ", line.replace("—", "N")).strip()
