@@ -92,7 +92,7 @@ def test_a_table_that_cannot_be_shown_is_no_failure(tmp_path: Path, monkeypatch:
     asked = options(tmp_path)
     out = Console(file=io.StringIO(), width=150)
     storage = Storage(asked.storage)
-    doing = session.Session(asked, Request.read(asked).subject(storage), storage, out, io.StringIO())
+    doing = session.Session(asked, storage, Request.read(asked).subject(storage), out, io.StringIO())
     doing.tracker = Tracker()
     assert doing.run() == 0
     assert "expected MLflow at http://server" in out.file.getvalue()  # type: ignore[attr-defined]
