@@ -14,7 +14,7 @@ from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan
 from ablate.report.verdicts.verdicts import standing_of
 from ablate.storage.plans import PlanFile, parse
-from ablate.storage.registrations import RegistrationPart, path_of, read_all, write_first
+from ablate.storage.registrations import Registration, RegistrationPart, path_of, read_all, write_first
 from ablate.storage.storage import Record, Storage
 from tests.support.helpers import launch_here, options_of, plan_of, write_space
 
@@ -49,6 +49,17 @@ def measure(folder: Path, plan: Plan, *rows: str) -> None:
 
 def files(folder: Path) -> list[Path]:
     return sorted((folder / "storage" / "registrations").glob("*.json"))
+
+
+def rewritten(folder: Path, content: dict[str, Any]) -> Registration:
+    """The one registration of a storage, as an earlier version would have written it there."""
+    storage = Storage(str(folder / "storage"))
+    [[old], _] = read_all(storage.files)
+    [file] = files(folder)
+    file.unlink()
+    old = old.model_copy(update={"content": content, "digest": digest(content)})
+    write_first(storage.files, old)
+    return old
 
 
 def test_the_first_launch_registers_and_later_ones_with_other_seeds_and_rows_find_it(tmp_path: Path) -> None:
@@ -161,12 +172,7 @@ def test_a_second_claim_whose_rows_were_measured_before_is_exploratory_and_the_f
 def test_registrations_of_earlier_versions_have_no_second_claims_and_keep_their_word(tmp_path: Path) -> None:
     space(tmp_path, ON_PGD, attacks=SEARCHED)
     plan, now = registered(tmp_path)
-    storage = Storage(str(tmp_path / "storage"))
-    [file] = files(tmp_path)
-    before = {name: value for name, value in now.content.items() if name != "second"}
-    old = read_all(storage.files)[0][0].model_copy(update={"content": before, "digest": digest(before)})
-    file.unlink()
-    write_first(storage.files, old)
+    old = rewritten(tmp_path, {name: value for name, value in now.content.items() if name != "second"})
     measure(tmp_path, plan, "small", "large")
     _, again = registered(tmp_path)
     assert again.claims[0].registered and again.claims[0].digest == old.digest
@@ -195,14 +201,9 @@ def test_columns_and_analyses_that_are_added_change_no_claim_but_one_on_the_wors
 def test_a_setting_that_earlier_versions_did_not_have_changes_no_claim(tmp_path: Path, part: str, setting: str) -> None:
     space(tmp_path, ABOVE)
     plan, now = registered(tmp_path)
-    storage = Storage(str(tmp_path / "storage"))
-    [file] = files(tmp_path)
     rows = json.loads(json.dumps(now.content["rows"]))
     assert all(row[part].pop(setting, "not there") in (None, "not there", 0.0) for row in rows.values())
-    content = {**now.content, "rows": rows}
-    old = read_all(storage.files)[0][0].model_copy(update={"content": content, "digest": digest(content)})
-    file.unlink()
-    write_first(storage.files, old)
+    old = rewritten(tmp_path, {**now.content, "rows": rows})
     measure(tmp_path, plan, "small", "large")
     _, again = registered(tmp_path)
     assert again.claims[0].registered and again.claims[0].digest == old.digest
