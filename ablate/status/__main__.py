@@ -27,8 +27,8 @@ from ablate.status.holdings import (
     compare,
     differences,
     find_trial,
-    has_trials,
     plan_statuses,
+    trials_called,
 )
 from ablate.storage import plans
 from ablate.storage.plans import PlanFile
@@ -90,8 +90,9 @@ def main(
             _delete(holds, files, _plan(holds, files, deleted), console, yes, tracking_uri)
             return
         chosen = _plan(holds, files, plan)
+        rows = [log] if log else why or ()
         if plan is None:  # a row of the plan before the last is asked about by its name, too
-            chosen = next((file for file in files if has_trials(file, [log] if log else why or ())), chosen)
+            chosen = next((file for file in files if all(trials_called(file, row) for row in rows)), chosen)
         if log is not None:
             _log(holds, chosen, log, seed, console)
         elif why is not None:

@@ -167,11 +167,11 @@ def find_trial(plan: PlanFile, row: str, seed: int | None = None) -> TrialPart:
     Raises:
         StorageError: There is none, or a beginning of several keys.
     """
-    labelled = [trial for trial in plan.trials if trial.row == row]
-    keyed = [trial for trial in plan.trials if len(row) >= 4 and trial.training.startswith(row)]
-    found = [trial for trial in labelled or keyed if seed is None or trial.seed == seed]
+    called = trials_called(plan, row)
+    labelled = any(trial.row == row for trial in called)
+    found = [trial for trial in called if seed is None or trial.seed == seed]
     if labelled and not found:
-        seeds = sorted({trial.seed for trial in labelled})
+        seeds = sorted({trial.seed for trial in called})
         raise StorageError(f"--seed: expected one of row {row!r}, got {seed}; it has {', '.join(map(str, seeds))}")
     if not found:
         hint = nearest(row, dict.fromkeys(trial.row for trial in plan.trials))
@@ -181,12 +181,10 @@ def find_trial(plan: PlanFile, row: str, seed: int | None = None) -> TrialPart:
     return found[0]
 
 
-def has_trials(plan: PlanFile, rows: Iterable[str]) -> bool:
-    """Whether a plan has all of some rows, as `find_trial` takes them."""
-    return all(
-        any(trial.row == row or (len(row) >= 4 and trial.training.startswith(row)) for trial in plan.trials)
-        for row in rows
-    )
+def trials_called(plan: PlanFile, row: str) -> list[TrialPart]:
+    """The trials with a row's label; without one of that name, those whose training's key begins with it."""
+    labelled = [trial for trial in plan.trials if trial.row == row]
+    return labelled or [trial for trial in plan.trials if len(row) >= 4 and trial.training.startswith(row)]
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
