@@ -25,7 +25,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evaluate_together  # noqa: E402
+from ablate.attacks import CleanLogits, Ensemble, build_attack, evaluate, evaluate_ensemble  # noqa: E402
 from ablate.learning import data  # noqa: E402
 from ablate.learning.models import build_network, frozen_parameters  # noqa: E402
 from ablate.learning.models.folding import as_measured  # noqa: E402
@@ -65,8 +65,8 @@ def ours(network: nn.Module, name: str, images: Tensor, labels: Tensor, spec: Me
         asked = as_measured(network, images.shape[-1])
         clean = CleanLogits(asked, images, spec.batch_size)
         more: dict[str, Any] = {"seed": 0, "batch_size": spec.batch_size, "clean": clean}
-        if isinstance(attack, Together):
-            return evaluate_together(asked, attack, images, labels, **more)[None].correct
+        if isinstance(attack, Ensemble):
+            return evaluate_ensemble(asked, attack, images, labels, **more)[None].correct
         return evaluate(asked, attack, images, labels, **more)[None]
 
 

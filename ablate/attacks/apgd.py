@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ablate.attacks.active_set import ActiveSet, first_of_several, first_to_break, in_whole_batches, joined, repeated
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
 from ablate.attacks.linf import LinfAttack, corners, uniform_noise
-from ablate.attacks.remaining import Remaining, first_of_several, first_to_break, in_whole_batches, joined, repeated
 from ablate.core.errors import SpecError
 from ablate.core.randomness import stream
 from ablate.spaces.specs import MeasurementSpec
@@ -128,7 +128,7 @@ def ascend_adaptively(
     done = torch.zeros_like(labels, dtype=torch.bool) if done is None else done
     zero = torch.zeros(len(images), dtype=images.dtype, device=images.device)
     lower, upper = corners(images, eps)
-    left = Remaining(
+    left = ActiveSet(
         images,
         done,
         lower=lower,
@@ -199,7 +199,7 @@ def _where(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(which[:, None, None, None], yes, no)
 
 
-def _inside(points: Tensor, left: Remaining) -> Tensor:
+def _inside(points: Tensor, left: ActiveSet) -> Tensor:
     return torch.minimum(torch.maximum(points, left["lower"]), left["upper"])
 
 

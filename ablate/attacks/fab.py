@@ -18,10 +18,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ablate.attacks.active_set import ActiveSet, first_of_several, in_whole_batches, joined, repeated
 from ablate.attacks.apgd import likeliest_others, logit_of, start_on_the_face, wrong_already
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
 from ablate.attacks.linf import LinfAttack
-from ablate.attacks.remaining import Remaining, first_of_several, in_whole_batches, joined, repeated
 from ablate.core.randomness import stream
 from ablate.spaces.specs import MeasurementSpec
 
@@ -133,7 +133,7 @@ class TargetedFAB(LinfAttack):
         flat = torch.zeros_like(images)
         ahead = torch.zeros(len(images), dtype=images.dtype, device=images.device)
         done = torch.zeros_like(labels, dtype=torch.bool)
-        left = Remaining(
+        left = ActiveSet(
             images, done, image=images, labels=labels, targets=targets, now=start, gradient=flat, ahead=ahead
         )
         ask = in_whole_batches(network)
@@ -185,7 +185,7 @@ class TargetedFAB(LinfAttack):
         return left.settle(), left.broken
 
     @staticmethod
-    def _step(left: Remaining) -> Tensor:
+    def _step(left: ActiveSet) -> Tensor:
         now, image, gradient = left["now"], left["image"], left["gradient"]
         count = len(now)
         normal, here, there = gradient.flatten(1), now.flatten(1), image.flatten(1)

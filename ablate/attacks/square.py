@@ -15,11 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ablate.attacks.active_set import ActiveSet, first_to_break, in_whole_batches
 from ablate.attacks.apgd import wrong_already
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
 from ablate.attacks.carlini_wagner import true_margin
 from ablate.attacks.linf import LinfAttack, corners
-from ablate.attacks.remaining import Remaining, first_to_break, in_whole_batches
 from ablate.core.randomness import bits, stream
 from ablate.spaces.specs import MeasurementSpec
 
@@ -99,7 +99,7 @@ class Square(LinfAttack):
         stripes = bits(stream(seed, "start"), index, (channels, 1, width)) & 1
         start = torch.where(stripes.bool(), upper, lower)
         best = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
-        left = Remaining(
+        left = ActiveSet(
             images, done, lower=lower, upper=upper, labels=labels, index=index, best=best, now=start, next=start
         )
         ask = in_whole_batches(network)

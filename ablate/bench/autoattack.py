@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ablate.attacks import CleanLogits, Together, build_attack, evaluate_together
+from ablate.attacks import CleanLogits, Ensemble, build_attack, evaluate_ensemble
 from ablate.bench.cases import CLASSES, IMAGE_SIZE, Case, Result, random_dataset
 from ablate.bench.timing import Timed, alternately
 from ablate.learning.models import build_network, frozen_parameters
@@ -23,10 +23,10 @@ from ablate.spaces.specs import MeasurementSpec
 RIVAL = "pyautoattack"
 
 
-def standard() -> Together:
+def standard() -> Ensemble:
     """The column `aa` with its usual settings."""
     attack = build_attack("aa", MeasurementSpec())
-    assert isinstance(attack, Together)
+    assert isinstance(attack, Ensemble)
     return attack
 
 
@@ -65,7 +65,7 @@ def time_autoattack(case: Case, images: int, rounds: int, device: torch.device) 
         with frozen_parameters(network):
             asked = as_measured(network, IMAGE_SIZE)
             clean = CleanLogits(asked, arranged, case.batch_size)
-            evaluate_together(asked, attack, arranged, labels, seed=0, batch_size=case.batch_size, clean=clean)
+            evaluate_ensemble(asked, attack, arranged, labels, seed=0, batch_size=case.batch_size, clean=clean)
 
     contestants: dict[str, Callable[[], object]] = {"float32": ours}
     library = rival()

@@ -13,12 +13,12 @@ from ablate.bundle import crate
 from ablate.bundle.selection import public
 from ablate.bundle.statement import results_in, statement_of
 from ablate.storage import origins, replications
+from ablate.storage.bundles import ABOUT, FOLDER, LAYOUT, READER, BundleFiles, write_bundle
 from ablate.storage.export import stored_training
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.plans import PlanFile
 from ablate.storage.registrations import path_of, read_all
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import ABOUT, FOLDER, LAYOUT, READER, BundleFiles, write_bundle
 
 
 @dataclass

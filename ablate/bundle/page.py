@@ -29,9 +29,9 @@ from ablate.report.formats import to_markdown
 from ablate.report.results import TREND, Results
 from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.verdicts import Verdict, verdicts_of
+from ablate.storage.bundles import BundleFiles, bundles_in
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import BundleFiles, bundles_in
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
 _REFERENCE = re.compile(r"(?P<path>.+?)(?:\[(?P<network>[a-z_:0-9]+)\])?(?:\.(?P<what>std|n|published|seed\d+))?")

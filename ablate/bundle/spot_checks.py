@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evaluate_together
+from ablate.attacks import CleanLogits, Ensemble, build_attack, evaluate, evaluate_ensemble
 from ablate.bundle.rows import Here, planned
 from ablate.bundle.verification import Opened
 from ablate.core.errors import SpecError
@@ -22,7 +22,7 @@ from ablate.learning.precision import memory_format
 from ablate.learning.resident import resident
 from ablate.learning.state import TrainingState
 from ablate.spaces.metrics import transferred
-from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.planned_measurement import PlannedMeasurement
 from ablate.spaces.specs import TrialSpec
 from ablate.storage import checkpoints
 from ablate.storage.plans import TrialPart
@@ -135,8 +135,8 @@ def _again(opened: Opened, spot: Spot, spec: TrialSpec, measurement: PlannedMeas
             "index": torch.arange(part.start, part.stop),
             "clean": CleanLogits(asked, images, size),
         }
-        if isinstance(attack, Together):
-            found = evaluate_together(asked, attack, images, labels, **how)[measurement.filter].correct  # type: ignore[arg-type]
+        if isinstance(attack, Ensemble):
+            found = evaluate_ensemble(asked, attack, images, labels, **how)[measurement.filter].correct  # type: ignore[arg-type]
         else:
             found = evaluate(asked, attack, images, labels, **how)[measurement.filter]  # type: ignore[arg-type]
     return bool(found[spot.place - begin])

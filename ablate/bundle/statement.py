@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.report import from_storage
-from ablate.report.as_json import results_as_json
 from ablate.report.contents import draw_all, figure_data
 from ablate.report.figures.overview import PANELS
 from ablate.report.figures.pictures import Picture, numbers_alone
 from ablate.report.results import Results
+from ablate.report.serialization import results_as_json
 from ablate.report.tables import Table, build_table, table_input
-from ablate.report.verdicts.masked import second_verdicts
+from ablate.report.verdicts.masking import second_verdicts
 from ablate.report.verdicts.verdicts import Verdict, verdicts_of
 from ablate.spaces.metrics import Metric
 from ablate.storage.plans import PlanFile

@@ -22,6 +22,7 @@ from ablate.spaces.metrics import Metric, from_analysis_label, transferred
 from ablate.spaces.networks import measured_networks
 from ablate.spaces.specs import TrialSpec
 from ablate.storage import plans
+from ablate.storage.bundles import BundleFiles, bundles_in
 from ablate.storage.checksums import read_json
 from ablate.storage.export import faults
 from ablate.storage.files import Files
@@ -29,7 +30,6 @@ from ablate.storage.plans import PlanFile, SpacePart
 from ablate.storage.registrations import SHORT_DIGEST, claim_content, claims_in, read_all, second_places
 from ablate.storage.registrations import parse as parse_registration
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import BundleFiles, bundles_in
 
 _FORMLESS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 """What comes of content whose checksums hold and that no launch has written."""

@@ -17,7 +17,7 @@ from ablate.core.errors import MeasurementError
 from ablate.core.metric_names import refused
 from ablate.learning.state import TrainingError
 from ablate.spaces.metrics import refused_scalar
-from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.planned_measurement import PlannedMeasurement
 from ablate.spaces.settings import values_of
 from ablate.storage.records import Record
 

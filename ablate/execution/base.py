@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeVar
 
 from ablate.learning.data import dataset_name
-from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.planned_measurement import PlannedMeasurement
 from ablate.spaces.specs import TrialSpec
 
 Kind = Literal["started", "epoch", "measuring", "measured", "finished", "failed", "interrupted", "stopped"]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ablate.core.errors import UserError
 from ablate.core.text import reason_of
-from ablate.execution import head, local_ray
+from ablate.execution import local_ray, ray_head
 from ablate.execution.addresses import ray_address
 
 # Before Ray is imported: it reads these once. Its own progress tables and signal handler would fight with ours.
@@ -52,7 +52,7 @@ def cluster(note: Callable[[str], None] = print) -> Iterator[None]:
         HeadLost: Its head is gone.
     """
     if ray.is_initialized():
-        with head.watching(ray.get_runtime_context().gcs_address, note):
+        with ray_head.watching(ray.get_runtime_context().gcs_address, note):
             yield
         return
     for name in ("ray", "ray.data", "ray.train"):
@@ -74,7 +74,7 @@ def cluster(note: Callable[[str], None] = print) -> Iterator[None]:
                 ) from error
             raise _unanswered(address, error) from error
         stack.callback(ray.shutdown)
-        stack.enter_context(head.watching(ray.get_runtime_context().gcs_address, note))
+        stack.enter_context(ray_head.watching(ray.get_runtime_context().gcs_address, note))
         yield
 
 

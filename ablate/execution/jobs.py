@@ -27,7 +27,7 @@ from ablate.core.places import local_path
 from ablate.core.provenance import commit
 from ablate.core.text import first_line, harmless, plural, printable
 from ablate.execution import addresses, package
-from ablate.execution.head import HeadLost
+from ablate.execution.ray_head import HeadLost
 from ablate.spaces.space import SpaceFile, Trial
 
 STOP_WAIT_S = 60

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ablate.execution.base import EarlyStopping, Event, Job, Listener, Outcome, Queue, Resources, Task
 from ablate.execution.packing import GroupSizer
 from ablate.execution.tasks import never_stopped, run_tasks
-from ablate.execution.watchdog import Watch, breaking_off
+from ablate.execution.watchdog import Watchdog, breaking_off
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
 
@@ -106,7 +106,7 @@ def run_watched(
         note: Told when one hangs.
         clock: Seconds, monotonic; a test brings its own.
     """
-    watch = Watch(clock)
+    watch = Watchdog(clock)
     watch.expect(tasks, datasets)
 
     def heard(event: Event) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ablate.attacks import Attack, Together, build_attack
+from ablate.attacks import Attack, Ensemble, build_attack
 from ablate.core.errors import MeasurementError, SpecError
 from ablate.learning.cost import measurement_cost
-from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.planned_measurement import PlannedMeasurement
 
 
 class MeasurementProgress:
@@ -77,7 +77,7 @@ def _depth(measurement: PlannedMeasurement) -> int:
 
 
 def _depth_of(attack: Attack) -> int:
-    return 1 + max(map(_depth_of, attack.parts), default=0) if isinstance(attack, Together) else 0
+    return 1 + max(map(_depth_of, attack.parts), default=0) if isinstance(attack, Ensemble) else 0
 
 
 def with_its_name(error: Exception, name: str) -> Exception:

@@ -19,7 +19,7 @@ from ablate.execution.crashes import how_lost
 from ablate.execution.local import WAIT_S, LocalExecutor
 from ablate.execution.packing import gpus_of
 from ablate.execution.tasks import run_tasks
-from ablate.execution.watchdog import Watch
+from ablate.execution.watchdog import Watchdog
 from ablate.learning.data import Dataset
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
@@ -70,7 +70,7 @@ class ProcessExecutor(LocalExecutor):
         self._gpus = min(1.0, 1.0 if resources.gpus in (None, "auto") else float(resources.gpus or 1.0))
         self._used = [0.0] * len(devices)
         self._processes: list[_Process] = []
-        self._watch = Watch()
+        self._watch = Watchdog()
 
     def wait(self, queue: Queue, listen: Listener, stopping: EarlyStopping | None) -> bool:
         """See `LocalExecutor`."""

@@ -16,7 +16,7 @@ from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.precision import memory_format
 from ablate.learning.state import TrainingState
-from ablate.spaces.planned import MadeOn, PlannedMeasurement
+from ablate.spaces.planned_measurement import MadeOn, PlannedMeasurement
 from ablate.storage import checkpoints
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage

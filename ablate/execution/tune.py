@@ -44,9 +44,9 @@ from ablate.execution.faults import fault_of
 from ablate.execution.packing import GroupSizer, gpus_of
 from ablate.execution.schedulers import EPOCH, StoppingScheduler
 from ablate.execution.tasks import run_tasks
-from ablate.execution.watchdog import LOOK_S, Watch
+from ablate.execution.watchdog import LOOK_S, Watchdog
 from ablate.learning.data import Dataset, dataset_name
-from ablate.spaces.planned import MadeOn, PlannedMeasurement
+from ablate.spaces.planned_measurement import MadeOn, PlannedMeasurement
 from ablate.spaces.specs import MeasurementSpec, TrialSpec
 from ablate.storage.files import Files
 from ablate.storage.speeds import known_packing
@@ -186,7 +186,7 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         queue: Queue,
         listen: Listener,
         datasets: Mapping[str, Dataset],
-        watch: Watch | None = None,
+        watch: Watchdog | None = None,
         together: GroupSize = alone,
     ) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         self.queue = queue
         self.listen = listen
         self.datasets = datasets
-        self.watch = watch or Watch()
+        self.watch = watch or Watchdog()
         self.looked = -LOOK_S
         self.hung: dict[str, Outcome] = {}
         self.jobs: dict[str, Job] = {}

@@ -44,7 +44,7 @@ class _Watched:
     longest_epoch: float = 0.0
 
 
-class Watch:
+class Watchdog:
     """Hears what trainings tell, and knows which of them hang.
 
     Args:
@@ -175,7 +175,7 @@ class Watch:
 
 @contextlib.contextmanager
 def breaking_off(
-    watch: Watch, keys: Sequence[str], note: Callable[[str], None], every_s: float | None = None
+    watch: Watchdog, keys: Sequence[str], note: Callable[[str], None], every_s: float | None = None
 ) -> Iterator[None]:
     """Break a training of this process off when it hangs; those that take turns with it go on.
 

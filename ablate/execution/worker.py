@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablate.attacks import CleanLogits, Together, build_attack, evaluate, evaluate_together
+from ablate.attacks import CleanLogits, Ensemble, build_attack, evaluate, evaluate_ensemble
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.filters import Filter
 from ablate.core.text import first_line, named_line, now_ms, plural
@@ -25,7 +25,7 @@ from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
 from ablate.execution.measurements import MeasurementProgress, by_attack, with_its_name
 from ablate.execution.transfer import transferred
-from ablate.learning import foreign, memory
+from ablate.learning import memory, pretrained_weights
 from ablate.learning.cost import attack_cost
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
@@ -36,7 +36,7 @@ from ablate.learning.resident import resident
 from ablate.learning.state import TrainingError, TrainingState
 from ablate.learning.training import train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, finish, within
-from ablate.spaces.planned import MadeOn, PlannedMeasurement
+from ablate.spaces.planned_measurement import MadeOn, PlannedMeasurement
 from ablate.storage import checkpoints, leases
 from ablate.storage.attempts import Attempt
 from ablate.storage.heartbeat import Heartbeat
@@ -270,9 +270,9 @@ class TaskRun:
         if self.task.weights is not None:
             self.log.info(f"weights {self.task.weights} from elsewhere: nothing is trained")
             weights = checkpoints.load_network(self.storage.weights(self.task.weights))
-            if foreign.digest(weights) != self.task.weights:
+            if pretrained_weights.digest(weights) != self.task.weights:
                 raise StorageError(f"weights {self.task.weights} in storage are damaged; the same command mends them")
-            state = foreign.untrained(self.task.spec, self.dataset, self.device, weights)
+            state = pretrained_weights.untrained(self.task.spec, self.dataset, self.device, weights)
             on_epoch(state)
             return state
         return (
@@ -405,10 +405,10 @@ class TaskRun:
         }
         arrays: dict[Filter | None, dict[str, Any]]
         more: dict[Filter | None, dict[str, Any]] = {}
-        if isinstance(attack, Together):
+        if isinstance(attack, Ensemble):
             known = self._known(same, len(images))
             costs = [attack_cost(part) for part in attack.parts]
-            withstood = evaluate_together(self.asked, attack, images, labels, known=known, costs=costs, **asked)
+            withstood = evaluate_ensemble(self.asked, attack, images, labels, known=known, costs=costs, **asked)
             arrays = {seen: {"correct": each.correct, "broken_by": each.broken_by} for seen, each in withstood.items()}
             names = [part.name for part in attack.parts]
             for measurement in same:

@@ -385,7 +385,7 @@ class LaunchPlan:
         import pandas as pd
 
         from ablate.launch.other_storages import opened
-        from ablate.planning.as_file import plan_file_of
+        from ablate.planning.plan_file import plan_file_of
         from ablate.report.from_storage import all_results
 
         with _worded_for_python():
@@ -411,7 +411,7 @@ class LaunchPlan:
             are `<space>/<name>`.
         """
         from ablate.launch.other_storages import opened
-        from ablate.planning.as_file import plan_file_of
+        from ablate.planning.plan_file import plan_file_of
         from ablate.report.contents import draw_all
         from ablate.report.figures.pictures import Picture
         from ablate.report.from_storage import all_results

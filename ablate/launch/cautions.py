@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from ablate.core.text import listed, plural, printable
-from ablate.spaces.inert import inert_beside
+from ablate.spaces.conditions import inactive_beside
 from ablate.spaces.yamlfile import flatten
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _inert(trials: list[Trial], passed_over: str) -> Iterator[str]:
     for trial in trials:
         last = {setting.path: setting for setting in trial.settings}
         for path, setting in last.items():
-            written.setdefault((path, setting.origin), set()).add(inert_beside(trial.spec, path))
+            written.setdefault((path, setting.origin), set()).add(inactive_beside(trial.spec, path))
     for (path, origin), beside in written.items():
         if None not in beside and not origin.startswith(f"{passed_over}:"):
             yield f"{printable(origin)}: {path} has no effect beside {' and '.join(sorted(filter(None, beside)))}"

@@ -11,8 +11,8 @@ from typing import Literal
 
 from ablate.core.text import aside
 from ablate.launch.costs import Costs, hours_text
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan, PlannedTrial
+from ablate.planning.plan_file import plan_file_of
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results, Trial
 from ablate.report.verdicts.contrasts import Contrast, contrasts

@@ -18,6 +18,7 @@ from ablate.launch.options import Options
 from ablate.planning.plan import PlannedTraining
 from ablate.storage import origins, registrations
 from ablate.storage.attempts import attempts_of
+from ablate.storage.bundles import BundleFiles, bundles_in
 from ablate.storage.export import faults, stored_training
 from ablate.storage.files import Files
 from ablate.storage.layers import LayeredFiles
@@ -25,7 +26,6 @@ from ablate.storage.origins import Origin
 from ablate.storage.read_only import ReadOnlyFiles
 from ablate.storage.status import TrainingView, same_curves
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import BundleFiles, bundles_in
 
 
 class OtherStorage(ReadOnlyFiles):

@@ -12,7 +12,7 @@ from ablate.core.text import now_ms
 from ablate.execution.base import Event, GroupSize, Job, Lease, Listener, Outcome, Task, alone
 from ablate.learning.data import dataset_name
 from ablate.planning.plan import Plan, PlannedTraining, decide
-from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.planned_measurement import PlannedMeasurement
 from ablate.spaces.specs import TrialSpec
 from ablate.storage.leases import Leases
 from ablate.storage.storage import Storage

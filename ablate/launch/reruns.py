@@ -15,8 +15,8 @@ from ablate.execution.addresses import ray_address
 from ablate.execution.base import Resources
 from ablate.launch.options import Options
 from ablate.launch.sources import Rows, Session
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan
+from ablate.planning.plan_file import plan_file_of
 from ablate.storage import plans
 from ablate.storage.replications import FOLDER, open_one
 from ablate.storage.storage import Storage

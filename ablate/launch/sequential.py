@@ -17,8 +17,8 @@ from ablate.core.text import now_ms, plural, printable
 from ablate.execution.base import Resources
 from ablate.launch.claim_progress import Courses
 from ablate.launch.costs import Costs, hours_text
-from ablate.launch.foresight import Foresight, foresee
 from ablate.launch.options import Options
+from ablate.launch.power import PowerAnalysis, analyse_power
 from ablate.launch.registration import content_of
 from ablate.launch.sources import Rows, Session, resources_of
 from ablate.planning.estimates import Estimate
@@ -132,12 +132,12 @@ class UntilDecided(Rows):
         first = {place for each in self._courses.questions for place in each.first}
         return resources_of(options, len({self._courses.planned[place].training for place in first}))
 
-    def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
+    def foreseen(self, storage: Storage, expected: Estimate) -> list[PowerAnalysis]:
         """See `Subject`: of as many seeds as there may be."""
         decide(self.whole, storage)
-        return foresee(self.whole, storage, self._estimate(self._courses.hours(self._courses.planned)))
+        return analyse_power(self.whole, storage, self._estimate(self._courses.hours(self._courses.planned)))
 
-    def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
+    def outlook(self, foreseen: list[PowerAnalysis]) -> dict[str, Any]:
         """See `Subject`: what the effects foreseen would take, and what it takes at most."""
         wants = set()
         for each, told in zip(self._courses.stands, foreseen, strict=True):

@@ -33,11 +33,11 @@ from ablate.launch.progress import Progress
 from ablate.launch.queue import TrainingQueue
 from ablate.launch.request import Request, submission_of
 from ablate.launch.sources import Subject
-from ablate.learning import foreign
-from ablate.planning.as_file import plan_file_of
+from ablate.learning import pretrained_weights
 from ablate.planning.datasets import load_for
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
+from ablate.planning.plan_file import plan_file_of
 from ablate.report.next_steps import show_live_page, show_watching
 from ablate.storage import checkpoints, plans
 from ablate.storage.leases import Leases
@@ -123,7 +123,7 @@ def _dry_run(options: Options, subject: Subject, storage: Storage, console: Cons
     if claims:
         console.print("\nWhat these seeds can decide:")
     if claims and not whole:
-        from ablate.launch.foresight import in_short
+        from ablate.launch.power import in_short
 
         console.print(Text(f"  {in_short(claims)}", overflow="fold"))
     known = [claim for claim in claims if claim.known]
@@ -352,12 +352,12 @@ class Session:
     def _keep_weights(self, training: PlannedTraining, digest: str) -> None:
         """Put weights from elsewhere into storage, which every machine of a launch reaches, if they are not there."""
         with contextlib.suppress(StorageError):  # not there yet, or damaged
-            if foreign.digest(checkpoints.load_network(self.storage.weights(digest))) == digest:
+            if pretrained_weights.digest(checkpoints.load_network(self.storage.weights(digest))) == digest:
                 return
         classes = next(planned.data.classes for planned in self.plan.trials if planned.training == training.key)
         model = training.spec.model
-        found = foreign.load(model, classes, training.spec.data.image_size)
-        if foreign.digest(found) != digest:
+        found = pretrained_weights.load(model, classes, training.spec.data.image_size)
+        if pretrained_weights.digest(found) != digest:
             expected = f"expected {model.weights} as it was when the launch began"
             raise DataError(f"model.weights: {expected}, got other weights")
         self.storage.keep_weights(digest, checkpoints.save_network(found))

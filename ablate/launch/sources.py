@@ -18,9 +18,9 @@ from ablate.launch.console import show_next_steps, show_plan
 from ablate.launch.options import Options
 from ablate.launch.progress import Progress
 from ablate.launch.queue import Source
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import Estimate, estimate
 from ablate.planning.plan import Plan, PlannedTraining, decide
+from ablate.planning.plan_file import plan_file_of
 from ablate.planning.search_plan import SearchPlan, search_estimate
 from ablate.spaces.trials import Sample
 from ablate.storage.leases import Leases
@@ -28,7 +28,7 @@ from ablate.storage.samples import SampleEnd, sample_end
 from ablate.storage.storage import Storage
 
 if TYPE_CHECKING:
-    from ablate.launch.foresight import Foresight
+    from ablate.launch.power import PowerAnalysis
 
 _FALLBACK_SHARE = 8
 """Trainings that share a cluster where only time limits a search."""
@@ -77,11 +77,11 @@ class Subject(Source):
     def expected(self, storage: Storage) -> Estimate:
         """How long it would take at most."""
 
-    def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
+    def foreseen(self, storage: Storage, expected: Estimate) -> list[PowerAnalysis]:
         """What the seeds asked for can decide."""
         return []
 
-    def outlook(self, foreseen: list[Foresight]) -> dict[str, Any]:
+    def outlook(self, foreseen: list[PowerAnalysis]) -> dict[str, Any]:
         """What it is expected to take, and at most, where these are not the same; else nothing."""
         return {}
 
@@ -144,7 +144,7 @@ class Subject(Source):
 
     def as_json(self, session: Session) -> dict[str, Any]:
         """The results for a script."""
-        from ablate.report.as_json import results_as_json
+        from ablate.report.serialization import results_as_json
 
         return results_as_json(results_of(self.plan, session), session.left_out)
 
@@ -183,13 +183,13 @@ class Rows(Subject):
         """See `Subject`."""
         return estimate(self.plan, storage)
 
-    def foreseen(self, storage: Storage, expected: Estimate) -> list[Foresight]:
+    def foreseen(self, storage: Storage, expected: Estimate) -> list[PowerAnalysis]:
         """See `Subject`."""
         if not any(space.space.claims for space in self.plan.spaces):
             return []
-        from ablate.launch.foresight import foresee  # brings scipy
+        from ablate.launch.power import analyse_power  # brings scipy
 
-        return foresee(self.plan, storage, expected)
+        return analyse_power(self.plan, storage, expected)
 
     def begin(self, session: Session) -> None:
         """See `Subject`."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ablate.analysis.examples import ANALYSED_IMAGES
 from ablate.analysis.registry import declared_passes, declared_settings
-from ablate.attacks import Attack, Square, Together, build_attack
+from ablate.attacks import Attack, Ensemble, Square, build_attack
 from ablate.learning.models import build_network
 from ablate.learning.objectives import traits
-from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.planned_measurement import PlannedMeasurement
 from ablate.spaces.settings import values_of
 from ablate.spaces.specs import ModelSpec, TrainingAttackSpec, TrialSpec
 
@@ -51,7 +51,7 @@ def measurement_cost(
         return count * (1 + STEP_COST * _ASSUMED_STEPS)
     made = build_attack(measurement.name, measurement.settings)
     count = min(test_count, measurement.settings.images or test_count) if made.reducible else test_count
-    if isinstance(made, Together):  # what is a column by itself is not attacked once more
+    if isinstance(made, Ensemble):  # what is a column by itself is not attacked once more
         asked = [part for part in made.parts if part.name not in measurement.settings.attacks]
         return count * (1 + sum(attack_cost(part, at_most=at_most) for part in asked))
     return count * attack_cost(made, at_most=at_most)
@@ -64,7 +64,7 @@ def attack_cost(attack: Attack, *, at_most: bool = False) -> float:
         attack: Which.
         at_most: As of `measurement_cost`.
     """
-    if isinstance(attack, Together):
+    if isinstance(attack, Ensemble):
         return sum(attack_cost(part, at_most=at_most) for part in attack.parts)
     again = getattr(attack, "targets", 1) * getattr(attack, "restarts", 1)
     if attack.spares_broken and not at_most:

@@ -13,9 +13,9 @@ from ablate.core.errors import DataError, SpecError
 from ablate.core.places import local_path
 from ablate.core.randomness import permutation, stream
 from ablate.learning import downloads, imagefolder
+from ablate.learning.cifar10_c import Corrupted, load_official
 from ablate.learning.downloads import PUBLISHED
 from ablate.learning.images import RECIPE, resize
-from ablate.learning.official import Corrupted, load_official
 from ablate.spaces.specs import DataSpec
 
 _DIGITS_DIGEST = "a0d5d6d04a2cada264d67267c2f35cd4"  # pixels, labels, split: planning needs no scikit-learn

@@ -26,6 +26,7 @@ from ablate.attacks.linf import ANY, PIXELS, ascend, divergence_from
 from ablate.core import randomness
 from ablate.core.errors import SpecError
 from ablate.core.text import now_ms
+from ablate.learning.attack_start import start_of
 from ablate.learning.augmentation import AugmentationFunction, crop_and_flip, get_augmentation
 from ablate.learning.averages import RECALIBRATED_ON, Average, holding
 from ablate.learning.compiling import compiled_code, forget_unless_shared
@@ -50,7 +51,6 @@ from ablate.learning.objectives import (
 )
 from ablate.learning.precision import memory_format, slower_than_asked
 from ablate.learning.resident import Resident, resident
-from ablate.learning.starts import start_of
 from ablate.learning.state import TrainingError, TrainingState, copied
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, Turns, convolutions_in, finish, seeded, within
 from ablate.spaces.networks import AverageName, asked_of_training, can_have

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from ablate.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from ablate.planning.as_file import plan_file_of as plan_file_of
     from ablate.planning.plan import Plan as Plan
     from ablate.planning.plan import decide as decide
     from ablate.planning.plan import make_plan as make_plan
+    from ablate.planning.plan_file import plan_file_of as plan_file_of
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ablate.learning import data
-from ablate.learning.official import CORRUPTIONS
+from ablate.learning.cifar10_c import CORRUPTIONS
 from ablate.planning.plan import PlannedTraining
 
 

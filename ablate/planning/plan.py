@@ -11,19 +11,19 @@ from typing import Literal
 import torch
 
 from ablate.analysis.registry import analysis_source, declared_scalars, declared_settings, get_analysis
-from ablate.attacks import Attack, Together, attack_source, build_attack
+from ablate.attacks import Attack, Ensemble, attack_source, build_attack
 from ablate.core.errors import DataError, SpecError, nearest
 from ablate.core.filters import Filter
-from ablate.learning import data, foreign
+from ablate.learning import data, pretrained_weights
 from ablate.learning.augmentation import augmentation_source, get_augmentation
+from ablate.learning.cifar10_c import CORRUPTIONS, digest_of, load_official
 from ablate.learning.models import check_model, source_digest
 from ablate.learning.objectives import get_objective, objective_source, refuse_mixed_labels
-from ablate.learning.official import CORRUPTIONS, digest_of, load_official
 from ablate.planning import keys
 from ablate.planning.metrics import refuse_unknown
 from ablate.spaces.metrics import Metric, analysis_label, refused_scalar, transfer_column
 from ablate.spaces.networks import asked_of_training, can_have, measured_networks
-from ablate.spaces.planned import MadeOn, PlannedMeasurement
+from ablate.spaces.planned_measurement import MadeOn, PlannedMeasurement
 from ablate.spaces.settings import values_of
 from ablate.spaces.space import PresetFile, SpaceFile, Trial
 from ablate.spaces.specs import DataSpec, TrialSpec
@@ -379,7 +379,7 @@ def _place_of(trial: Trial, message: str) -> str:
 def _weights(spec: TrialSpec, summary: data.DataSummary) -> str | None:
     if spec.model.weights is None:
         return None
-    return foreign.describe(spec.model, summary.classes, spec.data.image_size)
+    return pretrained_weights.describe(spec.model, summary.classes, spec.data.image_size)
 
 
 def _user_code(spec: TrialSpec) -> dict[str, str]:
@@ -421,7 +421,7 @@ def _measurements(
 
             def key_of(attack: Attack, adaptive: bool, network: str = network) -> tuple[str, Parts]:
                 parts: Parts = ()
-                if isinstance(attack, Together):
+                if isinstance(attack, Ensemble):
                     parts = tuple((p.name, key_of(p, adaptive and p.uses_network)[0]) for p in attack.parts)
                 key = keys.measurement_key(
                     training,

@@ -19,15 +19,15 @@ from ablate.core.places import local_path
 from ablate.core.redaction import redact
 from ablate.core.text import harmless, listed, open_closed_streams, open_console, plural, printable, shown
 from ablate.core.user_code import import_modules
-from ablate.report.as_json import results_as_json
 from ablate.report.formats import to_csv, to_latex, to_markdown
 from ablate.report.from_tracking import CHANGED, keep_storages_apart, pages_of, results_of
 from ablate.report.next_steps import DEFAULT_STORAGE, bundle_there, show_pages
 from ablate.report.results import Results
+from ablate.report.serialization import results_as_json
 from ablate.report.tables import Table, build_table, table_input
 from ablate.report.tags import mark_replicated, mark_runs
 from ablate.report.terminal import print_registration, print_results
-from ablate.report.verdicts.masked import Masked
+from ablate.report.verdicts.masking import Masked
 from ablate.spaces.loading import table_names
 from ablate.spaces.networks import NAMES, Network
 

@@ -19,7 +19,7 @@ from ablate.report.page import Link, Missing, PageData, SpacePage
 from ablate.report.results import Results, Runs, Trial
 from ablate.report.search import search_facts, search_of
 from ablate.report.tables import build_table, table_input
-from ablate.report.verdicts.masked import second_verdicts
+from ablate.report.verdicts.masking import second_verdicts
 from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.figures import FigureData, RowData, figure_kind, figure_names

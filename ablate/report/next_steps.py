@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.core.redaction import redact, without_login
-from ablate.storage.zipped import bundles_in
+from ablate.storage.bundles import bundles_in
 
 DEFAULT_STORE = "mlflow.db"
 """What MLflow takes by itself in the folder where it is started."""

@@ -19,7 +19,7 @@ from ablate.report.figures.pictures import Picture
 from ablate.report.formats import MASKED, NOTHING, deviation, marks, number
 from ablate.report.names import column_name
 from ablate.report.tables import Line, Row, Table
-from ablate.report.verdicts.masked import SECOND
+from ablate.report.verdicts.masking import SECOND
 from ablate.report.verdicts.noise import TableNoise
 from ablate.report.verdicts.rivals import Answer, rivalries
 from ablate.report.verdicts.verdicts import Verdict

@@ -16,7 +16,7 @@ from ablate.report.names import COLUMN_NAMES, OBJECTIVE_NAMES, column_name, redu
 from ablate.report.replications import Replication, row_note
 from ablate.report.results import Results, Trial
 from ablate.report.search import search_of
-from ablate.report.verdicts.masked import Masked, masked_columns, notes_of
+from ablate.report.verdicts.masking import Masked, masked_columns, notes_of
 from ablate.spaces.claims import Trend
 from ablate.spaces.metrics import Metric, is_accuracy, transfer_column
 from ablate.spaces.networks import words

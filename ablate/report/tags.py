@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ablate.report.replications import REPLICATED_TAG, replications_by_trial, to_tag
-from ablate.report.verdicts.masked import Masked
+from ablate.report.verdicts.masking import Masked
 from ablate.spaces.masking import SEARCH
 from ablate.spaces.metrics import Metric
 from ablate.spaces.networks import Network

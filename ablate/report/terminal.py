@@ -14,7 +14,7 @@ from ablate.report.formats import to_terminal
 from ablate.report.results import Results
 from ablate.report.search import best_space, search_of, shares_sentences, summary_lines
 from ablate.report.tables import build_table, table_input
-from ablate.report.verdicts.masked import SECOND, Masked, second_verdicts
+from ablate.report.verdicts.masking import SECOND, Masked, second_verdicts
 from ablate.report.verdicts.noise import lines as noise_lines
 from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.rivals import rivalries

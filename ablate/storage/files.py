@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlparse
 from ablate.core.errors import StorageError
 from ablate.core.places import is_address, local_path, refuse_half_written
 from ablate.core.redaction import redact
-from ablate.storage.zipped import SUFFIX, BundleFiles
+from ablate.storage.bundles import SUFFIX, BundleFiles
 
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 """What the system says where there is something else than a file, or nothing."""

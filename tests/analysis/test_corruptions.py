@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ablate.analysis.corruptions import CLOSED_FORMS, FORMS, NAMES, OFFICIAL, SEVERITIES, corrupted, corruptions
 from ablate.analysis.registry import AnalysisContext
 from ablate.core.errors import DataError, MeasurementError
-from ablate.learning import official
-from ablate.learning.official import digest_of, load_official
+from ablate.learning import cifar10_c
+from ablate.learning.cifar10_c import digest_of, load_official
 from ablate.spaces.specs import DataSpec
 
 SIZE = 16
@@ -191,8 +191,8 @@ def test_accuracy_is_of_the_answers_and_official_images_are_taken_where_there_ar
 def test_official_files_are_read_and_others_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(official, "IMAGES", 3)
-    monkeypatch.setattr(official, "SHAPE", (SEVERITIES * 3, 32, 32, 3))
+    monkeypatch.setattr(cifar10_c, "IMAGES", 3)
+    monkeypatch.setattr(cifar10_c, "SHAPE", (SEVERITIES * 3, 32, 32, 3))
     folder = tmp_path / OFFICIAL
     assert load_official(DataSpec(), tmp_path) is None
     folder.mkdir()

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate.attacks import Attack, Together, attack_names, build_attack
+from ablate.attacks import Attack, Ensemble, attack_names, build_attack
 from ablate.attacks.base import LATER
 from ablate.spaces.specs import MeasurementSpec
 
 
 def brief(attack: Attack) -> Attack:
     """The same attack with steps for seconds."""
-    if isinstance(attack, Together):
+    if isinstance(attack, Ensemble):
         return dataclasses.replace(attack, parts=tuple(map(brief, attack.parts)))
     less = {"steps": 6, "queries": 12, "targets": 2}
     return dataclasses.replace(

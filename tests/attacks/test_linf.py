@@ -154,13 +154,13 @@ def test_the_loop_leaves_parameters_images_and_grad_mode_alone(network, batch) -
 def test_no_parameter_gradient_is_computed(network, batch) -> None:
     masks: list[list[bool]] = []
 
-    class Watch(TorchDispatchMode):
+    class Watchdog(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             if function is torch.ops.aten.convolution_backward.default:
                 masks.append(list(args[-1]))
             return function(*args, **(kwargs or {}))
 
-    with Watch():
+    with Watchdog():
         apply(FGSM(), network, batch)
     assert masks == [[True, False, False]] * 2  # of input, weight, bias: two convolutions, each asked for the input's
 

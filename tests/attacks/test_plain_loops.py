@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate.attacks import Square, TargetedAPGD, TargetedFAB, evaluate, evaluate_together
+from ablate.attacks import Square, TargetedAPGD, TargetedFAB, evaluate, evaluate_ensemble
+from ablate.attacks.active_set import ROWS_AT_ONCE
 from ablate.attacks.apgd import ascend_adaptively, likeliest_others, targeted_dlr
+from ablate.attacks.ensemble import Ensemble
 from ablate.attacks.evaluation import CleanLogits
 from ablate.attacks.linf import TPGD
 from ablate.attacks.noise import Natural
-from ablate.attacks.remaining import ROWS_AT_ONCE
-from ablate.attacks.together import Together
 from ablate.core.filters import Filter
 
 SIZE = 4
@@ -224,10 +224,10 @@ def test_what_is_known_is_known_behind_its_own_filter(first: Natural | TPGD) -> 
         for seen, correct in evaluate(network, part, images, labels, **{**how, "adaptive": part.uses_network}).items()
     }
     assert len({tuple(stored[second.name, seen].tolist()) for seen in FILTERS}) == 3
-    whole = Together(name="worst", eps_255=60.0, parts=parts)
+    whole = Ensemble(name="worst", eps_255=60.0, parts=parts)
     for known in ({}, {key: value for key, value in stored.items() if key[0] == first.name}, stored):
         clean = CleanLogits(network, images, 25)
-        found = evaluate_together(network, whole, images, labels, clean=clean, known=known, **how)
+        found = evaluate_ensemble(network, whole, images, labels, clean=clean, known=known, **how)
         for seen in FILTERS:
             assert torch.equal(found[seen].correct, stored[first.name, seen] & stored[second.name, seen])
 
@@ -252,9 +252,9 @@ def test_an_attack_behind_a_filter_that_asks_for_clean_logits_has_those_behind_i
 def test_a_column_of_parts_tells_how_far_it_is_by_what_its_parts_cost() -> None:
     network, images = Rough(3, 0.8), random(10, 3, SIZE, SIZE)
     labels = network(images).argmax(1)
-    whole = Together(name="both", eps_255=8.0, parts=(Natural(), Square(eps_255=8, queries=2)))
+    whole = Ensemble(name="both", eps_255=8.0, parts=(Natural(), Square(eps_255=8, queries=2)))
     told: list[tuple[int, int]] = []
-    evaluate_together(
+    evaluate_ensemble(
         network,
         whole,
         images,

@@ -16,19 +16,19 @@ from ablate.attacks import (
     PGD,
     Attack,
     CleanLogits,
+    Ensemble,
     Natural,
     Square,
     TargetedAPGD,
     TargetedFAB,
-    Together,
     build_attack,
     evaluate,
-    evaluate_together,
+    evaluate_ensemble,
     register_attack,
 )
+from ablate.attacks.active_set import ROWS_AT_ONCE
 from ablate.attacks.apgd import likeliest_others, windows
 from ablate.attacks.fab import project_linf
-from ablate.attacks.remaining import ROWS_AT_ONCE
 from ablate.attacks.square import side_of
 from ablate.core.errors import SpecError
 from ablate.core.filters import Filter
@@ -282,8 +282,8 @@ def test_a_plane_out_of_reach_is_gone_towards_as_far_as_the_box_goes() -> None:
 # Columns made of others
 
 
-def whole(*parts: Attack) -> Together:
-    return Together(name="worst", eps_255=EPS_255, parts=parts)
+def whole(*parts: Attack) -> Ensemble:
+    return Ensemble(name="worst", eps_255=EPS_255, parts=parts)
 
 
 BRIEF = (Natural(), APGD(eps_255=EPS_255, steps=5), Square(eps_255=EPS_255, queries=40))
@@ -292,7 +292,7 @@ BRIEF = (Natural(), APGD(eps_255=EPS_255, steps=5), Square(eps_255=EPS_255, quer
 def test_together_is_the_and_of_its_parts_and_what_is_broken_is_attacked_no_more() -> None:
     network, images, labels = some(100)
     apart = [withstands(part, 100) for part in BRIEF]
-    found = evaluate_together(network, whole(*BRIEF), images, labels, seed=0, batch_size=100)[None]
+    found = evaluate_ensemble(network, whole(*BRIEF), images, labels, seed=0, batch_size=100)[None]
     assert torch.equal(found.correct, apart[0] & apart[1] & apart[2])
     assert found.attacked == (100, int(apart[0].sum()), int((apart[0] & apart[1]).sum()))
     assert [int((found.broken_by == number).sum()) for number in range(3)] == [
@@ -308,8 +308,8 @@ def test_together_is_the_and_of_its_parts_and_what_is_broken_is_attacked_no_more
 def test_the_outcome_is_the_same_whatever_is_known_already(known: tuple[int, ...]) -> None:
     network, images, labels = some(100)
     stored = {(BRIEF[number].name, None): withstands(BRIEF[number], 100) for number in known}
-    expected = evaluate_together(network, whole(*BRIEF), images, labels, seed=0, batch_size=100)[None]
-    found = evaluate_together(network, whole(*BRIEF), images, labels, seed=0, batch_size=30, known=stored)[None]
+    expected = evaluate_ensemble(network, whole(*BRIEF), images, labels, seed=0, batch_size=100)[None]
+    found = evaluate_ensemble(network, whole(*BRIEF), images, labels, seed=0, batch_size=30, known=stored)[None]
     assert torch.equal(found.correct, expected.correct) and torch.equal(found.broken_by, expected.broken_by)
     assert [count is None for count in found.attacked] == [number in known for number in range(3)]
 
@@ -323,14 +323,14 @@ def test_behind_filters_it_is_the_and_behind_each(adaptive: bool) -> None:
         for part in BRIEF
     ]
     clean = CleanLogits(network, images, 100)
-    found = evaluate_together(network, whole(*BRIEF), images, labels, clean=clean, **more)
+    found = evaluate_ensemble(network, whole(*BRIEF), images, labels, clean=clean, **more)
     for seen in more["filters"]:
         assert torch.equal(found[seen].correct, apart[0][seen] & apart[1][seen] & apart[2][seen])
 
 
 def test_aa_is_the_standard_version() -> None:
     attack = build_attack("aa", MeasurementSpec(eps_255=4.0, square_queries=70))
-    assert isinstance(attack, Together)
+    assert isinstance(attack, Ensemble)
     assert [part.name for part in attack.parts] == ["natural", "apgd_ce", "apgd_t", "fab_t", "square"]
     assert [getattr(part, "steps", None) for part in attack.parts] == [None, 100, 100, 100, None]
     assert {getattr(part, "eps_255", 4.0) for part in attack.parts} == {4.0}
@@ -340,7 +340,7 @@ def test_aa_is_the_standard_version() -> None:
 def test_worst_is_what_stays_in_the_ball_of_all_that_is_declared() -> None:
     spec = MeasurementSpec(attacks=("worst", "natural", "gn", "pgd20", "cw20", "square"))
     attack = build_attack("worst", spec)
-    assert isinstance(attack, Together)
+    assert isinstance(attack, Ensemble)
     assert [part.name for part in attack.parts] == ["natural", "pgd20", "square"]
     assert "pgd20" in repr(attack)
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from ablate.attacks import APGD, Natural, Square, Together, build_attack
+from ablate.attacks import APGD, Ensemble, Natural, Square, build_attack
 from ablate.bench import __main__ as bench
 from ablate.bench import autoattack, cases, packing, recipes, streams, textbook, timing
 from ablate.bench.autoattack import standard as autoattack_whole
@@ -140,9 +140,9 @@ def test_a_step_is_timed_beside_its_rivals_as_json() -> None:
     assert ours["ratio"]["written out"]["median"] > 0
 
 
-def brief_autoattack() -> Together:
+def brief_autoattack() -> Ensemble:
     parts = (Natural(), APGD(steps=2), Square(queries=2))
-    return Together(name="aa", eps_255=8.0, parts=parts)
+    return Ensemble(name="aa", eps_255=8.0, parts=parts)
 
 
 class Rival:

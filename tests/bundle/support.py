@@ -10,7 +10,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from ablate.bundle.__main__ import app
-from ablate.storage.zipped import CHECKSUMS, write_bundle
+from ablate.storage.bundles import CHECKSUMS, write_bundle
 
 
 def run(*arguments: object) -> tuple[int, str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ablate.bundle.verification import open_bundle, verify
+from ablate.storage.bundles import ABOUT, BundleFiles, write_bundle
 from ablate.storage.checksums import sha256
-from ablate.storage.zipped import ABOUT, BundleFiles, write_bundle
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from ablate.core.errors import StorageError
+from ablate.storage.bundles import ABOUT, CHECKSUMS, SMALL, BundleFiles, write_bundle
 from ablate.storage.checksums import sha256
 from ablate.storage.records import MOST_BYTES, arrays_in
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import ABOUT, CHECKSUMS, SMALL, BundleFiles, write_bundle
 from tests.bundle.support import run, sums
 
 ABOUT_IT = json.dumps({"layout": 1, "reader": "0.2.0", "plan": "ab"}).encode()

@@ -14,8 +14,8 @@ import pytest
 from ablate.bundle.statement import differences, results_in, statement_of, summed
 from ablate.bundle.verification import open_bundle, verify
 from ablate.storage import plans
+from ablate.storage.bundles import ABOUT
 from ablate.storage.checksums import seal, unseal
-from ablate.storage.zipped import ABOUT
 from tests.bundle.support import changed, run
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -13,8 +13,8 @@ from ablate.bundle.statement import results_in
 from ablate.report.formats import to_markdown
 from ablate.report.tables import build_table, table_input
 from ablate.storage import plans
+from ablate.storage.bundles import BundleFiles
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import BundleFiles
 from tests.bundle.support import run
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"

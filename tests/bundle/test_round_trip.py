@@ -25,11 +25,11 @@ from ablate.report.tables import build_table, table_input
 from ablate.status.__main__ import app as status_app
 from ablate.storage import plans
 from ablate.storage.attempts import attempts_of, read_manifest, seal_manifest
+from ablate.storage.bundles import BundleFiles
 from ablate.storage.checksums import sha256
 from ablate.storage.layers import LayeredFiles
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import BundleFiles
 from tests.bundle.support import changed, contents, run
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "storage.tar.xz"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.launch.options import Options
-from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan_file import plan_file_of
 from ablate.report.from_storage import results_of
 from ablate.report.search import SearchSummary, search_of
 from ablate.storage.storage import Storage

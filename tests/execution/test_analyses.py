@@ -13,7 +13,7 @@ from ablate.execution import worker
 from ablate.execution.analyses import AnalysisInputs, analyse
 from ablate.learning import data
 from ablate.spaces.measurement import MeasurementSpec
-from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.planned_measurement import PlannedMeasurement
 from ablate.spaces.specs import DataSpec
 from ablate.storage.storage import Storage
 from tests.support.tasks import planned, task

@@ -222,7 +222,7 @@ def test_one_that_hangs_is_broken_off_and_the_others_go_on(world: World, monkeyp
 
 def test_as_long_as_one_of_a_process_gets_on_none_of_it_hangs() -> None:
     now = [0.0]
-    watch = watchdog.Watch(lambda: now[0])
+    watch = watchdog.Watchdog(lambda: now[0])
     watch.together(["a", "b"])
     for key in ("a", "b"):
         watch.handle(Event(key, "started", 0, 9))

@@ -13,7 +13,7 @@ import ray
 
 from ablate.execution import base, local, tune, watchdog
 from ablate.execution.base import Event, Kind
-from ablate.execution.watchdog import FIRST_S, LEAST_S, Watch
+from ablate.execution.watchdog import FIRST_S, LEAST_S, Watchdog
 from ablate.learning import data
 from ablate.learning.data import dataset_name
 from ablate.spaces.specs import DataSpec
@@ -30,7 +30,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.watch = Watch(self)
+        self.watch = Watchdog(self)
 
     def __call__(self) -> float:
         return self.now

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ablate.analysis.spectrum import central_energy_share
-from ablate.attacks import FGSM, PGD, Natural, Together, build_attack, evaluation, register_attack
+from ablate.attacks import FGSM, PGD, Ensemble, Natural, build_attack, evaluation, register_attack
 from ablate.core.errors import DeviceError
 from ablate.core.filters import Filter
 from ablate.core.registry import temporary_registrations
@@ -302,7 +302,7 @@ def records_of(storage: Storage, plan: Any) -> dict[str, Any]:
 def test_a_column_made_of_others_is_the_same_whatever_lay_in_storage(tmp_path: Path, digits: data.Dataset) -> None:
     few = [replace(PGD(), name=name, eps_255=40.0, steps=steps) for name, steps in (("first", 1), ("second", 3))]
     with temporary_registrations():
-        register_attack("both")(lambda spec: Together(name="both", eps_255=40.0, parts=(Natural(), *few)))
+        register_attack("both")(lambda spec: Ensemble(name="both", eps_255=40.0, parts=(Natural(), *few)))
         register_attack("first")(lambda spec: few[0])
         register_attack("second")(lambda spec: few[1])
         found = {}

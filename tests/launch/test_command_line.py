@@ -25,8 +25,8 @@ from ablate.launch.__main__ import arguments as start
 from ablate.launch.request import Request
 from ablate.launch.session import launch
 from ablate.planning import estimates
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import decide
+from ablate.planning.plan_file import plan_file_of
 from ablate.spaces.specs import ModelSpec
 from ablate.storage.leases import Leases
 from ablate.storage.speeds import keep

@@ -10,8 +10,8 @@ import pytest
 
 from ablate.core.digest import digest
 from ablate.launch.registration import register
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan
+from ablate.planning.plan_file import plan_file_of
 from ablate.report.verdicts.verdicts import standing_of
 from ablate.storage.plans import PlanFile, parse
 from ablate.storage.registrations import Registration, RegistrationPart, path_of, read_all, write_first

@@ -17,7 +17,7 @@ from ablate.launch.options import Options
 from ablate.launch.request import Request, submission_of
 from ablate.launch.session import launch
 from ablate.planning import plan as planning
-from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan_file import plan_file_of
 from ablate.spaces.loading import table_names
 from ablate.spaces.presets import preset_names
 from ablate.storage import plans

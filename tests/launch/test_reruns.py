@@ -17,12 +17,12 @@ from ablate.launch import session
 from ablate.launch.options import Options
 from ablate.launch.request import Request, submission_of
 from ablate.launch.reruns import Reruns
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import DAY_S, Estimate
 from ablate.planning.plan import Plan
-from ablate.report.as_json import results_as_json
+from ablate.planning.plan_file import plan_file_of
 from ablate.report.from_storage import results_of
 from ablate.report.replications import from_tag, to_tag
+from ablate.report.serialization import results_as_json
 from ablate.report.tables import build_table, table_input
 from ablate.storage import plans, replications
 from ablate.storage.records import Record

@@ -18,7 +18,7 @@ from ablate.launch import sources
 from ablate.launch.options import Options
 from ablate.launch.request import Request
 from ablate.launch.session import launch
-from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan_file import plan_file_of
 from ablate.planning.search import Search
 from ablate.report import search as report_search
 from ablate.report.from_storage import results_of

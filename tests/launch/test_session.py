@@ -16,7 +16,7 @@ from ablate.execution.base import Outcome
 from ablate.launch import session, watch
 from ablate.launch.options import Options
 from ablate.launch.request import Request
-from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan_file import plan_file_of
 from ablate.report import __main__ as report
 from ablate.spaces.seeds import parse_seeds
 from ablate.storage.leases import Leases

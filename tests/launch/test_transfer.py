@@ -13,13 +13,13 @@ from ablate.core.errors import SpecError
 from ablate.execution.base import Outcome
 from ablate.execution.measurements import by_attack
 from ablate.execution.tune import pack, unpack
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan, decide, make_plan, transfer_measurement
+from ablate.planning.plan_file import plan_file_of
 from ablate.report.from_storage import results_of
 from ablate.report.results import Results
 from ablate.report.tables import build_table, table_input
 from ablate.spaces.metrics import transfer_column, transferred
-from ablate.spaces.planned import MadeOn
+from ablate.spaces.planned_measurement import MadeOn
 from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, plan_of, write_space

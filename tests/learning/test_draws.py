@@ -14,9 +14,9 @@ from ablate.attacks.evaluation import as_float
 from ablate.bench.cases import operations_of
 from ablate.core import randomness
 from ablate.learning import draws as drawing
+from ablate.learning.attack_start import start_of
 from ablate.learning.augmentation import crop_and_flip
 from ablate.learning.draws import STEPS_AHEAD, Ahead, Draws
-from ablate.learning.starts import start_of
 from ablate.spaces.specs import TrainingAttackSpec
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from ablate.learning.cost import measurement_cost
 from ablate.learning.objectives import register_objective
 from ablate.planning import keys
 from ablate.planning.plan import Plan, decide, make_plan
-from ablate.spaces.planned import PlannedMeasurement
+from ablate.spaces.planned_measurement import PlannedMeasurement
 from ablate.spaces.specs import MeasurementSpec
 from ablate.storage.origins import FOLDER, LAYOUT, Origin, write_first
 from ablate.storage.records import Record

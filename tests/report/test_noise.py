@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ablate.report.as_json import results_as_json
 from ablate.report.contents import page_of
 from ablate.report.page import render
 from ablate.report.results import Outcome, Results
+from ablate.report.serialization import results_as_json
 from ablate.report.terminal import print_results
 from ablate.report.verdicts.noise import table_noise
-from tests.report.test_masked import with_claims
+from tests.report.test_masking import with_claims
 from tests.support.verdict_tables import ABOVE, simulated
 
 

@@ -21,13 +21,13 @@ from ablate.launch import sources
 from ablate.launch.request import Request
 from ablate.launch.session import launch
 from ablate.report import __main__ as report
-from ablate.report.as_json import results_as_json
 from ablate.report.contents import page_of
 from ablate.report.formats import number
 from ablate.report.from_storage import results_of as stored
 from ablate.report.from_tracking import results_of as tracked
 from ablate.report.page import render
 from ablate.report.results import Results
+from ablate.report.serialization import results_as_json
 from ablate.report.tables import Cell
 from ablate.spaces.metrics import Metric
 from ablate.storage import plans

@@ -20,7 +20,7 @@ from ablate.report.figures.series import arrange
 from ablate.report.formats import MASKED
 from ablate.report.results import Results, Trial
 from ablate.report.tables import build_table, table_input
-from ablate.report.verdicts.masked import Masked
+from ablate.report.verdicts.masking import Masked
 from ablate.report.verdicts.noise import table_noise
 from ablate.report.verdicts.verdicts import verdicts_of
 from tests.support.tracking_world import plan_of

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ablate.report.as_json import results_as_json
 from ablate.report.from_storage import results_of as stored
 from ablate.report.from_tracking import left_out
 from ablate.report.from_tracking import results_of as tracked
 from ablate.report.results import Results, Trial
 from ablate.report.search import search_of
+from ablate.report.serialization import results_as_json
 from ablate.storage.plans import PlanFile, TrialPart
 from ablate.storage.storage import Storage
 from ablate.tracking.tracked_plan import TrackedPlan

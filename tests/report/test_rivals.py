@@ -11,17 +11,17 @@ import pytest
 from rich.console import Console
 
 from ablate.core.errors import SpecError
-from ablate.report.as_json import results_as_json
 from ablate.report.contents import page_of
 from ablate.report.page import render
 from ablate.report.results import Results
+from ablate.report.serialization import results_as_json
 from ablate.report.terminal import print_results
 from ablate.report.verdicts.rivals import Answer, Rivalry, rivalries
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, Decision, judge
 from ablate.spaces.claims import Claim
 from ablate.spaces.loading import load_space
 from ablate.spaces.masking import on_the_worst
-from tests.report.test_masked import table, with_claims
+from tests.report.test_masking import table, with_claims
 
 QUESTION = "Is a more robust than b?"
 

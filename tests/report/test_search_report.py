@@ -17,7 +17,7 @@ from rich.console import Console
 from ablate.launch.options import Options
 from ablate.launch.request import Request
 from ablate.launch.session import launch
-from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan_file import plan_file_of
 from ablate.report import from_tracking
 from ablate.report.__main__ import print_space, table_of
 from ablate.report.contents import space_page

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ablate.core.errors import StorageError
+from ablate.storage.bundles import ABOUT, BundleFiles, write_bundle
 from ablate.storage.files import BucketFiles, Files, LocalFiles, open_files
 from ablate.storage.layers import FilesWithin, LayeredFiles
 from ablate.storage.leases import Leases
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
-from ablate.storage.zipped import ABOUT, BundleFiles, write_bundle
 
 KEY = "ab" * 10
 KINDS = {"folder": LocalFiles, "bucket": BucketFiles}

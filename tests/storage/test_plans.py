@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ablate.core.errors import StorageError
 from ablate.core.redaction import redact
 from ablate.learning import data
-from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan_file import plan_file_of
 from ablate.spaces import loading
 from ablate.spaces import space as space_module
 from ablate.spaces import trials as trials_module

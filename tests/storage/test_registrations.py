@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from ablate.launch.registration import register
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.plan import Plan
+from ablate.planning.plan_file import plan_file_of
 from ablate.storage.registrations import SHORT_DIGEST, RegistrationPart, parse, path_of, read_all
 from ablate.storage.storage import Storage
 from tests.support.helpers import options_of, plan_of, write_space

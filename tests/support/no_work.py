@@ -100,7 +100,7 @@ def train_nothing() -> None:
         build_network=lambda *_: Anything(),
         as_measured=lambda network, size: network,
         evaluate=evaluate,
-        evaluate_together=evaluate_together,
+        evaluate_ensemble=evaluate_ensemble,
         analyse=analyse_cheaply(worker.analyse),
         transferred=transferred,
     )
@@ -206,14 +206,14 @@ def evaluate(network: Any, attack: Any, images: Tensor, labels: Tensor, *, seed:
     return {seen: right(share, len(images), attack.name, seed, repr(seen)) for seen in filters}
 
 
-def evaluate_together(network: Any, whole: Any, images: Tensor, labels: Tensor, **asked: Any) -> Any:
-    """See `ablate.attacks.together`."""
-    from ablate.attacks.together import NOBODY, Withstood
+def evaluate_ensemble(network: Any, whole: Any, images: Tensor, labels: Tensor, **asked: Any) -> Any:
+    """See `ablate.attacks.ensemble`."""
+    from ablate.attacks.ensemble import NOBODY, EnsembleOutcome
 
     found = evaluate(network, whole, images, labels, seed=asked["seed"], filters=asked["filters"])
     parts = tuple(len(images) for _ in whole.parts)
     by = {seen: torch.where(correct, NOBODY, 0).to(torch.int8) for seen, correct in found.items()}
-    return {seen: Withstood(correct, by[seen], parts) for seen, correct in found.items()}
+    return {seen: EnsembleOutcome(correct, by[seen], parts) for seen, correct in found.items()}
 
 
 def analyse_cheaply(real: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablate.core.errors import TrackingError
-from ablate.planning.as_file import plan_file_of
+from ablate.planning.plan_file import plan_file_of
 from ablate.storage.plans import redact
 from ablate.storage.storage import Storage
 from ablate.tracking import address as address_module

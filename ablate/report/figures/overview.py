@@ -18,7 +18,7 @@ from ablate.report.figures.pictures import Picture, picture
 from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, grid_of, legend_below, line_look, new_figure, short
 from ablate.report.results import Results, along_epochs
 from ablate.report.tables import build_table, table_input
-from ablate.report.verdicts.masked import SECOND, second_verdicts
+from ablate.report.verdicts.masking import SECOND, second_verdicts
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, Comparison, Verdict, verdicts_of
 from ablate.spaces.figures import Drawing
 

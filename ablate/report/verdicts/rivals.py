@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.report.results import Results
-from ablate.report.verdicts.masked import second_verdicts
+from ablate.report.verdicts.masking import second_verdicts
 from ablate.report.verdicts.verdicts import FAILS, HOLDS, UNDECIDED, Decision, Verdict, verdicts_of
 
 

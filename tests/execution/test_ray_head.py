@@ -13,14 +13,14 @@ import requests
 from ray.job_submission import JobDetails, JobStatus, JobType
 from rich.console import Console
 
-from ablate.execution import head, jobs
-from ablate.execution.head import HeadLost, watching
+from ablate.execution import jobs, ray_head
+from ablate.execution.ray_head import HeadLost, watching
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "LOOK_S", 0.02)
-    monkeypatch.setattr(head, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(ray_head, "LOOK_S", 0.02)
+    monkeypatch.setattr(ray_head, "PATIENCE_S", 0.2)
 
 
 def listening(port: int = 0) -> tuple[socket.socket, str]:
@@ -56,9 +56,9 @@ def test_a_main_thread_that_waits_in_foreign_code_is_left_behind(monkeypatch: py
         codes.append(code)
         left.set()
 
-    monkeypatch.setattr(head, "LEAVE_S", 0.1)
-    monkeypatch.setattr(head, "leave", leave)
-    monkeypatch.setattr(head.signal, "pthread_kill", lambda thread, number: None)  # as if nobody heard it
+    monkeypatch.setattr(ray_head, "LEAVE_S", 0.1)
+    monkeypatch.setattr(ray_head, "leave", leave)
+    monkeypatch.setattr(ray_head.signal, "pthread_kill", lambda thread, number: None)  # as if nobody heard it
     with watching(address, lambda text: None):
         server.close()
         assert left.wait(60)
@@ -75,8 +75,8 @@ def test_a_short_break_is_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
             three.set()
         return looks[-1]
 
-    monkeypatch.setattr(head, "answers", answering)
-    monkeypatch.setattr(head, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(ray_head, "answers", answering)
+    monkeypatch.setattr(ray_head, "PATIENCE_S", 60.0)
     with watching("127.0.0.1:1", lambda text: pytest.fail(text)):
         assert three.wait(60)
 

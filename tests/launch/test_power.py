@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ablate.launch.foresight import Foresight, in_short
+from ablate.launch.power import PowerAnalysis, in_short
 from ablate.launch.request import Request
 from ablate.launch.session import launch
 from tests.support.helpers import launch_here, options_of, write_space
@@ -68,8 +68,8 @@ def test_where_nothing_is_decided_nothing_is_foreseen(tmp_path: Path) -> None:
 
 
 def test_many_claims_are_counted_by_the_seeds_that_decide_them() -> None:
-    def one(seeds: int | None, effect: float | None = 1.0, asked: int | None = None) -> Foresight:
-        return Foresight(
+    def one(seeds: int | None, effect: float | None = 1.0, asked: int | None = None) -> PowerAnalysis:
+        return PowerAnalysis(
             "it is", "a − b", effect, "published", 0.5, "known", seeds, 1.0, 3, asked, 0.1, 1.0, "GPU-hours"
         )
 

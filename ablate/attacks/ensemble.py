@@ -30,11 +30,11 @@ AUTOATTACK = ("natural", "apgd_ce", "apgd_t", "fab_t", "square")
 """The parts of `aa`, in their order."""
 
 NOBODY = -1
-"""In `Withstood.broken_by`: no part broke the image."""
+"""In `EnsembleOutcome.broken_by`: no part broke the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together(LinfAttack):
+class Ensemble(LinfAttack):
     """The worst that several attacks do to each image.
 
     Args:
@@ -91,7 +91,7 @@ class Together(LinfAttack):
 
 
 @dataclass(frozen=True)
-class Withstood:
+class EnsembleOutcome:
     """What came of a column made of others, behind one filter.
 
     Attributes:
@@ -105,9 +105,9 @@ class Withstood:
     attacked: tuple[int | None, ...]
 
 
-def evaluate_together(
+def evaluate_ensemble(
     network: nn.Module,
-    whole: Together,
+    whole: Ensemble,
     images: Tensor,
     labels: Tensor,
     *,
@@ -120,7 +120,7 @@ def evaluate_together(
     known: Mapping[tuple[str, Filter | None], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
     costs: Sequence[float] | None = None,
-) -> dict[Filter | None, Withstood]:
+) -> dict[Filter | None, EnsembleOutcome]:
     """Which images withstand all parts, seen through filters of their frequencies; other arguments as of `evaluate`.
 
     Args:
@@ -174,7 +174,9 @@ def evaluate_together(
             attacked[seen].append(len(places) if seen in asked else None)
             now = (broken_by[seen] == NOBODY) & ~found[seen]
             broken_by[seen] = torch.where(now, number, broken_by[seen]).to(torch.int8)
-    return {seen: Withstood(broken_by[seen] == NOBODY, broken_by[seen], tuple(attacked[seen])) for seen in filters}
+    return {
+        seen: EnsembleOutcome(broken_by[seen] == NOBODY, broken_by[seen], tuple(attacked[seen])) for seen in filters
+    }
 
 
 def _tell_of_part(
@@ -186,7 +188,7 @@ def _tell_of_part(
 
 @register_attack("aa")
 def _aa(spec: MeasurementSpec) -> Attack:
-    return Together(name="aa", eps_255=spec.eps_255, parts=tuple(build_attack(name, spec) for name in AUTOATTACK))
+    return Ensemble(name="aa", eps_255=spec.eps_255, parts=tuple(build_attack(name, spec) for name in AUTOATTACK))
 
 
 @register_attack("worst")
@@ -196,4 +198,4 @@ def _worst(spec: MeasurementSpec) -> Attack:
     parts = tuple(part for part in beside if part.threat is None or part.threat.is_part_of(ball))
     if not parts:
         raise SpecError(f"measurement.attacks: worst: expected another column of {ball.words()} beside it, got none")
-    return Together(name="worst", eps_255=spec.eps_255, parts=parts)
+    return Ensemble(name="worst", eps_255=spec.eps_255, parts=parts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.core.errors import DataError, SpecError
-from ablate.learning import foreign
+from ablate.learning import pretrained_weights
 from ablate.learning.models import build_network
 from ablate.spaces.specs import ModelSpec
 from tests.support.field_networks import ResNet18, WideResNet
@@ -41,7 +41,7 @@ def ours(arch: str, **more: Any) -> ModelSpec:
 
 def loaded(spec: ModelSpec, classes: int = 5) -> nn.Module:
     network = build_network(spec, classes, 16, 0)
-    network.load_state_dict(foreign.load(spec, classes, 16))
+    network.load_state_dict(pretrained_weights.load(spec, classes, 16))
     return network.eval()
 
 
@@ -96,7 +96,7 @@ def test_the_digest_is_of_the_content_whatever_the_file(tmp_path: Path) -> None:
     (tmp_path / "d.bin").write_bytes((tmp_path / "c.safetensors").read_bytes())
 
     def digest(name: str) -> str:
-        return foreign.describe(ours("resnet18", weights=str(tmp_path / name)), 5, 16)
+        return pretrained_weights.describe(ours("resnet18", weights=str(tmp_path / name)), 5, 16)
 
     assert len({digest(name) for name in ("a.pt", "b.tar", "c.safetensors", "d.bin")}) == 1
     before = digest("a.pt")
@@ -127,7 +127,7 @@ def test_weights_of_another_network_are_refused_with_the_first_layer_that_differ
 ) -> None:
     torch.save(theirs("resnet18").state_dict(), tmp_path / "w.pt")
     with pytest.raises(SpecError, match=r"model\.weights: .*w\.pt: expected the weights of") as raised:
-        foreign.describe(spec.model_copy(update={"weights": str(tmp_path / "w.pt")}), classes, 16)
+        pretrained_weights.describe(spec.model_copy(update={"weights": str(tmp_path / "w.pt")}), classes, 16)
     assert all(word in str(raised.value) for word in words), str(raised.value)
 
 
@@ -146,19 +146,19 @@ def test_a_file_that_holds_no_tensors_or_code_is_refused(content: Any, tmp_path:
     else:
         torch.save(content, path)
     with pytest.raises(DataError, match=r"model\.weights: expected .*w\.pt"):
-        foreign.read(path)
+        pretrained_weights.read(path)
     assert "run" not in capfd.readouterr().out
 
 
 def test_a_file_that_is_not_there_or_cut_off_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"model\.weights: expected a file, got .*none\.pt"):
-        foreign.describe(ours("resnet18", weights=str(tmp_path / "none.pt")), 5, 16)
+        pretrained_weights.describe(ours("resnet18", weights=str(tmp_path / "none.pt")), 5, 16)
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file({"a": torch.ones(1000)}, tmp_path / "w.safetensors")
     whole = (tmp_path / "w.safetensors").read_bytes()
     (tmp_path / "w.safetensors").write_bytes(whole[:2000])
     with pytest.raises(DataError, match="expected a whole safetensors file"):
-        foreign.read(tmp_path / "w.safetensors")
+        pretrained_weights.read(tmp_path / "w.safetensors")
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     weights["layer2.0.conv1.weight"][0] = torch.nan
     torch.save(weights, tmp_path / "w.pt")
     with pytest.raises(SpecError, match=r"finite weights, got nan or infinity in layer2\.0\.conv1\.weight"):
-        foreign.load(ours("resnet18", weights=str(tmp_path / "w.pt")), 5, 16)
+        pretrained_weights.load(ours("resnet18", weights=str(tmp_path / "w.pt")), 5, 16)
 
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
@@ -184,12 +184,12 @@ def test_a_file_that_tells_its_mean_wants_the_setting(tmp_path: Path) -> None:
     weights = {f"model.{name}": tensor for name, tensor in theirs("resnet18").state_dict().items()}
     torch.save({"mean": torch.tensor(MEAN), "std": torch.tensor(STD), **weights}, tmp_path / "w.pt")
     with pytest.raises(SpecError, match=r"expected model\.input_mean: \[0\.4914, 0\.4822, 0\.4465\], as mean .*none"):
-        foreign.load(ours("resnet18", weights=str(tmp_path / "w.pt")), 5, 16)
+        pretrained_weights.load(ours("resnet18", weights=str(tmp_path / "w.pt")), 5, 16)
     spec = ours("resnet18", weights=str(tmp_path / "w.pt"), input_mean=MEAN, input_std=STD)
-    assert foreign.load(spec, 5, 16)
+    assert pretrained_weights.load(spec, 5, 16)
     wrong = spec.model_copy(update={"input_std": (1.0, 1.0, 1.0)})
     with pytest.raises(SpecError, match=r"expected model\.input_std: \[0\.2471"):
-        foreign.load(wrong, 5, 16)
+        pretrained_weights.load(wrong, 5, 16)
 
 
 def test_a_network_of_ablate_that_normalizes_is_read_again(tmp_path: Path) -> None:

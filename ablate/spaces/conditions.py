@@ -1,4 +1,4 @@
-"""Settings that change nothing beside others: a table of which, and beside what."""
+"""Which settings are inactive beside others, and beside what."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ablate.spaces.specs import FILTERS, ONE_STEP, TrialSpec
 
 
 @dataclass(frozen=True)
-class Inert:
-    """Settings without effect where something else is as it is.
+class Condition:
+    """Settings that are inactive where something else is as it is.
 
     Args:
         paths: Of them, or of groups of them.
@@ -40,84 +40,84 @@ def _without(*names: str) -> Callable[[TrialSpec], bool]:
 
 
 _TABLE = (
-    Inert(("training",), "model.weights, which are trained never", lambda spec: spec.model.weights is not None),
-    Inert(
+    Condition(("training",), "model.weights, which are trained never", lambda spec: spec.model.weights is not None),
+    Condition(
         ("training.attack.steps", "training.attack.step_255", "training.attack.random_start"),
         "a training.attack.name of one step",
         lambda spec: spec.training.attack.name in ONE_STEP,
     ),
-    Inert(
+    Condition(
         tuple(f"training.attack.{name}" for name in ("steps", "step_255", "eps_255", "random_start", "network_mode")),
         "training.attack.name: none",
         lambda spec: spec.training.attack.name == "none",
     ),
-    Inert(
+    Condition(
         tuple(f"training.augmentation.{name}" for name in ("order", "beta", "bce_reduction")),
         "training.augmentation.name: none",
         lambda spec: spec.training.augmentation.name == "none",
     ),
-    Inert(
+    Condition(
         ("training.augmentation.bce_reduction",),
         "training.augmentation.name: cutout, whose labels are hard",
         lambda spec: spec.training.augmentation.name == "cutout",
     ),
-    Inert(
+    Condition(
         ("training.augmentation.beta", "training.augmentation.bce_reduction"),
         "an augmentation that filters: it draws nothing, and its labels are hard",
         lambda spec: spec.training.augmentation.name in FILTERS,
     ),
-    Inert(
+    Condition(
         ("training.augmentation.degree", "training.augmentation.outer_degree"),
         "an augmentation that is no filter",
         lambda spec: spec.training.augmentation.name in ("none", "mixup", "cutout", "cutmix"),
     ),
-    Inert(
+    Condition(
         ("training.augmentation.outer_degree",),
         "an augmentation other than bandstop",
         lambda spec: spec.training.augmentation.name in ("lowpass", "highpass"),
     ),
-    Inert(
+    Condition(
         ("training.milestones",),
         "a training.schedule other than milestones",
         lambda spec: spec.training.schedule != "milestones",
     ),
-    Inert(
+    Condition(
         ("model.quantization.fat_learning_rate", "model.quantization.fat_weight_decay"),
         "model.quantization.fat: false",
         lambda spec: not spec.model.quantization.fat,
     ),
-    Inert(
+    Condition(
         ("model.quantization.weights",),
         "model.quantization.bits: 32",
         lambda spec: _full_precision(spec) and not spec.model.quantization.fat,
     ),
-    Inert(
+    Condition(
         ("measurement.cw_c", "measurement.cw_kappa", "measurement.cw_learning_rate"),
         "measurement.attacks without cw20 and cw20_exact",
         _without("cw20", "cw20_exact"),
     ),
-    Inert(("measurement.noise_std",), "measurement.attacks without gn", _without("gn")),
-    Inert(
+    Condition(("measurement.noise_std",), "measurement.attacks without gn", _without("gn")),
+    Condition(
         ("measurement.square_queries",),
         "measurement.attacks without square, aa and worst",
         _without("square", "aa", "worst"),
     ),
-    Inert(
+    Condition(
         ("measurement.images",),
         "measurement.attacks without apgd_ce, apgd_t, fab_t, square, aa and worst",
         _without(*ON_FIRST_IMAGES),
     ),
-    Inert(
+    Condition(
         ("measurement.heat_map_norm", "measurement.heat_map_images"),
         "neither heat_map in measurement.analyses nor its figure",
         lambda spec: "heat_map" not in spec.measurement.analyses,
     ),
-    Inert(
+    Condition(
         ("measurement.lowpass_adaptive",),
         "no measurement.lowpass_degree, highpass_degree or bandstop_degrees",
         lambda spec: spec.measurement.filter is None,
     ),
-    Inert(
+    Condition(
         ("measurement.highpass_keep_mean",),
         "no measurement.highpass_degree",
         lambda spec: spec.measurement.highpass_degree is None,
@@ -127,7 +127,7 @@ _TABLE = (
 _DEFAULT = TrialSpec()
 
 
-def inert_beside(spec: TrialSpec, path: str) -> str | None:
+def inactive_beside(spec: TrialSpec, path: str) -> str | None:
     """What takes a setting's effect in a trial.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 from ablate.report import overfitting
 from ablate.report.results import Results, Trial
 from ablate.report.search import search_of, summary_as_json
-from ablate.report.verdicts import masked, noise, rivals
+from ablate.report.verdicts import masking, noise, rivals
 
 
 def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None = None) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None =
         "overrides": list(plan.overrides),
         "seeds": list(plan.seeds),
         "trials": trials,
-        "masked": masked.as_json(results),
+        "masked": masking.as_json(results),
         "rivals": rivals.as_json(results),
         "replications": [
             {"space": each.space.name, "row": row, "seed": seed, **dataclasses.asdict(again)}

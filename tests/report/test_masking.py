@@ -15,7 +15,7 @@ from ablate.report.names import reduced_headers
 from ablate.report.results import Outcome, Results
 from ablate.report.tables import Table, TableInput, build_table
 from ablate.report.tags import mark_runs
-from ablate.report.verdicts.masked import Masked, as_json, holm, masked_columns, second_verdicts
+from ablate.report.verdicts.masking import Masked, as_json, holm, masked_columns, second_verdicts
 from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.claims import Claim
 from ablate.spaces.masking import can_be_masked, on_the_worst

@@ -140,7 +140,7 @@ def _format(images: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-class Remaining:
+class ActiveSet:
     """State of an attack, image by image, of those that are not broken yet.
 
     Args:

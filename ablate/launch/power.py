@@ -14,9 +14,9 @@ import numpy as np
 from ablate.core.text import plural
 from ablate.launch.claim_progress import Question, questions_of
 from ablate.launch.costs import hours_text
-from ablate.planning.as_file import plan_file_of
 from ablate.planning.estimates import Estimate as Duration
 from ablate.planning.plan import Plan
+from ablate.planning.plan_file import plan_file_of
 from ablate.report.from_storage import all_results
 from ablate.report.results import PAPER_BASELINES, Results, published_results
 from ablate.report.verdicts.contrasts import Contrast
@@ -30,7 +30,7 @@ _MOST_EFFECT = 1e4
 
 
 @dataclass(frozen=True)
-class Foresight:
+class PowerAnalysis:
     """What is foreseen of one claim, by the comparison that needs most seeds.
 
     Attributes:
@@ -94,7 +94,7 @@ class Foresight:
         return dataclasses.asdict(self)
 
 
-def foresee(plan: Plan, storage: Storage, expected: Duration) -> list[Foresight]:
+def analyse_power(plan: Plan, storage: Storage, expected: Duration) -> list[PowerAnalysis]:
     """What the seeds of a plan can decide.
 
     Args:
@@ -117,7 +117,7 @@ def foresee(plan: Plan, storage: Storage, expected: Duration) -> list[Foresight]
     ]
 
 
-def in_short(claims: Sequence[Foresight]) -> str:
+def in_short(claims: Sequence[PowerAnalysis]) -> str:
     """What is foreseen of many claims, in a few words."""
     reached = sum(each.asked is not None for each in claims)
     told = [f"{plural(len(claims), 'claim')}, of which these seeds reach a look of {reached:,}"]
@@ -132,7 +132,7 @@ def in_short(claims: Sequence[Foresight]) -> str:
     return "; ".join([*told, *([f"of {rest:,} nobody knows what to expect"] if rest else [])])
 
 
-def _of_claim(question: Question, results: Results, seeds: int, each: float | None, unit: str) -> Foresight:
+def _of_claim(question: Question, results: Results, seeds: int, each: float | None, unit: str) -> PowerAnalysis:
     claim, asked, design = question.claim, question.asked, question.design
     if isinstance(claim.statement, Trend):
         results = results.with_trends(claim.statement.metrics)
@@ -154,7 +154,7 @@ def _of_claim(question: Question, results: Results, seeds: int, each: float | No
                 needed = look_to_decide(contrast, _with(known, effect), list(shares), shares.__getitem__)
             smallest = None if within is None else _smallest(contrast, known, shares[within], within)
         told.append(
-            Foresight(
+            PowerAnalysis(
                 claim.says, contrast.words, effect, effect_from, noise, noise_from, needed, hours(needed),
                 min(design.looks), within,
                 smallest, hours(within), unit,
