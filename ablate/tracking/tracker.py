@@ -103,6 +103,15 @@ class Tracker:
         if opened is None or storage.identify() not in opened.storages:
             self.open_plan(plan, storage=storage)
             opened = self._opened[plan.id]
+        try:
+            return self._send(opened, storage, keys, whole)
+        except TrackingError:
+            # A run may have been deleted behind our back, or made by a call whose answer was lost: look again.
+            self._opened.pop(plan.id, None)
+            self.repairs += opened.repairs
+            raise
+
+    def _send(self, opened: PlanRuns, storage: Storage, keys: Iterable[str] | None, whole: bool) -> list[str]:
         problem: UserError | None = None
         if keys is None:
             try:
@@ -132,7 +141,6 @@ class Tracker:
         self.repairs += opened.repairs
         opened.repairs.clear()
         if problem is not None:
-            del self._opened[plan.id]  # a run may have been deleted behind our back: look again next time
             raise TrackingError(str(problem)) from problem
         runs.settle(self.store, opened)
         self.repairs += opened.repairs  # what was set aside is deleted last

@@ -201,8 +201,11 @@ class Crash(BaseException):
     """The process dies here."""
 
 
-def dying_clients(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have this process crash after a call of MLflow's clients: the one with which the returned number comes to 0."""
+def dying_clients(monkeypatch: pytest.MonkeyPatch, error: type[BaseException] = Crash) -> list[int]:
+    """Have this process crash after a call of MLflow's clients: the one with which the returned number comes to 0.
+
+    With another error it lives on without the answer.
+    """
     left = [0]
 
     def dying(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -211,7 +214,7 @@ def dying_clients(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             answer = call(*arguments, **named)
             left[0] -= 1
             if left[0] == 0:
-                raise Crash
+                raise error
             return answer
 
         return dies

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -26,7 +27,7 @@ from ablate.tracking.address import resolve
 from ablate.tracking.store import Point, ServerAway
 from tests.support.tasks import planned
 from tests.support.tracking_contract import Make, TrackingContract
-from tests.support.tracking_world import Tracker, finish, plan_of
+from tests.support.tracking_world import Tracker, dump, dying_clients, finish, plan_of
 
 
 class TestSqlite(TrackingContract):
@@ -53,6 +54,21 @@ def test_a_relaunch_of_finished_trainings_reads_their_manifests_alone(
         tracker = at(tmp_path)
         tracker.open_plan(plan)
         assert tracker.sync(plan, storage) == []
+
+
+def test_a_call_whose_answer_is_lost_leaves_nothing_doubled(
+    at: Callable[[Path], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, storage, tracker = plan_of(rows=("512",)), Storage(str(tmp_path / "storage")), at(tmp_path)
+    finish(storage, plan)
+    left = dying_clients(monkeypatch, ConnectionError)
+    for calls in range(1, 100):
+        left[0] = calls
+        with contextlib.suppress(ServerAway):
+            assert tracker.sync(plan, storage) == []
+            break
+    monkeypatch.undo()
+    assert 3 < calls < 99 and len(dump(tracker, ids=False)) == 4  # fails if anything is there twice
 
 
 def test_large_networks_stay_in_storage(
