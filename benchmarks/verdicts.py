@@ -13,6 +13,7 @@ are decided rightly by each look. `docs/verdicts.md` explains the method.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,8 @@ from ablate.spaces.looks import DEFAULT_LOOKS, Design  # noqa: E402
 from benchmarks.spending import print_spending  # noqa: E402
 
 SEED = 20_240_501
-SCALAR, OTHER, ACCURACY = "made/one", "made/other", "pgd20"
+SCALAR, OTHER = "made/one", "made/other"
+ACCURACY, OTHER_ACCURACY = "pgd20", "clean"
 IMAGES = 200
 EFFECT = 4.0
 """Of the tables that power is of, in standard deviations between trainings."""
@@ -43,6 +45,8 @@ _CHUNK = {False: 20_000, True: 500}
 _EPOCHS = 120
 _LUCK = 0.04
 """Of one training: how far it shifts the threshold by which images are right."""
+_VIEW, _CHANCE = 0.3, 0.5
+"""How far rows disagree about an image, and how far trainings of one row do; how hard it is has 1."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Kind:
         name: As printed.
         statement: Of the claim, but for its metrics.
         rows: Labels.
-        edge: The row's offset at which the claim is at its edge, for each row.
+        edge: The row's offset at which the claim is at its edge, for each row; of accuracies, in points.
         effect: What is added to a row where the claim is true or false without doubt, in noises, for each row.
         holds: Whether it is then true.
         metric: What is measured.
@@ -81,6 +85,33 @@ class Kind:
         [(key, content)] = self.statement.items()
         metric = self.metric.removeprefix(TREND)
         return Claim.model_validate({"says": self.name, key: {**content, "metrics": [metric]}})
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured: a gain is of two metrics."""
+        [content] = self.statement.values()
+        return (self.metric, str(content["than"])) if "than" in content else (self.metric,)
+
+    def noise(self, row: str, ratio: float) -> float:
+        """Of a row, in the others'."""
+        return ratio if row == self.rows[0] else 1.0
+
+    def at_edge(self, ratio: float) -> Mapping[str, float]:
+        """Row -> its offset in noises at which the claim is at its edge.
+
+        The expected accuracy at a threshold t is Phi(t / s), where s^2 is the sum of all that moves an image across it.
+
+        Args:
+            ratio: The first row's noise, in the others'.
+        """
+        if self.metric != ACCURACY:
+            return self.edge
+        spread = {
+            row: math.sqrt(1.0 + _VIEW**2 + _CHANCE**2 + (_LUCK * self.noise(row, ratio)) ** 2) for row in self.edge
+        }
+        return {
+            row: spread[row] * float(stats.norm.ppf(0.5 + points / 100.0)) / _LUCK for row, points in self.edge.items()
+        }
 
 
 def kinds() -> list[Kind]:
@@ -132,6 +163,25 @@ def kinds() -> list[Kind]:
              metric=ACCURACY),
         Kind("value at least, 200 images", {"value": {"row": "a", "at_least": 50.0}}, "a", {}, first,
              metric=ACCURACY, ratios=(1.0,)),
+        Kind("value within 15 points, 200 images", {"value": {"row": "a", "reference": 50.0, "within": 15.0}}, "a",
+             {"a": 15.0}, {"a": -11.0}, metric=ACCURACY, ratios=(1.0,)),
+        Kind("below, 5 rows, 200 images", {"below": {"row": "e", "rows": list("abcd")}}, five, {}, last, holds=False,
+             metric=ACCURACY),
+        Kind("pairwise, 2 rows, 200 images", {"pairwise": {"pairs": [["a", "b"]]}}, two, {}, first, metric=ACCURACY),
+        Kind("pairwise, 2 pairs of 4 rows, 200 images", {"pairwise": {"pairs": [["a", "b"], ["c", "d"]]}}, "abcd", {},
+             {"a": EFFECT, "c": EFFECT}, metric=ACCURACY),
+        Kind("difference at least 1 point, 200 images", {"difference": {"row": "a", "minus": "b", "at_least": 1.0}},
+             two, {"a": 1.0}, first, metric=ACCURACY),
+        Kind("equivalence within 10 points, 200 images", {"difference": {"row": "a", "minus": "b", "within": 10.0}},
+             two, {"a": 10.0}, {"a": -7.5}, metric=ACCURACY),
+        Kind("interaction within 15 points, 200 images", {"interaction": {**four, "within": 15.0}}, "abcd",
+             {"a": 15.0}, {"a": -11.0}, metric=ACCURACY),
+        Kind("gain, 2 rows, 200 images", {"gain": {"rows": ["a"], "over": "b", "than": OTHER_ACCURACY}}, two, {}, first,
+             metric=ACCURACY),
+        Kind("gain, 5 rows, 200 images", {"gain": {"rows": list("bcde"), "over": "a", "than": OTHER_ACCURACY}}, five,
+             {}, {"a": -EFFECT}, metric=ACCURACY),
+        Kind("above, 5 rows, unequal seeds, 200 images", above5, five, {}, first, metric=ACCURACY,
+             seeds={"a": 8, "b": 21, "c": 13, "d": 10, "e": 21}),
     ]  # fmt: skip
     return found
 
@@ -158,8 +208,8 @@ def outcomes(
     chances = rng.standard_normal((count, tables, IMAGES), np.float32) if images and kind.shared else None
     found = {}
     for row in kind.rows:
-        view = 0.3 * rng.standard_normal((tables, IMAGES), np.float32)
-        noise = ratio if row == kind.rows[0] else 1.0
+        views = [_VIEW * rng.standard_normal((tables, IMAGES), np.float32) for _ in kind.metrics]
+        noise = kind.noise(row, ratio)
         for seed in range((kind.seeds or {}).get(row, count)):
             if kind.shared:
                 # What rows of one training share cancels; what is left is each row's own.
@@ -168,11 +218,18 @@ def outcomes(
                 luck = noise * rng.standard_normal(tables)
             key = f"training {seed}" if kind.shared else f"{row} {seed}"
             if images:
-                # Half of the images are right in the population, whatever the noise.
-                threshold = _LUCK * (offsets.get(row, 0.0) + luck)[:, None].astype(np.float32)
-                chance = chances[seed] if chances is not None else rng.standard_normal((tables, IMAGES), np.float32)
-                right = threshold + view + difficulty + 0.5 * chance > 0
-                found[row, seed] = Outcome(key, {ACCURACY: 100.0 * right.mean(1)}, {ACCURACY: right}, "made", IMAGES)
+                # Half of the images are right in the population without an offset, whatever the noise.
+                shift = offsets.get(row, 0.0) + luck
+                correct = {}
+                # As of scalars, most of the luck of a gain's two metrics is the same.
+                common_luck = 3.0 * rng.standard_normal(tables) if len(kind.metrics) > 1 else 0.0
+                for metric, view in zip(kind.metrics, views, strict=True):
+                    own = shift if metric == kind.metric else 0.0
+                    threshold = np.reshape(_LUCK * (own + common_luck), (-1, 1)).astype(np.float32)
+                    chance = chances[seed] if chances is not None else rng.standard_normal((tables, IMAGES), np.float32)
+                    correct[metric] = threshold + view + difficulty + _CHANCE * chance > 0
+                values = {metric: 100.0 * right.mean(1) for metric, right in correct.items()}
+                found[row, seed] = Outcome(key, values, correct, "made", IMAGES)
             elif kind.metric.startswith(TREND):
                 tau = np.clip(0.1 * (offsets.get(row, 0.0) + luck), -1.0, 1.0)
                 found[row, seed] = Outcome(key, {kind.metric: tau}, curves={SCALAR: range(_EPOCHS)})
@@ -238,12 +295,12 @@ def measure(kind: Kind, ratio: float, tables: int, seed: int = SEED) -> Rates:
     """
     rng = np.random.default_rng([seed, round(100 * ratio)])
     chunk = _CHUNK[kind.metric == ACCURACY]
-    wrong, right = 0, np.zeros(len(kind.looks), np.int64)
+    wrong, right, edge = 0, np.zeros(len(kind.looks), np.int64), kind.at_edge(ratio)
     power_tables = max(tables // 4, min(tables, 1000))
     for size in _sizes(tables, chunk):
-        holds, fails = by_look(kind, decided(kind, outcomes(rng, kind, ratio, kind.edge, size)))
+        holds, fails = by_look(kind, decided(kind, outcomes(rng, kind, ratio, edge, size)))
         wrong += int(holds[-1] + fails[-1])
-    sure = {row: kind.edge.get(row, 0.0) + kind.effect.get(row, 0.0) for row in kind.rows}
+    sure = {row: edge.get(row, 0.0) + kind.effect.get(row, 0.0) for row in kind.rows}
     for size in _sizes(power_tables, chunk):
         holds, fails = by_look(kind, decided(kind, outcomes(rng, kind, ratio, sure, size)))
         right += holds if kind.holds else fails

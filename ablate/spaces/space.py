@@ -109,22 +109,24 @@ class Space(Spec):
 
     @model_validator(mode="after")
     def _rows_or_search(self) -> Self:
-        if bool(self.rows) == (self.search is not None):
-            raise ValueError(f"expected either rows or search, got {'both' if self.rows else 'neither'}")
+        if self.rows and self.search is not None:
+            raise PlacedError(("search",), "expected either rows or search, got both")
+        if not self.rows and self.search is None:
+            raise ValueError("expected either rows or search, got neither")
         about_rows = [name for name in ("claims", "figures", "table") if self.search and getattr(self, name)]
         about_rows += [name for name in Design.model_fields if self.search and name in self.model_fields_set]
         if about_rows:
-            raise ValueError(f"expected no {about_rows[0]} beside search, which has no rows that they could be about")
+            told = f"expected no {about_rows[0]} beside search, which has no rows that they could be about"
+            raise PlacedError((about_rows[0],), told)
         if self.smoke.search and self.search is None:
-            raise ValueError("expected no smoke.search without search")
+            raise PlacedError(("smoke", "search"), "expected no smoke.search without search")
         return self
 
     @model_validator(mode="after")
     def _seeds_for_all_looks(self) -> Self:
         if self.seeds is not None and len(self.seeds) < self.looks[-1]:
-            raise ValueError(
-                f"expected seeds for every look, {self.looks[-1]} of them for the last one, got {len(self.seeds)}"
-            )
+            told = f"expected seeds for every look, {self.looks[-1]} of them for the last one, got {len(self.seeds)}"
+            raise PlacedError(("seeds",), told)
         return self
 
     @property

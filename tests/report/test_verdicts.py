@@ -387,6 +387,10 @@ def test_published_numbers_are_judged_with_the_noise_of_the_three_baselines() ->
 def test_published_numbers_alone_without_any_noise_decide_nothing() -> None:
     alone = published_results({"a": {"pgd20": 90.0}, "b": {"pgd20": 10.0}}, noise=())
     assert judge(ABOVE, alone).verdict == UNDECIDED
+    # Nor does a column that the baselines, whose noise it would have, were not measured by.
+    table = published_results({"a": {"square": 90.0}, "b": {"square": 10.0}})
+    verdict = judge(claim(above={"row": "a", "rows": ["b"], "metrics": ["square"]}), table)
+    assert verdict.verdict == UNDECIDED and "the noise between trainings is not known" in verdict.sentence()
 
 
 def test_judge_all_keeps_the_order() -> None:
