@@ -12,6 +12,7 @@ from ablate import __version__
 from ablate.bundle import crate
 from ablate.bundle.selection import public
 from ablate.bundle.statement import results_in, statement_of
+from ablate.core.errors import StorageError
 from ablate.storage import origins, replications
 from ablate.storage.bundles import ABOUT, FOLDER, LAYOUT, READER, BundleFiles, write_bundle
 from ablate.storage.export import stored_training
@@ -61,8 +62,10 @@ def make(
     plan = public(plan)
     others = {path.name: BundleFiles(path, alone=True) for path in without}
     elsewhere = _elsewhere(plan, others)
-    whole = Storage.of(LayeredFiles(storage.files, *others.values()))
-    results = results_in(plan, whole)
+    files = LayeredFiles(storage.files, *others.values())
+    for told in (told for key in plan.trainings() for told in files.conflicts(key)):
+        raise StorageError(f"--without: expected the same numbers in every place, got others: {told}")
+    results = results_in(plan, Storage.of(files))
     sizes: dict[str, int] = {}
 
     def contents() -> Iterator[tuple[str, bytes]]:

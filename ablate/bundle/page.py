@@ -72,7 +72,10 @@ class _Source:
                 f"expected bundles {pattern} in {folder}, got none; there are {', '.join(names) or 'none'}"
             )
         first, *others = (BundleFiles(path) for path in paths)
-        self.storage = Storage.of(LayeredFiles(first, *others))
+        files = LayeredFiles(first, *others)
+        self.storage = Storage.of(files)
+        for told in (told for key in self.storage.keys() for told in files.conflicts(key)):  # noqa: SIM118
+            raise _FieldError(f"expected the same numbers in every bundle of {pattern}, got others: {told}")
         self.results = functools.cache(self._results)
         self.measured = functools.cache(self._measured)
         self.verdicts: Callable[[str], list[Verdict]] = functools.cache(

@@ -118,9 +118,8 @@ def _verified(opened: Opened) -> Checked:
     for key, [first, *_] in opened.plan.trainings().items():
         found.count("training")
         found.count("record", len(opened.storage.view(key).records))
-        found.differs += [
-            f"{first.space}/{first.row}, seed {first.seed}: {told}" for told in faults(opened.storage, key)
-        ]
+        told_of_it = [*faults(opened.storage, key), *opened.files.conflicts(key)]
+        found.differs += [f"{first.space}/{first.row}, seed {first.seed}: {told}" for told in told_of_it]
     for results in results_in(opened.plan, opened.storage):
         found.differs += _stated(opened, results, found)
     return found

@@ -129,13 +129,16 @@ class OtherStorages:
         return Storage.of(LayeredFiles(self._own.files, *self.places))
 
     def take(self, training: PlannedTraining) -> str | None:
-        """Copy a training into the launch's own storage, where that lacks it and a place has more.
+        """Copy a training into the launch's own storage, where that lacks it and the places have more.
+
+        One place that has all of it is enough; else what several have measured of the same network comes together.
 
         Returns:
-            What was done, in a sentence; None where there was nothing to do.
+            What was done, in a sentence; None where there was nothing to do, or the plan tells it.
 
         Raises:
-            StorageError: Storage cannot be written, or what is to be copied is damaged.
+            StorageError: Storage cannot be written, what is to be copied is damaged, or two places have other numbers
+                of one measurement.
         """
         if not self.places:
             return None
@@ -147,21 +150,51 @@ class OtherStorages:
             (place for place in self.places if place.offers(key)),
             key=lambda place: (not _whole(place.view(key), needed), -place.view(key).epoch),  # else in their order
         )
-        chosen = [place for place in offered if _whole(place.view(key), needed) or place.view(key).has_checkpoint]
-        if not chosen:
-            if not offered:
-                return None
+        if not offered:
+            return None
+        where = f"{training.rows[0]}, seed {training.spec.seed}"
+        chosen = next(filter(None, (self._alike(key, needed, lead, offered) for lead in offered)), None)
+        if chosen is None:
             told = f"{offered[0].kind} {offered[0].name} lacks measurements of it, and its network"
-            return f"{training.rows[0]}, seed {training.spec.seed}: {told}; it is trained here"
-        place = chosen[0]
-        for told in faults(place.storage, key):  # its checksums may hold: whoever edits numbers makes them anew
-            raise StorageError(f"--also {redact(place.location)}: {training.rows[0]}: {told}; verify tells all")
-        for path, content in stored_training(place.storage, key, checkpoints=True):
-            self._own.files.write(path, content)
-        origin = place.origin(key)
+            return f"{where}: {told}; it is trained here"
+        for place in chosen:
+            for told in faults(place.storage, key):  # its checksums may hold: whoever edits numbers makes them anew
+                raise StorageError(f"--also {redact(place.location)}: {training.rows[0]}: {told}; verify tells all")
+        others = [place for place in offered if place is not chosen[0]]
+        for told in LayeredFiles(chosen[0], *others).conflicts(key):  # also those that are not needed
+            raise StorageError(f"--also: {where}: expected the same numbers everywhere, got others: {told}; name one")
+        union = LayeredFiles(self._own.files, *chosen)
+        differs = [f"{where}: {told}; those here count" for told in union.conflicts(key)]
+        theirs = {attempt for place in chosen for attempt in attempts_of(place, key)}
+        for path, content in stored_training(Storage.of(union), key, checkpoints=True):
+            _, _, rest = path.partition("/attempts/")
+            if (not rest or rest.partition("/")[0] in theirs) and self._own.files.read(path) != content:
+                self._own.files.write(path, content)
+        origin = chosen[0].origin(key)
         origins.write_first(self._own.files, key, origin)
         training.origin = origin.words
-        return None
+        if len(chosen) > 1:
+            named = " and ".join(f"{place.kind} {place.name}" for place in chosen)
+            differs.append(f"{where}: its measurements are from {named}")
+        return "\n".join(differs) or None
+
+    def _alike(
+        self, key: str, needed: set[str], lead: OtherStorage, offered: Sequence[OtherStorage]
+    ) -> list[OtherStorage] | None:
+        """A place, and those beside it that have more of the same network; None where that is not enough to go on."""
+        if _whole(lead.view(key), needed):
+            return [lead]
+        everyone = [lead, *(place for place in offered if place is not lead)]
+        alike = LayeredFiles(self._own.files, *everyone).places_of(key)
+        there, chosen, network = set(self._own.view(key).records), [], False
+        for place in (each for each in everyone if each in alike):
+            view = place.view(key)
+            has_network = view.has_checkpoint and (view.finished or place is lead)
+            if place is lead or not view.records.keys() <= there or (has_network and not network):
+                chosen.append(place)
+                there |= view.records.keys()
+                network = network or has_network
+        return chosen if network or (lead.view(key).finished and needed <= there) else None
 
     def take_registrations(self, spaces: Iterable[str]) -> list[str]:
         """Copy what others registered of some spaces before they trained.

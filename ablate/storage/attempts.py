@@ -182,6 +182,31 @@ def seal_manifest(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps({"sha256": sha256(body.encode()), "body": body}).encode()
 
 
+def united(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several places hold of one attempt, as one manifest.
+
+    Args:
+        manifests: Of each place, one or more. Those that are of other epochs than the first one's are left out: an
+            attempt trains once, whoever has copied what of it.
+    """
+    first = manifests[0]
+    alike = [each for each in manifests if _epochs_agree(first, each)]
+    newest = max(alike, key=lambda each: (each["epoch"], each["sequence"]))  # the first of several
+    return {
+        **newest,
+        "finished": any(each["finished"] for each in alike),
+        "checkpoints": sorted({entry[1]: entry for each in alike for entry in each["checkpoints"]}.values()),
+        "histories": sorted({entry[0]: entry for each in alike for entry in each["histories"]}.values()),
+        "records": {name: entry for each in reversed(alike) for name, entry in each["records"].items()},
+    }
+
+
+def _epochs_agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two manifests name the same history of each epoch that both have one of; its times are its own."""
+    of = [{name.split("-")[1]: checksum for name, checksum in each["histories"]} for each in (one, other)]
+    return all(of[0][epoch] == of[1][epoch] for epoch in of[0].keys() & of[1].keys())
+
+
 def manifests_of(files: Files, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and manifest of each attempt at a training that has a valid one, the first one first."""
     for attempt in attempts_of(files, key):

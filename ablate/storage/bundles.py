@@ -23,6 +23,7 @@ from typing import cast
 
 from ablate.core.errors import StorageError
 from ablate.storage.checksums import BROKEN_ZIP, read_json, sha256
+from ablate.storage.layers import LayeredFiles
 from ablate.storage.read_only import ReadOnlyFiles
 
 LAYOUT = 1
@@ -195,6 +196,33 @@ def _beside(bundle: Bundle) -> tuple[list[BundleFiles], list[str]]:
     return found, lacking
 
 
+class _Inside(ReadOnlyFiles):
+    """The storage in a bundle alone, as `BundleFiles` shows it."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.location = str(bundle.path)
+        self._bundle = bundle
+        self._folders: dict[str, set[str]] = {}
+        for name in bundle.names():
+            folder, _, rest = name.partition("/")
+            while folder == FOLDER and rest:
+                above, _, last = rest.rpartition("/")
+                self._folders.setdefault(above, set()).add(last)
+                rest = above
+
+    def read(self, path: str) -> bytes | None:
+        """See `Files`."""
+        return self._bundle.read(f"{FOLDER}/{path}")
+
+    def list(self, path: str) -> list[str]:
+        """See `Files`."""
+        return sorted(self._folders.get(path.strip("/"), ()))
+
+    def size(self, path: str) -> int | None:
+        """See `Files`."""
+        return self._bundle.size(f"{FOLDER}/{path}")
+
+
 class BundleFiles(ReadOnlyFiles):
     """The storage in a bundle, read-only, with what others beside it hold of it; as of `ablate.storage.files.Files`.
 
@@ -213,33 +241,23 @@ class BundleFiles(ReadOnlyFiles):
     def __init__(self, path: Path, *, alone: bool = False) -> None:
         self.location = str(path)
         self.bundle = Bundle(path)
-        self._others, self.lacking = ([], []) if alone else _beside(self.bundle)
-        self._folders: dict[str, set[str]] = {}
-        for name in self.bundle.names():
-            folder, _, rest = name.partition("/")
-            while folder == FOLDER and rest:
-                above, _, last = rest.rpartition("/")
-                self._folders.setdefault(above, set()).add(last)
-                rest = above
+        others, self.lacking = ([], []) if alone else _beside(self.bundle)
+        self._own = _Inside(self.bundle)
+        self._files = LayeredFiles(self._own, *others)
+        self.conflicts = self._files.conflicts
 
     def read(self, path: str) -> bytes | None:
         """See `Files`."""
-        found = self.bundle.read(f"{FOLDER}/{path}")
-        contents = (other.read(path) for other in self._others)
-        return found if found is not None else next((content for content in contents if content is not None), None)
+        return self._files.read(path)
 
     def list(self, path: str) -> list[str]:
         """See `Files`."""
-        found = set(self._folders.get(path.strip("/"), ()))
-        if path.strip("/") != "plans":  # of which it is, and no other
-            found.update(*(other.list(path) for other in self._others))
-        return sorted(found)
+        # Of which plans it is, and no other.
+        return (self._own if path.strip("/") == "plans" else self._files).list(path)
 
     def size(self, path: str) -> int | None:
         """See `Files`."""
-        found = self.bundle.size(f"{FOLDER}/{path}")
-        sizes = (other.size(path) for other in self._others)
-        return found if found is not None else next((size for size in sizes if size is not None), None)
+        return self._files.size(path)
 
     def delete(self, path: str) -> None:
         """Refused, but of what is not there: see `Files`."""

@@ -13,9 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlparse
 
 from ablate.core.errors import StorageError
-from ablate.core.places import is_address, local_path, refuse_half_written
 from ablate.core.redaction import redact
-from ablate.storage.bundles import SUFFIX, BundleFiles
 
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 """What the system says where there is something else than a file, or nothing."""
@@ -46,28 +44,6 @@ class Files(Protocol):
 
     def probe(self) -> None:
         """Prove that files can be created, and leave nothing behind. Raises StorageError where they cannot."""
-
-
-def open_files(location: str) -> Files:
-    """The files at a location.
-
-    Args:
-        location: The path of a folder or of a bundle, or a URI of `pyarrow.fs` (`s3://bucket/prefix`, `gs://...`).
-
-    Returns:
-        Local files, a bucket's, or those in a bundle, which are only read.
-
-    Raises:
-        StorageError: The location cannot be used.
-        SpecError: It is half an address.
-    """
-    refuse_half_written(location, "--storage", "a folder or an address like s3://bucket/prefix")
-    if is_address(location) and not location.startswith("file://"):
-        return BucketFiles(location)
-    path = local_path(location.removeprefix("file://"), "--storage").absolute()
-    if path.suffix == SUFFIX and not path.is_dir():
-        return BundleFiles(path)
-    return LocalFiles(path)
 
 
 class LocalFiles:

@@ -20,6 +20,8 @@ LAYOUT = 1
 MOST_BYTES = 2**30
 """Of all arrays of a record: a bundle of strangers may hold a bomb."""
 
+_LAST_BITS = 1e-6
+
 _read_header_2 = np.lib.format.read_array_header_2_0
 
 
@@ -75,6 +77,23 @@ class Record:
             )
         arrays = {name.removeprefix("array/"): array for name, array in found.items() if name != "head"}
         return Record(key, scalars, arrays, meta)
+
+
+def same_numbers(one: Record, other: Record) -> bool:
+    """Whether two records say the same in numbers, wherever each was made; sums may differ in their last bits."""
+    if one.scalars.keys() != other.scalars.keys() or one.arrays.keys() != other.arrays.keys():
+        return False
+    pairs = [(np.asarray(one.scalars[name]), np.asarray(other.scalars[name])) for name in one.scalars]
+    pairs += [(one.arrays[name], other.arrays[name]) for name in one.arrays]
+    return all(
+        a.shape == b.shape
+        and (
+            np.allclose(a, b, rtol=_LAST_BITS, atol=_LAST_BITS, equal_nan=True)
+            if a.dtype.kind == b.dtype.kind == "f"
+            else np.array_equal(a, b)
+        )
+        for a, b in pairs
+    )
 
 
 def arrays_in(content: bytes) -> dict[str, np.ndarray[Any, Any]]:

@@ -23,11 +23,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from ablate.core.errors import StorageError
+from ablate.core.places import is_address, local_path, refuse_half_written
 from ablate.core.text import now_ms
 from ablate.storage.attempts import Attempt, attempts_of, manifests_of, parse_manifest, read_manifest
+from ablate.storage.bundles import SUFFIX, BundleFiles
 from ablate.storage.checkpoints import load_state
 from ablate.storage.checksums import read_json, sha256
-from ablate.storage.files import Files, LocalFiles, open_files
+from ablate.storage.files import BucketFiles, Files, LocalFiles
 from ablate.storage.records import Record
 from ablate.storage.status import TrainingView, reaches
 
@@ -407,3 +409,25 @@ class Storage:
     def _verified(self, path: str, checksum: str) -> bytes | None:
         content = self.files.read(path)
         return content if content is not None and sha256(content) == checksum else None
+
+
+def open_files(location: str) -> Files:
+    """The files at a location.
+
+    Args:
+        location: The path of a folder or of a bundle, or a URI of `pyarrow.fs` (`s3://bucket/prefix`, `gs://...`).
+
+    Returns:
+        Local files, a bucket's, or those in a bundle, which are only read.
+
+    Raises:
+        StorageError: The location cannot be used.
+        SpecError: It is half an address.
+    """
+    refuse_half_written(location, "--storage", "a folder or an address like s3://bucket/prefix")
+    if is_address(location) and not location.startswith("file://"):
+        return BucketFiles(location)
+    path = local_path(location.removeprefix("file://"), "--storage").absolute()
+    if path.suffix == SUFFIX and not path.is_dir():
+        return BundleFiles(path)
+    return LocalFiles(path)

@@ -15,7 +15,8 @@ from ablate.learning.data import describe
 from ablate.report import __main__ as report
 from ablate.spaces.loading import load_space
 from ablate.spaces.specs import DataSpec
-from ablate.storage.files import LocalFiles, open_files
+from ablate.storage.files import LocalFiles
+from ablate.storage.storage import open_files
 from ablate.tracking.address import resolve
 from tests.support.helpers import write_space
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ablate.core.errors import StorageError
-from ablate.storage.files import BucketFiles, LocalFiles, open_files
+from ablate.storage.files import BucketFiles, LocalFiles
+from ablate.storage.storage import open_files
 
 
 @pytest.fixture

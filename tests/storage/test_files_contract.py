@@ -9,11 +9,11 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.storage.bundles import ABOUT, BundleFiles, write_bundle
-from ablate.storage.files import BucketFiles, Files, LocalFiles, open_files
+from ablate.storage.files import BucketFiles, Files, LocalFiles
 from ablate.storage.layers import FilesWithin, LayeredFiles
 from ablate.storage.leases import Leases
 from ablate.storage.records import Record
-from ablate.storage.storage import Storage
+from ablate.storage.storage import Storage, open_files
 
 KEY = "ab" * 10
 KINDS = {"folder": LocalFiles, "bucket": BucketFiles}
