@@ -56,6 +56,9 @@ class Attack(ABC):
     spares_broken: ClassVar[bool] = False
     """Whether an image costs nothing any more once it is wrong: estimates foresee less of it."""
 
+    kept_name: ClassVar[str | None] = None
+    """What keys and records call its class, where an earlier version called it otherwise; no subclass has it too."""
+
     @property
     def threat(self) -> Threat | None:
         """The ball it stays in; None where it does not say, and nothing can be made of it together with others."""
@@ -95,7 +98,8 @@ class Attack(ABC):
             known = {field.name: getattr(self, field.name) for field in fields}
             silent = {f.name for f in fields if LATER in f.metadata and known[f.name] == f.metadata[LATER]}
             settings = {name: value for name, value in known.items() if name not in silent}
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
+        kind = vars(type(self)).get("kept_name") or type(self).__name__
+        return f"{kind}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
 
 
 Factory = Callable[[MeasurementSpec], Attack]

@@ -33,7 +33,7 @@ NOBODY = -1
 """In `EnsembleOutcome.broken_by`: no part broke the image."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Ensemble(LinfAttack):
     """The worst that several attacks do to each image.
 
@@ -42,6 +42,7 @@ class Ensemble(LinfAttack):
         parts: The attacks, in the order in which they are tried.
     """
 
+    kept_name: ClassVar[str] = "Together"
     uses_clean_logits: ClassVar[bool] = True
     reducible: ClassVar[bool] = True
 

@@ -12,6 +12,9 @@ It was run with commit 80aefa5 and writes, beside itself:
     mlflow.db.xz     what MLflow was told of them, as in the folder `/home/user/ablation`
     results.json     the results of both as that version told them, from storage and from MLflow
 
+`later.json` holds the same of commit e669528, made by `keys_of` and `REPRS`: the attacks and spaces that came since, as
+they were before anything was called otherwise.
+
 Only commands are used, so that any version can be asked. None of these files is to be made anew for a new version:
 they stand for what users have. A newer version's results are a second set beside this one.
 """

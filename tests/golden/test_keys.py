@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ablate.attacks import build_attack
+from ablate.attacks import attack_names, build_attack
 from ablate.launch.__main__ import app
 from ablate.spaces import presets
 from ablate.spaces.specs import MeasurementSpec
 
 HERE = Path(__file__).resolve().parent
 KEYS: dict[str, Any] = json.loads((HERE / "keys.json").read_text())
+LATER: dict[str, Any] = json.loads((HERE / "later.json").read_text())
+"""Of commit e669528: every attack that it had, and what the spaces asked for that came after `keys.json`."""
 CASES = [(preset, space) for preset in KEYS if preset != "attacks" for space in KEYS[preset]]
 
 
@@ -54,7 +56,25 @@ def test_the_shipped_space_still_asks_for_everything_it_asked_for(
         assert keys.items() <= now[row].items(), row
 
 
+@pytest.mark.parametrize("space", LATER["paper"])
+def test_a_later_space_still_asks_for_everything_it_asked_for(
+    space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = planned(space, "paper", tmp_path, monkeypatch)["rows"]
+    for row, keys in LATER["paper"][space]["rows"].items():
+        assert keys.items() <= now[row].items(), row
+
+
 @pytest.mark.parametrize("name", KEYS["attacks"])
 def test_an_attack_tells_its_settings_as_it_did(name: str) -> None:
     specs = (MeasurementSpec(), MeasurementSpec(eps_255=4, step_255=1))
     assert [repr(build_attack(name, spec)) for spec in specs] == KEYS["attacks"][name]
+
+
+@pytest.mark.parametrize("name", LATER["attacks"])
+def test_a_later_attack_tells_its_settings_as_it_did(name: str) -> None:
+    """Its class may be called otherwise since then: keys are made of what it says."""
+    more = {"attacks": ("natural", "pgd20", "square", "aa", "worst")} if name == "worst" else {}
+    specs = (MeasurementSpec(**more), MeasurementSpec(eps_255=4, step_255=1, **more))
+    assert [repr(build_attack(name, spec)) for spec in specs] == LATER["attacks"][name]
+    assert set(attack_names()) >= LATER["attacks"].keys()
