@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,13 +165,8 @@ def _mislabelled(opened: Opened) -> Iterator[str]:
             yield from (
                 f"{where}: {label}: expected a record of {name} {expected[name]}, got one of {value}"
                 for name, value in told.items()
-                if _unnamed(value) != _unnamed(expected[name])
+                if value != expected[name]
             )
-
-
-def _unnamed(settings: Any) -> Any:
-    """Settings of an attack without the names of our classes, which versions call otherwise: `(name='aa', …)`."""
-    return re.sub(r"\b[A-Za-z_]\w*\(", "(", settings) if isinstance(settings, str) else settings
 
 
 def _of_column(label: str, spec: TrialSpec) -> dict[str, Any]:

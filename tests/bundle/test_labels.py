@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from ablate.bundle.verification import open_bundle, verify
 from ablate.storage import plans
 from ablate.storage.bundles import ABOUT
 from ablate.storage.checksums import seal, unseal
-from ablate.storage.records import Record
 from tests.bundle.support import changed, run
-from tests.bundle.test_round_trip import edited_record
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 Trials = list[dict[str, Any]]
@@ -126,20 +123,3 @@ def test_what_figures_are_drawn_from_is_told_apart_in_another_order() -> None:
     assert summed(numbers.copy()) == one
     for other in (numbers[::-1], np.roll(numbers, 1, axis=1), numbers.T, numbers + 1e-3, 2 * numbers):
         assert list(differences(one, summed(other)))
-
-
-@pytest.mark.parametrize(("old", "new", "code"), [("PGD(", "Descent(", 0), ("steps=20", "steps=1", 1)])
-def test_an_attack_is_known_by_its_settings_whatever_its_class_is_called(
-    bundle: Path, tmp_path: Path, old: str, new: str, code: int
-) -> None:
-    def edit(files: dict[str, bytes]) -> None:
-        for path in [name for name in files if "/record-" in name]:
-            record = Record.from_bytes(files[path])
-            if record.meta["what"] == "pgd20":
-                assert old in record.meta["settings"]
-                edited_record(files, lambda found: replace(found, meta=renamed(found.meta)), path)
-
-    def renamed(meta: dict[str, Any]) -> dict[str, Any]:
-        return {**meta, "settings": meta["settings"].replace(old, new)}
-
-    assert run("verify", changed(bundle, tmp_path / "b.zip", edit))[0] == code
