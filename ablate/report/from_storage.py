@@ -15,7 +15,8 @@ from ablate.report.replications import replications_by_trial
 from ablate.report.results import STATES, Curves, Results, State, Trial
 from ablate.spaces.metrics import scalar_of
 from ablate.spaces.networks import Network
-from ablate.storage.plans import PlanFile, TrialPart
+from ablate.storage.plans import PlanFile, SpacePart, TrialPart
+from ablate.storage.registrations import checked
 from ablate.storage.status import TrainingView, reaches
 from ablate.storage.storage import Storage
 from ablate.tracking.reading import STOPPED
@@ -24,7 +25,14 @@ from ablate.tracking.reading import STOPPED
 def all_results(plan: PlanFile, storage: Storage, network: Network = "last") -> list[Results]:
     """The results of each space of a plan, in its order; as of `results_of`."""
     views = {key: storage.view(key) for key in plan.trainings()}
+    plan = plan.model_copy(update={"spaces": [_as_registered(space, storage) for space in plan.spaces]})
     return [_results(plan.of_space(space.name), storage, views, network) for space in plan.spaces]
+
+
+def _as_registered(space: SpacePart, storage: Storage) -> SpacePart:
+    if space.registration is None:
+        return space
+    return space.model_copy(update={"registration": checked(space.registration, storage.files)})
 
 
 def results_of(plan: PlanFile, storage: Storage, network: Network = "last") -> Results:

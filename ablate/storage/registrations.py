@@ -131,8 +131,46 @@ def read_all(files: Files) -> tuple[list[Registration], dict[str, str]]:
         try:
             found.append(parse(files.read(path_of(short)), short))
         except (ValueError, TypeError) as error:
-            damaged[short] = f"{path_of(short)} is damaged or was edited: {error}"
+            damaged[short] = _damaged(short, error)
     return sorted(found, key=lambda each: (each.registered_ms, each.digest)), damaged
+
+
+def checked(part: RegistrationPart, files: Files) -> RegistrationPart:
+    """What a plan keeps of its registrations, as their files are now.
+
+    A launch writes down how each claim stands; a file that was damaged or edited since then proves nothing any more.
+    One that is not there changes nothing: a plan may have travelled without it.
+
+    Args:
+        part: As the launch wrote it down.
+        files: Of the storage that the plan is in.
+    """
+    damaged = {}
+    for name in sorted({part.digest, *(claim.digest for claim in [*part.claims, *part.second.values()])}):
+        content = files.read(path_of(name))
+        try:
+            _ = content is None or parse(content, name)
+        except (ValueError, TypeError) as error:
+            damaged[name] = _damaged(name, error)
+
+    def now(claim: ClaimStanding) -> ClaimStanding:
+        if not claim.registered or claim.digest not in damaged:
+            return claim
+        return claim.model_copy(update={"registered": False, "why": damaged[claim.digest]})
+
+    if not damaged:
+        return part
+    return part.model_copy(
+        update={
+            "claims": [now(claim) for claim in part.claims],
+            "second": {number: now(claim) for number, claim in part.second.items()},
+            "problems": list(dict.fromkeys([*part.problems, *damaged.values()])),
+        }
+    )
+
+
+def _damaged(name: str, error: Exception) -> str:
+    return f"{path_of(name)} is damaged or was edited: {error}"
 
 
 def write_first(files: Files, made: Registration) -> None:

@@ -12,6 +12,7 @@ from ablate.core.digest import digest
 from ablate.launch.registration import register
 from ablate.planning.plan import Plan
 from ablate.planning.plan_file import plan_file_of
+from ablate.report.from_storage import results_of
 from ablate.report.verdicts.verdicts import standing_of
 from ablate.storage.plans import PlanFile, parse
 from ablate.storage.registrations import Registration, RegistrationPart, path_of, read_all, write_first
@@ -212,7 +213,7 @@ def test_a_setting_that_earlier_versions_did_not_have_changes_no_claim(tmp_path:
 @pytest.mark.parametrize("damage", ["edited", "cut", "no seal"])
 def test_damaged_registrations_are_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
     space(tmp_path, ABOVE)
-    _, first = registered(tmp_path)
+    plan, first = registered(tmp_path)
     [file] = files(tmp_path)
     content: dict[str, Any] = json.loads(file.read_text())
     content["registered_ms"] = 5
@@ -221,11 +222,18 @@ def test_damaged_registrations_are_named_and_nothing_is_lost(tmp_path: Path, dam
     text = json.dumps(content)
     file.write_text(text[: len(text) // 2] if damage == "cut" else text)
     left = file.read_bytes()
+    # By a report of what was launched before it was damaged, and by the next launch.
+    told = results_of(plan_file_of(plan, {}), Storage(str(tmp_path / "storage"))).space
+    assert standing_of(told, 0).startswith(f"exploratory: {path_of(first.digest)} is damaged or was edited")
+    assert told.registration is not None and told.registration.problems
     _, part = registered(tmp_path)
     assert not part.claims[0].registered
     assert f"{path_of(first.digest)} is damaged or was edited" in part.claims[0].why
     assert any(first.digest in problem for problem in part.problems)
     assert file.read_bytes() == left
+    file.unlink()
+    told = results_of(plan_file_of(plan, {}), Storage(str(tmp_path / "storage"))).space
+    assert standing_of(told, 0).startswith("registered"), "a plan may have travelled without it"
 
 
 def test_nothing_is_registered_where_nothing_is_decided(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from ablate.report.results import Outcome
+from ablate.report.results import TREND, Outcome
 from ablate.report.verdicts.evidence import Weights, estimate, parts_of
 
 N = 200
@@ -52,6 +53,23 @@ def test_seeds_that_agree_by_luck_have_the_noise_of_the_images_they_disagree_on(
     expected = residual(100.0 * np.stack(arrays)) / N
     assert expected > (100.0 / N) ** 2
     assert float(found.noise[0].variance) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("epochs", [4, 30])
+def test_trends_that_are_alike_have_the_noise_of_one_discordant_pair(epochs: int) -> None:
+    order = list(range(epochs))
+    step = 1.0 - float(stats.kendalltau(order, [1, 0, *order[2:]]).statistic)
+    name = TREND + "energy/ratio"
+    rising = [Outcome(f"a {s}", {name: 1.0}, curves={"energy/ratio": [float(e) for e in order]}) for s in range(3)]
+    found = estimate({"a": {name: 1.0}}, {"a": rising})
+    assert float(found.noise[0].variance) == pytest.approx(step**2)
+
+
+def test_accuracies_that_are_alike_have_the_noise_of_one_image_of_the_smallest_test_set() -> None:
+    sizes = (9000, 100, 400)
+    alike = [Outcome(f"a {seed}", {"pgd20": 50.0}, images=size) for seed, size in enumerate(sizes)]
+    found = estimate({"a": {"pgd20": 1.0}}, {"a": alike})
+    assert float(found.noise[0].variance) == pytest.approx((100.0 / min(sizes)) ** 2)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -14,7 +14,7 @@ from ablate.report.verdicts.futility import NextLook, chances, prospect
 from ablate.report.verdicts.looks import walk
 from ablate.report.verdicts.verdicts import UNDECIDED, judge
 from ablate.spaces.looks import Design
-from tests.support.verdict_tables import claim
+from tests.support.verdict_tables import claim, simulated
 
 METRIC = "energy/ratio"
 ABOVE = claim(above={"row": "a", "rows": ["b"], "metrics": [METRIC]})
@@ -62,3 +62,22 @@ def test_a_look_counts_that_the_budget_reaches_and_its_chance_for_its_cost() -> 
     assert (found.chance, found.value) == (0.6, pytest.approx(0.3)) and not found.hopeless
     assert prospect([0.05, 0.099], [1.0, 2.0], np.inf).hopeless and not prospect([0.1], [1.0], np.inf).hopeless
     assert prospect([0.9], [3.0], 2.0).chance == 0.0
+
+
+def test_more_seeds_do_not_lower_the_test_set_error_of_futures() -> None:
+    """Trainings that agree on few images: seeds to come show the same images again."""
+    looks = (3, 5, 8, 13, 21)
+
+    def chance(images: int) -> float:
+        results = simulated(np.random.default_rng(1), {"a": 0.08, "b": 0.0}, noise=0.01, images=images)
+        made = claim(above={"row": "a", "rows": ["b"], "metrics": ["pgd20"]})
+        asked = contrasts(made, ["a", "b"])
+        found = walk(asked, results, Design(looks=looks))
+        if found.standing.claim:
+            return 1.0
+        last = found.taken[-1].table
+        assert last is not None
+        left = [NextLook(n, looks[n] - 3, levels(looks)[n]) for n in range(1, 5)]
+        return float(chances(asked, last, found.standing, left)[-1])
+
+    assert chance(200) < 0.1 < 0.9 < chance(8000)

@@ -152,6 +152,9 @@ def test_what_one_comparison_decides_leaves_more_of_the_level_for_the_others_at_
     assert second.verdict == UNDECIDED and second.n == {"a": 5, "c": 5}
     assert first.confidence == pytest.approx(1 - 0.03 / 2)
     assert second.confidence == pytest.approx(1 - 0.01)
+    # What is decided is not tested again, so that nobody has to train more of it.
+    fewer = judge(made, scalars({**rows, "b": rows["b"][:3]}))
+    assert fewer.look == verdict.look == 5 and fewer.comparisons[1] == second
 
 
 def test_comparisons_that_cannot_be_tested_yet_count_too() -> None:

@@ -20,6 +20,7 @@ from ablate.report.verdicts.verdicts import verdicts_of
 from ablate.spaces.claims import Claim
 from ablate.spaces.masking import can_be_masked, on_the_worst
 from ablate.storage.plans import PlanFile, RowPart, SpacePart
+from ablate.storage.registrations import ClaimStanding, RegistrationPart
 
 IMAGES = 400
 PGD_RIGHT = 160
@@ -192,6 +193,22 @@ def test_a_claim_on_a_masked_column_keeps_its_verdict_and_gets_a_second_one() ->
     assert "no Worst for 'QM-2'" in (second_verdicts(bare)[0].reason or "")
     assert [each["row"] for each in as_json([results])] == ["QM-2"]
     assert as_json([results])[0].keys() == {"space", "network", "row", "column", "points", "p"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_second_verdict_tells_its_own_standing(first: bool) -> None:
+    made = claim(above={"row": "QM-2", "rows": ["QM-4"], "metrics": ["pgd20"]})
+    results = with_claims(table({"QM-2": {"square": 60, "worst": 60}, "QM-4": {"square": 0, "worst": 0}}), made)
+    claims, second = (
+        ClaimStanding(registered=registered, digest="abc", registered_ms=0, why="" if registered else "it was known")
+        for registered in (first, not first)
+    )
+    part = RegistrationPart(digest="abc", registered_ms=0, claims=[claims], second={"0": second}, content={})
+    space = results.space.model_copy(update={"registration": part})
+    results = dataclasses.replace(results, plan=results.planned.model_copy(update={"spaces": [space]}))
+    words = {True: "registered 1970-01-01", False: "exploratory: it was known"}
+    assert verdicts_of(results)[0][0].standing.startswith(words[first])
+    assert second_verdicts(results)[0].standing.startswith(words[not first])
 
 
 # Runs
