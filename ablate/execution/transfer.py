@@ -19,7 +19,25 @@ from ablate.learning.state import TrainingState
 from ablate.spaces.planned_measurement import MadeOn, PlannedMeasurement
 from ablate.storage import checkpoints
 from ablate.storage.records import Record
+from ablate.storage.status import TrainingView, network_digest
 from ablate.storage.storage import Storage
+
+
+def lacking(
+    measurements: Sequence[PlannedMeasurement], view: TrainingView, storage: Storage
+) -> list[PlannedMeasurement]:
+    """What is to be measured of a training: also again, on examples of a network that has been trained anew since.
+
+    Args:
+        measurements: All that hang on it.
+        view: What storage holds of it.
+        storage: That.
+    """
+    return [
+        each
+        for each in measurements
+        if each.key not in view.records or (each.made_on is not None and storage.record(view, each.key) is None)
+    ]
 
 
 def transferred(
@@ -57,7 +75,8 @@ def transferred(
     source = build_network(made_on.spec.model, classes, size, made_on.spec.seed)
     layout = memory_format(images.device, "float32")
     source.to(images.device, memory_format=layout)  # type: ignore[call-overload]
-    source.load_state_dict(TrainingState(**checkpoints.load_state(content)).network_of(made_on.network)["network"])
+    state = TrainingState(**checkpoints.load_state(content))
+    source.load_state_dict(state.network_of(made_on.network)["network"])
     source.eval()
     attack = build_attack("pgd20", made_on.spec.measurement)
     with frozen_parameters(source):
@@ -78,6 +97,7 @@ def transferred(
             "settings": repr(attack),
             "made_on": made_on.training,
             "made_on_network": made_on.network,
+            "made_on_digest": network_digest(state.history),
             "images": len(correct),
         }
         accuracy = 100.0 * float(correct.mean())

@@ -24,7 +24,7 @@ from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
 from ablate.execution.measurements import MeasurementProgress, by_attack, with_its_name
-from ablate.execution.transfer import transferred
+from ablate.execution.transfer import lacking, transferred
 from ablate.learning import memory, pretrained_weights
 from ablate.learning.cost import attack_cost
 from ablate.learning.data import Dataset
@@ -139,7 +139,7 @@ class TaskRun:
         if self.lease is None:
             return Outcome(task.key, "not_mine", "another launch trains it")
         view = self.storage.view(task.key)  # between the launch's decision and this moment it may have been done
-        if view.finished and not {each.key for each in task.measurements} - view.records.keys():
+        if view.finished and not lacking(task.measurements, view, self.storage):
             return Outcome(task.key, "finished")
         if view.failure and not (task.retry_failed and view.failure.get("timestamp_ms") == task.failed_at):
             return Outcome(task.key, "failed", str(view.failure["reason"]))
@@ -231,7 +231,7 @@ class TaskRun:
         self._save_log(attempt)
         state = yield from self._train(attempt)
         view = self.storage.view(task.key)
-        missing = [m for m in task.measurements if m.key not in view.records]
+        missing = lacking(task.measurements, view, self.storage)
         if missing:
             yield from self.measure(attempt, state, missing)
         self.log.info("finished")

@@ -328,7 +328,7 @@ def decide(
     view_of = functools.cache(storage.view)  # trainings look at those that their examples are made on
     for key in decided:
         training = plan.trainings[key]
-        view = view_of(key)
+        view = _up_to_date(view_of(key), training, storage)
         training.view = view
         training.epoch = view.epoch
         gone = not_to_come(plan, view_of, training, retry_failed=retry_failed)
@@ -351,6 +351,13 @@ def decide(
             training.action = "continue"
         else:
             training.action = "train"
+
+
+def _up_to_date(view: TrainingView, training: PlannedTraining, storage: Storage) -> TrainingView:
+    """The view without records of examples that were made on a network which has been trained anew since."""
+    made = [key for key, each in training.measurements.items() if each.made_on and key in view.records]
+    gone = {key for key in made if (found := storage.stored_record(view, key)) and storage.outdated(found)}
+    return replace(view, records={key: entry for key, entry in view.records.items() if key not in gone})
 
 
 def _check_batch(trial: Trial, summary: data.DataSummary) -> None:

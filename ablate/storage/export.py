@@ -77,12 +77,14 @@ def faults(storage: Storage, key: str) -> Iterator[str]:
             yield f"training {key}: what it is said to stand for has the key {made}"
     view = storage.view(key)
     for name in sorted(view.records):
-        record = storage.record(view, name)
+        record = storage.stored_record(view, name)
         if record is None:
             yield f"record {name}: its manifest has another checksum than it"
         elif record.key != name:
             yield f"record {name}: it is of measurement {record.key}"
         else:
+            if storage.outdated(record):
+                yield f"record {name}: it is of examples of another network of {record.meta['made_on']} than is here"
             yield from (f"record {name}: {told}" for told in _miscounted(record))
 
 

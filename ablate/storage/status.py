@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from ablate.spaces.networks import can_have, not_kept
+from ablate.storage.checksums import sha256
 
 
 class TrainingStatus(StrEnum):
@@ -103,6 +105,15 @@ def same_curves(history: Sequence[Mapping[str, Any]], other: Sequence[Mapping[st
         return False
     both = [(one["metrics"], two["metrics"]) for one, two in zip(history, other, strict=True)]
     return all(one[name] == two[name] for one, two in both for name in one.keys() & two.keys() - {*OF_THE_CLOCK})
+
+
+def network_digest(history: Sequence[Mapping[str, Any]]) -> str:
+    """What tells a training's network from another that came of the same settings: its curves, bit for bit."""
+    told = [
+        [entry["epoch"], sorted((name, value) for name, value in entry["metrics"].items() if name not in OF_THE_CLOCK)]
+        for entry in history
+    ]
+    return sha256(json.dumps(told).encode())
 
 
 def reaches(history: Sequence[Mapping[str, Any]], epoch: int) -> bool:

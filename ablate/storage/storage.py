@@ -31,7 +31,7 @@ from ablate.storage.checkpoints import load_state
 from ablate.storage.checksums import read_json, sha256
 from ablate.storage.files import BucketFiles, Files, LocalFiles
 from ablate.storage.records import Record
-from ablate.storage.status import TrainingView, reaches
+from ablate.storage.status import TrainingView, network_digest, reaches
 
 _KEY = re.compile(r"[0-9a-f]{20}")
 IDENTITY = re.compile(r"\d{13}-[0-9a-f]{12}", re.ASCII)
@@ -278,12 +278,28 @@ class Storage:
         """A measurement's record.
 
         Returns:
-            The record; None where there is none, or its checksum does not hold.
+            The record; None where there is none, its checksum does not hold, or it is `outdated`.
         """
+        found = self.stored_record(view, measurement)
+        return None if found is None or self.outdated(found) else found
+
+    def stored_record(self, view: TrainingView, measurement: str) -> Record | None:
+        """The same, outdated or not."""
         if measurement not in view.records:
             return None
         content = self._verified(*view.records[measurement])
         return None if content is None else Record.from_bytes(content)
+
+    def outdated(self, record: Record) -> bool:
+        """Whether it is of examples made on another network than what is here of the training that made them.
+
+        Returns:
+            False too where that training is not here to its end, and of records of versions that did not say so.
+        """
+        made_on, digest = record.meta.get("made_on"), record.meta.get("made_on_digest")
+        if digest is None or not isinstance(made_on, str) or not _KEY.fullmatch(made_on):
+            return False
+        return self.view(made_on).finished and network_digest(self.history(made_on)) != digest
 
     def checkpoint(self, key: str) -> tuple[bytes | None, list[str]]:
         """The furthest whole checkpoint.

@@ -13,6 +13,7 @@ from ablate.core.errors import SpecError
 from ablate.execution.base import Outcome
 from ablate.execution.measurements import by_attack
 from ablate.execution.tune import pack, unpack
+from ablate.learning.state import TrainingState
 from ablate.planning.plan import Plan, decide, make_plan, transfer_measurement
 from ablate.planning.plan_file import plan_file_of
 from ablate.report.from_storage import results_of
@@ -20,6 +21,7 @@ from ablate.report.results import Results
 from ablate.report.tables import build_table, table_input
 from ablate.spaces.metrics import transfer_column, transferred
 from ablate.spaces.planned_measurement import MadeOn
+from ablate.storage import checkpoints
 from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
 from tests.support.helpers import launch_here, numbers, options_of, plan_of, write_space
@@ -80,6 +82,62 @@ def test_files_name_the_rows_that_examples_are_of(whole: Path) -> None:
     made = results(whole)
     files = build_table(table_input(made, whole=True))
     assert [files.header(transfer_column(row)) for row in ("small", "large")] == ["PGD-20 of small", "PGD-20 of large"]
+
+
+def anew(folder: Path, key: str) -> None:
+    """Other bits come of a training once more: its network is gone, and its curves are those of another one."""
+    storage = Storage(str(folder / "storage"))
+    content, _ = storage.checkpoint(key)
+    assert content is not None
+    state = checkpoints.load_state(content)
+    state["history"][-1]["metrics"]["train/loss"] += 0.5
+    for network in (state["network"], *(each["network"] for each in state["kept"].values())):
+        network.update({name: value * 0 if "linear" in name else value for name, value in network.items()})
+    again = checkpoints.save_state(TrainingState(**state))
+    storage.attempt(key).save_checkpoint(2, again, state["history"], finished=True, keeps=["epoch:1"], anew=True)
+
+
+def test_examples_of_a_network_that_was_trained_anew_are_made_again(whole: Path, tmp_path: Path) -> None:
+    write_space(tmp_path, epochs=2)
+    shutil.copytree(whole / "storage", tmp_path / "storage")
+    small, source = planned(whole).trainings
+    before = results(tmp_path).of("small")[0].values
+    anew(tmp_path, source)
+    assert "accuracy/transfer_large" not in results(tmp_path).trials["small", SEED].metrics
+    plan = planned(tmp_path)
+    decide(plan, Storage(str(tmp_path / "storage")))
+    missing = {plan.trainings[small].measurements[key].name for key in plan.trainings[small].missing}
+    assert missing == {"transfer_large"} and plan.trainings[small].action == "continue"
+    assert launch(tmp_path) == 0
+    after = results(tmp_path).of("small")[0].values
+    assert after["transfer_large"] != before["transfer_large"]
+    assert {**after, "transfer_large": 0} == {**before, "transfer_large": 0}
+    decide(plan, Storage(str(tmp_path / "storage")))
+    assert {training.action for training in plan.trainings.values()} == {"reuse"}
+
+
+@pytest.mark.parametrize("how", ["of an earlier version", "whose source is gone", "whose source is trained again"])
+def test_examples_nothing_speaks_against_are_kept(whole: Path, tmp_path: Path, how: str) -> None:
+    shutil.copytree(whole / "storage", tmp_path / "storage")
+    storage, plan = Storage(str(tmp_path / "storage")), planned(whole)
+    small, source = plan.trainings
+    transfers = [key for key, each in plan.trainings[small].measurements.items() if each.name == "transfer_large"]
+    if how == "of an earlier version":
+        for key in transfers:
+            record = storage.record(storage.view(small), key)
+            assert record is not None and len(record.meta.pop("made_on_digest")) == 64
+            storage.attempt(small).save_record(record)
+        anew(tmp_path, source)
+    else:
+        content, _ = storage.checkpoint(source)
+        history = storage.history(source)
+        shutil.rmtree(tmp_path / "storage" / source)
+        if how == "whose source is trained again":
+            again = [{**entry, "timestamp_ms": 1, "metrics": {**entry["metrics"], "seconds": 9.0}} for entry in history]
+            storage.attempt(source).save_checkpoint(2, content or b"", again, finished=True)
+    assert all(storage.record(storage.view(small), key) is not None for key in transfers)
+    decide(plan, storage, only=[small])
+    assert plan.trainings[small].action == "reuse"
 
 
 def test_a_source_that_fails_or_is_interrupted_costs_its_column_alone_until_it_comes(

@@ -13,6 +13,7 @@ from ablate.core.digest import digest
 from ablate.storage.attempts import seal_manifest
 from ablate.storage.export import faults
 from ablate.storage.records import Record
+from ablate.storage.status import network_digest
 from ablate.storage.storage import Storage
 from tests.support.stored import MEASUREMENT, history
 
@@ -68,3 +69,15 @@ def test_a_record_of_another_measurement_is_told(tmp_path: Path) -> None:
 def test_a_training_of_another_key_is_told(tmp_path: Path) -> None:
     [line] = told(tmp_path, measured(100.0 / 3), {**IDENTITY, "seed": 4})
     assert line.startswith(f"training {TRAINING}: what it is said to stand for has the key ")
+
+
+@pytest.mark.parametrize(("digest_of", "told_of"), [(history(1), 0), (history(2), 1), (None, 0)])
+def test_examples_of_another_network_than_is_here_are_told(tmp_path: Path, digest_of: Any, told_of: int) -> None:
+    source = Storage(str(tmp_path / "storage")).attempt("ef" * 10)
+    source.save_checkpoint(1, b"checkpoint", history(1), finished=True)
+    found = measured(100.0 / 3)
+    found.meta["made_on"] = "ef" * 10
+    if digest_of is not None:
+        found.meta["made_on_digest"] = network_digest(digest_of)
+    lines = told(tmp_path, found)
+    assert len(lines) == told_of and all("of another network of " + "ef" * 10 in line for line in lines)
