@@ -95,11 +95,17 @@ class LocalFiles:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
                 raise self._error("writable", path, error) from error
             try:  # a file system without hard links
-                with target.open("xb") as stream:
-                    stream.write(content)
+                stream = target.open("xb")
             except FileExistsError:
                 return False
             except OSError as inner:
+                raise self._error("writable", path, inner) from inner
+            try:
+                with stream:
+                    stream.write(content)
+            except OSError as inner:
+                with contextlib.suppress(OSError):  # half of it would be there for good: nobody could create it again
+                    target.unlink()
                 raise self._error("writable", path, inner) from inner
         finally:
             with contextlib.suppress(OSError):

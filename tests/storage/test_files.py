@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +67,31 @@ def test_a_write_that_dies_half_way_changes_nothing(files: LocalFiles, monkeypat
     assert files.read("f") == b"before"
     assert files.list("") == ["f"]
     assert sorted(os.listdir(files.root)) == ["f"]  # nothing left beside
+
+
+def test_without_hard_links_a_disk_that_fills_up_leaves_no_half_of_what_is_created(
+    files: LocalFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    class Full(io.FileIO):
+        def write(self, content: object) -> int:
+            super().write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        return Full(path, mode.replace("b", "")) if "x" in mode else opened(path, mode, *rest, **named)
+
+    monkeypatch.setattr(os, "link", refuse)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            files.create("registrations/a.json", b"{}")
+    assert files.list("registrations") == []
+    assert files.create("registrations/a.json", b"{}") and files.read("registrations/a.json") == b"{}"
 
 
 def test_without_hard_links_still_exactly_one_creates(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
