@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 MOST_LINES = 40
 
+TAKEN = (
+    "Nothing else in a bundle speaks for what was observed: verdicts for each image, numbers of analyses, curves. "
+    "--spot N and --retrain ROW make such again."
+)
+"""What `verify` cannot hold against anything."""
+
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -144,6 +150,8 @@ def verify(
             said = f"{plural(len(lines), 'difference')}" if lines else "nothing differs"
             _print_line(console, f"{path}: {found.sentence()}; {told}; {said} (made by {verification.made_by(opened)})")
             differs = differs or bool(lines)
+        if not spot and retrain is None:
+            _print_line(console, TAKEN)
         if differs:
             raise SystemExit(1)
 

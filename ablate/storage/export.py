@@ -11,10 +11,15 @@ import numpy as np
 from ablate.core.digest import digest
 from ablate.core.errors import StorageError
 from ablate.core.redaction import redact
+from ablate.core.text import plural
 from ablate.storage.attempts import manifests_of, seal_manifest
 from ablate.storage.checksums import read_json, sha256
 from ablate.storage.records import Record
+from ablate.storage.status import TrainingView
 from ablate.storage.storage import Storage
+
+NOBODY = -1
+"""In `broken_by` of a column made of others: no part broke the image."""
 
 _ROUNDING = 1e-9
 """Of an accuracy, relative."""
@@ -85,7 +90,9 @@ def faults(storage: Storage, key: str) -> Iterator[str]:
         else:
             if storage.outdated(record):
                 yield f"record {name}: it is of examples of another network of {record.meta['made_on']} than is here"
-            yield from (f"record {name}: {told}" for told in _miscounted(record))
+            yield from (
+                f"record {name}: {told}" for told in (*_miscounted(record), *_beside_parts(storage, view, record))
+            )
 
 
 def _miscounted(record: Record) -> Iterator[str]:
@@ -98,3 +105,24 @@ def _miscounted(record: Record) -> Iterator[str]:
         yield f"expected an accuracy, got {stated!r}"
     elif not math.isclose(stated, 100.0 * float(correct.mean()), rel_tol=_ROUNDING, abs_tol=_ROUNDING):
         yield f"it states {stated:.6g} %, its images give {100.0 * float(correct.mean()):.6g} %"
+    elif record.meta.get("images", correct.size) != correct.size:
+        yield f"it is said to be of {record.meta['images']} images, and has verdicts of {correct.size}"
+
+
+def _beside_parts(storage: Storage, view: TrainingView, record: Record) -> Iterator[str]:
+    """Where a column made of others contradicts them: those that were measured before it were not tried again."""
+    correct, broken_by = record.correct, record.arrays.get("broken_by")
+    made_of, attacked = record.meta.get("made_of"), record.meta.get("attacked")
+    if correct is None or broken_by is None or not isinstance(made_of, dict) or not isinstance(attacked, dict):
+        return
+    if not np.array_equal(correct, broken_by == NOBODY):
+        yield "its verdicts are not those of the attacks that are said to break its images"
+        return
+    for number, name in enumerate(attacked):
+        part = storage.stored_record(view, made_of.get(name, "")) if attacked[name] is None else None
+        if part is None or part.correct is None or len(part.correct) < len(correct):
+            continue
+        right = part.correct[: len(correct)]
+        differ = int(np.count_nonzero((correct & ~right) | ((broken_by == number) & right)))
+        if differ:
+            yield f"of {plural(differ, 'image')} it says another thing than the record of its part {name}"

@@ -46,6 +46,7 @@ def test_a_bundle_gives_the_tables_verdicts_and_figures_of_its_storage(launched:
     assert statement_of(ours) == statement_of(theirs)
     code, told = run("verify", bundle)
     assert code == 0 and "nothing differs" in told and "4 trainings, 8 records, 1 table, 1 verdict" in told
+    assert "verdicts for each image, numbers of analyses, curves. --spot N" in told  # taken as they are
 
 
 def test_the_same_content_is_the_same_bytes(launched: Path, bundle: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablate.attacks import ensemble
 from ablate.core.digest import digest
 from ablate.storage.attempts import seal_manifest
-from ablate.storage.export import faults
+from ablate.storage.export import NOBODY, faults
 from ablate.storage.records import Record
 from ablate.storage.status import network_digest
 from ablate.storage.storage import Storage
@@ -81,3 +82,42 @@ def test_examples_of_another_network_than_is_here_are_told(tmp_path: Path, diges
         found.meta["made_on_digest"] = network_digest(digest_of)
     lines = told(tmp_path, found)
     assert len(lines) == told_of and all("of another network of " + "ef" * 10 in line for line in lines)
+
+
+WITHSTOOD = np.array([True, True, False, False])
+PARTS = {"natural": "a1" * 10, "fgsm": "b2" * 10}
+
+
+def made_of_others(folder: Path, broken_by: list[int], **changes: Any) -> list[str]:
+    """What is told of a column made of two that were measured before it: one breaks an image, the other another."""
+    storage = Storage(str(folder / "storage"))
+    attempt = storage.attempt(TRAINING)
+    for broken, part in enumerate(PARTS.values()):
+        attempt.save_record(measured(75.0, np.arange(4) != 2 + broken, part))
+    arrays = {"correct": WITHSTOOD, "broken_by": np.array(broken_by, np.int8)}
+    meta = {"images": 4, "made_of": PARTS, "attacked": dict.fromkeys(PARTS), **changes}
+    return told(folder, Record(MEASUREMENT, {"accuracy": 50.0}, arrays, meta))
+
+
+def test_a_column_made_of_others_that_agrees_with_them_is_not_told(tmp_path: Path) -> None:
+    assert NOBODY == ensemble.NOBODY
+    assert made_of_others(tmp_path, [NOBODY, NOBODY, 0, 1]) == []
+
+
+@pytest.mark.parametrize(
+    ("broken_by", "changes", "expected"),
+    [
+        ([NOBODY, NOBODY, 0, NOBODY], {}, "are not those of the attacks that are said to break its images"),
+        ([NOBODY, NOBODY, 1, 1], {}, "of 1 image it says another thing than the record of its part fgsm"),
+        ([NOBODY, NOBODY, 0, 1], {"images": 5}, "said to be of 5 images, and has verdicts of 4"),
+    ],
+)
+def test_a_column_edited_beside_its_parts_is_told(
+    tmp_path: Path, broken_by: list[int], changes: dict[str, Any], expected: str
+) -> None:
+    [line] = made_of_others(tmp_path, broken_by, **changes)
+    assert expected in line
+
+
+def test_a_part_that_was_tried_again_there_may_differ(tmp_path: Path) -> None:
+    assert made_of_others(tmp_path, [NOBODY, NOBODY, 1, 1], attacked={"natural": None, "fgsm": 3}) == []
