@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ablate.core.errors import SpecError
+from ablate.core.text import plural
 from ablate.storage.plans import PlanFile
 
 METADATA = "ro-crate-metadata.json"
@@ -38,8 +39,9 @@ def metadata(plan: PlanFile, sizes: Mapping[str, int], needs: Sequence[str] = ()
     data = ", ".join(plan.data_labels)
     trainings = plan.trainings()
     crate.description = (
-        f"Records of {len(plan.trials)} trials of {len(trainings)} trainings on {data}, preset {plan.preset}, "
-        f"seeds {', '.join(map(str, plan.seeds))}; python -m ablate.bundle verify recomputes every number of it."
+        f"Records of {plural(len(plan.trials), 'trial')} of {plural(len(trainings), 'training')} on {data}, "
+        f"preset {plan.preset}, seeds {', '.join(map(str, plan.seeds))}; python -m ablate.bundle verify recomputes "
+        "every number of it."
     )
     # That of the launch, and not of the writing: the same results are the same bytes.
     crate.root_dataset["datePublished"] = day

@@ -187,9 +187,10 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: float, noun: str) -> str:
+    """`1 row`, `2 rows`, `0.5 rows`."""
+    number = f"{count:,}" if isinstance(count, int) else f"{count:,g}"
+    return f"{number} {noun}" if count == 1 else f"{number} {noun}s"
 
 
 def left_over(count: int, most: int) -> list[str]:

@@ -24,8 +24,8 @@ def import_modules(modules: Iterable[str]) -> None:
     for module in modules:
         if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
             sys.path.insert(0, os.getcwd())  # noqa: PTH109
-        if module.endswith(".py"):
-            meant = module.removesuffix(".py").removeprefix("./").replace("/", ".")
+        if module.endswith(".py") or "/" in module or module.startswith("."):
+            meant = module.removesuffix(".py").lstrip("./").replace("/", ".")
             raise SpecError(f"--import {module}: expected the name of a module, got a file's; did you mean {meant}?")
         if "," in module:
             asked = " ".join(f"--import {part.strip()}" for part in module.split(","))

@@ -15,7 +15,6 @@ from ablate.analysis.registry import AnalysisContext, declared_settings, get_ana
 from ablate.attacks import Checks, build_attack
 from ablate.core.errors import MeasurementError
 from ablate.core.metric_names import refused
-from ablate.learning.state import TrainingError
 from ablate.spaces.metrics import refused_scalar
 from ablate.spaces.planned_measurement import PlannedMeasurement
 from ablate.spaces.settings import values_of
@@ -57,8 +56,7 @@ def analyse(measurement: PlannedMeasurement, inputs: AnalysisInputs, progress: C
         progress: To be told now and then how much is done, and of how much.
 
     Raises:
-        MeasurementError: A scalar has a name that is another number's.
-        TrainingError: A scalar is not finite.
+        MeasurementError: A scalar has a name that is another number's, or is not finite.
     """
     attack = build_attack("pgd20", measurement.settings)
     images, labels = inputs.images, inputs.labels
@@ -95,8 +93,8 @@ def analyse(measurement: PlannedMeasurement, inputs: AnalysisInputs, progress: C
     )
     result = get_analysis(measurement.name)(context)
     for problem in filter(None, (refused(name) or refused_scalar(name) for name in result.scalars)):
-        raise MeasurementError(f"analysis {measurement.name}: {problem}")
+        raise MeasurementError(f"{measurement.name}: {problem}")
     bad = [name for name, value in result.scalars.items() if not math.isfinite(value)]
     if bad:
-        raise TrainingError(f"analysis {measurement.name}: expected finite numbers, got none for {bad[0]}")
+        raise MeasurementError(f"{measurement.name}: expected finite numbers, got none for {bad[0]}")
     return Record(measurement.key, dict(result.scalars), dict(result.arrays), {"what": measurement.name})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from ablate.core.errors import UserError
-from ablate.core.text import reason_of
+from ablate.core.text import plural, reason_of
 from ablate.execution import local_ray, ray_head
 from ablate.execution.addresses import ray_address
 
@@ -143,7 +143,8 @@ def share(trainings: int, cpus: int | None, gpus: float | None, say: Callable[[s
         if ray_address() is None:
             raise _too_much(nodes, cpus, gpus)
         there = _largest(nodes)
-        say(f"No node has {cpus} CPUs and {gpus:g} GPUs (the largest: {there}); waiting for the cluster to add one.")
+        asked = f"{plural(cpus, 'CPU')} and {plural(gpus, 'GPU')}"
+        say(f"No node has {asked} (the largest: {there}); waiting for the cluster to add one.")
     return cpus, gpus
 
 
@@ -178,7 +179,7 @@ def _fits(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> bool:
 
 def _largest(nodes: Sequence[Mapping[str, float]]) -> str:
     most = max(nodes, key=lambda node: (node.get("GPU", 0), node["CPU"]))
-    return f"{most['CPU']:g} CPUs and {most.get('GPU', 0):g} GPUs"
+    return f"{plural(most['CPU'], 'CPU')} and {plural(most.get('GPU', 0), 'GPU')}"
 
 
 def _too_much(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> UserError:

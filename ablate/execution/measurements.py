@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ablate.attacks import Attack, Ensemble, build_attack
-from ablate.core.errors import MeasurementError, SpecError
+from ablate.core.errors import MeasurementError, UserError, place_of
+from ablate.core.text import named_line
 from ablate.learning.cost import measurement_cost
 from ablate.spaces.planned_measurement import PlannedMeasurement
 
@@ -80,6 +81,9 @@ def _depth_of(attack: Attack) -> int:
     return 1 + max(map(_depth_of, attack.parts), default=0) if isinstance(attack, Ensemble) else 0
 
 
-def with_its_name(error: Exception, name: str) -> Exception:
-    """What a measurement refused, a band that such images lack say, as a fault of its own; other errors as they are."""
-    return MeasurementError(f"{name}: {error}") if isinstance(error, SpecError) else error
+def with_its_name(error: Exception, name: str) -> MeasurementError:
+    """What went wrong in a measurement, as a fault of its own that names it: its network is trained all the same."""
+    text = str(error) if isinstance(error, UserError) else f"{named_line(error)}{place_of(error)}"
+    found = MeasurementError(text if text.startswith(f"{name}: ") else f"{name}: {text}")
+    found.__cause__ = error
+    return found

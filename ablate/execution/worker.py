@@ -167,7 +167,7 @@ class TaskRun:
             self._tell("interrupted", text=reason)
             return Outcome(self.task.key, "interrupted", reason)
         if isinstance(error, (TrainingError, MeasurementError)):
-            reason, details = str(error), ""
+            reason, details = str(error), "" if error.__cause__ is None else traceback.format_exc()
         elif ran_out_of_memory(error):
             reason, details = f"out of memory: {line}", traceback.format_exc()
             if self.task.gpu_share < 1 or self.task.together > 1:
@@ -298,7 +298,7 @@ class TaskRun:
         networks = dict.fromkeys(sorted((m.network for m in missing), key=lambda name: name != "last"))
         groups = {which: by_attack(m for m in missing if m.network == which) for which in networks}
         far = MeasurementProgress(groups.values(), len(labels), spec.data.image_size)
-        broken: list[Exception] = []
+        broken: list[MeasurementError] = []
         for which, waiting in groups.items():
             try:
                 chosen = state.network_of(which)
@@ -329,10 +329,8 @@ class TaskRun:
                         broken.append(with_its_name(error, same[0].name))
                     far.add(same)
                     yield
-        if len(broken) > 1 and all(isinstance(error, MeasurementError) for error in broken):
-            raise MeasurementError("; ".join(dict.fromkeys(str(error) for error in broken)))
         if broken:
-            raise broken[0]
+            raise MeasurementError("; ".join(dict.fromkeys(map(str, broken)))) from broken[0].__cause__
 
     def _measure_together(
         self,

@@ -214,10 +214,11 @@ class Courses:
             part = file.model_copy(update={"trials": [self._parts[place] for place in unread]})
             found = results_of(part, self._storage)
             for (row, seed), trial in found.trials.items():
-                if trial.problem is None:
+                retried = trial.state == "failed" and trial.part.training in again
+                if trial.problem is None or (trial.gap is not None and not retried):
                     trial = dataclasses.replace(trial, correct=functools.cache(trial.correct))  # several looks read it
                     self._whole[name, row, seed] = trial
-                elif trial.state == "failed" and trial.part.training in again:
+                elif retried:
                     trial = dataclasses.replace(trial, problem="to be tried again", state="training")
                 self._seen[name, row, seed] = trial
 

@@ -106,7 +106,7 @@ def _table(plan: Plan, space: str) -> Table:
 
 
 def _overview(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)  # fits 60 columns
     table.add_column("space", no_wrap=True)
     for name in ("rows", "trials", "trainings", "as above"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -120,7 +120,9 @@ def analyse_power(plan: Plan, storage: Storage, expected: Duration) -> list[Powe
 def in_short(claims: Sequence[PowerAnalysis]) -> str:
     """What is foreseen of many claims, in a few words."""
     reached = sum(each.asked is not None for each in claims)
-    told = [f"{plural(len(claims), 'claim')}, of which these seeds reach a look of {reached:,}"]
+    told = [
+        f"{plural(len(claims), 'claim')}, of which these seeds reach a look of {f'{reached:,}' if reached else 'none'}"
+    ]
     needed = Counter(each.seeds for each in claims if each.known and each.effect is not None)
     looks = sorted(seeds for seeds in needed if seeds is not None)
     decided = [f"{needed[seeds]:,} with {plural(seeds, 'seed')} a row" for seeds in looks]

@@ -316,7 +316,7 @@ class TrainingsProgress:
         if "images_per_second" in what.metrics:
             cells["images/s"] = f"{what.metrics['images_per_second']:,.0f}"
         left = what.pace.left(self._clock())
-        if left is not None:
+        if left is not None and (what.measuring or what.done < what.total):  # measuring has a pace of its own
             cells["left"] = duration(left)
         return cells
 

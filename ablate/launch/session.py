@@ -307,7 +307,10 @@ class Session:
                     # A second Ctrl-C must not lose the numbers that are being sent.
                     with contextlib.suppress(ValueError):  # not the main thread
                         signal.signal(signal.SIGINT, signal.SIG_IGN)
-                    hours = f"{self.options.max_hours:g} hours are up (--max-hours); " if self.time_is_up else ""
+                    hours = ""
+                    if self.time_is_up:
+                        most = self.options.max_hours or 0.0
+                        hours = f"{plural(most, 'hour')} {'is' if most == 1 else 'are'} up (--max-hours); "
                     self.console.print(f"Stopping: {hours}what is trained is kept.")
             decide(self.plan, storage)
             if options.prune and not self.interrupted:

@@ -175,7 +175,7 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
     if len(bases) == 1:
         basis = next(iter(bases))
     else:
-        basis = ", ".join(f"{count} of {len(work)} trainings {basis}" for basis, count in bases.most_common())
+        basis = ", ".join(f"{count} of {plural(len(work), 'training')} {basis}" for basis, count in bases.most_common())
     load = 0.0 if gpus else load_of_others(cores)
     return Estimate(seconds, gpus, cores, device, basis, bool(guessed), load, tuple(remarks))
 

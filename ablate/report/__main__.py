@@ -269,7 +269,8 @@ def _sync(tracker: Tracker, storage: Storage, plans: Sequence[PlanFile], console
             for message in [*storage.damage(key), *storage.damaged_records(key, needed)]:
                 console.print(Text(printable(message), overflow="fold"))
         total = len(plan.trainings())
-        sent = f"Sent plan {plan.id} to {tracker.uri}: {total - len(unfinished)} of {total} trainings are whole."
+        whole = f"{total - len(unfinished)} of {plural(total, 'training')} {'is' if total == 1 else 'are'} whole"
+        sent = f"Sent plan {plan.id} to {tracker.uri}: {whole}."
         console.print(sent, markup=False)
     tell_repairs(tracker.repairs, console)
 

@@ -31,14 +31,14 @@ _VERSIONS = ("ablate", "torch", "ray", "mlflow")
 
 
 def figure_data(results: Results) -> FigureData:
-    """What a plan's figures are drawn from: rows and seeds that are finished.
+    """What a plan's figures are drawn from: rows and seeds that are finished, or have an outcome.
 
     Returns:
         Arrays and scalars under the names without `_best`, whichever network they are of.
     """
     rows: dict[str, dict[int, RowData]] = {}
     for (row, seed), trial in results.trials.items():
-        if trial.problem is None:
+        if trial.problem is None or (row, seed) in results.outcomes:
             every = trial.arrays()
             rows.setdefault(row, {})[seed] = RowData(
                 _of_network(every, results.network),
@@ -150,7 +150,7 @@ def space_page(results: Results, figures: Mapping[str, Picture | Missing], serve
         figures=list(figures.values()),
         problems=[
             f"{row}, seed {seed}: {reason}"
-            for (row, seed), reason in sorted(results.problems.items())
+            for (row, seed), reason in sorted([*results.problems.items(), *results.gaps.items()])
             if (row, seed) in results.trials and results.trials[row, seed].state != "stopped"
         ],
         left_out=list(results.left_out()),

@@ -100,6 +100,7 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
             {name: value for name, value in last.items() if name.startswith(OF_LAST_EPOCH) and math.isfinite(value)},
             _problem(state, view, reason, whole),
             reason,
+            tuple(part.lacking(view)) if state == "failed" else (),
             view.finished,
             view.epoch,
             Curves(

@@ -73,6 +73,7 @@ def _trial(plan: TrackedPlan, row: str, seed: int, trial: TrackedTrial) -> Trial
         finite,
         trial.problem,
         trial.reason,
+        trial.lacking,
         plan.trained(row, seed),
         None,
         Curves(lambda metric: plan.curve(row, seed, metric)),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from ablate.core.text import listed
 from ablate.spaces.measurement import ON_FIRST_IMAGES
-from ablate.spaces.metrics import Metric, transferred
+from ablate.spaces.metrics import Metric, from_analysis_label, transferred
 
 COLUMN_NAMES = {
     "natural": "Natural",
@@ -51,8 +52,18 @@ _CORRUPTIONS = "corruptions/"
 _BY_QUERIES = ("square", "aa")
 """Columns that `measurement.square_queries` changes."""
 
+_MINUS = re.compile(r"(?<![^\s(\[])-(?=\d)")
+
+_NAMED = 3
+"""So many measurements of those that failed are named."""
+
 _GROUP = re.compile(r"_group(\d+)$")
 """How the metrics of one layer group end; group 0 is the first convolution."""
+
+
+def with_minus(text: str) -> str:
+    """A text with minus signs before its numbers."""
+    return _MINUS.sub("\N{MINUS SIGN}", text)
 
 
 def reduced_headers(settings: Iterable[tuple[int | None, int | None]]) -> dict[str, str]:
@@ -102,3 +113,29 @@ def column_name(metric: str) -> str:
     if source is not None:
         return f"PGD-20 of {source.replace('_', ' ')}"
     return COLUMN_NAMES.get(metric, metric)
+
+
+def measurement_name(label: str) -> str:
+    """The readable name of what a plan labels so, `accuracy_best/pgd20` or `spectrum_best`."""
+    what, network = _measured(label)
+    name = column_name(Metric.from_run(label).name) if Metric.from_run(label).accuracy else what
+    return name if network == "last" else f"{name} of {network}"
+
+
+def failure_words(lacking: Sequence[str], reason: str | None) -> str:
+    """What failed, and why: `transfer failed: expected ..., got ...`.
+
+    Args:
+        lacking: Labels of what could not be measured, as plans have them.
+        reason: As storage has it; of one it begins with its name.
+    """
+    told = reason or "unknown"
+    what = {_measured(label)[0] for label in lacking}
+    if len(what) == 1:
+        told = told.removeprefix(f"{what.pop()}: ")
+    return f"{listed([measurement_name(label) for label in lacking], _NAMED)} failed: {told}"
+
+
+def _measured(label: str) -> tuple[str, str]:
+    metric = Metric.from_run(label)
+    return (metric.column, metric.network) if metric.accuracy else from_analysis_label(label)

@@ -101,7 +101,7 @@ def _curves(results: Results) -> dict[str, list[Mapping[int, float]]]:
 
 def _trained(results: Results) -> Iterator[tuple[str, Trial]]:
     for (row, _), trial in results.trials.items():
-        if trial.problem is None:
+        if trial.problem is None or trial.gap is not None:
             yield row, trial
 
 

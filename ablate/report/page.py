@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablate.report.figures.pictures import Picture
 from ablate.report.formats import MASKED, NOTHING, deviation, marks, number
-from ablate.report.names import column_name
+from ablate.report.names import column_name, with_minus
 from ablate.report.tables import Line, Row, Table
 from ablate.report.verdicts.masking import SECOND
 from ablate.report.verdicts.noise import TableNoise
@@ -26,7 +26,6 @@ from ablate.report.verdicts.verdicts import Verdict
 
 _FOLDER = Path(__file__).parent
 _SIGNS = {"holds": "✓", "fails": "✗", "not enough evidence": "?"}
-_MINUS = re.compile(r"(?<![^\s(\[])-(?=\d)")
 _ONE_WORD = re.compile(r"\bn = \d+|\d %|± (?=\d)")
 _FOLDED_FROM = 4  # so many comparisons of a claim are folded away
 _HEADER = 14
@@ -152,7 +151,7 @@ def _typeset(value: Any) -> Any:
     """Text with minus signs before numbers, and what is read as one word on one line."""
     if type(value) is not str:  # markup is what it is
         return value
-    return _ONE_WORD.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), _MINUS.sub("\N{MINUS SIGN}", value))
+    return _ONE_WORD.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), with_minus(value))
 
 
 def _space(space: SpacePage) -> dict[str, Any]:
@@ -302,6 +301,7 @@ def _figure(figure: Picture | Missing) -> dict[str, Any]:
         "caption": figure.caption,
         "lines": figure.lines,
         "narrow": figure.narrow,
+        "tall": figure.tall,
         "width": figure.printed,
         "source": f"data:image/png;base64,{base64.b64encode(figure.png).decode()}",
     }

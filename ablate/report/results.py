@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ablate.core.metric_names import EVERY_EPOCH, OF_LAST_EPOCH
+from ablate.report.names import failure_words
 from ablate.report.replications import Replication
 from ablate.spaces.claims import Claim
 from ablate.spaces.metrics import Metric, is_accuracy
@@ -134,8 +135,9 @@ class Trial:
         state: How far it is.
         metrics: What was measured, by the names that runs have (`accuracy_best/pgd20`); of all networks.
         at_end: The training's own metrics after its last epoch that are numbers of the table too (`energy/ratio`).
-        problem: Why tables show nothing of it; None where they do.
+        problem: Why tables show nothing of it, or not all; None where they do.
         reason: Why it failed.
+        lacking: Of a failed one that was trained, what could not be measured, by the names that plans have.
         trained: Whether its training reached its last epoch.
         reached: The last epoch trained, -1 without any; None: the curves tell.
         curves: Metric of the training -> epoch -> value.
@@ -150,6 +152,7 @@ class Trial:
     at_end: Mapping[str, float] = field(default_factory=dict)
     problem: str | None = None
     reason: str | None = None
+    lacking: tuple[str, ...] = ()
     trained: bool = False
     reached: int | None = None
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
@@ -161,6 +164,13 @@ class Trial:
     def epoch(self) -> int:
         """The last epoch trained; -1 without any."""
         return max(self.curves.get(EVERY_EPOCH, {}), default=-1) if self.reached is None else self.reached
+
+    @property
+    def gap(self) -> str | None:
+        """What failed beside numbers that are good: `transfer failed: ...`; None where all or nothing is there."""
+        if self.state != "failed" or not self.trained or not self.metrics:
+            return None
+        return failure_words(self.lacking or ("a measurement",), self.reason)
 
     def measured(self, network: Network) -> bool:
         """Whether there are accuracies of a network."""
@@ -260,6 +270,7 @@ class Results:
         outcomes: (row label, seed) -> outcome.
         problems: (row label, seed) -> why there is no outcome ("failed: loss became nan in epoch 3", "not trained",
             "not measured").
+        gaps: (row label, seed) -> what failed of an outcome that is there ("transfer failed: ...").
         noise: Repetitions of one training from elsewhere, whose spread stands for the noise between trainings;
             empty: the noise is that of the outcomes themselves.
         plan: The part of a plan that is about one space; None of numbers without one, as published ones are.
@@ -281,6 +292,7 @@ class Results:
     runs: Runs | None = None
     replications: Mapping[tuple[str, int], Sequence[Replication]] = field(default_factory=dict)
     left_out: Callable[[], Sequence[str]] = _none_left_out
+    gaps: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     @classmethod
     def of_plan(cls, plan: PlanFile, trials: Mapping[tuple[str, int], Trial], network: Network = "last") -> Results:
@@ -292,15 +304,21 @@ class Results:
             network: Whose numbers are wanted.
 
         Returns:
-            Only rows and seeds that are finished have an outcome; of others a part could be taken for the whole.
+            Only rows and seeds that are finished have an outcome; of others a part could be taken for the whole. So
+            have those of which a measurement failed, without it.
         """
-        problems = {where: trial.problem for where, trial in trials.items() if trial.problem is not None}
+        gaps = {where: gap for where, trial in trials.items() if (gap := trial.gap) is not None}
+        problems = {where: t.problem for where, t in trials.items() if t.problem is not None and where not in gaps}
         outcomes = {}
         for where, trial in trials.items():
             if where in problems:
                 continue
             own = trial.part.spec.get("measurement", {}).get("network")  # then its numbers are of this one alone
             wanted = "last" if own == network else network
+            if where in gaps and not trial.measured(wanted):
+                problems[where] = f"failed: {trial.reason}"
+                del gaps[where]
+                continue
             if wanted != "last" and not trial.measured(wanted):
                 lacking = f"no {wanted} network, which needs {needed_for(wanted)}"
                 problems[where] = lacking if own is None else f"measured on its {own} network alone, not on {wanted}"
@@ -308,7 +326,7 @@ class Results:
             outcomes[where] = trial.outcome(wanted)
         for row, why in plan.spaces[0].not_needed.items():
             problems |= {(row, seed): why for seed in plan.seeds if (row, seed) not in trials}
-        return cls(outcomes, problems, (), plan, trials, network)
+        return cls(outcomes, problems, (), plan, trials, network, gaps=gaps)
 
     @property
     def planned(self) -> PlanFile:

@@ -21,8 +21,9 @@ def results_as_json(results: Sequence[Results], left_out: Sequence[str] | None =
 
     Returns:
         What `json.dumps` takes: the plan's id, and for each trial `space`, `row`, `seed`, `training`, `state`, `epoch`,
-        `reason` of a failure, and `metrics`: `accuracy/pgd20` and the like in percent, and what analyses found; of rows
-        with held-out images `best_epochs`, the points of robust accuracy that the best epoch has more; of a search,
+        `reason` of a failure, `lacking` where measurements alone failed, `metrics`: `accuracy/pgd20` and the like in
+        percent, and what analyses found; of rows with held-out images `best_epochs`, the points of robust accuracy that
+        the best epoch has more; of a search,
         `search` with its samples and the best of them.
     """
     plan = results[0].planned
@@ -61,5 +62,6 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "epoch": trial.epoch,
         "reason": trial.reason,
         "metrics": dict(trial.metrics),
+        **({"lacking": list(trial.lacking)} if trial.lacking else {}),
         **({"origin": trial.part.origin} if trial.part.origin else {}),
     }

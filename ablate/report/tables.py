@@ -325,6 +325,7 @@ def _columns(given: TableInput) -> tuple[str, ...]:
     plain |= set(given.asked or COLUMNS)
     first = [column for column in COLUMNS if column in plain]
     known = list(COLUMN_NAMES)
+    known += map(transfer_column, given.labels)
     others = sorted(plain - set(COLUMNS), key=lambda name: (known.index(name) if name in known else len(known), name))
     return tuple(dict.fromkeys([*first, *others, *given.extra]))
 
@@ -379,6 +380,7 @@ def _problems(results: Results, label: str, seeds: Sequence[int], columns: Seque
     shown = [column for column in columns if results.values(label, column)]
     for seed in sorted(known):
         reason = results.problems.get((label, seed))
+        reason = reason or results.gaps.get((label, seed))
         if reason is not None:
             reasons.setdefault(reason, []).append(seed)
         outcome = results.outcomes.get((label, seed))
@@ -386,7 +388,9 @@ def _problems(results: Results, label: str, seeds: Sequence[int], columns: Seque
         if broken:
             names = ", ".join(column_name(metric) for metric in broken)
             reasons.setdefault(f"failed: {names} is not a number", []).append(seed)
-        lacking = [column for column in shown if column not in outcome.values] if outcome else []
+        trial = results.trials.get((label, seed))
+        told = {Metric.from_run(name).name for name in trial.lacking} if trial is not None else set()
+        lacking = [column for column in shown if column not in outcome.values and column not in told] if outcome else []
         if lacking:  # the mean is that of the other seeds
             reasons.setdefault(f"no {listed([*map(column_name, lacking)], _NAMED)}", []).append(seed)
     absent = [seed for seed in seeds if seed not in known]

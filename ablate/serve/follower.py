@@ -14,6 +14,7 @@ from ablate.core.errors import StorageError, UserError
 from ablate.core.redaction import redact
 from ablate.core.text import plural, printable
 from ablate.report.from_storage import live_state, state_of
+from ablate.report.names import failure_words
 from ablate.serve import curves, views
 from ablate.serve.board import Board
 from ablate.serve.cache import CachedStorage
@@ -185,7 +186,7 @@ class Follower:
                 last.get("metrics", {}),
                 last.get("timestamp_ms"),
                 self._colours[f"{part.space}/{part.row}"],
-                **self._failure(key, view, reason or "unknown") if state_now == "failed" else {},
+                **self._failure(part, view, reason) if state_now == "failed" else {},
             )
             before = self._trials.get(name)
             moved = moved or before is None or _standing(before) != _standing(trial)
@@ -194,8 +195,10 @@ class Follower:
         self._ages[key] = int(last.get("timestamp_ms", 0))
         return moved
 
-    def _failure(self, key: str, view: TrainingView, reason: str) -> dict[str, Any]:
-        place, text = self._storage.log(key)
+    def _failure(self, part: TrialPart, view: TrainingView, reason: str | None) -> dict[str, Any]:
+        place, text = self._storage.log(part.training)
+        lacking = part.lacking(view)
+        reason = failure_words(lacking, reason) if lacking else reason or "unknown"
         lines = text[-_LOG_BYTES:].splitlines()[-_LOG_LINES:]
         details = str((view.failure or {}).get("details", ""))
         return {

@@ -17,7 +17,7 @@ from ablate.core.errors import SpecError, StorageError, UserError, nearest
 from ablate.core.redaction import redact
 from ablate.core.text import duration, open_closed_streams, open_console, plural, printable
 from ablate.report.from_storage import results_of
-from ablate.report.names import column_name
+from ablate.report.names import column_name, failure_words
 from ablate.report.next_steps import DEFAULT_STORAGE, bundle_there
 from ablate.spaces.settings import format_value
 from ablate.status.holdings import (
@@ -135,7 +135,8 @@ def _overview(storage: Storage, files: Sequence[PlanFile], chosen: PlanFile, con
     console.print(_table(shown, len(shown.spaces) > 1))
     for trial in shown.trials:
         if trial.reason is not None:
-            console.print(Text(printable(f"{_name(trial, shown)} failed: {trial.reason}"), overflow="fold"))
+            what = f": {failure_words(trial.lacking, trial.reason)}" if trial.lacking else f" failed: {trial.reason}"
+            console.print(Text(printable(f"{_name(trial, shown)}{what}"), overflow="fold"))
             console.print(Text(f"  its log: {printable(redact(trial.log))}"), soft_wrap=True)  # to be copied whole
     for row, why in shown.not_needed.items():
         console.print(Text(printable(f"{row}: further seeds {why}"), overflow="fold"))

@@ -38,6 +38,7 @@ class TrialStatus:
         epochs: How many it is to have.
         age_s: Since its last epoch, in seconds; None before one.
         reason: Why it failed.
+        lacking: Of a failed one that was trained, what could not be measured, by the names that plans have.
         log: Where the log of its last attempt lies; empty before one.
         checkpoint_bytes: What `--prune` may drop of its training, which other trials may share.
         record_bytes: Everything else of it.
@@ -52,6 +53,7 @@ class TrialStatus:
     epochs: int
     age_s: float | None
     reason: str | None
+    lacking: tuple[str, ...]
     log: str
     checkpoint_bytes: int
     record_bytes: int
@@ -152,7 +154,7 @@ def _trial(part: TrialPart, storage: Storage, kept: _Kept, *, of_search: bool) -
     state = live_state(known, undecided and leases.held(storage.files, part.training))
     return TrialStatus(
         part.space, part.row, part.seed, part.training, state, kept.view.epoch, part.epochs, kept.age_s, reason,
-        kept.log, kept.checkpoint_bytes, kept.record_bytes,
+        tuple(part.lacking(kept.view)) if state == "failed" else (), kept.log, kept.checkpoint_bytes, kept.record_bytes,
     )  # fmt: skip
 
 

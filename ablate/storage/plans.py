@@ -119,6 +119,11 @@ class TrialPart(Spec):
         """What there must be of it before it is finished: all but what hangs on another training."""
         return {*(key for name, key in self.columns.items() if transferred(name) is None), *self.analyses.values()}
 
+    def lacking(self, view: TrainingView) -> list[str]:
+        """What there is not of it, though it must be, of a training that was trained: names as `columns` have them."""
+        required = self.required - view.records.keys() if view.finished else set()
+        return [name for name, key in {**self.columns, **self.analyses}.items() if key in required]
+
     def never_measured(self, view: TrainingView) -> str | None:
         """Why nothing more will be measured of it, as of `ablate.storage.status.never_measured`."""
         if not view.finished or self.required <= view.records.keys():  # told without reading the settings

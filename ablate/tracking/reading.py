@@ -29,6 +29,9 @@ TRAINING, REPORT = "training", "report"
 OURS = ("Default", TRAINING, REPORT)
 """Experiments that are no space's."""
 
+LACKING, BETWEEN = "ablate.lacking", ", "
+"""The tag of a run of a network that was trained, of what could not be measured; names have no comma."""
+
 STOPPED = "stopped early"
 """What the problem says of a search's sample that the scheduler ended: no failure."""
 
@@ -283,11 +286,18 @@ def _trial(part: TrialPart, run: Run | None, without_run: Mapping[str, _Standing
         problem=standing.problem,
         status=standing.status,
         reason=standing.reason,
+        lacking=_lacking(part, run) if standing.status is TrainingStatus.FAILED else (),
         run_id=run.id,
         training_run_id=run.tags.get("ablate.training_run_id"),
         tags=run.tags,
         run=run,
     )
+
+
+def _lacking(part: TrialPart, run: Run) -> tuple[str, ...]:
+    """What a run says could not be measured, of what is planned."""
+    told = run.tags.get(LACKING, "").split(BETWEEN)
+    return tuple(name for name in (*part.columns, *part.analyses) if name in told)
 
 
 @dataclass(frozen=True)

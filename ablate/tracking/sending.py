@@ -43,7 +43,7 @@ from ablate.tracking.contents import TrainingContents
 from ablate.tracking.identity import flat, mislabelled
 from ablate.tracking.layout import PLACE, PLAN_RUN, row_parameters, unfold
 from ablate.tracking.measurements import MEASUREMENTS, pack
-from ablate.tracking.reading import TRAINING
+from ablate.tracking.reading import BETWEEN, LACKING, TRAINING
 from ablate.tracking.runs import (
     SYNCED_LAYOUT,
     Adopts,
@@ -184,6 +184,12 @@ def _values_agree(run: Run, points: Sequence[Point]) -> bool:
     return all(name in known and same(value, known[name]) for name, value in run.metrics.items())
 
 
+def _mended(store: Store, run: Run) -> None:
+    """A run says no more why it failed."""
+    store.untag(run, "ablate.failure")
+    store.untag(run, LACKING)
+
+
 def _point_to(store: Store, opened: PlanRuns, training: Run, trials: Sequence[TrialPart]) -> None:
     """Trials that have everything still name a training's run that was deleted, or that another launch's replaced."""
     for trial in trials:
@@ -318,7 +324,7 @@ def _trial_points(whole: TrainingContents, trial: TrialPart) -> list[Point]:
         if record is not None:
             made = whole.made_ms(record)
             points += [Point(scalar_of(name, each).run_name, value, made, 0) for each, value in record.scalars.items()]
-    return points + _at_end(whole) if whole.complete(trial) else points
+    return points + _at_end(whole) if whole.view.finished and whole.has_every_epoch else points
 
 
 def _trial_agrees(
@@ -393,26 +399,29 @@ def _send_trial(
         **_trial_identity(opened, trial),
     }
     if failed:
-        tags["ablate.failure"] = held.reason_of(trial)
+        tags |= {"ablate.failure": held.reason_of(trial), LACKING: BETWEEN.join(trial.lacking(view))}
     if stopped:
         tags["ablate.stopped_epoch"] = str(view.stopped)
-    if complete and not synced(run):
-        present = held.records(trial)
+    present = held.records(trial) if failed or (complete and not synced(run)) else {}
+    sent = run.tags.get(SENT_FROM) == held.trial_from(trial) and MEASUREMENTS in artifact_digests(run)
+    if present and not (failed and sent):  # what was measured of a network is good, whatever else failed
         upload(store, run, SPEC, json.dumps(trial.spec, indent=1).encode())
         upload(store, run, MEASUREMENTS, pack(present))
-        tags |= {**_made(next(iter(present.values()))), SYNCED: SYNCED_LAYOUT}
+        tags |= _made(next(iter(present.values())))
+    if complete and present:
+        tags |= {SYNCED: SYNCED_LAYOUT}
         # Ended before it is marked as having everything: a crash in between leaves something to send again.
-        store.untag(run, "ablate.failure")
+        _mended(store, run)
         store.set_status(run, "FINISHED", max(held.made_ms(record) for record in present.values()))
     there = run.metrics
     store.log(run, [point for point in points if point.name not in there], params, tags)
     if failed:
         store.set_status(run, "FAILED", held.failed_ms)
     elif stopped:
-        store.untag(run, "ablate.failure")
+        _mended(store, run)
         store.set_status(run, "KILLED", held.ended_ms)
     elif not complete:
-        store.untag(run, "ablate.failure")
+        _mended(store, run)
         store.set_status(run, "RUNNING")
     if take_over(store, run):
         _tell(opened, trial.space, run)

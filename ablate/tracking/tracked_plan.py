@@ -64,6 +64,7 @@ class TrackedTrial:
         problem: Why tables show nothing of it (`failed: loss became nan in epoch 3`); None where they do.
         status: How far its run says that it is.
         reason: Why it failed.
+        lacking: Of a failed one that was trained, what could not be measured, by the names that plans have.
         run_id: Of its run; None without one.
         training_run_id: Of its training's run.
         tags: Of its run: device, versions, commit.
@@ -75,6 +76,7 @@ class TrackedTrial:
     problem: str | None = None
     status: TrainingStatus = TrainingStatus.MISSING
     reason: str | None = None
+    lacking: tuple[str, ...] = ()
     run_id: str | None = None
     training_run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from ablate.core.text import aside, first_line, left_over, listed, named_line, reason_of, shown
+from ablate.core.text import aside, first_line, left_over, listed, named_line, plural, reason_of, shown
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "one", "\n one\ntwo", "x" * 900])
@@ -40,3 +40,11 @@ def test_long_lists_end_with_how_many_are_left_out(count: int, most: int, line: 
 def test_brackets_within_brackets_are_square() -> None:
     assert aside("plain") == "(plain)"
     assert aside("not needed (given up (at 3))") == "(not needed [given up [at 3]])"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 cycles"), (1, "1 cycle"), (1.0, "1 cycle"), (0.5, "0.5 cycles"), (2, "2 cycles"), (1234, "1,234 cycles")],
+)
+def test_a_number_and_its_noun_agree(count: float, words: str) -> None:
+    assert plural(count, "cycle") == words

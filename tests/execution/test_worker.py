@@ -183,7 +183,7 @@ def test_what_cannot_be_measured_keeps_nothing_else_from_being_measured(
     outcome = worker.run(doing, digits, lambda event: None)
     assert outcome.state == "failed"
     assert re.fullmatch(
-        rf"RuntimeError: no gradient \({re.escape(__file__)}:\d+\)", outcome.reason
+        rf"fgsm: RuntimeError: no gradient \({re.escape(__file__)}:\d+\)", outcome.reason
     )  # whose line it was
     view = storage.view(doing.key)
     measured = {(m.name, m.network) for m in doing.measurements if m.key in view.records}

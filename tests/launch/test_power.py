@@ -79,5 +79,5 @@ def test_many_claims_are_counted_by_the_seeds_that_decide_them() -> None:
         "2 with 3 seeds a row, 1 with 8 seeds a row" in told and "1 by no look" in told and "of 1 nobody knows" in told
     )
     assert in_short([one(None, effect=None)]) == (
-        "1 claim, of which these seeds reach a look of 0; of 1 nobody knows what to expect"
+        "1 claim, of which these seeds reach a look of none; of 1 nobody knows what to expect"
     )

@@ -186,6 +186,12 @@ def test_a_users_module_that_fails_is_named_with_its_line(
         import_modules(["my_broken_module"])
 
 
+@pytest.mark.parametrize("given", ["mine.py", "./mine.py", "./mine", "package/mine.py"])
+def test_a_file_in_a_modules_place_is_answered_with_its_name(given: str) -> None:
+    with pytest.raises(SpecError, match=r"did you mean (package\.)?mine\?$"):
+        import_modules([given])
+
+
 def test_numbers_of_thousands_of_digits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="expected whole numbers"):
         parse_seeds("9" * 5000)

@@ -197,4 +197,4 @@ def test_a_scalar_that_mlflow_refuses_fails_its_analysis_by_name(tmp_path: Path,
     write_space(tmp_path, epochs=1)
     sets = ["measurement.analyses=[at_sign]", "measurement.attacks=[natural]"]
     code, text = launch_here(options_of(tmp_path, sets=sets, rows=["small"]))
-    assert code == 1 and "analysis at_sign: expected a name" in " ".join(text.split())
+    assert code == 1 and "at_sign: expected a name" in " ".join(text.split())

@@ -36,7 +36,7 @@ def test_figure_filters_has_a_line_of_each_network_and_kind_from_no_filter_on() 
     ]
     assert axes.get_ylim() == (0, 100) and "cycles per image" in axes.get_xlabel()
     assert "robust behind low-pass at 4 cycles per image from 81.0 to 73.0 %" in drawing.caption
-    assert "natural behind high-pass at 1 cycles per image from 81.0 to 71.0 %" in drawing.caption
+    assert "natural behind high-pass at 1 cycle per image from 81.0 to 71.0 %" in drawing.caption
 
 
 def test_figure_filters_draws_high_pass_with_the_mean_as_a_kind_of_its_own_where_it_is_measured() -> None:
@@ -54,8 +54,8 @@ def test_figure_filters_draws_high_pass_with_the_mean_as_a_kind_of_its_own_where
     assert drawing is not None and without is not None
     dotted = {line.get_color(): line for line in drawing.figure.axes[0].lines if line.get_linestyle() == ":"}
     assert {colour: list(line.get_ydata()) for colour, line in dotted.items()} == {COLOURS[0]: [81, 58, 54]}
-    assert "robust behind high-pass + mean at 1 cycles per image from 81.0 to 58.0 %" in drawing.caption
-    assert "robust behind high-pass at 1 cycles per image" in drawing.caption and "Dotted" in drawing.caption
+    assert "robust behind high-pass + mean at 1 cycle per image from 81.0 to 58.0 %" in drawing.caption
+    assert "robust behind high-pass at 1 cycle per image" in drawing.caption and "Dotted" in drawing.caption
     assert len(without.figure.axes[0].lines) == len(drawing.figure.axes[0].lines) - 1
     assert "Dotted" not in without.caption and "+ mean" not in without.caption
 

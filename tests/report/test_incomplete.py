@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,3 +218,57 @@ def test_energies_of_a_row_of_another_network_are_said_to_be_of_the_last_epoch(
 def test_the_outcomes_of_a_row_come_by_seed_in_whichever_order_they_were_read() -> None:
     outcomes = {(row, seed): Outcome(f"{row} {seed}", {"pgd20": seed}) for seed in (10, 2, 0) for row in ("a", "b")}
     assert Results(outcomes).values("a", "pgd20") == [0, 2, 10]
+
+
+# Networks of which one measurement failed
+
+
+def with_a_failed(label: str, storage: Storage, reason: str) -> Results:
+    """Three seeds a row; that of row 256 and seed 1 has everything but one measurement."""
+    plan = plan_of(seeds=SEEDS, analyses=["spectrum", "own"], metrics=["accuracy/natural", "accuracy/pgd20"])
+    for trial in plan.trials:
+        attempt = train(storage, trial.training)
+        failed = (trial.row, trial.seed) == ("256", 1)
+        parts = {name: {k: v for k, v in getattr(trial, name).items() if not (failed and k == label)}
+                 for name in ("columns", "analyses")}  # fmt: skip
+        measure(attempt, trial.model_copy(update=parts))
+        if failed:
+            attempt.save_failure(reason, "", 1)
+    return results_of(plan, storage)
+
+
+@pytest.mark.parametrize(
+    ("label", "reason", "told"),
+    [
+        ("own", "own: expected two rows, got 1", "own failed: expected two rows, got 1"),
+        ("own", "KeyError: 'a'", "own failed: KeyError: 'a'"),  # as earlier versions stored it
+        ("accuracy/pgd20", "pgd20: expected finite logits", "PGD-20 failed: expected finite logits"),
+    ],
+)  # fmt: skip
+def test_a_row_shows_its_numbers_beside_what_failed_of_it(storage: Storage, label: str, reason: str, told: str) -> None:
+    results = with_a_failed(label, storage, reason)
+    assert ("256", 1) in results.outcomes and not results.problems
+    assert results.trials["256", 1].state == "failed"
+    row = next(row for row in build_table(table_input(results)).rows if row.label == "256")
+    assert row.notes == (f"seed 1: {told}",)
+    ours = row.lines[-1]
+    assert (ours.n, ours.state) == (3, "") and {"natural", "pgd20"} == ours.cells.keys()
+
+
+@pytest.mark.parametrize("failures", [None, "worst", "exclude"])
+@pytest.mark.parametrize("label", ["own", "accuracy/pgd20"])
+def test_what_failed_of_a_row_is_missing_in_verdicts_about_it_alone(
+    storage: Storage, label: str, failures: Any
+) -> None:
+    results = with_a_failed(label, storage, f"{label}: expected finite logits, got nan to nan")
+    design = Design(looks=(3,), failures=failures)
+    for metric, lacks in (("natural", None), ("pgd20", "accuracy/pgd20"), ("own/share", "own")):
+        about = claim(above={"row": "512", "rows": ["256"], "metrics": [metric]})
+        verdict = judge(about, results, design=design)
+        words = " ".join([verdict.test, verdict.reason or ""])
+        assert ("seed 1 of 256" in words) == (lacks == label), words
+
+
+def test_a_network_of_which_nothing_was_measured_failed_as_a_whole(storage: Storage) -> None:
+    results = with_one_that_failed(storage, "pgd20: expected finite logits, got nan to nan", trained=True)
+    assert results.problems.keys() == {("256", 1)} and not results.gaps

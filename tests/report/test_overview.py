@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -142,7 +143,21 @@ def test_a_forest_has_each_comparison_with_its_interval_and_region() -> None:
     assert regions == [(pytest.approx(5.5), pytest.approx(6.5))]
     assert [bar.get_x() for bar in points_panel.patches] == [0.0, 0.0]
     text = " ".join(each.get_text() for each in drawing.figure.findobj(Text))
-    assert "1. exploratory: More of it is better" in text and "2. exploratory: R is near 6" in text
+    assert "1. More of it is better · exploratory" in text and "2. R is near 6 · exploratory" in text
+
+
+@pytest.mark.parametrize("longest", [3, 20, 30, 40])
+def test_names_of_comparisons_stand_apart_however_long(longest: int) -> None:
+    rows = [f"{number} {'a name ' * 6}"[:longest] for number in range(6)]
+    about = {"says": "words " * 30, "above": {"row": rows[0], "rows": rows[1:], "metrics": ["pgd20"]}}
+    ratio = {"says": "words", "above": {"row": rows[0], "rows": rows[1:], "metrics": ["energy/ratio"]}}
+    drawing = draw_verdicts(verdicts_of(results(rows, claims=[about, ratio])))
+    assert drawing is not None
+    drawing.figure.draw_without_rendering()
+    for axes in drawing.figure.axes:
+        boxes = sorted((label.get_window_extent() for label in axes.get_yticklabels()), key=lambda box: box.y0)
+        assert len(boxes) == 5 and all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))
+        assert all(box.x0 >= 0 for box in boxes)
 
 
 def test_without_an_effect_there_is_no_forest() -> None:

@@ -144,6 +144,8 @@ def told(trial: Trial) -> dict[str, Any]:
         "metrics": dict(trial.metrics),
         "problem": trial.problem,
         "reason": trial.reason,
+        "lacking": trial.lacking,
+        "gap": trial.gap,
         "trained": trial.trained,
         "epoch": trial.epoch,
         "curves": {metric: trial.curves.get(metric) for metric in ("train/loss", "validation/natural", "none")},
@@ -159,14 +161,16 @@ def test_mlflow_and_storage_tell_the_same_of_every_state(both: Read, search: boo
             row: told(trial) for (row, _), trial in other.trials.items()
         }
         assert results_as_json([one]) == results_as_json([other])
-        assert one.problems == other.problems and one.outcomes.keys() == other.outcomes.keys() != set()
+        assert (one.problems, one.gaps) == (other.problems, other.gaps)
+        assert one.outcomes.keys() == other.outcomes.keys() != set()
         for place, outcome in one.outcomes.items():
             again = other.outcomes[place]
             assert (outcome.values, outcome.training_key) == (again.values, again.training_key)
             assert outcome.correct.keys() == again.correct.keys() != set()
             assert all((outcome.correct[each] == again.correct[each]).all() for each in outcome.correct)
             arrays = [results.trials[place].arrays() for results in (one, other)]
-            assert arrays[0].keys() == arrays[1].keys() != set()
+            assert arrays[0].keys() == arrays[1].keys()
+            assert bool(arrays[0]) == (place not in one.gaps)  # an analysis is what it lacks
             assert all((arrays[0][name] == arrays[1][name]).all() for name in arrays[0])
         assert left_out(shown) == []  # nothing was changed, also where a curve has not begun
     if search:
@@ -184,3 +188,16 @@ def test_the_epoch_of_a_row_is_that_of_its_furthest_checkpoint(both: Read) -> No
     epochs = {row: trial.epoch for (row, _), trial in one.trials.items()}
     assert (epochs["missing"], epochs["begun"], epochs["failed_at_once"]) == (-1, -1, -1)
     assert (epochs["failed_in_the_first_epoch"], epochs["failed_later"], epochs["finished"]) == (0, 2, EPOCHS)
+
+
+def test_what_failed_of_a_row_is_told_until_it_is_measured_and_on_the_same_run(both: Read, tmp_path: Path) -> None:
+    [trial] = (plan := plan_with(failed_while_measuring, search=False)).trials
+    place = trial.row, trial.seed
+    before, _, failed = both(plan)
+    assert before.trials[place].lacking == ("accuracy/pgd20", "accuracy_best/pgd20", ANALYSIS)
+    assert before.gaps[place].startswith("PGD-20, PGD-20 of best, spectrum failed: ")
+    measure(Storage(str(tmp_path / "storage")).attempt(trial.training), trial)
+    after, other, mended = both(plan)
+    assert not after.gaps and (after.trials[place].lacking, after.trials[place].state) == ((), "finished")
+    assert mended.trials[place].run_id == failed.trials[place].run_id
+    assert after.outcomes[place].values == other.outcomes[place].values

@@ -120,7 +120,7 @@ def test_a_scalar_that_was_not_declared_and_would_be_taken_for_another_number_fa
     write_space(tmp_path, epochs=1)
     sets = ["measurement.analyses=[mine]", "measurement.attacks=[natural]"]
     code, text = launch_here(options_of(tmp_path, sets=sets, rows=["small"]))
-    assert code == 1 and "analysis mine: expected a scalar's name" in " ".join(text.split())
+    assert code == 1 and "mine: expected a scalar's name" in " ".join(text.split())
 
 
 def test_nobody_else_cuts_or_joins_such_names() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from ablate.core.text import plural
 from ablate.report.figures.style import COLOURS, PHONE_IN, legend_below, new_figure
 from ablate.spaces.figures import Drawing, FigureData, RowData, draws
 
@@ -175,5 +176,5 @@ def _loss(network: _Network, kind: str) -> str | None:
     if unfiltered is None or not points:
         return None
     cut, mean = min(points, key=lambda point: abs(point[0] - network.size / 4)) if kind == "lowpass" else points[0]
-    where = f"behind {_KINDS[kind][0]} at {cut:g} cycles per image"
+    where = f"behind {_KINDS[kind][0]} at {plural(cut, 'cycle')} per image"
     return f"{network.name} {where} from {unfiltered:.1f} to {mean:.1f} %"

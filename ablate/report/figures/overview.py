@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from ablate.report.figures.columns import draw_columns
 from ablate.report.figures.pictures import Picture, picture
 from ablate.report.figures.style import COLOURS, STYLE, WIDTH_IN, grid_of, legend_below, line_look, new_figure, short
+from ablate.report.names import with_minus
 from ablate.report.results import Results, along_epochs
 from ablate.report.tables import build_table, table_input
 from ablate.report.verdicts.masking import SECOND, second_verdicts
@@ -25,6 +27,7 @@ from ablate.spaces.figures import Drawing
 _GREY = "0.45"
 _VERDICT_COLOURS = {HOLDS: COLOURS[2], FAILS: COLOURS[1]}
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # no line crosses a heading
+_LINE = 0.13  # by so much a second line of either's label moves two comparisons apart
 _MOST_LINES = 12  # of learning curves; more are drawn in grey
 PANELS = {  # curve -> its title
     "train/loss": "training loss",
@@ -89,12 +92,18 @@ def draw_verdicts(
         for unit in dict.fromkeys(each.unit for each in ours.comparisons):
             entries, headings = units.setdefault(unit, ([], []))
             y = entries[-1].y + 2.2 if entries else 1.0
-            standing = f"{ours.standing.split(':')[0].split(',')[0]}: " if ours.standing else ""
-            headings.append((y - 1.0, short(f"{number + 1}. {standing}{ours.claim.says}", 92)))
+            standing = re.split("[:;,(]", ours.standing)[0].strip()  # since when, or why not, stands on the page
+            told = short(f"{number + 1}. {ours.claim.says}", 92 - len(standing))
+            headings.append((y - 1.0, f"{told} · {standing}" if standing else told))
+            before = 1
             for index, comparison in enumerate(ours.comparisons):
                 if comparison.unit != unit:
                     continue
-                entries.append(_Entry(comparison.words, "ours", comparison, y))
+                words = textwrap.fill(with_minus(comparison.words), 40)
+                lines = words.count("\n") + 1
+                y += _LINE * (before + lines - 2)
+                before = lines
+                entries.append(_Entry(words, "ours", comparison, y))
                 for whose, verdict in sides[1:]:
                     if verdict is not None and index < len(verdict.comparisons):
                         y += 0.42
@@ -106,7 +115,8 @@ def draw_verdicts(
     if not units:
         return None
     heights = [entries[-1].y + 1.2 for entries, _ in units.values()]
-    figure = new_figure("Verdicts: effects, intervals, and where the claims say they lie", 1.1 + 0.27 * sum(heights))
+    height = 0.6 + 0.45 * len(units) + 0.27 * sum(heights)
+    figure = new_figure("Verdicts: effects, intervals, and where the claims say they lie", height)
     panels = figure.subplots(len(units), 1, squeeze=False, height_ratios=heights)
     for axes, (unit, (entries, headings)) in zip(panels.flat, units.items(), strict=True):
         _forest(axes, unit, entries, headings)
@@ -146,7 +156,7 @@ def _forest(axes: Axes, unit: str, entries: Sequence[_Entry], headings: Sequence
         axes.text(0.0, y, words, transform=axes.get_yaxis_transform(), fontsize=8, color="0.25", va="center",
                   fontweight="bold", in_layout=False, bbox=_ON_WHITE)  # fmt: skip
     named = [each for each in entries if each.words]
-    axes.set_yticks([each.y for each in named], [textwrap.fill(each.words, 40) for each in named], fontsize=8)
+    axes.set_yticks([each.y for each in named], [each.words for each in named], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlim(left, right)

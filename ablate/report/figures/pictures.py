@@ -25,6 +25,7 @@ MOST_PNG_BYTES = 200_000
 """Figures are drawn with fewer pixels until they fit."""
 
 _PRINTED_PER_IN = 69
+_HALF_PAGE = 500  # pixels of a style; what is a little higher than half a page is made smaller by the style
 _RESOLUTIONS_DPI = (170, 140, 110, 85, 60)
 
 
@@ -69,6 +70,12 @@ class Picture:
     def narrow(self) -> bool:
         """Whether it is legible as wide as a phone's screen, and no wider than a column of text elsewhere."""
         return self.width_in <= PHONE_IN
+
+    @property
+    def tall(self) -> bool:
+        """Whether it takes more than half a page of paper, as `printed` has it."""
+        down, across = (int.from_bytes(self.png[place : place + 4], "big") for place in (20, 16))
+        return bool(across) and self.printed * down / across > _HALF_PAGE
 
     @property
     def printed(self) -> int:

@@ -119,10 +119,11 @@ def _look(count: int, rows: Mapping[str, tuple[str, ...]], results: Results, des
     for row, metrics in rows.items():
         for seed in seeds:
             outcome, problem = results.outcomes.get((row, seed)), results.problems.get((row, seed))
+            gap = results.gaps.get((row, seed))
+            reason = gap or (problem.removeprefix(_FAILED) if problem and problem.startswith(_FAILED) else None)
             if outcome is not None and has(outcome, metrics):
                 table[row][seed] = outcome
-            elif problem is not None and problem.startswith(_FAILED):
-                reason = problem.removeprefix(_FAILED)
+            elif reason is not None:
                 what = "diverged" if any(word in reason for word in _DIVERGED) else "failed"
                 named = f"seed {seed} of {row} {what}"
                 if design.failures == "exclude":
