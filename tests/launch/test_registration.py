@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ def registered(folder: Path, seeds: list[int] | None = None) -> tuple[Plan, Regi
     return plan, plan.registrations["tiny"]
 
 
-def measure(folder: Path, plan: Plan, *rows: str) -> None:
-    """Leave what trainings of some rows would: one record of each measurement."""
+def measure(folder: Path, plan: Plan, *rows: str, columns: Container[str] | None = None) -> None:
+    """Leave what trainings of some rows would: one record of each measurement, or of some columns alone."""
     storage = Storage(str(folder / "storage"))
     for trial in plan.trials:
         if trial.trial.label in rows:
             attempt = storage.attempt(trial.training)
-            for key in {*trial.columns.values(), *trial.analyses.values()}:
+            measured = {**trial.columns, **trial.analyses}
+            for key in {key for name, key in measured.items() if columns is None or name in columns}:
                 attempt.save_record(Record(key, {"accuracy": 50.0}))
 
 
@@ -126,6 +128,38 @@ def test_a_single_known_row_is_named_and_does_no_harm(tmp_path: Path) -> None:
     assert path.exists()
     _, part = registered(tmp_path)
     assert part.claims[0].registered and part.claims[0].why == "known by then: large"
+
+
+@pytest.mark.parametrize(
+    ("claim", "known"),
+    [
+        ("above: {row: small, rows: [large], metrics: [natural, fgsm]}", True),
+        ("gain: {rows: [small], over: large, metrics: [natural], than: fgsm}", False),
+    ],
+)
+def test_one_comparison_that_can_be_computed_makes_a_claim_exploratory_and_half_of_one_does_not(
+    tmp_path: Path, claim: str, known: bool
+) -> None:
+    space(tmp_path, claim)
+    measure(tmp_path, plan_of(options_of(tmp_path)), "small", "large", columns={"accuracy/natural"})
+    assert registered(tmp_path)[1].claims[0].registered is not known
+
+
+@pytest.mark.parametrize(("measured", "launched"), [([0], [1]), ([99], [99])])
+def test_what_is_known_is_known_at_any_seed_of_the_looks_or_of_the_launch(
+    tmp_path: Path, measured: list[int], launched: list[int]
+) -> None:
+    space(tmp_path, ABOVE)
+    measure(tmp_path, plan_of(options_of(tmp_path, seeds=measured)), "small", "large")
+    assert not registered(tmp_path, launched)[1].claims[0].registered
+
+
+def test_a_claim_has_the_date_of_the_first_registration_that_it_stands_in(tmp_path: Path) -> None:
+    space(tmp_path, ABOVE)
+    _, first = registered(tmp_path)
+    space(tmp_path, ABOVE, OTHER)
+    _, both = registered(tmp_path)
+    assert [claim.digest for claim in both.claims] == [first.digest, both.digest]
 
 
 def test_whose_claim_it_is_changes_no_digest(tmp_path: Path) -> None:
