@@ -177,6 +177,35 @@ def test_a_budget_counts_what_the_plan_has_spent_over_all_launches(
     assert len(plans.load_all(Storage(str(tmp_path / "storage")))) == 1, "the same plan whatever the budget"
 
 
+def test_rows_of_a_comparison_that_is_decided_get_no_more_seeds_and_its_claim_is_decided_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(monkeypatch)
+    claim = "  - {says: both, pairwise: {pairs: [[high, same], [middle, low]], metrics: [natural]}}\n"
+    code, told = launch_here(asked(tmp_path, SPACE[: SPACE.index("  - {says: clear")] + claim))
+    assert code == 0 and "“both”: holds, decided at 5 seeds" in said(told), told
+    assert counts(made.trained) == {"high": 3, "same": 3, "middle": 5, "low": 5}
+
+
+@pytest.mark.parametrize(("pays_for", "trained"), [(8.5, 6), (9.5, 9)])
+def test_a_look_that_does_not_fit_the_budget_is_not_begun_and_shared_rows_cost_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pays_for: float, trained: int
+) -> None:
+    made = Made(monkeypatch)
+    launch_here(asked(tmp_path, budget_hours=seconds_of(pays_for)))
+    assert len(made.trained) == trained
+
+
+def test_the_plan_is_named_by_its_registration_and_the_largest_number_of_seeds(tmp_path: Path) -> None:
+    def name(text: str = SPACE, **changes: Any) -> str:
+        given = asked(tmp_path, text, **changes)
+        return Request.read(given).subject(Storage(given.storage)).plan.id
+
+    assert name() == name(budget_hours=9.0) == name(max_seeds=8)
+    turned = SPACE.replace("above: {row: high", "below: {row: high")
+    assert len({name(), name(max_seeds=5), name(turned), name(SPACE.replace("[3, 5, 8]", "[3, 8]"))}) == 4
+
+
 def test_a_budget_counts_what_was_lost_with_trainings_that_failed_or_were_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
