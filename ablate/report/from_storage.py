@@ -21,6 +21,9 @@ from ablate.storage.status import TrainingView, reaches
 from ablate.storage.storage import Storage
 from ablate.tracking.reading import STOPPED
 
+_DAMAGED = "a file of it in storage is damaged"
+_OUTDATED = "{name} is of examples of a network that has been trained anew since; a launch measures it again"
+
 
 def all_results(plan: PlanFile, storage: Storage, network: Network = "last") -> list[Results]:
     """The results of each space of a plan, in its order; as of `results_of`."""
@@ -89,16 +92,17 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
     trials = {}
     for part in plan.trials:
         view = views[part.training]
-        metrics, whole, device = _metrics(storage, view, part)
+        metrics, left_out, device = _metrics(storage, view, part)
         state, reason = state_of(part, view, of_search=plan.space(part.space).search is not None)
-        whole = whole and (state != "finished" or reaches(history(part.training), view.epoch))
+        if state == "finished" and not reaches(history(part.training), view.epoch):
+            left_out = _DAMAGED
         last = history(part.training)[-1]["metrics"] if view.finished and history(part.training) else {}
         trials[part.row, part.seed] = Trial(
             part,
             state,
             metrics,
             {name: value for name, value in last.items() if name.startswith(OF_LAST_EPOCH) and math.isfinite(value)},
-            _problem(state, view, reason, whole),
+            _problem(state, view, reason, left_out),
             reason,
             tuple(part.lacking(view)) if state == "failed" else (),
             view.finished,
@@ -117,27 +121,28 @@ def _results(plan: PlanFile, storage: Storage, views: dict[str, TrainingView], n
     return replace(Results.of_plan(plan, trials, network), replications=replications_by_trial(storage, plan.trials))
 
 
-def _metrics(storage: Storage, view: TrainingView, part: TrialPart) -> tuple[dict[str, float], bool, str]:
-    """What was measured, whether every record that is there can be read, and on what device it was made."""
-    metrics, whole, device = {}, True, ""
-    for name, key in part.columns.items():
+def _metrics(storage: Storage, view: TrainingView, part: TrialPart) -> tuple[dict[str, float], str | None, str]:
+    """What was measured, why a record that is there cannot be read, and on what device it was made."""
+    metrics: dict[str, float] = {}
+    left_out, device = None, ""
+    named = [(name, key, False) for name, key in part.columns.items()]
+    named += [(label, key, True) for label, key in part.analyses.items()]
+    for name, key, is_analysis in named:
         record = storage.record(view, key)
-        whole = whole and (record is not None or key not in view.records)
-        if record is not None:
+        if record is None:
+            if key in view.records:
+                left_out = _DAMAGED if storage.stored_record(view, key) is None else _OUTDATED.format(name=name)
+        elif is_analysis:
+            metrics |= {scalar_of(name, scalar).run_name: value for scalar, value in record.scalars.items()}
+        else:
             metrics[name] = record.scalars["accuracy"]
-            device = device or str(record.meta.get("device", ""))
-    for label, key in part.analyses.items():
-        record = storage.record(view, key)
-        whole = whole and (record is not None or key not in view.records)
-        for scalar, value in (record.scalars if record is not None else {}).items():
-            metrics[scalar_of(label, scalar).run_name] = value
         device = device or str(record.meta.get("device", "") if record is not None else "")
-    return metrics, whole, device
+    return metrics, left_out, device
 
 
-def _problem(state: State, view: TrainingView, reason: str | None, whole: bool) -> str | None:
+def _problem(state: State, view: TrainingView, reason: str | None, left_out: str | None) -> str | None:
     if state == "finished":
-        return None if whole else "left out: a file of it in storage is damaged"
+        return left_out and f"left out: {left_out}"
     if state == "failed":
         return f"failed: {reason}"
     if state == "stopped":

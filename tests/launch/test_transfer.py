@@ -104,6 +104,7 @@ def test_examples_of_a_network_that_was_trained_anew_are_made_again(whole: Path,
     before = results(tmp_path).of("small")[0].values
     anew(tmp_path, source)
     assert "accuracy/transfer_large" not in results(tmp_path).trials["small", SEED].metrics
+    assert "transfer_large is of examples of a network" in results(tmp_path).problems["small", SEED]
     plan = planned(tmp_path)
     decide(plan, Storage(str(tmp_path / "storage")))
     missing = {plan.trainings[small].measurements[key].name for key in plan.trainings[small].missing}
