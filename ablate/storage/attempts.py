@@ -182,6 +182,22 @@ def seal_manifest(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps({"sha256": sha256(body.encode()), "body": body}).encode()
 
 
+def records_after(
+    records: Mapping[str, tuple[str, str]], key: str, attempt: str, manifest: Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """A training's records with those of its next attempt, and without all earlier ones where that trained it anew.
+
+    Args:
+        records: Measurement -> path and checksum, of the attempts before.
+        key: The training's.
+        attempt: The next one.
+        manifest: That attempt's.
+    """
+    before = {} if manifest.get("anew") else records
+    base = f"{key}/attempts/{attempt}"
+    return {**before, **{name: (f"{base}/{path}", checksum) for name, (path, checksum) in manifest["records"].items()}}
+
+
 def united(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What several places hold of one attempt, as one manifest.
 

@@ -7,7 +7,10 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ablate.storage.files import Files
 
 SEAL = "sha256"
 """The field with the checksum of all others; files of versions before 0.2 have none, and are read as they are."""
@@ -19,6 +22,12 @@ BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError
 def sha256(content: bytes) -> str:
     """The SHA-256 of a file's content, as manifests name it."""
     return hashlib.sha256(content).hexdigest()
+
+
+def verified(files: Files, path: str, checksum: str) -> bytes | None:
+    """A file's content; None where there is none, or another than was written."""
+    content = files.read(path)
+    return content if content is not None and sha256(content) == checksum else None
 
 
 def read_json(content: bytes | str | None) -> Any:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ablate.core.redaction import redact
-from ablate.storage.attempts import manifests_of, read_manifest, seal_manifest, united
-from ablate.storage.checksums import read_json, sha256
+from ablate.storage.attempts import manifests_of, read_manifest, records_after, seal_manifest, united
+from ablate.storage.checksums import read_json, verified
 from ablate.storage.files import Files
 from ablate.storage.read_only import ReadOnlyFiles
 from ablate.storage.records import Record, same_numbers
@@ -97,7 +97,7 @@ class LayeredFiles:
         for files in places if len(places) > 1 else ():
             for name, (path, checksum) in sorted(_records_in(files, key).items()):
                 other, known, its = seen.setdefault(name, (files, checksum, path))
-                both = [_verified(files, path, checksum), _verified(other, its, known)] if checksum != known else []
+                both = [verified(files, path, checksum), verified(other, its, known)] if checksum != known else []
                 one, first = (Record.from_bytes(each) if each else None for each in both) if both else (None, None)
                 if one is not None and first is not None and not same_numbers(one, first):
                     what = f"record {name} ({one.meta.get('what', '?')}) of training {key}"
@@ -119,7 +119,7 @@ class LayeredFiles:
             curves = [] if manifest.get("anew") else curves
             finished = finished or bool(manifest["finished"])
             for name, checksum in manifest["histories"][-1:]:
-                content = _verified(files, f"{key}/attempts/{attempt}/{name}", checksum)
+                content = verified(files, f"{key}/attempts/{attempt}/{name}", checksum)
                 entries = read_json(content) if content is not None else []
                 curves = entries if len(entries) > len(curves) else curves
         found = curves if finished else None
@@ -132,16 +132,8 @@ def _records_in(files: Files, key: str) -> dict[str, tuple[str, str]]:
     """Measurement -> path and checksum of its record, as of `ablate.storage.storage.Storage.view`."""
     found: dict[str, tuple[str, str]] = {}
     for attempt, manifest in manifests_of(files, key):
-        found = {} if manifest.get("anew") else found
-        found |= {
-            name: (f"{key}/attempts/{attempt}/{path}", total) for name, (path, total) in manifest["records"].items()
-        }
+        found = records_after(found, key, attempt, manifest)
     return found
-
-
-def _verified(files: Files, path: str, checksum: str) -> bytes | None:
-    content = files.read(path)
-    return content if content is not None and sha256(content) == checksum else None
 
 
 class FilesWithin:

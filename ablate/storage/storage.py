@@ -25,10 +25,17 @@ from typing import Any, Self
 from ablate.core.errors import StorageError
 from ablate.core.places import is_address, local_path, refuse_half_written
 from ablate.core.text import now_ms
-from ablate.storage.attempts import Attempt, attempts_of, manifests_of, parse_manifest, read_manifest
+from ablate.storage.attempts import (
+    Attempt,
+    attempts_of,
+    manifests_of,
+    parse_manifest,
+    read_manifest,
+    records_after,
+)
 from ablate.storage.bundles import SUFFIX, BundleFiles
 from ablate.storage.checkpoints import load_state
-from ablate.storage.checksums import read_json, sha256
+from ablate.storage.checksums import read_json, sha256, verified
 from ablate.storage.files import BucketFiles, Files, LocalFiles
 from ablate.storage.records import Record
 from ablate.storage.status import TrainingView, network_digest, reaches
@@ -148,14 +155,12 @@ class Storage:
             manifest = read_manifest(self.files, key, attempt)
             if manifest is None:
                 continue
-            base = f"{key}/attempts/{attempt}"
             finished = finished or bool(manifest["finished"])
             if int(manifest["epoch"]) >= epoch and manifest["checkpoints"]:
                 keeps = tuple(manifest.get("keeps", ()))
             epoch = max(epoch, int(manifest["epoch"]))
             has_checkpoint = has_checkpoint or bool(manifest["checkpoints"])
-            records = {} if manifest.get("anew") else records
-            records |= {name: (f"{base}/{entry[0]}", entry[1]) for name, entry in manifest["records"].items()}
+            records = records_after(records, key, attempt, manifest)
             histories += [checksum for _, checksum in manifest["histories"][-1:]]
             failure = manifest["failure"]
             stopped = manifest.get("stopped")  # of the latest attempt alone: one after it has taken the training up
@@ -207,7 +212,7 @@ class Storage:
         damaged: list[tuple[str, str]] = []
         for name, checksum in reversed(manifest["histories"]):
             path = f"{key}/attempts/{attempt}/{name}"
-            content = self._verified(path, checksum)
+            content = verified(self.files, path, checksum)
             if content is not None:
                 entries: list[dict[str, Any]] = json.loads(content)
                 return entries, damaged
@@ -287,7 +292,7 @@ class Storage:
         """The same, outdated or not."""
         if measurement not in view.records:
             return None
-        content = self._verified(*view.records[measurement])
+        content = verified(self.files, *view.records[measurement])
         return None if content is None else Record.from_bytes(content)
 
     def outdated(self, record: Record) -> bool:
@@ -316,7 +321,7 @@ class Storage:
             candidates += [(epoch, f"{base}/{name}", total) for epoch, name, total in manifest["checkpoints"]]
         messages: list[str] = []
         for epoch, path, checksum in sorted(candidates, reverse=True):
-            content = self._verified(path, checksum)
+            content = verified(self.files, path, checksum)
             if content is not None:
                 return content, messages
             messages.append(f"expected the whole checkpoint of epoch {epoch}, got a damaged {path}; it is passed over")
@@ -353,7 +358,7 @@ class Storage:
         view = self.view(key)
         for name in measurements:
             path, checksum = view.records.get(name, ("", ""))
-            if path and self._verified(path, checksum) is None:
+            if path and verified(self.files, path, checksum) is None:
                 if drop:
                     self.files.delete(path)
                 told = "it is measured again" if drop else "the same launch again measures it"
@@ -421,10 +426,6 @@ class Storage:
                 freed += self.files.size(path) or 0
                 self.files.delete(path)
         return freed
-
-    def _verified(self, path: str, checksum: str) -> bytes | None:
-        content = self.files.read(path)
-        return content if content is not None and sha256(content) == checksum else None
 
 
 def open_files(location: str) -> Files:
