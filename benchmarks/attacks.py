@@ -28,13 +28,14 @@ sys.path.insert(0, str(ROOT))
 from ablate.attacks import CleanLogits, Ensemble, build_attack, evaluate, evaluate_ensemble  # noqa: E402
 from ablate.learning import data  # noqa: E402
 from ablate.learning.models import build_network, frozen_parameters  # noqa: E402
-from ablate.learning.models.folding import as_measured  # noqa: E402
+from ablate.learning.models.folding import as_measured, as_searched  # noqa: E402
 from ablate.learning.precision import memory_format  # noqa: E402
 from ablate.learning.training import train  # noqa: E402
 from ablate.spaces.specs import MeasurementSpec, TrialSpec  # noqa: E402
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
 THEIR_NAMES = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
+RIVALS = ("pyautoattack", "torchattacks")
 BATCH = 250
 """pyautoattack's default."""
 
@@ -63,8 +64,9 @@ def ours(network: nn.Module, name: str, images: Tensor, labels: Tensor, spec: Me
     attack = build_attack(name, spec)
     with frozen_parameters(network):
         asked = as_measured(network, images.shape[-1])
+        search = as_searched(network, images.shape[-1], spec.precision)
         clean = CleanLogits(asked, images, spec.batch_size)
-        more: dict[str, Any] = {"seed": 0, "batch_size": spec.batch_size, "clean": clean}
+        more: dict[str, Any] = {"seed": 0, "batch_size": spec.batch_size, "clean": clean, "search": search}
         if isinstance(attack, Ensemble):
             return evaluate_ensemble(asked, attack, images, labels, **more)[None].correct
         return evaluate(asked, attack, images, labels, **more)[None]
@@ -118,7 +120,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=8.0, help="in 1/255")
     parser.add_argument("--queries", type=int, default=5000, help="of square")
     parser.add_argument("--only", nargs="+", choices=(*PARTS, "aa"), default=[*PARTS, "aa"])
-    parser.add_argument("--without", nargs="+", choices=("pyautoattack", "torchattacks"), default=[])
+    parser.add_argument("--without", nargs="+", choices=("ours in bfloat16", *RIVALS), default=[])
     parser.add_argument("--keep", metavar="FILE", help="the trained network: read where it is there, else written")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,6 +133,7 @@ def main() -> None:
     images, labels = images[: given.images].to(device), labels[: given.images].to(device)
     floats = images.float() / 255
     spec = MeasurementSpec(eps_255=given.eps, square_queries=given.queries)
+    lower = MeasurementSpec(eps_255=given.eps, square_queries=given.queries, precision="bfloat16")
     natural = right(network, floats, labels).double().mean().item()
     print(
         f"{len(images)} images, natural {100 * natural:.1f} %, {device}, {torch.get_num_threads()} threads", flush=True
@@ -139,6 +142,7 @@ def main() -> None:
     for name in given.only:
         contestants: dict[str, Callable[[str], Tensor]] = {
             "ours": lambda name: ours(network, name, images, labels, spec),
+            "ours in bfloat16": lambda name: ours(network, name, images, labels, lower),
             "pyautoattack": lambda name: pyautoattacks(network, name, floats, labels, eps, queries),
             "torchattacks": lambda name: torchattacks_by_hand(network, name, floats, labels, eps, queries),
         }

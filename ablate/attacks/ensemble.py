@@ -119,6 +119,7 @@ def evaluate_ensemble(
     index: Tensor | None = None,
     clean: CleanLogits | None = None,
     known: Mapping[tuple[str, Filter | None], Tensor] | None = None,
+    search: Network | None = None,
     progress: Callable[[int, int], None] | None = None,
     costs: Sequence[float] | None = None,
 ) -> dict[Filter | None, EnsembleOutcome]:
@@ -167,6 +168,7 @@ def evaluate_ensemble(
                 adaptive=adaptive and part.uses_network,
                 index=index[places.to(index.device)],
                 clean=clean.of(places),
+                search=search,
                 progress=None if progress is None else functools.partial(_tell_of_part, progress, costs, number),
             )
             for seen in asked:

@@ -169,6 +169,7 @@ def evaluate(
     adaptive: bool = False,
     index: Tensor | None = None,
     clean: CleanLogits | None = None,
+    search: Network | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Filter | None, Tensor]:
     """Attacks every image, and says for every filter which ones are still classified correctly.
@@ -187,6 +188,9 @@ def evaluate(
         adaptive: Attack through the filter.
         index: [N] int64, the images' places in the data set; None: 0 .. N - 1.
         clean: Clean logits of this network and these images, to share them between attacks; None: only within this one.
+        search: What attacks ask in place of `network`: nearly the same function, at less cost. What they find is judged
+            by `network`, and an image on which it fools `search` alone is attacked again by asking `network`. None:
+            they ask `network`.
         progress: To be told after each batch how many images are attacked, and of how many.
 
     Returns:
@@ -207,7 +211,7 @@ def evaluate(
     with evaluating(network):
         for round_, (attacked, judged) in enumerate(attacked_and_judged):
             for part, original, perturbed, truth in _batches(
-                network, attack, images, labels, seed, batch_size, attacked, index, clean, checks
+                network, attack, images, labels, seed, batch_size, attacked, index, clean, checks, search
             ):
                 for seen in judged:
                     if perturbed is original:
@@ -264,33 +268,53 @@ def _batches(
     index: Tensor | None,
     clean: CleanLogits,
     checks: Checks,
+    search: Network | None = None,
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Per batch: its place, the images, what the attack on the network behind a filter made of them, the labels."""
     device = _device(network, images)
-    target = through_filter(network, seen)
+    judge = through_filter(network, seen)
+    ask = judge if search is None or not attack.uses_network else through_filter(search, seen)
     index = torch.arange(len(images)) if index is None else index
     assert len(images) == len(labels) == len(index)
     for begin in range(0, len(images), batch_size):
         part = slice(begin, begin + batch_size)
         original = as_float(images[part].to(device))
         truth = labels[part].to(device)
-        version = original._version
-        perturbed = attack.perturb(
-            target,
-            original,
-            truth,
-            index=index[part].to(device),
-            seed=seed,
-            clean_logits=clean.at(seen)[part] if attack.uses_clean_logits else None,
-        )
-        if perturbed is not original:
-            checks.examples(perturbed, original)
-        elif original._version != version:  # it would count as an attack that changes nothing
-            raise MeasurementError(
-                f"{attack.name}: expected adversarial images in a tensor of their own, got them in "
-                "the one handed in, changed in place"
-            )
+        places = index[part].to(device)
+        logits = clean.at(seen)[part] if attack.uses_clean_logits else None
+        perturbed = _perturbed(attack, checks, ask, original, truth, places, seed, logits)
+        if ask is not judge and perturbed is not original:
+            with torch.no_grad():
+                alone = (ask(perturbed).argmax(1) != truth) & (judge(perturbed).argmax(1) == truth)
+            again = alone.nonzero().squeeze(1)
+            if len(again):
+                some = None if logits is None else logits[again]
+                found = _perturbed(attack, checks, judge, original[again], truth[again], places[again], seed, some)
+                perturbed = perturbed.index_copy(0, again, found.to(perturbed.dtype))
         yield part, original, perturbed, truth
+
+
+def _perturbed(
+    attack: Attack,
+    checks: Checks,
+    ask: Network,
+    original: Tensor,
+    truth: Tensor,
+    places: Tensor,
+    seed: int,
+    clean_logits: Tensor | None,
+) -> Tensor:
+    """What an attack makes of a batch."""
+    version = original._version
+    perturbed = attack.perturb(ask, original, truth, index=places, seed=seed, clean_logits=clean_logits)
+    if perturbed is not original:
+        checks.examples(perturbed, original)
+    elif original._version != version:  # it would count as an attack that changes nothing
+        raise MeasurementError(
+            f"{attack.name}: expected adversarial images in a tensor of their own, got them in "
+            "the one handed in, changed in place"
+        )
+    return perturbed
 
 
 def _effective(seen: Filter | None, images: Tensor) -> Filter | None:

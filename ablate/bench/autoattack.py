@@ -5,6 +5,7 @@ There is no warm-up: a run takes minutes, and what a first call costs is nothing
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable
@@ -13,10 +14,10 @@ from typing import Any
 import torch
 
 from ablate.attacks import CleanLogits, Ensemble, build_attack, evaluate_ensemble
-from ablate.bench.cases import CLASSES, IMAGE_SIZE, Case, Result, random_dataset
+from ablate.bench.cases import CLASSES, IMAGE_SIZE, SEARCHES, Case, Result, random_dataset
 from ablate.bench.timing import Timed, alternately
 from ablate.learning.models import build_network, frozen_parameters
-from ablate.learning.models.folding import as_measured
+from ablate.learning.models.folding import as_measured, as_searched
 from ablate.learning.precision import memory_format
 from ablate.spaces.specs import MeasurementSpec
 
@@ -61,16 +62,18 @@ def time_autoattack(case: Case, images: int, rounds: int, device: torch.device) 
     attack = standard()
     arranged = pixels.contiguous(memory_format=layout)
 
-    def ours() -> None:
+    def ours(precision: str) -> None:
         with frozen_parameters(network):
             asked = as_measured(network, IMAGE_SIZE)
+            search = as_searched(network, IMAGE_SIZE, precision)
             clean = CleanLogits(asked, arranged, case.batch_size)
-            evaluate_ensemble(asked, attack, arranged, labels, seed=0, batch_size=case.batch_size, clean=clean)
+            how: dict[str, Any] = {"seed": 0, "batch_size": case.batch_size, "clean": clean, "search": search}
+            evaluate_ensemble(asked, attack, arranged, labels, **how)
 
-    contestants: dict[str, Callable[[], object]] = {"float32": ours}
+    contestants: dict[str, Callable[[], object]] = {mode: functools.partial(ours, mode) for mode in SEARCHES}
     library = rival()
     if library is not None:
         theirs = library.AutoAttack(plain, eps=attack.eps_255 / 255, seed=0, device=device, version="standard")
         contestants[RIVAL] = lambda: theirs.run_standard_evaluation(floats, labels, batch_size=case.batch_size)
     timed = {name: Timed(taken, math.nan) for name, taken in alternately(contestants, rounds, device).items()}
-    return Result(case, {"float32": timed.pop("float32")}, timed)
+    return Result(case, {mode: timed.pop(mode) for mode in SEARCHES}, timed)

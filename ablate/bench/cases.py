@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ablate.core import modes
 from ablate.learning.cost import STEP_COST, forward_flops, image_cost
 from ablate.learning.data import Dataset
 from ablate.learning.models import build_network, frozen_parameters
-from ablate.learning.models.folding import as_measured
+from ablate.learning.models.folding import as_measured, as_searched
 from ablate.learning.precision import memory_format
 from ablate.learning.training import TrainingRun
 from ablate.learning.turns import OwnRandomNumbers, OwnStream, convolutions_in
@@ -28,6 +29,9 @@ from ablate.spaces.specs import COLUMNS, MeasurementSpec, ModelSpec, TrialSpec
 CLASSES, IMAGE_SIZE = 10, 32
 MODES = ("float32", "float32+compile", "tf32", "tf32+compile", "bfloat16", "bfloat16+compile")
 """Precision and compilation of training, as `mode` names them."""
+
+SEARCHES = ("float32", "bfloat16")
+"""Of `measurement.precision`."""
 
 AUTOATTACK_PASSES = 10_000
 """Forward passes, roughly, that an image costs which withstands AutoAttack."""
@@ -78,7 +82,7 @@ class Result:
 
     Args:
         case: What was timed.
-        ours: By mode of training; measuring has one, `float32`.
+        ours: By mode of training; of measuring, by `measurement.precision`.
         theirs: By whose and how: `torchattacks`, `written out`, and each in `IEEE` where torch's defaults are not.
         operations: Of torch, that the host hands out for a step; of what is not compiled.
     """
@@ -188,12 +192,13 @@ def time_columns(case: Case, images: int, rounds: int, device: torch.device) -> 
     spec = MeasurementSpec(batch_size=case.batch_size)
     attacks = [build_attack(name, spec) for name in names]
 
-    def ours() -> None:
+    def ours(precision: str) -> None:
         with frozen_parameters(network):
             asked = as_measured(network, IMAGE_SIZE)
+            search = as_searched(network, IMAGE_SIZE, precision)
             clean = CleanLogits(asked, pixels, case.batch_size)
             for attack in attacks:
-                evaluate(asked, attack, pixels, labels, seed=0, batch_size=case.batch_size, clean=clean)
+                evaluate(asked, attack, pixels, labels, seed=0, batch_size=case.batch_size, clean=clean, search=search)
 
     plain = build_network(case.model, CLASSES, IMAGE_SIZE, 0).to(device).eval()
     whose = "written out" if textbook.torchattacks_module() is None else "torchattacks"
@@ -210,7 +215,7 @@ def time_columns(case: Case, images: int, rounds: int, device: torch.device) -> 
     if all(name in written for name in names):
         rivals = textbook.settings(whose, theirs, device)
     with modes.evaluating(network):
-        return _timed(case, {"float32": ours}, rivals, rounds, device)
+        return _timed(case, {mode: partial(ours, mode) for mode in SEARCHES}, rivals, rounds, device)
 
 
 def random_dataset(count: int) -> Dataset:

@@ -17,7 +17,7 @@ from ablate.core.errors import SpecError
 from ablate.core.text import plural
 from ablate.learning import data
 from ablate.learning.models import build_network, frozen_parameters
-from ablate.learning.models.folding import as_measured
+from ablate.learning.models.folding import as_measured, as_searched
 from ablate.learning.precision import memory_format
 from ablate.learning.resident import resident
 from ablate.learning.state import TrainingState
@@ -134,6 +134,7 @@ def _again(opened: Opened, spot: Spot, spec: TrialSpec, measurement: PlannedMeas
             "adaptive": measurement.adaptive,
             "index": torch.arange(part.start, part.stop),
             "clean": CleanLogits(asked, images, size),
+            "search": as_searched(network, spec.data.image_size, measurement.settings.precision),
         }
         if isinstance(attack, Ensemble):
             found = evaluate_ensemble(asked, attack, images, labels, **how)[measurement.filter].correct  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ablate.attacks import Attack, Ensemble, build_attack
 from ablate.core.errors import MeasurementError, UserError, place_of
@@ -60,14 +61,38 @@ def by_attack(group: Iterable[PlannedMeasurement]) -> list[list[PlannedMeasureme
         what: tuple[object, ...] = (measurement.key,)
         if measurement.kind == "attack" and not measurement.adaptive:
             attack = build_attack(measurement.name, measurement.settings)
-            images = measurement.settings.images if attack.reducible else None
-            what = (measurement.name, repr(attack), measurement.settings.batch_size, images)
+            settings = measurement.settings
+            images = settings.images if attack.reducible else None
+            what = (measurement.name, repr(attack), settings.batch_size, settings.precision, images)
         elif measurement.made_on is not None:
             made_on = measurement.made_on
             attack = build_attack("pgd20", made_on.spec.measurement)
             what = (made_on.training, made_on.network, repr(attack), measurement.settings.batch_size)
         together.setdefault(what, []).append(measurement)
     return sorted(together.values(), key=lambda same: _depth(same[0]))
+
+
+def described(measurement: PlannedMeasurement, attack: Attack) -> dict[str, Any]:
+    """What a record says of how an attack was measured.
+
+    Args:
+        measurement: As planned.
+        attack: That it is of.
+    """
+    seen, precision = measurement.filter, measurement.settings.precision
+    said: dict[str, Any] = {
+        "what": measurement.name,
+        "settings": repr(attack),
+        "filter": None if seen is None else seen.kind,
+        "degree": None if seen is None else seen.degree,
+        **{name: value for name in ("outer", "keep_mean") if (value := getattr(seen, name, None))},
+        "adaptive": measurement.adaptive,
+    }
+    if attack.uses_network and precision != "float32":
+        said["precision"] = precision
+    if attack.threat is not None:
+        said["threat"] = attack.threat.words()
+    return said
 
 
 def _depth(measurement: PlannedMeasurement) -> int:

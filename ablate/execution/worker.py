@@ -23,15 +23,15 @@ from ablate.execution.analyses import AnalysisInputs, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
 from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
-from ablate.execution.measurements import MeasurementProgress, by_attack, with_its_name
+from ablate.execution.measurements import MeasurementProgress, by_attack, described, with_its_name
 from ablate.execution.transfer import lacking, transferred
 from ablate.learning import memory, pretrained_weights
 from ablate.learning.cost import attack_cost
 from ablate.learning.data import Dataset
 from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
-from ablate.learning.models.folding import as_measured
-from ablate.learning.precision import memory_format
+from ablate.learning.models.folding import as_measured, as_searched
+from ablate.learning.precision import memory_format, slower_than_asked
 from ablate.learning.resident import resident
 from ablate.learning.state import TrainingError, TrainingState
 from ablate.learning.training import train_in_turns
@@ -90,7 +90,8 @@ class TaskRun:
         self.stacks: Stacks | None = None
         self.death: str | None = None  # of the process before
         self.lease: int | None = None
-        self.asked: nn.Module = nn.Identity()  # what attacks of the network being measured ask
+        self.asked: nn.Module = nn.Identity()  # the network being measured, as measurements ask it
+        self._searched: dict[str, nn.Module | None] = {}  # by precision: what attacks ask in place of it
         self._examples: dict[tuple[str, int], Tensor] = {}  # of the network being measured
         self._correct: dict[str, Tensor] = {}  # measurement key -> [n] bool, of what was measured here
 
@@ -311,7 +312,11 @@ class TaskRun:
             network.eval()
             self._examples.clear()
             with frozen_parameters(network):  # quantized weights are transformed once, not at every step of an attack
-                self.asked = as_measured(network, spec.data.image_size)
+                size, precisions = spec.data.image_size, {m.settings.precision for same in waiting for m in same}
+                self.asked = as_measured(network, size)
+                if self.device.type == "cuda":
+                    self._tell_of_slow(precisions)
+                self._searched = {each: as_searched(network, size, each) for each in precisions}
                 clean = CleanLogits(self.asked, images, spec.measurement.batch_size)  # of these weights
                 while waiting:
                     same = waiting.pop(0)
@@ -331,6 +336,11 @@ class TaskRun:
                     yield
         if broken:
             raise MeasurementError("; ".join(dict.fromkeys(map(str, broken)))) from broken[0].__cause__
+
+    def _tell_of_slow(self, precisions: Iterable[str]) -> None:
+        capability = torch.cuda.get_device_capability(self.device)
+        for note in filter(None, (slower_than_asked(each, capability, "measurement") for each in precisions)):
+            self.log.warning(note)
 
     def _measure_together(
         self,
@@ -399,6 +409,7 @@ class TaskRun:
             "filters": [m.filter for m in same],
             "adaptive": first.adaptive,
             "clean": clean,
+            "search": self._searched[first.settings.precision],
             "progress": progress,
         }
         arrays: dict[Filter | None, dict[str, Any]]
@@ -422,27 +433,15 @@ class TaskRun:
             right = found["correct"] = found["correct"].astype(np.bool_)
             self._correct[measurement.key] = torch.from_numpy(right)
             accuracy = 100.0 * float(right.mean())
-            meta: dict[str, Any] = {
-                "what": measurement.name,
-                "settings": repr(attack),
-                "filter": None if seen is None else seen.kind,
-                "degree": None if seen is None else seen.degree,
-                **{name: value for name in ("outer", "keep_mean") if (value := getattr(seen, name, None))},
-                "adaptive": measurement.adaptive,
-                "images": len(right),
-                **more.get(seen, {}),
-            }
-            if attack.threat is not None:
-                meta["threat"] = attack.threat.words()
+            meta = {**described(measurement, attack), "images": len(right), **more.get(seen, {})}
             records.append(Record(measurement.key, {"accuracy": accuracy}, found, meta))
         return records
 
     def _transfer(
         self, same: list[PlannedMeasurement], made_on: MadeOn, images: Tensor, labels: Tensor
     ) -> list[Record]:
-        classes = len(self.dataset.classes)
         try:
-            return transferred(same, made_on, self.asked, images, labels, classes, self.storage)
+            return transferred(same, made_on, self.asked, images, labels, len(self.dataset.classes), self.storage)
         except StorageError as error:  # the other training is gone: it costs this column alone
             self.log.warning(f"{same[0].name}: {error}")
             return []

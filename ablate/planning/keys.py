@@ -148,6 +148,7 @@ def measurement_key(
     batch_size: int | None = None,
     source: str | None = None,
     images: int | None = None,
+    precision: str | None = None,
     parts: Sequence[str] = (),
     files: str | None = None,
     made_on: str | None = None,
@@ -165,6 +166,7 @@ def measurement_key(
         batch_size: Only for what depends on the evaluation batch.
         source: Digest of the user's module that registered it.
         images: How many test images, where those are not all.
+        precision: In which an attack searches, where that is not float32.
         parts: Of a column made of others, the keys of these, in their order.
         files: Digest of other images that it is measured on.
         made_on: Training key and network that the examples are made on, where that is another one.
@@ -189,6 +191,7 @@ def measurement_key(
         "batch_size": batch_size,
         "source": source,
         "images": images,
+        "precision": precision,
         "parts": list(parts) or None,
         "files": files,
         "made_on": made_on,

@@ -441,6 +441,7 @@ def _measurements(
                     batch_size=settings.batch_size if attack.batch_dependent else None,
                     source=attack_source(attack.name),
                     images=settings.images if attack.reducible and images < summary.test_count else None,
+                    precision=settings.precision if attack.uses_network and settings.precision != "float32" else None,
                     parts=[key for _, key in parts],
                 )
                 return key, parts

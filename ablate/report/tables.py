@@ -202,6 +202,10 @@ def table_input(results: Results, *, whole: bool = False) -> TableInput:
         told.append(f"{words(network)}{after}")
     elif of_training and any(map(_of_another_network, results.trials.values())):
         told.append("energies and masks after the last epoch, whichever network a row is measured on")
+    lower = [row for (row, _), trial in results.trials.items() if _searched_in(trial) != "float32"]
+    if lower:
+        of = "" if len(lower) == len(results.trials) else f" of {', '.join(dict.fromkeys(lower))}"
+        told.append(f"attacks{of} searched in bfloat16, and what they found was judged in float32")
     stopped = {row for (row, _), trial in results.trials.items() if trial.state == "stopped"}
     labels = [row.label for row in space.rows]
     lead: dict[str, bool] = {}
@@ -267,6 +271,10 @@ def _origins(results: Results) -> dict[str, str]:
 
 def _of_another_network(trial: Trial) -> bool:
     return trial.part.spec.get("measurement", {}).get("network") not in (None, "last")
+
+
+def _searched_in(trial: Trial) -> str:
+    return str(trial.part.spec.get("measurement", {}).get("precision", "float32"))
 
 
 def _reduced(trial: Trial) -> tuple[int | None, int | None]:

@@ -108,6 +108,11 @@ _TABLE = (
         _without(*ON_FIRST_IMAGES),
     ),
     Condition(
+        ("measurement.precision",),
+        "measurement.attacks that ask the network nothing",
+        lambda spec: set(spec.measurement.attacks) <= {"natural", "gn"},
+    ),
+    Condition(
         ("measurement.heat_map_norm", "measurement.heat_map_images"),
         "neither heat_map in measurement.analyses nor its figure",
         lambda spec: "heat_map" not in spec.measurement.analyses,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,11 @@ class MeasurementSpec(Spec):
         description="apgd_ce, apgd_t, fab_t, square, aa, worst: on the first so many test images; none: all.",
     )
     batch_size: int = Field(500, ge=1, description="Images attacked at once; only cw20's early stop depends on it.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="In which attacks search. What they find is always judged in float32, and searched for again in "
+        "float32 where it fools the network in bfloat16 alone.",
+    )
     lowpass_degree: int | None = Field(None, ge=2, description="Keep the central d x d of the spectrum; none: all.")
     lowpass_adaptive: bool = Field(True, description="With a degree: also attack through the filter.")
     highpass_degree: int | None = Field(

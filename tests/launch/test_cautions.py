@@ -101,6 +101,10 @@ def test_settings_that_change_nothing_are_told_unless_some_row_needs_them(tmp_pa
         (["model.quantization.fat_weight_decay=0"], "model.quantization.fat: false"),
         (["model.quantization.weights=max_abs"], "model.quantization.bits: 32"),
         (["measurement.square_queries=10"], "measurement.attacks without square, aa and worst"),
+        (
+            ["measurement.precision=bfloat16", "measurement.attacks=[natural, gn]"],
+            "measurement.attacks that ask the network nothing",
+        ),
         (["measurement.cw_c=2"], "measurement.attacks without cw20"),
     ],
 )

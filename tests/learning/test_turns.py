@@ -163,6 +163,7 @@ def test_a_precision_that_a_gpu_lacks_is_told() -> None:
     assert slower_than_asked("float32", (7, 0)) is None and slower_than_asked("bfloat16", (9, 0)) is None
     assert "tf32 wants a GPU of compute capability 8.0, got 7.5" in str(slower_than_asked("tf32", (7, 5)))
     assert "bfloat16 wants" in str(slower_than_asked("bfloat16", (7, 0)))
+    assert str(slower_than_asked("bfloat16", (7, 0), "measurement")).startswith("measurement.precision: bfloat16 wants")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -175,6 +175,20 @@ def test_queries_and_images_enter_the_keys_of_what_they_change_and_away_from_the
     assert changed(columns_of(tmp_path, YARDSTICK, "measurement.images=10000")) == set()  # that is all of them
 
 
+def test_the_precision_of_searches_enters_the_keys_of_what_asks_a_network(tmp_path: Path) -> None:
+    columns = "measurement.attacks=[natural, gn, pgd20, aa, worst]"
+    analyses = "measurement.analyses=[spectrum, heat_map]"
+
+    def keys_of(*sets: str) -> dict[str, str]:
+        trial = plan_of(["batch_size"], tmp_path, columns, analyses, *sets).trials[0]
+        return {**trial.columns, **trial.analyses}
+
+    plain, other = keys_of(), keys_of("measurement.precision=bfloat16")
+    assert keys_of("measurement.precision=float32") == plain
+    changed = {name.removeprefix("accuracy/") for name, key in other.items() if key != plain[name]}
+    assert changed == {"pgd20", "aa", "worst"}
+
+
 def test_what_a_measurement_is_made_with_enters_its_key_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,6 +215,22 @@ def test_energies_of_a_row_of_another_network_are_said_to_be_of_the_last_epoch(
     assert ("energies and masks after the last epoch" in caption) == (told and metric == "energy/ratio")
 
 
+@pytest.mark.parametrize("rows", [(), ("512",), ("512", "256")])
+def test_a_caption_says_of_which_rows_attacks_searched_in_bfloat16(storage: Storage, rows: tuple[str, ...]) -> None:
+    plan = plan_of()
+    lower = {"measurement": {**plan.trials[0].spec["measurement"], "precision": "bfloat16"}}
+    trials = [
+        trial.model_copy(update={"spec": {**trial.spec, **(lower if trial.row in rows else {})}})
+        for trial in plan.trials
+    ]
+    assert {trial.row for trial in plan.trials} == {"512", "256"}
+    plan = plan.model_copy(update={"trials": trials})
+    finish(storage, plan)
+    caption = build_table(table_input(results_of(plan, storage))).caption
+    said = {0: None, 1: "attacks of 512 searched in bfloat16", 2: "attacks searched in bfloat16"}[len(rows)]
+    assert ("bfloat16" in caption) == bool(said) and (said or "") in caption
+
+
 def test_the_outcomes_of_a_row_come_by_seed_in_whichever_order_they_were_read() -> None:
     outcomes = {(row, seed): Outcome(f"{row} {seed}", {"pgd20": seed}) for seed in (10, 2, 0) for row in ("a", "b")}
     assert Results(outcomes).values("a", "pgd20") == [0, 2, 10]

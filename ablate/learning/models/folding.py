@@ -28,6 +28,7 @@ from ablate.learning.models.quantization import (
     has_quantized_activations,
     unrounded_activations,
 )
+from ablate.learning.precision import memory_format
 
 _SAME = 1e-3
 """Difference of logits, relative to the largest, that is more than rounding makes and less than any mistake."""
@@ -252,6 +253,60 @@ def as_measured(network: nn.Module, image_size: int) -> InParts:
     """
     folded = None if has_quantized_activations(network) else fold_normalization(network, image_size)
     return InParts(folded or network)
+
+
+class InBfloat16(nn.Module):
+    """A network whose convolutions compute in bfloat16 as `torch.autocast` has it, for attacks to search by.
+
+    Args:
+        network: In evaluation mode.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] in [0, 1] to float32 logits."""
+        x = x.contiguous(memory_format=memory_format(x.device, "bfloat16"))
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = self.network(x)
+        return logits.float()
+
+
+def as_searched(network: nn.Module, image_size: int, precision: str) -> nn.Module | None:
+    """What attacks ask in place of `as_measured`.
+
+    Args:
+        network: As of `as_measured`.
+        image_size: As in `fold_normalization`.
+        precision: Of `measurement.precision`.
+
+    Returns:
+        The same function in bfloat16; None for float32: then it is the one that judges.
+    """
+    if precision == "float32":
+        return None
+    folded = None if has_quantized_activations(network) else fold_normalization(network, image_size, torch.bfloat16)
+    if folded is not None:
+        for path, module in list(folded.body.named_modules()):
+            if isinstance(module, nn.Linear):
+                parent, _, name = path.rpartition(".")
+                setattr(folded.body.get_submodule(parent), name, _InFloat32(module))
+    return InBfloat16(InParts(folded or network))
+
+
+class _InFloat32(nn.Module):
+    """A layer that autocast leaves alone: logits of 8 bits would hide from an attack what it gains at a step."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = self.layer(x.float())
+        return out
 
 
 def _add_into(first: Tensor, second: Tensor | float) -> Tensor:
