@@ -128,7 +128,7 @@ from ablate.bench import textbook
 from ablate.bench.machine import device_name, matmul_peak
 from ablate.learning import training
 from ablate.learning.models import build_network, frozen_parameters
-from ablate.learning.models.folding import as_measured
+from ablate.learning.models.folding import as_measured, as_searched
 from ablate.spaces.specs import COLUMNS, MeasurementSpec
 from ablate.storage.speeds import keep
 from ablate.storage.storage import Storage
@@ -167,15 +167,15 @@ def in_turn(batch, precision):            # K trainings in one process, a stream
     entry = {"model": spec_of(batch).model.model_dump(mode="json"), "mode": precision, "batch_size": batch, "rates": found}
     keep(Storage(os.environ["W"] + "/storage").files, [], "cpu" if not GPU else device_name(dev), torch.get_num_threads(), None, [entry])
     return found
-def columns(count, size):                 # seconds, of a network that is folded already
+def columns(count, size, precision="float32"):   # seconds, of a network that is folded already; attacks search in it
     data = random_dataset(count); layout = training.memory_format(dev, "float32")
     x = torch.from_numpy(data.train_images).to(dev).contiguous(memory_format=layout); y = torch.from_numpy(data.train_labels).to(dev)
     net = build_network(spec_of(size).model, 10, 32, 0).to(dev, memory_format=layout).eval(); attacks = [build_attack(name, MeasurementSpec(batch_size=size)) for name in COLUMNS]
     with frozen_parameters(net):
-        asked = as_measured(net, 32)
+        asked, search = as_measured(net, 32), as_searched(net, 32, precision)
         def all_of(n):
             clean = CleanLogits(asked, x[:n], size); began = time.perf_counter()
-            for attack in attacks: evaluate(asked, attack, x[:n], y[:n], seed=0, batch_size=size, clean=clean)
+            for attack in attacks: evaluate(asked, attack, x[:n], y[:n], seed=0, batch_size=size, clean=clean, search=search)
             sync(); return round(time.perf_counter() - began, 2)
         all_of(size); return all_of(count)
 def laid_out(layout, batch, precision):
@@ -194,6 +194,7 @@ R.put(f"{Z} in turn bfloat16", lambda: in_turn(Z, "bfloat16"))
 R.put(f"{S} in turn bfloat16", lambda: in_turn(S, "bfloat16"))
 R.put(f"{A} 4 bits FAT bfloat16", lambda: ours(A, "bfloat16", quant=FAT))
 R.put(f"seven columns on {10 * A if TINY else 10000} images, s", lambda: columns(2 * A if TINY else 10000, A if TINY else 500))
+R.put(f"seven columns on {10 * A if TINY else 10000} images, searched in bfloat16, s", lambda: columns(2 * A if TINY else 10000, A if TINY else 500, "bfloat16"))
 R.put(f"{A} in turn tf32", lambda: in_turn(A, "tf32"))
 R.put(f"{A} in turn float32", lambda: in_turn(A, "float32"))
 for batch in (A, Z): R.put(f"{batch} ours bfloat16+compile", lambda: ours(batch, "bfloat16", True))
