@@ -250,6 +250,16 @@ def failures(plan: Plan) -> list[tuple[str, str]]:
     return found
 
 
+def _how_many_failed(plan: Plan) -> str:
+    """`2 trainings failed, 1 lacks measurements, which failed`: a network that is whole did not fail to train."""
+    failed = [each for each in plan.trainings.values() if each.action == "failed"]
+    short = sum(each.view is not None and each.view.finished for each in failed)
+    whole = [f"{plural(len(failed) - short, 'training')} failed"] if len(failed) > short else []
+    what = f"{short}" if whole else plural(short, "training")
+    lack = [f"{what} {'lacks' if short == 1 else 'lack'} measurements, which failed"] if short else []
+    return ", ".join([*whole, *lack])
+
+
 def _show_failures(failed: Sequence[tuple[str, str]], out: Console) -> None:
     for rows, reason in failed:
         out.print(Text(f"{rows}: failed: {reason}", style=_STYLES["failed"], overflow="fold"))
@@ -280,7 +290,7 @@ def show_next_steps(
     left = sum(count for action, count in plan.counts().items() if action not in ("reuse", "failed", "stopped"))
     if failed:
         out.print()
-        out.print(Text(f"{plural(len(failed), 'training')} failed:", style="red"))
+        out.print(Text(f"{_how_many_failed(plan)}:", style="red"))
     _show_failures(failed, out)
     out.print()
     if left or interrupted:

@@ -154,6 +154,26 @@ def test_trained_but_not_measured_says_how_much_is_to_measure(plan: Plan) -> Non
     assert "2 measurements to go" in shown(plan, 120)
 
 
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        ((False, False), "2 trainings failed:"),
+        ((False, True), "1 training failed, 1 lacks measurements, which failed:"),
+        ((True,), "1 training lacks measurements, which failed:"),
+        ((True, True), "2 trainings lack measurements, which failed:"),
+    ],
+)
+def test_a_training_that_is_whole_is_not_said_to_have_failed(
+    plan: Plan, tmp_path: Path, whole: tuple[bool, ...], said: str
+) -> None:
+    for training in plan.trainings.values():
+        training.action = "reuse"
+    for training, finished in zip(plan.trainings.values(), whole, strict=False):
+        training.action, training.failure = "failed", "pgd20: expected finite logits"
+        training.view = TrainingView(training.key, epoch=12, finished=finished, has_checkpoint=True)
+    assert said in steps(plan, tmp_path, None)
+
+
 def test_json_is_plain_and_agrees_with_the_plan(plan: Plan) -> None:
     again = json.loads(json.dumps(plan_as_json(plan)))
     assert again["id"] == plan.id
