@@ -121,7 +121,7 @@ class LayeredFiles:
             for name, checksum in manifest["histories"][-1:]:
                 content = verified(files, f"{key}/attempts/{attempt}/{name}", checksum)
                 entries = read_json(content) if content is not None else []
-                curves = entries if len(entries) > len(curves) else curves
+                curves = entries if len(entries) >= len(curves) else curves
         found = curves if finished else None
         if isinstance(files, ReadOnlyFiles):
             self._curves[known] = found

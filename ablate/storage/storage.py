@@ -170,11 +170,12 @@ class Storage:
         )
 
     def history(self, key: str) -> list[dict[str, Any]]:
-        """Every epoch's metrics with their original times, of the furthest attempt.
+        """Every epoch's metrics with their original times, of the furthest attempt, as `checkpoint` and records are.
 
         Returns:
-            Entries `{"epoch", "timestamp_ms", "metrics"}`. Where a file of them is damaged or gone, they are taken from
-            the checkpoint that carries them, and the file is written again.
+            Entries `{"epoch", "timestamp_ms", "metrics"}`; of attempts that are as far, the latest one's. Where a file
+            of them is damaged or gone, they are taken from the checkpoint that carries them, and the file is written
+            again.
         """
         best: list[dict[str, Any]] = []
         lost: list[tuple[str, str]] = []
@@ -187,7 +188,7 @@ class Storage:
             entries, damaged = self._history_of(key, attempt, manifest)
             best = [] if manifest.get("anew") else best
             lost += damaged
-            if len(entries) > len(best):
+            if len(entries) >= len(best):
                 best = entries
         if reaches(best, reached):
             return best

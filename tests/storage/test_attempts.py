@@ -10,6 +10,8 @@ import pytest
 
 from ablate.core.errors import StorageError
 from ablate.storage import attempts, records
+from ablate.storage.files import Files
+from ablate.storage.layers import LayeredFiles
 from ablate.storage.records import Record
 from ablate.storage.storage import Storage
 from tests.support.stored import HARMS, KEY, MEASUREMENT, folder, history, one, trained
@@ -125,6 +127,22 @@ def test_a_stale_writer_harms_nothing(storage: Storage) -> None:
     assert storage.checkpoint(KEY) == (b"checkpoint 5", [])
     assert storage.history(KEY) == history(5)
     assert storage.record(view, MEASUREMENT) is not None
+
+
+@pytest.mark.parametrize("reader", [Storage.of, lambda files: Storage.of(LayeredFiles(files, files))])
+def test_of_two_attempts_that_are_as_far_everything_is_the_later_ones(
+    storage: Storage, reader: Callable[[Files], Storage]
+) -> None:
+    for loss in (1.0, 2.0):  # trained twice side by side, as two launches that did not see each other's lease do
+        curves = [{**entry, "metrics": {"train/loss": loss}} for entry in history(2)]
+        attempt = storage.attempt(KEY)
+        attempt.save_checkpoint(2, f"network {loss}".encode(), curves, finished=True)
+        attempt.save_record(Record(MEASUREMENT, {"accuracy": loss}))
+    read = reader(storage.files)
+    assert read.checkpoint(KEY) == (b"network 2.0", [])
+    assert [entry["metrics"]["train/loss"] for entry in read.history(KEY)] == [2.0, 2.0, 2.0]
+    found = read.record(read.view(KEY), MEASUREMENT)
+    assert found is not None and found.scalars == {"accuracy": 2.0}
 
 
 def test_attempts_never_share_a_folder(storage: Storage) -> None:
