@@ -10,7 +10,7 @@ def memory_format(device: torch.device, precision: str) -> torch.memory_format:
 
     Args:
         device: Where the network is.
-        precision: Of `training.precision`; measuring is float32.
+        precision: Of `training.precision`, or of an attack's search (`measurement.precision`).
 
     Returns:
         For `Tensor.contiguous` and `Module.to`.

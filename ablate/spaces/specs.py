@@ -222,7 +222,7 @@ class TrainingSpec(Spec):
         (), description="Epochs whose networks are kept and measured too, as epoch:60. Not part of any key."
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        "float32", description="Of training; measuring is float32. tf32: a GPU's, float32 on a CPU."
+        "float32", description="Of training alone; see measurement.precision. tf32: a GPU's, float32 on a CPU."
     )
     compile: bool = Field(False, description="Train through torch.compile.")
 
