@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 # others from what they waited for, and a test of 17 s took 145.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import hypothesis
 import pytest
 import torch
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # An MLflow server starts seven job consumers, of which no test needs one and each takes seconds of a core.
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 
+# No test depends on the machine's speed: hypothesis by itself fails an example that takes longer than 0.2 s.
+hypothesis.settings.register_profile("ablate", deadline=None)
+hypothesis.settings.load_profile("ablate")
 
 # Temporary files in memory, where there is room: storage and databases wait for the disk after each write.
 MEMORY = Path("/dev/shm")

@@ -28,7 +28,7 @@ def bands(draw: st.DrawFn) -> tuple[int, int, int]:
     return size, low, draw(st.integers(low, size // 2))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(band=bands())
 def test_a_band_is_symmetric_and_its_part_an_orthogonal_projection(band: tuple[int, int, int]) -> None:
     size, low, high = band

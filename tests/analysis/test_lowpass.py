@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ablate.analysis.lowpass import filtered, highpass, lowpass, mask
@@ -30,7 +30,6 @@ def test_the_papers_masks(degree) -> None:
     assert set(mask(32, degree).unique().tolist()) <= {0.0, 1.0}
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 40), data=st.data())
 def test_every_mask_is_a_square_with_the_zero_frequency_in_it(size: int, data: st.DataObject) -> None:
     degree = data.draw(st.integers(1, size))

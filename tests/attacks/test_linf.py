@@ -171,7 +171,7 @@ def test_no_steps_return_the_start(network, batch) -> None:
     assert torch.equal(done, start) and not done.requires_grad
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(eps=st.floats(0, 1), key=st.integers(0, 2**62), value=st.floats(0, 1))
 def test_the_random_start_fills_the_ball(eps: float, key: int, value: float) -> None:
     images = torch.full((2, 3, 4, 4), value, dtype=torch.float64)

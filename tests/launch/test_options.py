@@ -44,7 +44,7 @@ def parsed(arguments: list[str]) -> Options:
     return Options.parsed(COMMAND.make_context("ablate", list(arguments)).params)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.fixed_dictionaries({}, optional={name: values(option) for name, option in OPTIONS.items()}))
 def test_the_arguments_of_options_give_the_same_options(changes: dict[str, Any]) -> None:
     options = Options(**changes)

@@ -90,7 +90,7 @@ def test_extreme_beta_gives_proportions() -> None:
         assert torch.isfinite(drawn).all() and drawn.min() >= 0 and drawn.max() <= 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(count=st.integers(2, 17), step=st.integers(0, 1000))
 def test_mixup_weighs_pixels_and_labels_alike_and_uses_each_example_once(count: int, step: int) -> None:
     images, targets, mixed, labels = apply("mixup", count, step=step)
@@ -102,7 +102,7 @@ def test_mixup_weighs_pixels_and_labels_alike_and_uses_each_example_once(count: 
         torch.testing.assert_close(labels[i], own[i] * targets[i] + (1 - own[i]) * targets[j])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(count=st.integers(2, 17), step=st.integers(0, 1000))
 def test_cutmix_labels_are_the_shares_of_pixels_and_each_example_is_used_once(count: int, step: int) -> None:
     images, targets, mixed, labels = apply("cutmix", count, step=step)

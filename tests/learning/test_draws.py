@@ -33,7 +33,7 @@ EACH: dict[str, Callable[[Draws], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", EACH)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     where=st.lists(
         st.tuples(st.integers(1, 3), st.sampled_from(STEPS), st.sampled_from([5, 8])),

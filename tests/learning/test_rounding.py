@@ -31,7 +31,7 @@ def test_unsigned_levels_reach_from_zero_to_the_scale() -> None:
     assert torch.allclose(torch.unique(out), torch.tensor([0.0, 5 / 3, 10 / 3, 5.0], dtype=torch.float64))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     bits=st.integers(2, 8),
     signed=st.booleans(),

@@ -88,7 +88,7 @@ def test_one_seed_has_no_deviation() -> None:
         min_size=1,
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bold_is_the_highest_of_its_column_among_ours_and_among_published(values: dict[str, dict[str, float]]) -> None:
     rows = list(values)
     turned = {row: {column: 100.0 - v for column, v in numbers.items()} for row, numbers in values.items()}
@@ -256,7 +256,7 @@ def test_deviations_stand_beside_where_there_is_room_and_below_where_not() -> No
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_csv_gives_back_the_very_same_floats(values: list[tuple[float, float]]) -> None:
     rows = [f'row "{index}", {{x}}' for index in range(len(values))]
     made = results({row: [{"pgd20": low}, {"pgd20": high}] for row, (low, high) in zip(rows, values, strict=True)})
