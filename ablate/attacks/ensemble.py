@@ -91,6 +91,12 @@ class Ensemble(LinfAttack):
         return made
 
 
+def least_classes(attack: Attack) -> int:
+    """Of a data set that an attack, with all that it is made of, can attack."""
+    parts = attack.parts if isinstance(attack, Ensemble) else ()
+    return max([attack.least_classes, *map(least_classes, parts)])
+
+
 @dataclass(frozen=True)
 class EnsembleOutcome:
     """What came of a column made of others, behind one filter.

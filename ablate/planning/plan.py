@@ -12,6 +12,7 @@ import torch
 
 from ablate.analysis.registry import analysis_source, declared_scalars, declared_settings, get_analysis
 from ablate.attacks import Attack, Ensemble, attack_source, build_attack
+from ablate.attacks.ensemble import least_classes
 from ablate.core.errors import DataError, SpecError, nearest
 from ablate.core.filters import Filter
 from ablate.learning import data, pretrained_weights
@@ -419,10 +420,10 @@ def _measurements(
             if others is not None and name not in others:
                 continue
             attack = build_attack(name, settings)
-
-            if summary.classes < attack.least_classes:
+            needed = least_classes(attack)
+            if summary.classes < needed:
                 raise SpecError(
-                    f"measurement.attacks: {name}: expected data of at least {attack.least_classes} classes, "
+                    f"measurement.attacks: {name}: expected data of at least {needed} classes, "
                     f"got {summary.classes} of {summary.label}"
                 )
 
