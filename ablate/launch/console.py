@@ -297,12 +297,14 @@ def show_next_steps(
         what = f"{'Interrupted; ' if interrupted else ''}{plural(left, 'training')} to go."
         show_step(out, f"{what} To go on, run the same command again:", command)
     if failed:
-        key = next(key for key, each in plan.trainings.items() if each.action == "failed")
+        failed_ones = [each for each in plan.trainings.values() if each.action == "failed"]
+        key = failed_ones[0].key
         where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redact(storage))}"
         words = "To read its log:" if len(failed) == 1 else "To read the log of the first:"
         show_step(out, words, f"{python} -m ablate.status{where} --log {key[:8]}")
-        retry = None if command is None else command + ("" if "--retry-failed" in command else " --retry-failed")
-        show_step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
+        if not all(each.lacks_network for each in failed_ones):  # no checkpoint has that any more
+            retry = None if command is None else command + ("" if "--retry-failed" in command else " --retry-failed")
+            show_step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
     if tracking_uri is None:
         where = f"--storage {shlex.quote(redact(storage))} --plan {plan.id}"
         show_step(out, "To make the table again, from storage:", f"{python} -m ablate.report {where}")

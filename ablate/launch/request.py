@@ -185,7 +185,7 @@ class Request:
         return UntilDecided(whole, storage, most, options.budget_hours, options.cpus_per_trial)
 
     def _rerun(self, storage: Storage) -> Subject:
-        from ablate.launch.reruns import Reruns
+        from ablate.launch.reruns import OnceMore, Reruns
         from ablate.planning.plan import decide
 
         options, flag = self.options, "--rerun"
@@ -199,6 +199,9 @@ class Request:
         seeds = options.seeds or self._known_seeds(storage)
         plan = self._plan_of_trials(replace(self, options=replace(options, seeds=seeds)).trials(), seeds)
         decide(plan, storage)
+        incomplete = [each.trial for each in plan.trials if plan.trainings[each.training].lacks_network]
+        if incomplete:
+            return OnceMore(self._plan_of_trials(incomplete, sorted({trial.seed for trial in incomplete})))
         kept = []
         for planned in plan.trials:
             training, trial = plan.trainings[planned.training], planned.trial

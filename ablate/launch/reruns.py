@@ -1,4 +1,7 @@
-"""`--rerun ROW`: a finished row trained again, beside its results, and what that says of them."""
+"""`--rerun ROW`: a finished row trained again, beside its results, and what that says of them.
+
+A row that lacks a network, since its training went past it without keeping it, is trained once more in its place.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from ablate.planning.plan import Plan
 from ablate.planning.plan_file import plan_file_of
 from ablate.storage import plans
 from ablate.storage.replications import FOLDER, open_one
+from ablate.storage.status import never_measured
 from ablate.storage.storage import Storage
 
 
@@ -118,6 +122,31 @@ class Reruns(Rows):
         except TrackingError as error:
             told = f"MLflow was not told ({error}); python -m ablate.report --sync does it."
             console.print(Text(printable(told), overflow="fold"))
+
+
+class OnceMore(Rows):
+    """Finished rows that lack a network: they are trained once more, and keep it, with all that was kept before.
+
+    What was measured stays where the same bits come of it, as of every training whose checkpoints are gone.
+    """
+
+    def decide(self, storage: Storage, options: Options) -> None:
+        """See `Subject`: what lacks a network is to be trained."""
+        super().decide(storage, options)
+        for training in self.plan.trainings.values():
+            if training.lacks_network and training.action == "failed":
+                training.action, training.epoch, training.failure = "train", -1, None
+
+    def prepare(self, session: Session) -> None:
+        """See `Subject`: a training whose checkpoint is gone begins anew."""
+        for training in self.plan.trainings.values():
+            if not session.leases.acquire(training.key):  # another launch does it
+                continue
+            view = session.storage.view(training.key)
+            if never_measured(view, {key: training.measurements[key].network for key in training.missing}):
+                training.keep += [name for name in view.keeps if name not in training.keep]
+                session.storage.prune(training.key)
+            session.leases.release(training.key)
 
 
 def _with_all_seeds(plan: Plan, storage: Storage) -> plans.PlanFile:

@@ -92,6 +92,18 @@ class PlannedTraining:
     weights: str | None = None
     origin: str = ""
 
+    @property
+    def lacks_network(self) -> bool:
+        """Whether it is whole but for a network that it keeps only if it is trained once more; also once that began.
+
+        Told once it is decided about.
+        """
+        view = self.view
+        if view is None or not view.finished or view.failure is not None or self.weights is not None:
+            return False
+        begun = self.action in ("train", "continue") and view.epoch < self.spec.epochs
+        return begun or self.action == "failed"
+
 
 @dataclass
 class Plan:

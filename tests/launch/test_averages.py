@@ -122,6 +122,7 @@ def test_a_finished_training_without_an_average_says_so_and_offers_to_run_again(
     found = results(tmp_path)
     assert set(found.outcomes) == set() or ("own", 0) in found.outcomes
     assert "--rerun ROW" in found.problems["averaged", 0]
+    assert "--retry-failed" not in told  # which would do nothing
     # Without its checkpoints it would be trained once more, and then keep it.
     storage = Storage(later.storage)
     [key] = plan_of(later).trainings
@@ -130,6 +131,25 @@ def test_a_finished_training_without_an_average_says_so_and_offers_to_run_again(
     assert code == 0 and set(results(tmp_path).outcomes) == {
         (row, 0) for row in ("own", "averaged", "averaged later", "of epoch 2")
     }
+
+
+def test_a_row_that_lacks_an_average_is_trained_once_more_in_its_place_and_keeps_what_there_was(tmp_path: Path) -> None:
+    asked = options_of(space_of(tmp_path), sets=["training.ema=null", "training.keep=[2]", "measurement.network=last"])
+    assert launch_here(asked)[0] == 0
+    storage, rows = Storage(asked.storage), ["averaged", "averaged later"]
+    [key] = plan_of(asked).trainings
+    before = storage.view(key).records
+    dry = launch_here(dataclasses.replace(options_of(tmp_path, rerun=rows, seeds=[]), dry_run=True))
+    assert dry[0] == 0 and "train 3 epochs" in dry[1] and storage.view(key).has_checkpoint
+    code, told = launch_here(options_of(tmp_path, rerun=rows, seeds=[]))
+    assert code == 0 and "continuing" not in told and "replications" not in told
+    assert set(results(tmp_path).outcomes) == {(row, 0) for row in rows}
+    after = storage.view(key)
+    assert before.items() <= after.records.items()  # the same bits, and what is measured of them stays
+    assert set(after.keeps) == {"ema:0.9@0", "ema_best:0.5@1", "ema:0.5@1", "ema_best:0.9@0", "epoch:2"}
+    # Once it has all, another --rerun compares.
+    code, told = launch_here(options_of(tmp_path, rerun=rows[:1], seeds=[]))
+    assert code == 0 and "the same bits" in " ".join(told.split())
 
 
 def test_a_worker_passes_over_what_was_not_kept_and_measures_the_rest(tmp_path: Path) -> None:
