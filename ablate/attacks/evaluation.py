@@ -17,6 +17,9 @@ from ablate.core.modes import evaluating
 _ROUNDING = 1e-6
 """How far beyond [0, 1] a pixel may be: what float32 rounds off when an image is put together."""
 
+_CLOSE = 0.02
+"""Of the largest logit: more than kernels of a search in half precision differ by."""
+
 
 def as_float(images: Tensor) -> Tensor:
     """Images as attacks and networks take them.
@@ -285,13 +288,23 @@ def _batches(
         perturbed = _perturbed(attack, checks, ask, original, truth, places, seed, logits)
         if ask is not judge and perturbed is not original:
             with torch.no_grad():
-                alone = (ask(perturbed).argmax(1) != truth) & (judge(perturbed).argmax(1) == truth)
+                alone = _nearly_fooled(ask(perturbed), truth) & (judge(perturbed).argmax(1) == truth)
             again = alone.nonzero().squeeze(1)
             if len(again):
                 some = None if logits is None else logits[again]
                 found = _perturbed(attack, checks, judge, original[again], truth[again], places[again], seed, some)
                 perturbed = perturbed.index_copy(0, again, found.to(perturbed.dtype))
         yield part, original, perturbed, truth
+
+
+def _nearly_fooled(logits: Tensor, labels: Tensor) -> Tensor:
+    """[N] bool: misclassified, or by so little right that the search, asked beside other images, may have had it wrong.
+
+    An attack stops at what it has broken, and kernels for another number of images round otherwise.
+    """
+    own = logits.gather(1, labels[:, None])
+    ahead = (own - logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True)).squeeze(1)
+    return (logits.argmax(1) != labels) | (ahead <= _CLOSE * logits.abs().amax(1))
 
 
 def _perturbed(

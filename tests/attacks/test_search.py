@@ -93,6 +93,34 @@ def test_a_search_by_the_judge_itself_changes_nothing(some: Any, attack: Attack)
     assert torch.equal(together.broken_by, searched.broken_by) and together.attacked == searched.attacked
 
 
+class Unsteady(nn.Module):
+    """Takes images for wrong by a hair and, asked again, for right: as kernels for other numbers of images would."""
+
+    def __init__(self, network: nn.Module, labels: Tensor) -> None:
+        super().__init__()
+        self.network, self.labels, self.calls = network, labels, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x).clone()
+        self.calls += 1
+        own = self.labels[: len(x), None]
+        others = logits.scatter(1, own, -torch.inf).amax(1, keepdim=True)
+        hair = 1e-3 if self.calls == 1 else -1e-3
+        return logits.scatter(1, own, others - hair)
+
+
+@pytest.mark.parametrize("attack", [APGD(eps_255=EPS_255, steps=4), Square(eps_255=EPS_255, queries=30)])
+def test_what_a_search_stopped_at_by_a_hair_is_attacked_again_though_it_is_right_when_asked_again(
+    some: Any, attack: Attack
+) -> None:
+    network, images, labels = some
+    images, labels = images[:32], labels[:32]
+    how = {"seed": 0, "batch_size": 32}
+    alone = evaluate(network, attack, images, labels, **how)[None]
+    found = evaluate(network, attack, images, labels, search=Unsteady(network, labels), **how)[None]
+    assert not (found & ~alone).any() and not alone.all()
+
+
 def test_the_judge_says_who_is_fooled_and_a_search_is_asked_only_by_what_asks_a_network(some: Any) -> None:
     network, images, labels = some
     how = {"seed": 0, "batch_size": 40}
@@ -131,7 +159,26 @@ def test_networks_that_cannot_be_folded_are_searched_too() -> None:
     assert search is not None
     assert not any(isinstance(module, FoldedNetwork) for module in search.modules())
     assert any(isinstance(module, InParts) for module in search.modules())
-    assert search(torch.rand(2, 3, 16, 16)).dtype == torch.float32
+    images = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        exact, found = network(images), search(images)
+        assert torch.equal(network(images), exact)  # its own layers are as they were
+    assert found.dtype == torch.float32
+    assert (found != found.bfloat16().float()).double().mean() > 0.8  # here, too
+
+
+def test_layers_that_are_asked_for_their_weights_alone_are_searched_too() -> None:
+    class Attentive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.mean(1)
+            return self.last(self.attention(rows, rows, rows, need_weights=False)[0].mean(1))
+
+    search, images = as_searched(Attentive().eval(), 8, "bfloat16"), torch.rand(4, 3, 8, 8)
+    assert search is not None and search(images.requires_grad_()).dtype == torch.float32
 
 
 def test_bim_in_bfloat16_is_torchattacks_bim_of_a_network_in_bfloat16() -> None:

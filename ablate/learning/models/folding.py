@@ -288,25 +288,28 @@ def as_searched(network: nn.Module, image_size: int, precision: str) -> nn.Modul
     if precision == "float32":
         return None
     folded = None if has_quantized_activations(network) else fold_normalization(network, image_size, torch.bfloat16)
-    if folded is not None:
-        for path, module in list(folded.body.named_modules()):
-            if isinstance(module, nn.Linear):
-                parent, _, name = path.rpartition(".")
-                setattr(folded.body.get_submodule(parent), name, _InFloat32(module))
-    return InBfloat16(InParts(folded or network))
+    return InBfloat16(InParts(_with_float32_layers(folded or network)))
 
 
-class _InFloat32(nn.Module):
+def _with_float32_layers(network: nn.Module) -> nn.Module:
+    """The same tensors in modules of their own, whose linear layers are left alone by autocast."""
+    if isinstance(network, torch.jit.ScriptModule):
+        return network
+    copied = copy.copy(network)
+    copied._modules = {
+        name: None if child is None else _with_float32_layers(child) for name, child in network._modules.items()
+    }
+    if type(network) is nn.Linear:  # others may be asked for their weights alone, or compute otherwise
+        copied.__class__ = _Float32Linear
+    return copied
+
+
+class _Float32Linear(nn.Linear):
     """A layer that autocast leaves alone: logits of 8 bits would hide from an attack what it gains at a step."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            out: Tensor = self.layer(x.float())
-        return out
+            return super().forward(x.float())
 
 
 def _add_into(first: Tensor, second: Tensor | float) -> Tensor:
