@@ -13,7 +13,7 @@ from ablate.storage.checksums import read_json, verified
 from ablate.storage.files import Files
 from ablate.storage.read_only import ReadOnlyFiles
 from ablate.storage.records import Record, same_numbers
-from ablate.storage.status import same_curves
+from ablate.storage.status import of_two_attempts, same_curves
 
 Curves = builtins.list[dict[str, Any]]
 
@@ -121,7 +121,7 @@ class LayeredFiles:
             for name, checksum in manifest["histories"][-1:]:
                 content = verified(files, f"{key}/attempts/{attempt}/{name}", checksum)
                 entries = read_json(content) if content is not None else []
-                curves = entries if len(entries) >= len(curves) else curves
+                curves = of_two_attempts(curves, entries)
         found = curves if finished else None
         if isinstance(files, ReadOnlyFiles):
             self._curves[known] = found

@@ -116,6 +116,17 @@ def network_digest(history: Sequence[Mapping[str, Any]]) -> str:
     return sha256(json.dumps(told).encode())
 
 
+def of_two_attempts(earlier: list[dict[str, Any]], later: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Which of two attempts' histories is the training's: the further one.
+
+    Of two that are as far, the earlier one where both are of the same network, whose times are then the original ones;
+    else the later one, whose network and records count, too.
+    """
+    if len(later) != len(earlier):
+        return max(earlier, later, key=len)
+    return earlier if same_curves(earlier, later) else later
+
+
 def reaches(history: Sequence[Mapping[str, Any]], epoch: int) -> bool:
     """Whether a history has every epoch up to one.
 

@@ -38,7 +38,7 @@ from ablate.storage.checkpoints import load_state
 from ablate.storage.checksums import read_json, sha256, verified
 from ablate.storage.files import BucketFiles, Files, LocalFiles
 from ablate.storage.records import Record
-from ablate.storage.status import TrainingView, network_digest, reaches
+from ablate.storage.status import TrainingView, network_digest, of_two_attempts, reaches
 
 _KEY = re.compile(r"[0-9a-f]{20}")
 IDENTITY = re.compile(r"\d{13}-[0-9a-f]{12}", re.ASCII)
@@ -173,9 +173,9 @@ class Storage:
         """Every epoch's metrics with their original times, of the furthest attempt, as `checkpoint` and records are.
 
         Returns:
-            Entries `{"epoch", "timestamp_ms", "metrics"}`; of attempts that are as far, the latest one's. Where a file
-            of them is damaged or gone, they are taken from the checkpoint that carries them, and the file is written
-            again.
+            Entries `{"epoch", "timestamp_ms", "metrics"}`; of attempts that are as far, see `of_two_attempts`. Where a
+            file of them is damaged or gone, they are taken from the checkpoint that carries them, and the file is
+            written again.
         """
         best: list[dict[str, Any]] = []
         lost: list[tuple[str, str]] = []
@@ -188,8 +188,7 @@ class Storage:
             entries, damaged = self._history_of(key, attempt, manifest)
             best = [] if manifest.get("anew") else best
             lost += damaged
-            if len(entries) >= len(best):
-                best = entries
+            best = of_two_attempts(best, entries)
         if reaches(best, reached):
             return best
         carried = self._carried_history(key)

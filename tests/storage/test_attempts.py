@@ -145,6 +145,13 @@ def test_of_two_attempts_that_are_as_far_everything_is_the_later_ones(
     assert found is not None and found.scalars == {"accuracy": 2.0}
 
 
+def test_of_two_attempts_at_the_same_network_the_first_ones_times_stay(storage: Storage) -> None:
+    for moment in (1000, 2000):
+        curves = [{**entry, "timestamp_ms": moment} for entry in history(2)]
+        storage.attempt(KEY).save_checkpoint(2, b"the same", curves, finished=True)
+    assert {entry["timestamp_ms"] for entry in storage.history(KEY)} == {1000}
+
+
 def test_attempts_never_share_a_folder(storage: Storage) -> None:
     names = [trained(storage, 0).name for _ in range(3)]
     assert [name.split("-")[0] for name in names] == ["0001", "0002", "0003"]
