@@ -64,6 +64,10 @@ class Attack(ABC):
         """The ball it stays in; None where it does not say, and nothing can be made of it together with others."""
         return None
 
+    def searches_in(self, precision: str) -> str | None:
+        """`measurement.precision` where it changes what this attack does: None of float32, and of what asks nothing."""
+        return precision if self.uses_network and precision != "float32" else None
+
     @abstractmethod
     def perturb(
         self,

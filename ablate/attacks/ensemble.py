@@ -61,6 +61,11 @@ class Ensemble(LinfAttack):
                 ball, got = self.threat.words(), part.threat.words()
                 raise SpecError(f"{self.name}: expected attacks of {ball}, got {got} of {part.name!r}")
 
+    @property
+    def least_classes(self) -> int:  # type: ignore[override]
+        """Of a data set that all parts can attack."""
+        return max([LinfAttack.least_classes, *(part.least_classes for part in self.parts)])
+
     def perturb(
         self,
         network: Network,
@@ -89,12 +94,6 @@ class Ensemble(LinfAttack):
             made[left] = perturbed
             left = left[right]
         return made
-
-
-def least_classes(attack: Attack) -> int:
-    """Of a data set that an attack, with all that it is made of, can attack."""
-    parts = attack.parts if isinstance(attack, Ensemble) else ()
-    return max([attack.least_classes, *map(least_classes, parts)])
 
 
 @dataclass(frozen=True)

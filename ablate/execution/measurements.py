@@ -79,7 +79,7 @@ def described(measurement: PlannedMeasurement, attack: Attack) -> dict[str, Any]
         measurement: As planned.
         attack: That it is of.
     """
-    seen, precision = measurement.filter, measurement.settings.precision
+    seen, precision = measurement.filter, attack.searches_in(measurement.settings.precision)
     said: dict[str, Any] = {
         "what": measurement.name,
         "settings": repr(attack),
@@ -88,7 +88,7 @@ def described(measurement: PlannedMeasurement, attack: Attack) -> dict[str, Any]
         **{name: value for name in ("outer", "keep_mean") if (value := getattr(seen, name, None))},
         "adaptive": measurement.adaptive,
     }
-    if attack.uses_network and precision != "float32":
+    if precision is not None:
         said["precision"] = precision
     if attack.threat is not None:
         said["threat"] = attack.threat.words()

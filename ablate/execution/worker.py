@@ -300,6 +300,8 @@ class TaskRun:
         groups = {which: by_attack(m for m in missing if m.network == which) for which in networks}
         far = MeasurementProgress(groups.values(), len(labels), spec.data.image_size)
         broken: list[MeasurementError] = []
+        if self.device.type == "cuda":
+            self._tell_of_slow({m.settings.precision for m in missing})
         for which, waiting in groups.items():
             try:
                 chosen = state.network_of(which)
@@ -314,8 +316,6 @@ class TaskRun:
             with frozen_parameters(network):  # quantized weights are transformed once, not at every step of an attack
                 size, precisions = spec.data.image_size, {m.settings.precision for same in waiting for m in same}
                 self.asked = as_measured(network, size)
-                if self.device.type == "cuda":
-                    self._tell_of_slow(precisions)
                 self._searched = {each: as_searched(network, size, each) for each in precisions}
                 clean = CleanLogits(self.asked, images, spec.measurement.batch_size)  # of these weights
                 while waiting:

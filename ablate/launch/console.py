@@ -250,9 +250,8 @@ def failures(plan: Plan) -> list[tuple[str, str]]:
     return found
 
 
-def _how_many_failed(plan: Plan) -> str:
+def _how_many_failed(failed: Sequence[PlannedTraining]) -> str:
     """`2 trainings failed, 1 lacks measurements, which failed`: a network that is whole did not fail to train."""
-    failed = [each for each in plan.trainings.values() if each.action == "failed"]
     short = sum(each.view is not None and each.view.finished for each in failed)
     whole = [f"{plural(len(failed) - short, 'training')} failed"] if len(failed) > short else []
     what = f"{short}" if whole else plural(short, "training")
@@ -286,23 +285,22 @@ def show_next_steps(
     """
     python = own_python()
     command = _own_command(python)
-    failed = failures(plan)
+    failed, trainings = failures(plan), [each for each in plan.trainings.values() if each.action == "failed"]
     left = sum(count for action, count in plan.counts().items() if action not in ("reuse", "failed", "stopped"))
     if failed:
         out.print()
-        out.print(Text(f"{_how_many_failed(plan)}:", style="red"))
+        out.print(Text(f"{_how_many_failed(trainings)}:", style="red"))
     _show_failures(failed, out)
     out.print()
     if left or interrupted:
         what = f"{'Interrupted; ' if interrupted else ''}{plural(left, 'training')} to go."
         show_step(out, f"{what} To go on, run the same command again:", command)
     if failed:
-        failed_ones = [each for each in plan.trainings.values() if each.action == "failed"]
-        key = failed_ones[0].key
+        key = trainings[0].key
         where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redact(storage))}"
         words = "To read its log:" if len(failed) == 1 else "To read the log of the first:"
         show_step(out, words, f"{python} -m ablate.status{where} --log {key[:8]}")
-        if not all(each.lacks_network for each in failed_ones):  # no checkpoint has that any more
+        if not all(each.lacks_network for each in trainings):  # no checkpoint has that any more
             retry = None if command is None else command + ("" if "--retry-failed" in command else " --retry-failed")
             show_step(out, "To try what failed again from its last checkpoint, add --retry-failed:", retry)
     if tracking_uri is None:

@@ -12,7 +12,6 @@ import torch
 
 from ablate.analysis.registry import analysis_source, declared_scalars, declared_settings, get_analysis
 from ablate.attacks import Attack, Ensemble, attack_source, build_attack
-from ablate.attacks.ensemble import least_classes
 from ablate.core.errors import DataError, SpecError, nearest
 from ablate.core.filters import Filter
 from ablate.learning import data, pretrained_weights
@@ -432,10 +431,9 @@ def _measurements(
             if others is not None and name not in others:
                 continue
             attack = build_attack(name, settings)
-            needed = least_classes(attack)
-            if summary.classes < needed:
+            if summary.classes < attack.least_classes:
                 raise SpecError(
-                    f"measurement.attacks: {name}: expected data of at least {needed} classes, "
+                    f"measurement.attacks: {name}: expected data of at least {attack.least_classes} classes, "
                     f"got {summary.classes} of {summary.label}"
                 )
 
@@ -454,7 +452,7 @@ def _measurements(
                     batch_size=settings.batch_size if attack.batch_dependent else None,
                     source=attack_source(attack.name),
                     images=settings.images if attack.reducible and images < summary.test_count else None,
-                    precision=settings.precision if attack.uses_network and settings.precision != "float32" else None,
+                    precision=attack.searches_in(settings.precision),
                     parts=[key for _, key in parts],
                 )
                 return key, parts
