@@ -26,6 +26,9 @@ ROWS_AT_ONCE = {True: 64, False: 2048}
 """Rows of a batch, on a CPU and elsewhere, up to which several attempts at an image are made at once: a CPU asks the
 network in parts of so many, and a GPU is not filled by fewer."""
 
+MOST_AHEAD = 16
+"""Steps of an image that a batch with room asks about at once, at most: most are in vain where an earlier one gains."""
+
 _DROP_EVERY = 10
 """Of so many steps one looks on a GPU whether images can be dropped: each time, the host waits for the device."""
 
@@ -45,10 +48,26 @@ def in_whole_batches(network: Network) -> Network:
         if images.device.type != "cpu" or not lacking:
             return full_precision(network(images))
         filled = torch.cat([images, images[:1].detach().expand(lacking, *images.shape[1:])])
-        filled = filled.contiguous(memory_format=_format(images))
+        filled = filled.contiguous(memory_format=format_of(images))
         return full_precision(network(filled))[: len(images)]
 
     return ask
+
+
+def rows_to_fill(count: int, device: torch.device) -> int:
+    """How many images a network is asked about in hardly more time than about `count`.
+
+    Args:
+        count: At least 1.
+        device: Where the network is.
+
+    Returns:
+        At least `count`: on a CPU a whole number of `WHOLE_BATCHES`, elsewhere what fills the device, but of each image
+        not more than `MOST_AHEAD`.
+    """
+    if device.type == "cpu":
+        return count + -count % WHOLE_BATCHES
+    return count * max(1, min(ROWS_AT_ONCE[False] // count, MOST_AHEAD))
 
 
 def first_to_break(
@@ -85,7 +104,7 @@ def first_of_several(
 ) -> Tensor:
     """As `first_to_break`, with several attempts at an image in one batch, where few images are left.
 
-    The first attempt runs by itself: it breaks most of what breaks at all, and the others would have been for nothing.
+    The first attempt runs by itself, but where others cost nothing beside it: it breaks most of what breaks at all.
 
     Args:
         images: As in `first_to_break`.
@@ -100,7 +119,11 @@ def first_of_several(
     made = images.detach().clone()
     left, waiting, first = (~done).nonzero().squeeze(1), list(which), True
     while waiting and len(left):
-        count = 1 if first else max(1, ROWS_AT_ONCE[images.device.type == "cpu"] // len(left))
+        on_cpu = images.device.type == "cpu"
+        at_once = ROWS_AT_ONCE[on_cpu]
+        if first:  # no more of them than cost nothing
+            at_once = min(at_once, WHOLE_BATCHES if on_cpu else 1)
+        count = max(1, at_once // len(left))
         now, waiting = waiting[:count], waiting[count:]
         found, broken = attempt(now, left)
         broken = broken.view(len(now), len(left))
@@ -126,15 +149,16 @@ def repeated(values: Tensor, places: Tensor, times: int) -> Tensor:
         [times * M, ...]: all of them once, then all of them again.
     """
     chosen = values[places].repeat(times, *(1 for _ in values.shape[1:]))
-    return chosen.contiguous(memory_format=_format(values)) if values.dim() == 4 else chosen
+    return chosen.contiguous(memory_format=format_of(values)) if values.dim() == 4 else chosen
 
 
 def joined(parts: Sequence[Tensor], like: Tensor) -> Tensor:
     """Images one after the other, [n, C, H, W] each, in the memory format of others."""
-    return torch.cat(list(parts)).contiguous(memory_format=_format(like))
+    return torch.cat(list(parts)).contiguous(memory_format=format_of(like))
 
 
-def _format(images: Tensor) -> torch.memory_format:
+def format_of(images: Tensor) -> torch.memory_format:
+    """The memory format that images made of these should have."""
     # Indexing and joining come out in the default format, in which a GPU's convolutions are slower.
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
@@ -168,16 +192,20 @@ class ActiveSet:
     def __len__(self) -> int:
         return len(self._place)
 
-    def note(self, wrong: Tensor, candidates: Tensor) -> None:
+    def note(self, wrong: Tensor, candidates: Tensor, *, through: Tensor | None = None) -> None:
         """Note which of the remaining images are broken now, and leave them out as soon as that pays.
 
         Args:
             wrong: [n] bool.
             candidates: [n, C, H, W], what breaks them.
+            through: [n] bool, images for which the attack has nothing more to try: what comes back for them is the
+                candidate, too. None: it has for all.
         """
         new = wrong & ~self._gone
-        self._found = torch.where(new[:, None, None, None], candidates.detach(), self._found)
         self.broken[self._place] = self.broken[self._place] | new
+        if through is not None:
+            new = new | (through & ~self._gone)
+        self._found = torch.where(new[:, None, None, None], candidates.detach(), self._found)
         self._gone = self._gone | new
         self._calls += 1
         if self._gone.device.type == "cpu":
@@ -205,4 +233,4 @@ class ActiveSet:
 
 
 def _some(values: Tensor, which: Tensor) -> Tensor:
-    return values[which].contiguous(memory_format=_format(values)) if values.dim() == 4 else values[which]
+    return values[which].contiguous(memory_format=format_of(values)) if values.dim() == 4 else values[which]

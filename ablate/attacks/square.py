@@ -1,7 +1,9 @@
 """Square attack in an l-infinity ball: a random search that asks for logits alone, so that no gradient can mislead it.
 
 Every image has squares of its own: their places and colours hang on the seed, the image and the query. AutoAttack draws
-one place for a whole batch, and never the last row and column.
+one place for a whole batch, and never the last row and column. Most queries gain nothing. So where a batch has room, an
+image asks about several at once, all from where it is now, and goes on after the first that gains: what it would have
+done one by one.
 
 Source: arXiv 1912.00049.
 """
@@ -13,9 +15,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ablate.attacks.active_set import ActiveSet, first_to_break, in_whole_batches
+from ablate.attacks.active_set import ActiveSet, first_to_break, format_of, in_whole_batches, rows_to_fill
 from ablate.attacks.apgd import wrong_already
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
 from ablate.attacks.carlini_wagner import true_margin
@@ -93,39 +96,69 @@ class Square(LinfAttack):
     def _search(
         self, network: Network, images: Tensor, labels: Tensor, index: Tensor, seed: int, done: Tensor
     ) -> tuple[Tensor, Tensor]:
-        eps = self.eps_255 / 255
+        eps, device = self.eps_255 / 255, images.device
         channels, height, width = images.shape[1:]
         lower, upper = corners(images, eps)
         stripes = bits(stream(seed, "start"), index, (channels, 1, width)) & 1
         start = torch.where(stripes.bool(), upper, lower)
-        best = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
+        best = torch.full((len(images),), torch.inf, dtype=images.dtype, device=device)
         left = ActiveSet(
-            images, done, lower=lower, upper=upper, labels=labels, index=index, best=best, now=start, next=start
+            images, done, lower=lower, upper=upper, labels=labels, index=index, best=best, now=start, query=0 * labels
         )
         ask = in_whole_batches(network)
-        rows = torch.arange(height, device=images.device)
-        columns = torch.arange(width, device=images.device)
-        for query in range(-1, self.queries):
-            if not len(left):
-                break
-            if query >= 0:
-                side = side_of(query, height, width)
-                drawn = bits(stream(seed, "square", query), left["index"], (2 + channels,))
-                top = _below(drawn[:, 0], height - side + 1)[:, None]
-                first = _below(drawn[:, 1], width - side + 1)[:, None]
-                inside = ((rows >= top) & (rows < top + side))[:, :, None]
-                inside = (inside & ((columns >= first) & (columns < first + side))[:, None, :])[:, None]
-                colour = (drawn[:, 2:] & 1).bool()[:, :, None, None]
-                left["next"] = torch.where(inside, torch.where(colour, left["upper"], left["lower"]), left["now"])
-            logits = ask(left["next"])
-            margin = true_margin(logits, left["labels"])
-            better = margin < left["best"]
-            left["best"] = torch.where(better, margin, left["best"])
-            left["now"] = torch.where(better[:, None, None, None], left["next"], left["now"])
-            left.note(logits.argmax(1) != left["labels"], left["next"])
+        keys = torch.tensor([stream(seed, "square", query) for query in range(self.queries)], device=device)
+        sides = torch.tensor([side_of(query, height, width) for query in range(self.queries)], device=device)
         if len(left):
-            left.keep(left["now"])
+            logits = ask(left["now"])
+            left["best"] = true_margin(logits, left["labels"])
+            left.note(logits.argmax(1) != left["labels"], left["now"], through=left["query"] >= self.queries)
+        while len(left) and self.queries:
+            count = len(left)
+            rows = torch.arange(rows_to_fill(count, device), device=device)
+            image, query = rows % count, left["query"][rows % count] + rows // count
+            due = query < self.queries
+            query = query.clamp(max=self.queries - 1)
+            drawn = bits(keys[query], left["index"][image], (2 + channels,))
+            asked = _with_square(
+                left["now"][image], left["lower"][image], left["upper"][image], drawn, sides[query]
+            ).contiguous(memory_format=format_of(images))
+            logits, truth = ask(asked), left["labels"][image]
+            margin = true_margin(logits, truth)
+            wrong = logits.argmax(1) != truth
+            gained = due & (wrong | (margin < left["best"][image]))
+            # Of each image the first query that gains: those after it were asked about a point that it leaves.
+            rank, any_ = _first(gained, count)
+            row = rank * count + rows[:count]
+            left["best"] = torch.where(any_, margin[row], left["best"])
+            left["now"] = torch.where(any_[:, None, None, None], asked[row], left["now"])
+            left["query"] = left["query"] + torch.where(any_, rank + 1, _per_image(due, count).sum(dim=0))
+            left.note(any_ & wrong[row], left["now"], through=left["query"] >= self.queries)
         return left.settle(), left.broken
+
+
+def _with_square(now: Tensor, lower: Tensor, upper: Tensor, drawn: Tensor, side: Tensor) -> Tensor:
+    """Points with a square of the ball's corners each; random bits [n, 2 + channels], sides [n]."""
+    height, width = now.shape[2:]
+    rows = torch.arange(height, device=now.device)
+    columns = torch.arange(width, device=now.device)
+    side = side[:, None]
+    top = _below(drawn[:, :1], height - side + 1)
+    first = _below(drawn[:, 1:2], width - side + 1)
+    inside = ((rows >= top) & (rows < top + side))[:, :, None]
+    inside = (inside & ((columns >= first) & (columns < first + side))[:, None, :])[:, None]
+    colour = (drawn[:, 2:] & 1).bool()[:, :, None, None]
+    return torch.where(inside, torch.where(colour, upper, lower), now)
+
+
+def _per_image(rows: Tensor, count: int) -> Tensor:
+    """[R] bool, of queries one after the other for all images, as [ceil(R / count), count]; what lacks is False."""
+    return F.pad(rows, (0, -len(rows) % count)).view(-1, count)
+
+
+def _first(gained: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of each of `count` images the rank of its first query that gains, and whether there is one."""
+    table = _per_image(gained, count)
+    return table.int().argmax(dim=0), table.any(dim=0)
 
 
 @register_attack("square")

@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate.attacks import Square, TargetedAPGD, TargetedFAB, evaluate, evaluate_ensemble
-from ablate.attacks.active_set import ROWS_AT_ONCE
+from ablate.attacks import Square, TargetedAPGD, TargetedFAB, evaluate, evaluate_ensemble, square
+from ablate.attacks.active_set import ROWS_AT_ONCE, rows_to_fill
 from ablate.attacks.apgd import ascend_adaptively, likeliest_others, targeted_dlr
 from ablate.attacks.ensemble import Ensemble
 from ablate.attacks.evaluation import CleanLogits
 from ablate.attacks.linf import TPGD
 from ablate.attacks.noise import Natural
+from ablate.attacks.square import side_of
 from ablate.core.filters import Filter
+from ablate.core.randomness import bits, stream
 
 SIZE = 4
 
@@ -206,6 +208,56 @@ def test_squares_reach_every_edge_and_only_what_helps_is_kept() -> None:
 
     least = torch.stack([margin(asked) for asked in network.asked]).amin(0)
     torch.testing.assert_close(margin(made), least, rtol=0, atol=1e-9)
+
+
+def square_by_hand(network: nn.Module, image: Tensor, label: int, place: int, eps: float, queries: int) -> Tensor:
+    """One image, one query after the other."""
+    lower, upper = (image - eps).clamp(0, 1), (image + eps).clamp(0, 1)
+    key, index = stream(0, "attack:square", 0), torch.tensor([place])
+
+    def margin(x: Tensor) -> float:
+        logits = network(x[None])[0]
+        return float(logits[label] - logits[[k for k in range(len(logits)) if k != label]].max())
+
+    stripes = bits(stream(key, "start"), index, (3, 1, SIZE))[0] & 1
+    now = torch.where(stripes.bool(), upper, lower)
+    best = margin(now)
+    for query in range(queries):
+        if best < 0:
+            break
+        side = side_of(query, SIZE, SIZE)
+        drawn = bits(stream(key, "square", query), index, (5,))[0]
+        top, first = (((drawn[:2] & 0x7FFFFFFF) * (SIZE - side + 1)) >> 31).tolist()
+        there = now.clone()
+        for channel, bit in enumerate((drawn[2:] & 1).tolist()):
+            edge = upper if bit else lower
+            there[channel, top : top + side, first : first + side] = edge[
+                channel, top : top + side, first : first + side
+            ]
+        if margin(there) < best:
+            now, best = there, margin(there)
+    return now
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 16, 21])
+@pytest.mark.parametrize("queries", [0, 1, 2, 37])
+def test_squares_asked_about_at_once_are_those_of_one_query_after_the_other(
+    count: int, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, network, eps = random(count, 3, SIZE, SIZE), Watched(Rough(6, 0.5)), 10 / 255
+    labels, index = network.inner(images).argmax(1), torch.arange(count) + 5
+    wanted = [square_by_hand(network.inner, *each, eps, queries) for each in zip(images, labels, index, strict=True)]
+    attack = Square(eps_255=10.0, queries=queries)
+    calls = []
+    for rows in (rows_to_fill, lambda count, device: count, lambda count, device: 5 * count, lambda *_: count + 2):
+        monkeypatch.setattr(square, "rows_to_fill", rows)
+        network.asked.clear()
+        made = attack.perturb(network, images, labels, index=index, seed=0, clean_logits=network.inner(images))
+        assert torch.equal(made, torch.stack(wanted)), rows
+        calls.append(len(network.asked))
+    assert max(calls) <= queries + 1 and (count == 16 or queries < 37 or calls[0] < calls[1])
+    left = int((network.inner(made).argmax(1) == labels).sum())
+    assert count < 16 or 0 < left < count  # some are broken on the way, some never
 
 
 FILTERS = [None, Filter("lowpass", 3), Filter("highpass", 1)]
