@@ -59,9 +59,12 @@ def project_linf(points: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
     gained = torch.zeros_like(lacking)
     most = room.amax(dim=1)
     for _ in range(_NEWTON_STEPS):
+        before = size
         slope = torch.where(room > size[:, None], weight, 0.0).sum(dim=1)
         size = torch.where(slope > 0, size + (lacking - gained).clamp(min=0.0) / (slope + _TINY**2), most)
         size = torch.minimum(size, most)
+        if size.device.type == "cpu" and torch.equal(size, before):  # nothing moves any more; a GPU would have to wait
+            break
         gained = (weight * torch.minimum(room, size[:, None])).sum(dim=1)
     change = torch.minimum(room, size[:, None])
     return torch.where(ahead, change, -change) * (weight > 0)
