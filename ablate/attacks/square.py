@@ -45,8 +45,8 @@ def side_of(query: int, height: int, width: int) -> int:
     return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
-def _below(raw: Tensor, limit: int) -> Tensor:
-    """Random bits as whole numbers from 0 to below `limit`."""
+def _below(raw: Tensor, limit: Tensor) -> Tensor:
+    """Random bits [n, 1] as whole numbers from 0 to below `limit`, [n, 1]."""
     return ((raw & 0x7FFFFFFF) * limit) >> 31
 
 
