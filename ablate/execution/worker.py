@@ -300,8 +300,7 @@ class TaskRun:
         groups = {which: by_attack(m for m in missing if m.network == which) for which in networks}
         far = MeasurementProgress(groups.values(), len(labels), spec.data.image_size)
         broken: list[MeasurementError] = []
-        if self.device.type == "cuda":
-            self._tell_of_slow({m.settings.precision for m in missing})
+        self._tell_of_slow({m.settings.precision for m in missing})
         for which, waiting in groups.items():
             try:
                 chosen = state.network_of(which)
@@ -338,8 +337,7 @@ class TaskRun:
             raise MeasurementError("; ".join(dict.fromkeys(map(str, broken)))) from broken[0].__cause__
 
     def _tell_of_slow(self, precisions: Iterable[str]) -> None:
-        capability = torch.cuda.get_device_capability(self.device)
-        for note in filter(None, (slower_than_asked(each, capability, "measurement") for each in precisions)):
+        for note in filter(None, (slower_than_asked(each, self.device, "measurement") for each in precisions)):
             self.log.warning(note)
 
     def _measure_together(

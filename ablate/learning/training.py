@@ -176,10 +176,9 @@ class TrainingRun:
         self.spec, self.training, self.device = spec, spec.training, device
         self.layout = memory_format(device, spec.training.precision)
         self.draws = Ahead(spec.seed, device).draws
-        if device.type == "cuda":
-            note = slower_than_asked(spec.training.precision, torch.cuda.get_device_capability(device))
-            if note is not None:
-                warn(note)
+        note = slower_than_asked(spec.training.precision, device)
+        if note is not None:
+            warn(note)
         self.classes = len(dataset.classes)
         trained_on, held_out = split_validation(dataset.train_labels, spec.data.validation)
         if self.training.batch_size > len(trained_on):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from ablate.learning.precision import slower_than_asked
+from ablate.learning.precision import slower_than_asked, without_tensor_cores
 from ablate.learning.state import TrainingError, TrainingState
-from ablate.learning.training import train, train_in_turns
+from ablate.learning.training import TrainingRun, train, train_in_turns
 from ablate.learning.turns import OwnRandomNumbers, Turns, in_turn
 from tests.support.tiny_training import CPU, DATASET, assert_same, run, spec_of
 
@@ -160,10 +160,27 @@ def test_how_convolutions_round_and_are_chosen_is_a_trainings_own(precision: str
 
 
 def test_a_precision_that_a_gpu_lacks_is_told() -> None:
-    assert slower_than_asked("float32", (7, 0)) is None and slower_than_asked("bfloat16", (9, 0)) is None
-    assert "tf32 wants a GPU of compute capability 8.0, got 7.5" in str(slower_than_asked("tf32", (7, 5)))
-    assert "bfloat16 wants" in str(slower_than_asked("bfloat16", (7, 0)))
-    assert str(slower_than_asked("bfloat16", (7, 0), "measurement")).startswith("measurement.precision: bfloat16 wants")
+    assert without_tensor_cores("float32", (7, 0)) is None and without_tensor_cores("bfloat16", (9, 0)) is None
+    assert "tf32 wants a GPU of compute capability 8.0, got 7.5" in str(without_tensor_cores("tf32", (7, 5)))
+    told = str(without_tensor_cores("bfloat16", (7, 0), "measurement"))
+    assert told.startswith("measurement.precision: bfloat16 wants")
+
+
+@pytest.mark.parametrize(("architecture", "name"), [("x86_64", "amx_bf16"), ("arm64", "sve_bf16")])
+def test_a_precision_that_a_cpu_lacks_is_told_in_the_training_and_in_the_measurement(
+    architecture: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has = {"architecture": architecture, "avx2": True, name: False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    told: list[str] = []
+    TrainingRun(spec_of(training__precision="bfloat16"), DATASET, CPU, told.append)
+    TrainingRun(spec_of(training__precision="float32"), DATASET, CPU, told.append)
+    assert told == [slower_than_asked("bfloat16", CPU)] and name in told[0]
+    assert str(slower_than_asked("bfloat16", CPU, "measurement")).startswith("measurement.precision: bfloat16 wants a")
+    has[name] = True
+    assert slower_than_asked("bfloat16", CPU) is None
+    has.clear()  # an architecture that nothing is known of
+    assert slower_than_asked("bfloat16", CPU) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
