@@ -26,8 +26,13 @@ ROWS_AT_ONCE = {True: 64, False: 2048}
 """Rows of a batch, on a CPU and elsewhere, up to which several attempts at an image are made at once: a CPU asks the
 network in parts of so many, and a GPU is not filled by fewer."""
 
-MOST_AHEAD = 16
-"""Steps of an image that a batch with room asks about at once, at most: most are in vain where an earlier one gains."""
+MOST_AHEAD = {True: 4, False: 16}
+"""Steps of an image that a batch with room asks about at once, at most, on a CPU and elsewhere: the later ones are in
+vain where an earlier one gains, and a CPU has less room."""
+
+FILLED_AT = {True: 48, False: 2048}
+"""Rows of a batch, on a CPU and elsewhere, up to which each row more costs less than the one before: on a CPU this is
+so in bfloat16, and in float32 all rows cost the same."""
 
 _DROP_EVERY = 10
 """Of so many steps one looks on a GPU whether images can be dropped: each time, the host waits for the device."""
@@ -62,12 +67,12 @@ def rows_to_fill(count: int, device: torch.device) -> int:
         device: Where the network is.
 
     Returns:
-        At least `count`: on a CPU a whole number of `WHOLE_BATCHES`, elsewhere what fills the device, but of each image
-        not more than `MOST_AHEAD`.
+        At least `count`: what fills the device, but hardly more than `MOST_AHEAD` times as many; on a CPU a whole number
+        of `WHOLE_BATCHES`.
     """
-    if device.type == "cpu":
-        return count + -count % WHOLE_BATCHES
-    return count * max(1, min(ROWS_AT_ONCE[False] // count, MOST_AHEAD))
+    on_cpu = device.type == "cpu"
+    rows = max(count, min(FILLED_AT[on_cpu], MOST_AHEAD[on_cpu] * count))
+    return rows + -rows % WHOLE_BATCHES if on_cpu else count * (rows // count)
 
 
 def first_to_break(
