@@ -67,8 +67,8 @@ def rows_to_fill(count: int, device: torch.device) -> int:
         device: Where the network is.
 
     Returns:
-        At least `count`: what fills the device, but hardly more than `MOST_AHEAD` times as many; on a CPU a whole number
-        of `WHOLE_BATCHES`.
+        At least `count`: what fills the device, but hardly more than `MOST_AHEAD` times as many; on a CPU a whole
+        number of `WHOLE_BATCHES`.
     """
     on_cpu = device.type == "cpu"
     rows = max(count, min(FILLED_AT[on_cpu], MOST_AHEAD[on_cpu] * count))

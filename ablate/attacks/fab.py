@@ -60,7 +60,8 @@ def project_linf(points: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
     most = room.amax(dim=1)
     for _ in range(_NEWTON_STEPS):
         before = size
-        slope = torch.where(room > size[:, None], weight, 0.0).sum(dim=1)
+        # Compared into numbers: a CPU chooses by truth values five times slower than it multiplies.
+        slope = torch.gt(room, size[:, None], out=torch.empty_like(room)).mul_(weight).sum(dim=1)
         size = torch.where(slope > 0, size + (lacking - gained).clamp(min=0.0) / (slope + _TINY**2), most)
         size = torch.minimum(size, most)
         if size.device.type == "cpu" and torch.equal(size, before):  # nothing moves any more; a GPU would have to wait

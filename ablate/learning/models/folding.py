@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from ablate.core.modes import evaluating
 from ablate.learning.models.calibration import estimating_anew
+from ablate.learning.models.fused import fuse
 from ablate.learning.models.quantization import (
     QuantizedActivation,
     QuantizedConv2d,
@@ -109,9 +110,10 @@ class FoldedNetwork(nn.Module):
     Args:
         network: What it stands for, in evaluation mode.
         dtype: Of the folded weights: that which autocast would cast them to at every use; None: the network's own.
+        fused: Sums and activations, too, in one operation with the convolution before them (`FusedConv2d`).
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None, *, fused: bool = False) -> None:
         super().__init__()
         graph = _Tracer().trace(network)
         modules = dict(network.named_modules())
@@ -140,6 +142,8 @@ class FoldedNetwork(nn.Module):
                 in_place = copy.copy(module)
                 in_place.inplace = True
                 _retarget(node, in_place, targets)
+        if fused:
+            fuse(graph, targets, FoldedConv2d, _add_into)
         self._refresh = _Refresh(folded) if folded else None
         self.body = fx.GraphModule(targets, graph)
         self.refresh()
@@ -155,13 +159,16 @@ class FoldedNetwork(nn.Module):
         return logits
 
 
-def fold_normalization(network: nn.Module, image_size: int, dtype: torch.dtype | None = None) -> FoldedNetwork | None:
+def fold_normalization(
+    network: nn.Module, image_size: int, dtype: torch.dtype | None = None, *, fused: bool = False
+) -> FoldedNetwork | None:
     """A network's evaluation mode as a cheaper one, which attacks may ask instead.
 
     Args:
         network: On its device; quantized ones too. Left as it was found.
         image_size: Of the images it takes, in pixels.
         dtype: As of `FoldedNetwork`.
+        fused: As of `FoldedNetwork`.
 
     Returns:
         The folded network; None where the network's code cannot be followed, or where the folded one does not say the
@@ -171,7 +178,7 @@ def fold_normalization(network: nn.Module, image_size: int, dtype: torch.dtype |
         try:
             if not _says_the_same(copy.deepcopy(network), image_size):
                 return None
-            return FoldedNetwork(network, dtype)
+            return FoldedNetwork(network, dtype, fused=fused)
         except Exception:  # whatever a user's network does when it is traced or copied, it goes on without
             return None
 
@@ -287,7 +294,9 @@ def as_searched(network: nn.Module, image_size: int, precision: str) -> nn.Modul
     """
     if precision == "float32":
         return None
-    folded = None if has_quantized_activations(network) else fold_normalization(network, image_size, torch.bfloat16)
+    folded = None
+    if not has_quantized_activations(network):
+        folded = fold_normalization(network, image_size, torch.bfloat16, fused=True)
     return InBfloat16(InParts(_with_float32_layers(folded or network)))
 
 
