@@ -139,7 +139,7 @@ def test_an_operation_that_is_not_there_or_says_another_thing_is_not_used(monkey
         raise RuntimeError("not on this CPU")
 
     for wrong in (fails, lambda x, residual, conv: conv(x)):
-        monkeypatch.setattr(fused, "_fused", wrong)
+        monkeypatch.setattr(fused, "conv_add_relu", wrong)
         can_fuse.cache_clear()
         assert not can_fuse()
     can_fuse.cache_clear()

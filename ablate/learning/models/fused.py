@@ -61,7 +61,7 @@ class FusedConv2d(nn.Module):
 class _ConvAddRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor | None, conv: Any) -> Tensor:
-        made = _fused(x, residual, conv)
+        made = conv_add_relu(x, residual, conv)
         ctx.save_for_backward(x, made)
         ctx.conv = conv
         return made
@@ -79,7 +79,8 @@ class _ConvAddRelu(torch.autograd.Function):
         return before, gradient if wants_residual else None, None
 
 
-def _fused(x: Tensor, residual: Tensor | None, conv: Any) -> Tensor:
+def conv_add_relu(x: Tensor, residual: Tensor | None, conv: Any) -> Tensor:
+    """The fused operation itself, without a gradient: [N, in, H, W] and [N, out, H', W'] to [N, out, H', W']."""
     kernel = torch.ops.mkldnn._convolution_pointwise
     where = (conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
     if residual is None:
@@ -105,7 +106,7 @@ def can_fuse() -> bool:
         made = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
         try:
             for each, sum_ in ((None, made), (residual, made + residual)):
-                if not torch.allclose(_fused(x, each, conv).double(), F.relu(sum_), rtol=1e-2, atol=1e-3):
+                if not torch.allclose(conv_add_relu(x, each, conv).double(), F.relu(sum_), rtol=1e-2, atol=1e-3):
                     return False
         except Exception:  # an operation that is torch's own business: without it the parts are asked one by one
             return False
