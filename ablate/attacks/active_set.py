@@ -5,6 +5,7 @@ Every image has its own state and its own random numbers, so leaving some out ch
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ablate.attacks.base import Network, full_precision
+from ablate.core.memory import ran_out_of_memory
 
 Which = TypeVar("Which")
+Answer = TypeVar("Answer")
 
 WHOLE_BATCHES = 16
 """On a CPU the network is asked about a multiple of so many images: kernels for fewer round otherwise, and what is said
@@ -123,14 +126,20 @@ def first_of_several(
     """
     made = images.detach().clone()
     left, waiting, first = (~done).nonzero().squeeze(1), list(which), True
+    on_cpu = images.device.type == "cpu"
+    most = ROWS_AT_ONCE[on_cpu]
     while waiting and len(left):
-        on_cpu = images.device.type == "cpu"
-        at_once = ROWS_AT_ONCE[on_cpu]
+        at_once = most
         if first:  # no more of them than cost nothing
             at_once = min(at_once, WHOLE_BATCHES if on_cpu else 1)
         count = max(1, at_once // len(left))
-        now, waiting = waiting[:count], waiting[count:]
-        found, broken = attempt(now, left)
+        now = waiting[:count]
+        answer = where_memory_allows(functools.partial(attempt, now, left), least=count == 1)
+        if answer is None:
+            most = count // 2 * len(left)
+            continue
+        found, broken = answer
+        waiting = waiting[count:]
         broken = broken.view(len(now), len(left))
         hit, rank = broken.any(dim=0), broken.int().argmax(dim=0)  # the first of those that break it
         chosen = found[rank * len(left) + torch.arange(len(left), device=left.device)]
@@ -140,6 +149,27 @@ def first_of_several(
             made[left[hit]] = chosen[hit]
         left, first = left[~hit], False
     return made
+
+
+def where_memory_allows(ask: Callable[[], Answer], *, least: bool) -> Answer | None:
+    """What is asked for; None where the device has too little memory for it, and less could be asked for at once.
+
+    `measurement.batch_size` says how many images fit. That an attack asks about several attempts at an image at once
+    must not be what a measurement fails of.
+
+    Args:
+        ask: What needs the memory.
+        least: Whether less cannot be asked for at once.
+
+    Raises:
+        Exception: Of `ask`, but where memory ran out of more than the least.
+    """
+    try:
+        return ask()
+    except Exception as error:
+        if least or not ran_out_of_memory(error):
+            raise
+        return None
 
 
 def repeated(values: Tensor, places: Tensor, times: int) -> Tensor:

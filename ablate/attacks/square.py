@@ -10,6 +10,7 @@ Source: arXiv 1912.00049.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ablate.attacks.active_set import ActiveSet, first_to_break, format_of, in_whole_batches, rows_to_fill
+from ablate.attacks.active_set import (
+    ActiveSet,
+    first_to_break,
+    format_of,
+    in_whole_batches,
+    rows_to_fill,
+    where_memory_allows,
+)
 from ablate.attacks.apgd import wrong_already
 from ablate.attacks.base import Attack, Network, later, refuse_negative, register_attack
 from ablate.attacks.carlini_wagner import true_margin
@@ -112,9 +120,10 @@ class Square(LinfAttack):
             logits = ask(left["now"])
             left["best"] = true_margin(logits, left["labels"])
             left.note(logits.argmax(1) != left["labels"], left["now"], through=left["query"] >= self.queries)
+        ahead = True
         while len(left) and self.queries:
             count = len(left)
-            rows = torch.arange(rows_to_fill(count, device), device=device)
+            rows = torch.arange(rows_to_fill(count, device) if ahead else count, device=device)
             image, query = rows % count, left["query"][rows % count] + rows // count
             due = query < self.queries
             query = query.clamp(max=self.queries - 1)
@@ -122,7 +131,12 @@ class Square(LinfAttack):
             asked = _with_square(
                 left["now"][image], left["lower"][image], left["upper"][image], drawn, sides[query]
             ).contiguous(memory_format=format_of(images))
-            logits, truth = ask(asked), left["labels"][image]
+            answer = where_memory_allows(functools.partial(ask, asked), least=len(rows) == count)
+            if answer is None:
+                ahead = False
+                continue
+            logits = answer
+            truth = left["labels"][image]
             margin = true_margin(logits, truth)
             wrong = logits.argmax(1) != truth
             gained = due & (wrong | (margin < left["best"][image]))

@@ -201,7 +201,7 @@ def _run(
     from ablate.bench.cases import Case, time_columns, time_step
     from ablate.bench.machine import device_name as name_of
     from ablate.bench.machine import matmul_peak
-    from ablate.learning.memory import ran_out_of_memory
+    from ablate.core.memory import ran_out_of_memory
     from ablate.learning.turns import convolutions_in
     from ablate.spaces.specs import COLUMNS
 

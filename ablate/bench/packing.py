@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from ablate.core.memory import ran_out_of_memory
 from ablate.core.text import named_line
-from ablate.learning.memory import ran_out_of_memory
 from ablate.spaces.specs import ModelSpec
 
 COUNTS = (1, 2, 4)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError
-from ablate.learning.memory import ran_out_of_memory
+from ablate.core.memory import ran_out_of_memory
 from ablate.learning.state import TrainingError
 
 Ending = Literal["interrupted", "failed"]

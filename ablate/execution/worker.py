@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ablate.attacks import CleanLogits, Ensemble, build_attack, evaluate, evaluate_ensemble
+from ablate.core import memory
 from ablate.core.errors import DeviceError, LeaseError, MeasurementError, StorageError, UserError, place_of
 from ablate.core.filters import Filter
+from ablate.core.memory import ran_out_of_memory
 from ablate.core.text import first_line, named_line, now_ms, plural
 from ablate.execution.analyses import AnalysisInputs, analyse
 from ablate.execution.base import Event, Kind, Listener, Outcome, Task
@@ -25,10 +27,9 @@ from ablate.execution.crashes import Stacks, death
 from ablate.execution.faults import fault_of, passes
 from ablate.execution.measurements import MeasurementProgress, by_attack, described, with_its_name
 from ablate.execution.transfer import lacking, transferred
-from ablate.learning import memory, pretrained_weights
+from ablate.learning import pretrained_weights
 from ablate.learning.cost import attack_cost
 from ablate.learning.data import Dataset
-from ablate.learning.memory import ran_out_of_memory
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured, as_searched
 from ablate.learning.precision import memory_format, slower_than_asked

@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ablate.core.memory import ran_out_of_memory
 from ablate.core.text import named_line
 from ablate.learning.averages import Average
 from ablate.learning.draws import Drawn, Draws
-from ablate.learning.memory import ran_out_of_memory
 
 Step = Callable[[], tuple[Tensor, Tensor]]
 """Makes an update; the mean loss of its batch and the number of correct answers."""

@@ -13,13 +13,13 @@ import torch
 
 from ablate.analysis.spectrum import central_energy_share
 from ablate.attacks import FGSM, PGD, Ensemble, Natural, build_attack, evaluation, register_attack
+from ablate.core import memory as memory_of
 from ablate.core.errors import DeviceError
 from ablate.core.filters import Filter
 from ablate.core.registry import temporary_registrations
 from ablate.execution import analyses, worker
 from ablate.execution.base import Event
 from ablate.learning import data
-from ablate.learning import memory as memory_of
 from ablate.learning.models import build_network, frozen_parameters
 from ablate.learning.models.folding import as_measured
 from ablate.learning.state import TrainingState
