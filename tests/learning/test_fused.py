@@ -94,6 +94,11 @@ def kinds(network: nn.Module | None) -> list[str]:
     return [type(module).__name__ for module in network.modules()]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_nothing_is_fused() -> None:
+    assert "FusedConv2d" not in kinds(as_searched(resnet().cuda(), 16, "bfloat16"))
+
+
 def test_only_what_searches_is_fused_and_all_of_it() -> None:
     network = resnet()
     found = kinds(as_searched(network, 16, "bfloat16"))

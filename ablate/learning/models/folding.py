@@ -296,7 +296,8 @@ def as_searched(network: nn.Module, image_size: int, precision: str) -> nn.Modul
         return None
     folded = None
     if not has_quantized_activations(network):
-        folded = fold_normalization(network, image_size, torch.bfloat16, fused=True)
+        on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+        folded = fold_normalization(network, image_size, torch.bfloat16, fused=on_cpu)
     return InBfloat16(InParts(_with_float32_layers(folded or network)))
 
 
