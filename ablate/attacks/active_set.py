@@ -62,19 +62,20 @@ def in_whole_batches(network: Network) -> Network:
     return ask
 
 
-def rows_to_fill(count: int, device: torch.device) -> int:
+def rows_to_fill(count: int, device: torch.device, ahead: int) -> int:
     """How many images a network is asked about in hardly more time than about `count`.
 
     Args:
         count: At least 1.
         device: Where the network is.
+        ahead: How many steps of an image are worth asking about at once.
 
     Returns:
-        At least `count`: what fills the device, but hardly more than `MOST_AHEAD` times as many; on a CPU a whole
-        number of `WHOLE_BATCHES`.
+        At least `count`: what fills the device, but hardly more than `ahead` and `MOST_AHEAD` times as many; on a CPU a
+        whole number of `WHOLE_BATCHES`.
     """
     on_cpu = device.type == "cpu"
-    rows = max(count, min(FILLED_AT[on_cpu], MOST_AHEAD[on_cpu] * count))
+    rows = max(count, min(FILLED_AT[on_cpu], min(ahead, MOST_AHEAD[on_cpu]) * count))
     return rows + -rows % WHOLE_BATCHES if on_cpu else count * (rows // count)
 
 
@@ -132,7 +133,7 @@ def first_of_several(
         at_once = most
         if first:  # no more of them than cost nothing
             at_once = min(at_once, WHOLE_BATCHES if on_cpu else 1)
-        count = max(1, at_once // len(left))
+        count = max(1, min(at_once // len(left), len(waiting)))
         now = waiting[:count]
         answer = where_memory_allows(functools.partial(attempt, now, left), least=count == 1)
         if answer is None:

@@ -37,6 +37,9 @@ from ablate.spaces.specs import MeasurementSpec
 FIRST_SHARE = 0.8
 """Of an image that the first squares cover."""
 
+_MORE_AHEAD_EVERY = 8
+"""Passes after which an image may ask about one query more at once: at first many queries gain, later one in twenty."""
+
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries after which the share is halved; as in AutoAttack's standard version, however many queries there are."""
 
@@ -118,24 +121,31 @@ class Square(LinfAttack):
         sides = torch.tensor([side_of(query, height, width) for query in range(self.queries)], device=device)
         if len(left):
             logits = ask(left["now"])
-            left["best"] = true_margin(logits, left["labels"])
+            margin = true_margin(logits, left["labels"])
+            left["best"] = torch.where(margin < left["best"], margin, left["best"])
             left.note(logits.argmax(1) != left["labels"], left["now"], through=left["query"] >= self.queries)
-        ahead = True
+
+        def look(rows: Tensor, image: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+            """The points of queries, and what the network says of them."""
+            drawn = bits(keys[query], left["index"][image], (2 + channels,))
+            points = corners_by_square(
+                left["now"][image], left["lower"][image], left["upper"][image], drawn, sides[query]
+            ).contiguous(memory_format=format_of(images))
+            return points, ask(points)
+
+        passes, most = 0, math.inf
         while len(left) and self.queries:
-            count = len(left)
-            rows = torch.arange(rows_to_fill(count, device) if ahead else count, device=device)
+            count, ahead = len(left), 1 + passes // _MORE_AHEAD_EVERY
+            rows = torch.arange(int(max(count, min(rows_to_fill(count, device, ahead), most))), device=device)
             image, query = rows % count, left["query"][rows % count] + rows // count
             due = query < self.queries
             query = query.clamp(max=self.queries - 1)
-            drawn = bits(keys[query], left["index"][image], (2 + channels,))
-            asked = _with_square(
-                left["now"][image], left["lower"][image], left["upper"][image], drawn, sides[query]
-            ).contiguous(memory_format=format_of(images))
-            answer = where_memory_allows(functools.partial(ask, asked), least=len(rows) == count)
+            answer = where_memory_allows(functools.partial(look, rows, image, query), least=len(rows) == count)
             if answer is None:
-                ahead = False
+                most = len(rows) // 2
                 continue
-            logits = answer
+            passes += 1
+            asked, logits = answer
             truth = left["labels"][image]
             margin = true_margin(logits, truth)
             wrong = logits.argmax(1) != truth
@@ -150,7 +160,7 @@ class Square(LinfAttack):
         return left.settle(), left.broken
 
 
-def _with_square(now: Tensor, lower: Tensor, upper: Tensor, drawn: Tensor, side: Tensor) -> Tensor:
+def corners_by_square(now: Tensor, lower: Tensor, upper: Tensor, drawn: Tensor, side: Tensor) -> Tensor:
     """Points with a square of the ball's corners each; random bits [n, 2 + channels], sides [n]."""
     height, width = now.shape[2:]
     rows = torch.arange(height, device=now.device)

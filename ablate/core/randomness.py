@@ -135,7 +135,8 @@ def bits(key: int | Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
     """64 random bits for every (index, position).
 
     Args:
-        key: From `stream`; an int, or an int64 scalar tensor (so that a captured graph can be replayed with another).
+        key: From `stream`; an int, an int64 scalar tensor (so that a captured graph can be replayed with another), or
+            [N] int64, one for each example.
         index: [N] int64, which examples (their place in the data set, or in the batch).
         shape: What one example needs, e.g. (3, 32, 32); () for one number each.
 

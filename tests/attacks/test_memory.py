@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.attacks import APGD, Attack, Square, TargetedAPGD, TargetedFAB, square
-from ablate.attacks.active_set import ROWS_AT_ONCE
+from ablate.attacks.active_set import ROWS_AT_ONCE, rows_to_fill
 
 COUNT = 6
 ATTACKS = [
@@ -37,7 +37,7 @@ class Small(nn.Module):
 def some(make_network, make_batch, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, Tensor, Tensor]:
     # A CPU's parts of 16 would hide how many images are asked about; in float64 that changes no outcome.
     monkeypatch.setattr("ablate.attacks.active_set.WHOLE_BATCHES", 1)
-    monkeypatch.setattr(square, "rows_to_fill", lambda count, device: 5 * count)
+    monkeypatch.setattr(square, "rows_to_fill", lambda count, *_: 5 * count)
     monkeypatch.setitem(ROWS_AT_ONCE, True, 5 * COUNT)
     network = make_network(torch.float64)
     batch = make_batch(network, count=COUNT, dtype=torch.float64)
@@ -62,6 +62,26 @@ def test_where_memory_runs_out_fewer_are_asked_about_at_once_with_the_same_outco
     found = made(attack, small := Small(network, room, error), images, labels)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
     assert max(roomy.asked) > 2 * COUNT and sum(size > room for size in small.asked) in (1, 2)
+
+
+def test_memory_may_run_out_while_the_points_are_made(some: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images, labels = some
+    wanted, own = made(ATTACKS[2], network, images, labels), square.corners_by_square
+
+    def lacking(now: Tensor, *rest: Tensor) -> Tensor:
+        if len(now) > COUNT:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(now, *rest)
+
+    monkeypatch.setattr(square, "corners_by_square", lacking)
+    assert torch.equal(made(ATTACKS[2], network, images, labels), wanted)
+
+
+def test_a_device_that_is_no_cpu_is_filled_with_whole_attempts_at_all_images() -> None:
+    gpu = torch.device("cuda")
+    assert [rows_to_fill(count, gpu, 16) for count in (1, 3, 500, 3000)] == [16, 48, 2000, 3000]
+    assert rows_to_fill(3, gpu, 2) == 6 and rows_to_fill(20, torch.device("cpu"), 1) == 32
+    assert [rows_to_fill(count, torch.device("cpu"), 9) for count in (1, 20, 40, 60)] == [16, 48, 48, 64]
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, APGD(eps_255=6.0, steps=4)], ids=lambda attack: attack.name)

@@ -249,7 +249,7 @@ def test_squares_asked_about_at_once_are_those_of_one_query_after_the_other(
     wanted = [square_by_hand(network.inner, *each, eps, queries) for each in zip(images, labels, index, strict=True)]
     attack = Square(eps_255=10.0, queries=queries)
     calls = []
-    for rows in (rows_to_fill, lambda count, device: count, lambda count, device: 5 * count, lambda *_: count + 2):
+    for rows in (rows_to_fill, lambda count, *_: count, lambda count, *_: 5 * count, lambda *_: count + 2):
         monkeypatch.setattr(square, "rows_to_fill", rows)
         network.asked.clear()
         made = attack.perturb(network, images, labels, index=index, seed=0, clean_logits=network.inner(images))

@@ -128,6 +128,43 @@ def test_what_others_look_at_stays() -> None:
     torch.testing.assert_close(search(images), network(images), rtol=0.05, atol=0.05)
 
 
+class Unusual(nn.Module):
+    """One block, with a sum that something else touches."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 10)
+        self.conv, self.norm = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.relu, self.at_once = nn.ReLU(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        made = self.norm(self.conv(x))
+        if self.kind == "written into afterwards":
+            total = made + x
+            z = self.at_once(x)
+            made = self.relu(total) + z
+        elif self.kind == "a number":
+            made = self.relu(made + x.size(0) * 0.01)
+        elif self.kind == "itself":
+            made = self.relu(made + made)
+        else:  # twice
+            made = self.relu(self.norm(self.conv(self.relu(made + x))) + x)
+        return self.last(made.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["written into afterwards", "a number", "itself", "twice"])
+def test_networks_of_unusual_blocks_are_searched_as_they_are(kind: str) -> None:
+    torch.manual_seed(0)
+    network, images = Unusual(kind), torch.rand(16, 3, 16, 16)
+    network.train()(images)
+    network.eval().requires_grad_(False)
+    search = as_searched(network, 16, "bfloat16")
+    assert search is not None and "FoldedConv2d" in kinds(search)
+    exact, found = network(images), search(images)
+    assert (found - exact).abs().max() < 0.02 * exact.abs().max()
+
+
 def test_without_the_operation_the_parts_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     search, images = as_searched(resnet(), 16, "bfloat16"), torch.rand(6, 3, 16, 16)
     assert search is not None

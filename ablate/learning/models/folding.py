@@ -176,7 +176,7 @@ def fold_normalization(
     """
     with evaluating(network):
         try:
-            if not _says_the_same(copy.deepcopy(network), image_size):
+            if not _says_the_same(copy.deepcopy(network), image_size, fused):
                 return None
             return FoldedNetwork(network, dtype, fused=fused)
         except Exception:  # whatever a user's network does when it is traced or copied, it goes on without
@@ -184,7 +184,7 @@ def fold_normalization(
 
 
 @torch.no_grad()
-def _says_the_same(network: nn.Module, image_size: int) -> bool:
+def _says_the_same(network: nn.Module, image_size: int, fused: bool) -> bool:
     """Whether folding is right for this kind of network; changes its averages."""
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     probe = torch.rand(_PROBE_IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
@@ -193,7 +193,7 @@ def _says_the_same(network: nn.Module, image_size: int) -> bool:
         network(probe)
     network.eval()
     with unrounded_activations(network):  # rounding would turn a difference in the last bit into a whole level
-        expected, told = network(probe), FoldedNetwork(network)(probe)
+        expected, told = network(probe), FoldedNetwork(network, fused=fused)(probe)
     if told.shape != expected.shape:
         return False
     return bool((told - expected).abs().max() <= _SAME * expected.abs().max().clamp_min(1.0))

@@ -5,7 +5,8 @@ a residual sum and a ReLU, takes as long again. oneDNN does both as it writes a 
 
     y = relu(conv(x) + residual),    with the sum in float32 before it is rounded.
 
-Only what judges nothing asks it: rounding once where torch rounds twice changes last bits.
+Only what judges nothing asks it: rounding once where torch rounds twice changes last bits, and what is not a number
+comes out as 0.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class FusedConv2d(nn.Module):
         super().__init__()
         self.conv = conv
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[N, in, H, W] and [N, out, H', W'] to [N, out, H', W'], at least 0."""
+    def forward(self, x: Tensor, residual: Tensor | float | None = None) -> Tensor:
+        """[N, in, H, W] and [N, out, H', W'] to [N, out, H', W'], at least 0; a residual may be what a sum takes."""
         if self._fits(x, residual):
             layout = torch.channels_last
-            added = residual if residual is None else residual.contiguous(memory_format=layout)
+            added = residual.contiguous(memory_format=layout) if isinstance(residual, Tensor) else None
             try:
                 result: Tensor = _ConvAddRelu.apply(x.to(torch.bfloat16, memory_format=layout), added, self.conv)
                 return result
@@ -43,10 +44,12 @@ class FusedConv2d(nn.Module):
         made = self.conv(x)
         return F.relu(made if residual is None else made + residual)
 
-    def _fits(self, x: Tensor, residual: Tensor | None) -> bool:
+    def _fits(self, x: Tensor, residual: Tensor | float | None) -> bool:
         if x.device.type != "cpu" or self.conv.weight.dtype != torch.bfloat16 or x.dim() != 4 or not x.numel():
             return False
-        if residual is not None and (residual.dtype != torch.bfloat16 or residual.shape != self._shape(x)):
+        if residual is not None and not (
+            isinstance(residual, Tensor) and residual.dtype == torch.bfloat16 and residual.shape == self._shape(x)
+        ):
             return False
         return not torch.compiler.is_compiling() and can_fuse()
 
@@ -134,11 +137,12 @@ def fuse(graph: fx.Graph, modules: dict[str, Any], convolution: type[nn.Module],
         conv = modules.get(str(before.target))
         if not isinstance(conv, convolution) or isinstance(conv.padding, str) or conv.groups != 1:
             continue
-        if residual is not None and not isinstance(residual, fx.Node):
+        if residual is before or (residual is not None and not isinstance(residual, fx.Node)):
             continue
         name = f"fused_{len(modules)}"
         modules[name] = FusedConv2d(conv)
-        with graph.inserting_before(relu):
+        # Where the sum was: what lies between it and the ReLU may write into what it reads.
+        with graph.inserting_before(between[0] if between else before):
             fused = graph.call_module(name, (*before.args, *([] if residual is None else [residual])))
         relu.replace_all_uses_with(fused)
         for unused in (relu, *between, before):
