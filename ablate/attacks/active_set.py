@@ -141,8 +141,7 @@ def first_of_several(
             continue
         found, broken = answer
         waiting = waiting[count:]
-        broken = broken.view(len(now), len(left))
-        hit, rank = broken.any(dim=0), broken.int().argmax(dim=0)  # the first of those that break it
+        hit, rank = first_hit(broken.view(len(now), len(left)))
         chosen = found[rank * len(left) + torch.arange(len(left), device=left.device)]
         if first:
             made[left] = chosen
@@ -150,6 +149,11 @@ def first_of_several(
             made[left[hit]] = chosen[hit]
         left, first = left[~hit], False
     return made
+
+
+def first_hit(hits: Tensor) -> tuple[Tensor, Tensor]:
+    """Of [attempts, n] bool, for each image: [n] bool, whether an attempt hits, and [n] int64, the first that does."""
+    return hits.any(dim=0), hits.int().argmax(dim=0)
 
 
 def where_memory_allows(ask: Callable[[], Answer], *, least: bool) -> Answer | None:
@@ -237,10 +241,8 @@ class ActiveSet:
             through: [n] bool, images for which the attack has nothing more to try: what comes back for them is the
                 candidate, too. None: it has for all.
         """
-        new = wrong & ~self._gone
-        self.broken[self._place] = self.broken[self._place] | new
-        if through is not None:
-            new = new | (through & ~self._gone)
+        self.broken[self._place] = self.broken[self._place] | (wrong & ~self._gone)
+        new = (wrong if through is None else wrong | through) & ~self._gone
         self._found = torch.where(new[:, None, None, None], candidates.detach(), self._found)
         self._gone = self._gone | new
         self._calls += 1

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ablate.attacks.active_set import (
     ActiveSet,
+    first_hit,
     first_to_break,
     format_of,
     in_whole_batches,
@@ -137,7 +138,8 @@ class Square(LinfAttack):
         while len(left) and self.queries:
             count, ahead = len(left), 1 + passes // _MORE_AHEAD_EVERY
             rows = torch.arange(int(max(count, min(rows_to_fill(count, device, ahead), most))), device=device)
-            image, query = rows % count, left["query"][rows % count] + rows // count
+            image = rows % count
+            query = left["query"][image] + rows // count
             due = query < self.queries
             query = query.clamp(max=self.queries - 1)
             answer = where_memory_allows(functools.partial(look, rows, image, query), least=len(rows) == count)
@@ -151,7 +153,7 @@ class Square(LinfAttack):
             wrong = logits.argmax(1) != truth
             gained = due & (wrong | (margin < left["best"][image]))
             # Of each image the first query that gains: those after it were asked about a point that it leaves.
-            rank, any_ = _first(gained, count)
+            any_, rank = first_hit(_per_image(gained, count))
             row = rank * count + rows[:count]
             left["best"] = torch.where(any_, margin[row], left["best"])
             left["now"] = torch.where(any_[:, None, None, None], asked[row], left["now"])
@@ -177,12 +179,6 @@ def corners_by_square(now: Tensor, lower: Tensor, upper: Tensor, drawn: Tensor, 
 def _per_image(rows: Tensor, count: int) -> Tensor:
     """[R] bool, of queries one after the other for all images, as [ceil(R / count), count]; what lacks is False."""
     return F.pad(rows, (0, -len(rows) % count)).view(-1, count)
-
-
-def _first(gained: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Of each of `count` images the rank of its first query that gains, and whether there is one."""
-    table = _per_image(gained, count)
-    return table.int().argmax(dim=0), table.any(dim=0)
 
 
 @register_attack("square")

@@ -128,10 +128,10 @@ def fuse(graph: fx.Graph, modules: dict[str, Any], convolution: type[nn.Module],
     for relu in list(graph.nodes):
         if relu.op != "call_module" or type(modules.get(relu.target)) is not nn.ReLU:
             continue
-        before, residual, between = relu.args[0], None, []
-        if before.op == "call_function" and before.target is add and len(before.users) == 1:
-            between = [before]
-            before, residual = before.args
+        last = relu.args[0]
+        before, residual = last, None
+        if last.op == "call_function" and last.target is add and len(last.users) == 1:
+            before, residual = last.args
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
         conv = modules.get(str(before.target))
@@ -141,9 +141,9 @@ def fuse(graph: fx.Graph, modules: dict[str, Any], convolution: type[nn.Module],
             continue
         name = f"fused_{len(modules)}"
         modules[name] = FusedConv2d(conv)
-        # Where the sum was: what lies between it and the ReLU may write into what it reads.
-        with graph.inserting_before(between[0] if between else before):
+        # Where the sum was, not the ReLU: what lies between them may write into what the sum reads.
+        with graph.inserting_before(last):
             fused = graph.call_module(name, (*before.args, *([] if residual is None else [residual])))
         relu.replace_all_uses_with(fused)
-        for unused in (relu, *between, before):
+        for unused in dict.fromkeys((relu, last, before)):
             graph.erase_node(unused)
